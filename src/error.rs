@@ -1,0 +1,63 @@
+//! Errors that say what was tried, and on how much.
+
+use std::fmt;
+use std::io;
+
+use crate::page_size;
+
+/// What was tried, and the operating system's answer.
+#[derive(Debug)]
+struct Context {
+    attempt: String,
+    source: io::Error,
+}
+
+impl fmt::Display for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { attempt, source } = self;
+        let hint = match source.raw_os_error() {
+            Some(EMFILE) => "; the limit is open files (`ulimit -n`), a snapshot takes one",
+            Some(ENOMEM) => {
+                "; the limits are memory, address space (`ulimit -v`) and mappings (`vm.max_map_count`)"
+            }
+            _ => "",
+        };
+        write!(f, "{attempt}: {source}{hint}")
+    }
+}
+
+impl std::error::Error for Context {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        Some(&self.source)
+    }
+}
+
+/// The same numbers on every Unix.
+const ENOMEM: i32 = 12;
+const EMFILE: i32 = 24;
+
+fn wrap(attempt: String, source: io::Error) -> io::Error {
+    io::Error::new(source.kind(), Context { attempt, source })
+}
+
+/// For `map_err`: says that `attempt`, on so many pages, is what failed.
+pub(crate) fn context(attempt: &'static str, pages: usize) -> impl FnOnce(io::Error) -> io::Error {
+    on(attempt, pages.saturating_mul(page_size()) as u64)
+}
+
+/// For `map_err`: says that `attempt`, on so many bytes, is what failed.
+pub(crate) fn on(attempt: &'static str, bytes: u64) -> impl FnOnce(io::Error) -> io::Error {
+    move |source| wrap(format!("{attempt} ({bytes} bytes)"), source)
+}
+
+/// For the changes of a mutable view that could not be captured.
+pub(crate) fn kept(source: io::Error) -> io::Error {
+    let attempt = "capturing the changes of a mutable view; they are kept, and the next call on the snapshot \
+                   tries again";
+    wrap(attempt.to_owned(), source)
+}
+
+/// Something that cannot be done with what was passed in.
+pub(crate) fn invalid(message: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidInput, message)
+}

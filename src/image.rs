@@ -1,0 +1,203 @@
+//! An image: for each page of a snapshot, where its bytes live.
+//!
+//! The bytes that a snapshot was made with are its base: one file, or no memory at all for zeroes.
+//! Pages captured since are entries of the persistent page table, which win over the base. An image
+//! shares its base and all but the changed nodes of its table with the image that it was made from.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::sync::{Arc, Mutex, OnceLock};
+
+use crate::layout::Flat;
+use crate::pages::PageSet;
+use crate::store::{Page, Store, Usage};
+use crate::sys::{Mapping, MemoryFile, Source};
+use crate::table::Table;
+use crate::{error, page_size};
+
+/// The largest page that any platform has.
+static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
+
+/// Invariant: the bytes of an image never change. Its base is not written once an image refers to it,
+/// and pages of its table are not written at all.
+pub(crate) struct Image {
+    pub(crate) pages: usize,
+    pub(crate) content_len: usize,
+    pub(crate) base: Base,
+    pub(crate) captured: Table<Page>,
+    store: Arc<Store>,
+    /// What the views of this image have in common; see [`crate::layout`].
+    pub(crate) flat: Mutex<Flat>,
+}
+
+/// What a page shows that was never captured.
+#[derive(Clone)]
+pub(crate) enum Base {
+    Zero,
+    File(Arc<BaseFile>),
+}
+
+pub(crate) struct BaseFile {
+    pub(crate) file: MemoryFile,
+    bytes: OnceLock<Mapping>,
+}
+
+impl Base {
+    pub(crate) fn new(file: MemoryFile) -> Self {
+        Self::File(Arc::new(BaseFile { file, bytes: OnceLock::new() }))
+    }
+
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Zero, Self::Zero) => true,
+            (Self::File(file), Self::File(other)) => Arc::ptr_eq(file, other),
+            _ => false,
+        }
+    }
+
+    pub(crate) fn source(&self) -> Source<'_> {
+        match self {
+            Self::Zero => Source::Zero,
+            Self::File(base) => Source::Private(&base.file),
+        }
+    }
+
+    /// The pages that may be other than zero.
+    pub(crate) fn data(&self) -> PageSet {
+        match self {
+            Self::Zero => PageSet::new(),
+            Self::File(base) => base.file.data(),
+        }
+    }
+
+    /// Memory or disk that the base takes up.
+    pub(crate) fn allocated(&self) -> u64 {
+        match self {
+            Self::Zero => 0,
+            Self::File(base) => base.file.allocated(),
+        }
+    }
+}
+
+impl BaseFile {
+    /// The file's pages, mapped once for all that compare with them or copy them.
+    fn mapping(&self) -> io::Result<&Mapping> {
+        if let Some(mapping) = self.bytes.get() {
+            return Ok(mapping);
+        }
+        let mapping = Mapping::new(self.file.pages(), Source::ReadOnly(&self.file))
+            .map_err(error::context("mapping the base image to compare with it", self.file.pages()))?;
+        Ok(self.bytes.get_or_init(|| mapping))
+    }
+}
+
+impl Image {
+    /// An image of `base`, with a store of its own.
+    pub(crate) fn new(base: Base, pages: usize, content_len: usize) -> Self {
+        Self {
+            pages,
+            content_len,
+            base,
+            captured: Table::new(pages),
+            store: Arc::new(Store::new()),
+            flat: Mutex::default(),
+        }
+    }
+
+    /// This image over another base, which shows what this one's base shows.
+    pub(crate) fn over(&self, base: Base) -> Self {
+        Self {
+            base,
+            captured: self.captured.with(&[]),
+            flat: Mutex::default(),
+            store: Arc::clone(&self.store),
+            ..*self
+        }
+    }
+
+    /// Whether no page can be other than zero.
+    pub(crate) fn is_zero(&self) -> bool {
+        matches!(self.base, Base::Zero) && self.captured.len() == 0
+    }
+
+    /// A copy of this image with `changed` pages, whose bytes are `sources`, captured.
+    pub(crate) fn capture(&self, changed: &PageSet, sources: &[&[u8]]) -> io::Result<Self> {
+        let pages = self
+            .store
+            .capture(sources)
+            .map_err(error::context("making room for the captured pages", changed.len()))?;
+        let changes: Vec<_> = changed.iter().zip(pages).collect();
+        Ok(Self {
+            base: self.base.clone(),
+            captured: self.captured.with(&changes),
+            store: Arc::clone(&self.store),
+            flat: Mutex::default(),
+            ..*self
+        })
+    }
+
+    /// Access to the bytes of all pages.
+    pub(crate) fn reader(&self) -> io::Result<Reader<'_>> {
+        let base = match &self.base {
+            Base::Zero => None,
+            Base::File(base) => Some(base.mapping()?),
+        };
+        Ok(Reader { image: self, base })
+    }
+
+    /// The pages whose bytes differ, among them all that only the longer image has.
+    pub(crate) fn diff(&self, other: &Self) -> io::Result<PageSet> {
+        let common = self.pages.min(other.pages);
+        let (left, right) = (self.reader()?, other.reader()?);
+        let differ = |page: &usize| *page < common && left.page(*page) != right.page(*page);
+        let mut differing: PageSet = self.may_differ(other).iter().filter(differ).collect();
+        differing.push_range(crate::pages::PageRange::new(common, self.pages.max(other.pages)));
+        Ok(differing)
+    }
+
+    /// Pages outside of which both images hold the same bytes, found without reading any.
+    pub(crate) fn may_differ(&self, other: &Self) -> PageSet {
+        let mut candidates = PageSet::new();
+        if self.base.same(&other.base) && self.pages == other.pages {
+            self.captured.diff(&other.captured, |page| candidates.push(page));
+            return candidates;
+        }
+        self.may_hold_data().union(&other.may_hold_data())
+    }
+
+    /// Pages outside of which the image is zero.
+    pub(crate) fn may_hold_data(&self) -> PageSet {
+        self.base.data().union(&self.captured_pages())
+    }
+
+    pub(crate) fn captured_pages(&self) -> PageSet {
+        let mut pages = PageSet::new();
+        self.captured.for_each(|page, _| pages.push(page));
+        pages
+    }
+
+    pub(crate) fn store_usage(&self) -> Usage {
+        self.store.usage()
+    }
+}
+
+/// An image whose pages can be read without a further system call, and so without failure.
+pub(crate) struct Reader<'a> {
+    image: &'a Image,
+    base: Option<&'a Mapping>,
+}
+
+impl<'a> Reader<'a> {
+    /// The bytes of `page`, which is below the number of pages.
+    #[inline]
+    pub(crate) fn page(&self, page: usize) -> &'a [u8] {
+        if let Some(captured) = self.image.captured.get(page) {
+            return captured.bytes();
+        }
+        match self.base {
+            // SAFETY: the mapping shows the base, which is not written any more, and `page` is within it.
+            Some(base) => unsafe { base.page(page) },
+            None => &ZEROES[..page_size()],
+        }
+    }
+}

@@ -1,0 +1,36 @@
+#![doc = include_str!("../README.md")]
+#![deny(unsafe_code)]
+
+mod error;
+mod image;
+mod layout;
+mod pages;
+mod snapshot;
+mod stats;
+mod store;
+mod sys;
+mod table;
+mod view;
+mod worktree;
+
+#[cfg(test)]
+mod fault_tests;
+
+pub use snapshot::Snapshot;
+pub use stats::{SnapshotStats, StoreStats, ViewStats};
+pub use view::{ArcView, CowView, MutView, View};
+
+/// The size of a page in bytes: the unit in which memory is mapped, tracked, captured and compared.
+///
+/// A fact of the running system; 4 KiB, 16 KiB and 64 KiB are common.
+///
+/// # Examples
+///
+/// ```
+/// assert!(memsnap::page_size().is_power_of_two());
+/// ```
+#[inline]
+#[must_use]
+pub fn page_size() -> usize {
+    sys::page_size()
+}

@@ -1,0 +1,171 @@
+//! Page numbers, ranges and sets of ranges: rounding and bounds, decided in one place, without the
+//! operating system.
+
+use std::ops::Range;
+
+use crate::page_size;
+
+/// Half-open range of page numbers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct PageRange {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+}
+
+impl PageRange {
+    pub(crate) fn new(start: usize, end: usize) -> Self {
+        debug_assert!(start <= end);
+        Self { start, end }
+    }
+
+    pub(crate) fn len(self) -> usize {
+        self.end - self.start
+    }
+
+    pub(crate) fn bytes(self) -> Range<usize> {
+        self.start * page_size()..self.end * page_size()
+    }
+
+    pub(crate) fn iter(self) -> Range<usize> {
+        self.start..self.end
+    }
+}
+
+/// Pages that `bytes` bytes take up, or `None` where no slice could be that long.
+pub(crate) fn whole_pages(bytes: usize) -> Option<usize> {
+    let pages = bytes.div_ceil(page_size());
+    let mapped = pages.checked_mul(page_size())?;
+    isize::try_from(mapped).is_ok().then_some(pages)
+}
+
+/// A set of pages, as ranges that are sorted, disjoint and not adjacent.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub(crate) struct PageSet {
+    ranges: Vec<PageRange>,
+    pages: usize,
+}
+
+impl PageSet {
+    pub(crate) const fn new() -> Self {
+        Self { ranges: Vec::new(), pages: 0 }
+    }
+
+    /// All pages below `pages`.
+    pub(crate) fn all(pages: usize) -> Self {
+        let mut set = Self::new();
+        set.push_range(PageRange::new(0, pages));
+        set
+    }
+
+    /// Adds a page behind all others of the set.
+    pub(crate) fn push(&mut self, page: usize) {
+        self.push_range(PageRange::new(page, page + 1));
+    }
+
+    /// Adds a range that starts at or behind the end of the set.
+    pub(crate) fn push_range(&mut self, range: PageRange) {
+        if range.len() == 0 {
+            return;
+        }
+        self.pages += range.len();
+        match self.ranges.last_mut() {
+            Some(last) if last.end == range.start => last.end = range.end,
+            last => {
+                debug_assert!(last.is_none_or(|last| last.end < range.start));
+                self.ranges.push(range);
+            }
+        }
+    }
+
+    /// The number of pages in the set.
+    pub(crate) fn len(&self) -> usize {
+        self.pages
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pages == 0
+    }
+
+    pub(crate) fn ranges(&self) -> &[PageRange] {
+        &self.ranges
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
+        self.ranges.iter().flat_map(|range| range.iter())
+    }
+
+    pub(crate) fn contains(&self, page: usize) -> bool {
+        let after = self.ranges.partition_point(|range| range.start <= page);
+        after > 0 && page < self.ranges[after - 1].end
+    }
+
+    pub(crate) fn union(&self, other: &Self) -> Self {
+        let mut union = Self::new();
+        let (mut left, mut right) = (self.ranges.as_slice(), other.ranges.as_slice());
+        let mut end = 0;
+        loop {
+            let next = match (left.first(), right.first()) {
+                (Some(a), Some(b)) if b.start < a.start => &mut right,
+                (Some(_), _) => &mut left,
+                (None, Some(_)) => &mut right,
+                (None, None) => return union,
+            };
+            let range = next[0];
+            *next = &next[1..];
+            if range.end > end {
+                union.push_range(PageRange::new(range.start.max(end), range.end));
+                end = range.end;
+            }
+        }
+    }
+
+    /// Byte ranges of the set within its image.
+    pub(crate) fn byte_ranges(&self) -> Vec<Range<usize>> {
+        self.ranges.iter().map(|range| range.bytes()).collect()
+    }
+}
+
+impl FromIterator<usize> for PageSet {
+    /// Collects pages that come in ascending order.
+    fn from_iter<I: IntoIterator<Item = usize>>(pages: I) -> Self {
+        let mut set = Self::new();
+        pages.into_iter().for_each(|page| set.push(page));
+        set
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[test]
+    fn whole_pages_rounds_up_and_refuses_what_no_slice_can_be() {
+        assert_eq!(whole_pages(0), Some(0));
+        assert_eq!(whole_pages(1), Some(1));
+        assert_eq!(whole_pages(page_size()), Some(1));
+        assert_eq!(whole_pages(page_size() + 1), Some(2));
+        assert_eq!(whole_pages(isize::MAX as usize), None);
+        assert_eq!(whole_pages(usize::MAX), None);
+    }
+
+    proptest! {
+        #[test]
+        fn sets_behave_like_sets(
+            a in prop::collection::btree_set(0_usize..64, 0..40),
+            b in prop::collection::btree_set(0_usize..64, 0..40),
+        ) {
+            let (left, right): (PageSet, PageSet) = (a.iter().copied().collect(), b.iter().copied().collect());
+            prop_assert_eq!(left.len(), a.len());
+            prop_assert_eq!(left.iter().collect::<BTreeSet<_>>(), a.clone());
+            for page in 0..64 {
+                prop_assert_eq!(left.contains(page), a.contains(&page));
+            }
+            let union: BTreeSet<_> = a.union(&b).copied().collect();
+            prop_assert_eq!(left.union(&right), union.into_iter().collect::<PageSet>());
+        }
+    }
+}

@@ -1,0 +1,529 @@
+//! `Snapshot`: making one, viewing it, comparing two.
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::mem;
+use std::ops::Range;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::image::{Base, Image};
+use crate::layout::Flat;
+use crate::pages::whole_pages;
+use crate::stats::{SnapshotStats, StoreStats};
+use crate::sys::{self, MemoryFile};
+use crate::view::{ArcView, CowView, MutView, View};
+use crate::worktree::Worktree;
+use crate::{error, page_size};
+
+/// An immutable image of memory.
+///
+/// A snapshot is made from [bytes](Self::from_slice), a [file](Self::from_file), a
+/// [stream](Self::from_reader) or [zeroes](Self::zeroed), or [taken](View::take_snapshot) of a view. It is
+/// read and changed through views, which never change it, with one exception: what is written through
+/// a [`MutView`] is what the snapshot holds afterwards.
+///
+/// A snapshot is a handle: [`clone`](Clone::clone) takes the same time whatever the size, and clones share
+/// all memory. So do a snapshot and those taken of its views, but for the pages that differ; a page's
+/// memory is free for reuse as soon as the last snapshot that shows it is dropped.
+///
+/// # Lengths
+///
+/// Memory comes in pages: [`len`](Self::len) is a multiple of [`page_size()`], the bytes behind
+/// [`content_len`](Self::content_len) are zero at first. An empty snapshot is allowed everywhere.
+pub struct Snapshot {
+    pages: usize,
+    head: Arc<Mutex<Head>>,
+}
+
+/// What a snapshot holds. Shared with the mutable view that is open on it, if any.
+#[derive(Clone)]
+pub(crate) enum Head {
+    Image(Arc<Image>),
+    Kept(Arc<Mutex<Kept>>),
+}
+
+/// The end of a mutable view whose changes could not be captured: nothing written is lost.
+pub(crate) enum Kept {
+    Waiting { tree: Worktree, unreported: Option<io::Error> },
+    Captured(Arc<Image>),
+}
+
+impl Snapshot {
+    /// A snapshot of `len` zero bytes.
+    ///
+    /// Takes no memory, and neither does reading a view of it: only pages written do.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if `len` is more than a slice can hold (`isize::MAX` bytes, in whole pages).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// # if cfg!(target_pointer_width = "64") {
+    /// let snapshot = memsnap::Snapshot::zeroed(1 << 40)?; // a tebibyte
+    /// let mut view = snapshot.view()?;
+    /// view[1 << 39] = 1;
+    /// view.restore()?;
+    /// assert_eq!(view[1 << 39], 0);
+    /// # }
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn zeroed(len: usize) -> io::Result<Self> {
+        Ok(Self::new(Image::new(Base::Zero, checked_pages(len)?, len)))
+    }
+
+    /// A snapshot of a copy of `bytes`.
+    ///
+    /// Costs one copy, written in whole pages into fresh memory.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system: no memory, no file descriptor (a snapshot takes one).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::from_slice(b"abc")?;
+    /// assert_eq!(snapshot.content_len(), 3);
+    /// assert_eq!(snapshot.len(), memsnap::page_size());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_slice(bytes: &[u8]) -> io::Result<Self> {
+        let pages = checked_pages(bytes.len())?;
+        if pages == 0 {
+            return Self::zeroed(0);
+        }
+        let context = || error::context("copying bytes into a snapshot", pages);
+        let file = MemoryFile::create(pages).map_err(context())?;
+        file.write_at(bytes, 0).map_err(context())?;
+        Ok(Self::of_finished(file, bytes.len()))
+    }
+
+    /// A snapshot of the bytes that `file` holds now.
+    ///
+    /// A regular file is taken from its first byte to its last, whatever its offset. Later writes to the
+    /// file or its truncation change nothing. Where the file system can clone a file (XFS, Btrfs), files
+    /// of a mebibyte and more are cloned, which copies nothing and leaves the pages on disk until they
+    /// are read; otherwise the bytes are copied, and holes stay holes. Of what is no regular file (a pipe, a
+    /// socket, a file in `/proc`), all is taken that can be read from it until its end.
+    ///
+    /// While somebody else writes to the file *during* the call, each page may be old or new.
+    ///
+    /// # Errors
+    ///
+    /// `IsADirectory`; `PermissionDenied` if the file is not open for reading; `InvalidInput` if it is
+    /// longer than a slice can be; those of the operating system: reading, no memory, no descriptor.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::Write;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut file = tempfile::tempfile()?;
+    /// file.write_all(b"as it was")?;
+    /// let snapshot = memsnap::Snapshot::from_file(file)?;
+    /// assert_eq!(snapshot.view()?.content(), b"as it was");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[allow(clippy::needless_pass_by_value)] // The signature of memsnap 0.1.
+    pub fn from_file(file: File) -> io::Result<Self> {
+        let len = file.metadata().map_or(0, |metadata| metadata.len());
+        let (copy, len) = sys::copy_of(&file).map_err(error::on("making a snapshot of a file", len))?;
+        Ok(Self::of_finished(copy, len))
+    }
+
+    /// A snapshot of all that `reader` gives until its end.
+    ///
+    /// # Errors
+    ///
+    /// Those of `reader`, but for `Interrupted`; those of the operating system: no memory, no descriptor.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::from_reader(&b"any stream"[..])?;
+    /// assert_eq!(snapshot.content_len(), 10);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn from_reader(reader: impl Read) -> io::Result<Self> {
+        let (copy, len) = sys::stream(reader).map_err(error::on("making a snapshot of a stream", 0))?;
+        Ok(Self::of_finished(copy, len))
+    }
+
+    /// A snapshot that is the file itself, mapped in place.
+    ///
+    /// Copies and reads nothing now: pages are read when they are first looked at. Never writes to the
+    /// file. Keeps a descriptor of its own, so that `file` may be closed.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if it is not a regular file or longer than a slice can be; `PermissionDenied` if it is
+    /// not open for reading; those of the operating system: no descriptor, no address space.
+    ///
+    /// # Safety
+    ///
+    /// As long as this snapshot exists, or any view or snapshot that descends from it, nobody may change
+    /// the file's bytes or make it shorter, in this process or another. If somebody does, slices change
+    /// behind shared references, and reading beyond the new end kills the process (`SIGBUS`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::Write;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut file = tempfile::tempfile()?;
+    /// file.write_all(b"in place")?;
+    /// // SAFETY: the file is unnamed and only open here, where nothing writes to it any more.
+    /// let snapshot = unsafe { memsnap::Snapshot::map_file(&file) }?;
+    /// assert_eq!(snapshot.view()?.content(), b"in place");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub unsafe fn map_file(file: &File) -> io::Result<Self> {
+        let len = file.metadata().map_or(0, |metadata| metadata.len());
+        let (file, len) = sys::borrowed(file).map_err(error::on("mapping a file in place", len))?;
+        Ok(Self::of_file(file, len))
+    }
+
+    /// A copy-on-write view: writes to it never show in the snapshot.
+    ///
+    /// The first view of a snapshot whose pages were captured copies or maps these pages; a snapshot that
+    /// is viewed again and again is made flat, so that its views cost one mapping each.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system: no address space, too many mappings.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::from_slice(b"original")?;
+    /// let mut view = snapshot.view()?;
+    /// view[..4].copy_from_slice(b"ORIG");
+    /// assert_eq!(snapshot.view()?.content(), b"original");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn view(&self) -> io::Result<CowView<'_>> {
+        Ok(View::new(Worktree::open(&self.image()?)?, None, self))
+    }
+
+    /// A mutable view: what is written through it is what this snapshot holds afterwards.
+    ///
+    /// Clones of this snapshot, and snapshots taken earlier, never see it. A view of a snapshot that is all
+    /// zeroes is written in place, so that filling it costs no second copy; changes to any other are
+    /// captured when the view ends, by being dropped or by [`commit`](View::commit). A view that is
+    /// leaked ([`std::mem::forget`]) leaves the snapshot as it was.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system: no address space, too many mappings.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut snapshot = memsnap::Snapshot::from_slice(b"before")?;
+    /// let earlier = snapshot.clone();
+    /// snapshot.view_mut()?[..6].copy_from_slice(b"behind");
+    /// assert_eq!(snapshot.view()?.content(), b"behind");
+    /// assert_eq!(earlier.view()?.content(), b"before");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn view_mut(&mut self) -> io::Result<MutView<'_>> {
+        let tree = Worktree::open_mut(&self.image()?)?;
+        Ok(View::new(tree, Some(Arc::clone(&self.head)), self))
+    }
+
+    /// A copy-on-write view that keeps its snapshot alive, and can go to another thread.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`view`](Self::view).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::sync::Arc;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = Arc::new(memsnap::Snapshot::from_slice(b"shared")?);
+    /// let view = snapshot.view_arc()?;
+    /// std::thread::spawn(move || assert_eq!(view.content(), b"shared")).join().unwrap();
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn view_arc(self: &Arc<Self>) -> io::Result<ArcView> {
+        Ok(View::new(Worktree::open(&self.image()?)?, None, Arc::clone(self)))
+    }
+
+    /// Another handle on the same image, in the same short time whatever its size.
+    ///
+    /// # Errors
+    ///
+    /// What [`clone`](Clone::clone) would put off: the changes of a mutable view that could not be captured
+    /// when it was dropped, and still cannot.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::from_slice(b"one")?;
+    /// assert!(snapshot.try_clone()?.diff(&snapshot)?.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let image = self.image()?;
+        Ok(Self { pages: self.pages, head: Arc::new(Mutex::new(Head::Image(image))) })
+    }
+
+    /// The length in bytes of a view: whole pages.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// assert_eq!(memsnap::Snapshot::zeroed(1)?.len(), memsnap::page_size());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.pages * page_size()
+    }
+
+    /// The number of bytes that the snapshot, or the first of its ancestors, was made with.
+    #[must_use]
+    pub fn content_len(&self) -> usize {
+        match &*lock(&self.head) {
+            Head::Image(image) => image.content_len,
+            Head::Kept(kept) => match &*lock(kept) {
+                Kept::Waiting { tree, .. } => tree.content_len(),
+                Kept::Captured(image) => image.content_len,
+            },
+        }
+    }
+
+    /// Whether there is not a single byte.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.pages == 0
+    }
+
+    /// Copies bytes from `offset` on into `buffer`, and gives their number: less than `buffer` holds
+    /// where [`len`](Self::len) comes first, 0 beyond it. Needs no view.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system: no address space.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::from_slice(b"Hello, World!")?;
+    /// let mut word = [0; 5];
+    /// assert_eq!(snapshot.read_at(&mut word, 7)?, 5);
+    /// assert_eq!(&word, b"World");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn read_at(&self, buffer: &mut [u8], offset: usize) -> io::Result<usize> {
+        let image = self.image()?;
+        let read = buffer.len().min(self.len().saturating_sub(offset));
+        let reader = image.reader()?;
+        let mut rest = &mut buffer[..read];
+        let mut offset = offset;
+        while !rest.is_empty() {
+            let bytes = &reader.page(offset / page_size())[offset % page_size()..];
+            let copied = bytes.len().min(rest.len());
+            let (now, later) = mem::take(&mut rest).split_at_mut(copied);
+            now.copy_from_slice(&bytes[..copied]);
+            offset += copied;
+            rest = later;
+        }
+        Ok(read)
+    }
+
+    /// The byte ranges, whole pages in ascending order, in which the two snapshots differ.
+    ///
+    /// Of snapshots that descend from one another, what they share is skipped without a look; the cost
+    /// follows the pages that differ. Otherwise all pages are compared that are not known to be zero.
+    /// Beyond the end of the shorter one, everything differs.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system: no address space.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use memsnap::{Snapshot, page_size};
+    ///
+    /// let before = Snapshot::zeroed(10 * page_size())?;
+    /// let mut view = before.view()?;
+    /// view[3 * page_size()] = 1;
+    /// let after = view.take_snapshot()?;
+    /// assert_eq!(before.diff(&after)?, [3 * page_size()..4 * page_size()]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn diff(&self, other: &Self) -> io::Result<Vec<Range<usize>>> {
+        Ok(self.image()?.diff(&*other.image()?)?.byte_ranges())
+    }
+
+    /// What the snapshot holds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::zeroed(1 << 20)?;
+    /// let mut view = snapshot.view()?;
+    /// view[0] = 1;
+    /// assert_eq!(view.take_snapshot()?.stats().captured, memsnap::page_size());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> SnapshotStats {
+        let Some(image) = self.settled() else { return SnapshotStats::default() };
+        let usage = image.store_usage();
+        SnapshotStats {
+            captured: image.captured.len() * page_size(),
+            base: image.base.allocated(),
+            flat: Flat::file(&image).map_or(0, |file| file.allocated()),
+            store: StoreStats { live: usage.live * page_size(), recyclable: usage.kept * page_size() },
+        }
+    }
+
+    pub(crate) fn new(image: Image) -> Self {
+        Self::from(Arc::new(image))
+    }
+
+    /// The image, once an error of the last mutable view was reported.
+    pub(crate) fn image(&self) -> io::Result<Arc<Image>> {
+        let mut head = lock(&self.head);
+        let image = match &*head {
+            Head::Image(image) => return Ok(Arc::clone(image)),
+            Head::Kept(kept) => lock(kept).capture()?,
+        };
+        *head = Head::Image(Arc::clone(&image));
+        Ok(image)
+    }
+
+    /// The image, unless changes of a mutable view still have to be captured.
+    fn settled(&self) -> Option<Arc<Image>> {
+        match &*lock(&self.head) {
+            Head::Image(image) => Some(Arc::clone(image)),
+            Head::Kept(kept) => match &*lock(kept) {
+                Kept::Captured(image) => Some(Arc::clone(image)),
+                Kept::Waiting { .. } => None,
+            },
+        }
+    }
+
+    fn of_file(file: MemoryFile, len: usize) -> Self {
+        let pages = file.pages();
+        let base = if pages == 0 { Base::Zero } else { Base::new(file) };
+        Self::new(Image::new(base, pages, len))
+    }
+
+    fn of_finished(file: MemoryFile, len: usize) -> Self {
+        file.finish();
+        Self::of_file(file, len)
+    }
+}
+
+impl From<Arc<Image>> for Snapshot {
+    fn from(image: Arc<Image>) -> Self {
+        Self { pages: image.pages, head: Arc::new(Mutex::new(Head::Image(image))) }
+    }
+}
+
+impl Clone for Snapshot {
+    fn clone(&self) -> Self {
+        Self { pages: self.pages, head: Arc::new(Mutex::new(lock(&self.head).clone())) }
+    }
+}
+
+impl fmt::Debug for Snapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Snapshot")
+            .field("len", &self.len())
+            .field("content_len", &self.content_len())
+            .field("stats", &self.stats())
+            .finish()
+    }
+}
+
+impl Kept {
+    /// The captured changes, or why there are none: first what went wrong when the view ended.
+    fn capture(&mut self) -> io::Result<Arc<Image>> {
+        let image = match self {
+            Self::Captured(image) => return Ok(Arc::clone(image)),
+            Self::Waiting { tree, unreported } => match unreported.take() {
+                Some(error) => return Err(error),
+                None => tree.capture()?,
+            },
+        };
+        *self = Self::Captured(Arc::clone(&image));
+        Ok(image)
+    }
+}
+
+impl Head {
+    /// Makes `head` what `tree` shows, at the end of a mutable view. If that fails now, the changes are
+    /// kept for the next call on the snapshot.
+    pub(crate) fn finish(head: &Mutex<Self>, tree: Worktree) -> io::Result<()> {
+        match tree.close() {
+            Ok(image) => {
+                *lock(head) = Self::Image(image);
+                Ok(())
+            }
+            Err((None, error)) => Err(error),
+            Err((Some(tree), error)) => {
+                *lock(head) = Self::Kept(Arc::new(Mutex::new(Kept::Waiting { tree, unreported: None })));
+                Err(error::kept(error))
+            }
+        }
+    }
+
+    /// Has the next fallible call on the snapshot return `error`, which nobody has seen yet.
+    pub(crate) fn report_later(head: &Mutex<Self>, error: io::Error) {
+        if let Self::Kept(kept) = &*lock(head)
+            && let Kept::Waiting { unreported, .. } = &mut *lock(kept)
+        {
+            *unreported = Some(error);
+        }
+    }
+}
+
+/// The whole pages of `len` bytes.
+fn checked_pages(len: usize) -> io::Result<usize> {
+    whole_pages(len).ok_or_else(|| {
+        let limit = isize::MAX as usize / page_size() * page_size();
+        error::invalid(format!("a snapshot of {len} bytes is more than a slice can hold ({limit} bytes)"))
+    })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these locks protect is replaced in single steps, so that a panic leaves nothing half-done.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,45 @@
+//! Makes chosen calls into the operating system fail, on the thread that asked for it.
+
+use std::cell::Cell;
+use std::io;
+
+thread_local! {
+    static PLAN: Cell<Plan> = const { Cell::new(Plan { calls: 0, fail_from: u64::MAX, fail_until: u64::MAX }) };
+}
+
+/// Calls are numbered from 0; those in `fail_from..fail_until` fail.
+#[derive(Clone, Copy)]
+struct Plan {
+    calls: u64,
+    fail_from: u64,
+    fail_until: u64,
+}
+
+/// Runs `script` with `failures` calls failing from the `first` on. Gives back what the script
+/// returned, and the number of calls it made.
+pub(crate) fn inject<T>(first: u64, failures: u64, script: impl FnOnce() -> T) -> (T, u64) {
+    PLAN.set(Plan { calls: 0, fail_from: first, fail_until: first.saturating_add(failures) });
+    let result = script();
+    let calls = PLAN.get().calls;
+    PLAN.set(Plan { calls: 0, fail_from: u64::MAX, fail_until: u64::MAX });
+    (result, calls)
+}
+
+/// Runs `script` without failures, and without counting its calls.
+pub(crate) fn suspend<T>(script: impl FnOnce() -> T) -> T {
+    let plan = PLAN.replace(Plan { calls: 0, fail_from: u64::MAX, fail_until: u64::MAX });
+    let result = script();
+    PLAN.set(plan);
+    result
+}
+
+pub(super) fn check(name: &'static str) -> io::Result<()> {
+    let mut plan = PLAN.get();
+    let call = plan.calls;
+    plan.calls += 1;
+    PLAN.set(plan);
+    if (plan.fail_from..plan.fail_until).contains(&call) {
+        return Err(io::Error::new(io::ErrorKind::OutOfMemory, format!("injected failure of {name}")));
+    }
+    Ok(())
+}

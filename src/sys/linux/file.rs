@@ -1,0 +1,166 @@
+//! Files whose pages are memory: memfds, private copies on disk, and files of somebody else's.
+
+use std::fs::File;
+use std::io::{self, IoSlice};
+use std::ops::Range;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
+use rustix::io::Errno;
+
+use super::page_size;
+use crate::pages::{PageRange, PageSet};
+use crate::sys::call;
+
+/// The most buffers that one `pwritev` takes (`UIO_MAXIOV`).
+const MAX_BUFFERS: usize = 1024;
+
+/// An open file of `pages` whole pages.
+pub(crate) struct MemoryFile {
+    fd: OwnedFd,
+    pages: usize,
+}
+
+impl MemoryFile {
+    /// A new memfd of `pages` pages, all zero and taking no memory.
+    pub(crate) fn create(pages: usize) -> io::Result<Self> {
+        call("memfd_create")?;
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        // Linux before 6.3 does not know MFD_NOEXEC_SEAL and says EINVAL.
+        let fd = match rustix::fs::memfd_create("memsnap", flags | MemfdFlags::NOEXEC_SEAL) {
+            Err(Errno::INVAL) => rustix::fs::memfd_create("memsnap", flags),
+            result => result,
+        }?;
+        let mut file = Self { fd, pages: 0 };
+        file.set_pages(pages)?;
+        Ok(file)
+    }
+
+    /// Takes over a file that holds, or is about to hold, `pages` pages.
+    pub(super) fn adopt(fd: OwnedFd, pages: usize) -> Self {
+        Self { fd, pages }
+    }
+
+    /// Makes the file `pages` pages long; what is added is zero.
+    pub(super) fn set_pages(&mut self, pages: usize) -> io::Result<()> {
+        call("ftruncate")?;
+        rustix::fs::ftruncate(&self.fd, (pages * page_size()) as u64)?;
+        self.pages = pages;
+        Ok(())
+    }
+
+    pub(super) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    pub(crate) fn pages(&self) -> usize {
+        self.pages
+    }
+
+    /// Writes `bytes` at byte `offset`.
+    pub(crate) fn write_at(&self, bytes: &[u8], offset: usize) -> io::Result<()> {
+        self.write_vectored(&mut [IoSlice::new(bytes)], offset as u64)
+    }
+
+    /// Writes these pages behind each other, the first at page `first`.
+    pub(crate) fn write_pages<'a>(
+        &self,
+        first: usize,
+        pages: impl Iterator<Item = &'a [u8]>,
+    ) -> io::Result<()> {
+        let mut buffers: Vec<_> = pages.map(IoSlice::new).collect();
+        let mut offset = (first * page_size()) as u64;
+        for batch in buffers.chunks_mut(MAX_BUFFERS) {
+            let len: usize = batch.iter().map(|buffer| buffer.len()).sum();
+            self.write_vectored(batch, offset)?;
+            offset += len as u64;
+        }
+        Ok(())
+    }
+
+    fn write_vectored(&self, mut buffers: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
+        // Skips empty buffers, for which a write of no bytes is no failure.
+        IoSlice::advance_slices(&mut buffers, 0);
+        while !buffers.is_empty() {
+            call("pwritev")?;
+            match rustix::io::pwritev(&self.fd, buffers, offset) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    offset += written as u64;
+                    IoSlice::advance_slices(&mut buffers, written);
+                }
+                Err(Errno::INTR) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Has the kernel enforce from now on that bytes and length never change.
+    ///
+    /// A guard against mistakes, not a step that anything depends on: where it is refused (a file on
+    /// disk has no seals, and a leaked writable mapping stands in the way) the file stays as it is.
+    pub(crate) fn finish(&self) {
+        let fixed = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
+        if rustix::fs::fcntl_add_seals(&self.fd, fixed | SealFlags::WRITE).is_err() {
+            let _ = rustix::fs::fcntl_add_seals(&self.fd, fixed | SealFlags::FUTURE_WRITE);
+        }
+    }
+
+    /// The pages that may hold something other than zeroes.
+    pub(crate) fn data(&self) -> PageSet {
+        let page_size = page_size() as u64;
+        let len = self.pages as u64 * page_size;
+        let mut data = PageSet::new();
+        let mut end = 0;
+        for extent in data_extents(&self.fd, len) {
+            let first = usize::try_from(extent.start / page_size).unwrap_or(usize::MAX).max(end);
+            end = usize::try_from(extent.end.div_ceil(page_size)).unwrap_or(usize::MAX).min(self.pages);
+            if first < end {
+                data.push_range(PageRange::new(first, end));
+            }
+        }
+        data
+    }
+
+    /// Bytes of memory or disk that the file takes up.
+    pub(crate) fn allocated(&self) -> u64 {
+        let blocks = rustix::fs::fstat(&self.fd).map_or(0, |stat| stat.st_blocks);
+        u64::try_from(blocks).unwrap_or(0) * 512
+    }
+}
+
+impl From<MemoryFile> for File {
+    fn from(file: MemoryFile) -> Self {
+        file.fd.into()
+    }
+}
+
+/// The byte ranges below `len` that are not holes: all of them where the file system cannot tell.
+pub(super) fn data_extents(fd: impl AsFd, len: u64) -> Vec<Range<u64>> {
+    // The offset may belong to somebody else's handle of the same open file, so it is put back.
+    let Ok(offset) = rustix::fs::tell(&fd) else { return vec![0..len] };
+    let mut extents = Vec::new();
+    let mut from = 0;
+    let mut told = true;
+    while from < len {
+        let start = match rustix::fs::seek(&fd, SeekFrom::Data(from)) {
+            Ok(start) => start,
+            Err(error) => {
+                told = error == Errno::NXIO;
+                break;
+            }
+        };
+        let Ok(end) = rustix::fs::seek(&fd, SeekFrom::Hole(start)) else {
+            told = false;
+            break;
+        };
+        if start >= len {
+            break;
+        }
+        extents.push(start..end.min(len));
+        from = end;
+    }
+    let _ = rustix::fs::seek(&fd, SeekFrom::Start(offset));
+    if told { extents } else { vec![0..len] }
+}

@@ -1,0 +1,27 @@
+//! Linux: private mappings of sealed memfds, and `/proc/self/pagemap` to see which pages of them
+//! were written. Written for 5.10 and later; what newer kernels add is probed for.
+
+mod file;
+mod memory;
+mod process;
+mod source;
+mod tracker;
+
+pub(crate) use file::MemoryFile;
+pub(crate) use memory::{Mapping, Source};
+pub(crate) use source::{borrowed, copy_of, stream};
+pub(crate) use tracker::Tracker;
+
+/// Bytes in a page.
+#[inline]
+pub(crate) fn page_size() -> usize {
+    rustix::param::page_size()
+}
+
+/// The kernel's estimate of the memory that new work can have without swapping.
+pub(crate) fn available_memory() -> Option<usize> {
+    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    kib.checked_mul(1024)
+}

@@ -1,0 +1,101 @@
+//! What belongs to one process and must not be believed in its forked children.
+//!
+//! It lives in a page under `MADV_WIPEONFORK` (Linux 4.14): a child finds zeroes there, which mean
+//! "nothing known yet". So a fork is noticed by one load, also where process ids repeat, and no lock
+//! can be inherited in a locked state. Where the kernel refuses such a page there is no shared
+//! state at all, and callers do without.
+#![allow(unsafe_code)]
+
+use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::ptr;
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, AtomicU64, Ordering};
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+static PAGE: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
+
+/// All zero in a process that has not used it, in particular in a fresh child.
+pub(super) struct Process {
+    stamp: AtomicU64,
+    /// The descriptor of `/proc/self/pagemap` plus one.
+    pagemap: AtomicI32,
+    /// The slowest tier that was ever needed, as the tracker numbers them.
+    pub(super) tier: AtomicU8,
+}
+
+/// A value that no other process has, parents and children included.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Stamp(u64);
+
+impl Process {
+    /// The page of the calling process, or `None` where the kernel has no such pages.
+    pub(super) fn current() -> Option<&'static Self> {
+        let page = PAGE.load(Ordering::Acquire);
+        let page = if page.is_null() { create()? } else { page };
+        // SAFETY: the page was mapped readable and writable by `create`, is never unmapped, is
+        // aligned to a page, and zeroes (fresh or wiped) are a valid `Process` of atomics.
+        Some(unsafe { &*page })
+    }
+
+    /// What tells this process from its relatives.
+    pub(super) fn stamp(&self) -> Option<Stamp> {
+        let stamp = self.stamp.load(Ordering::Acquire);
+        if stamp != 0 {
+            return Some(Stamp(stamp));
+        }
+        let mut random = [0; 8];
+        getrandom(&mut random, GetRandomFlags::empty()).ok().filter(|&filled| filled == random.len())?;
+        let random = u64::from_ne_bytes(random).max(1);
+        let stamp = match self.stamp.compare_exchange(0, random, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => random,
+            Err(earlier) => earlier,
+        };
+        Some(Stamp(stamp))
+    }
+
+    /// `/proc/self/pagemap` of this process, opened once and kept.
+    pub(super) fn pagemap(&self) -> Result<BorrowedFd<'static>, Errno> {
+        let mut fd = self.pagemap.load(Ordering::Acquire) - 1;
+        if fd < 0 {
+            let opened = open_pagemap()?;
+            let raw = opened.as_raw_fd();
+            match self.pagemap.compare_exchange(0, raw + 1, Ordering::AcqRel, Ordering::Acquire) {
+                Ok(_) => fd = opened.into_raw_fd(),
+                Err(earlier) => fd = earlier - 1,
+            }
+        }
+        // SAFETY: the descriptor is owned by this page and never closed.
+        Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+    }
+}
+
+fn open_pagemap() -> Result<OwnedFd, Errno> {
+    rustix::fs::open("/proc/self/pagemap", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+}
+
+fn create() -> Option<*mut Process> {
+    let len = rustix::param::page_size();
+    // SAFETY: a new mapping at an address that the kernel picks touches no memory in use.
+    let page = unsafe {
+        mmap_anonymous(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
+    }
+    .ok()?;
+    // SAFETY: the range is the mapping just made, whose bytes nobody refers to yet.
+    let wiped = unsafe { madvise(page, len, Advice::LinuxWipeOnFork) };
+    if wiped.is_ok() {
+        match PAGE.compare_exchange(ptr::null_mut(), page.cast(), Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => return Some(page.cast()),
+            Err(earlier) => {
+                // SAFETY: the mapping was made above and its address was given to nobody.
+                let _ = unsafe { munmap(page, len) };
+                return Some(earlier);
+            }
+        }
+    }
+    // SAFETY: as above.
+    let _ = unsafe { munmap(page, len) };
+    None
+}

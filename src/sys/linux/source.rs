@@ -1,0 +1,139 @@
+//! Bytes of files: a private copy that nobody else can change, or the file itself in place.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+
+use super::file::{MemoryFile, data_extents};
+use super::page_size;
+use crate::pages::whole_pages;
+use crate::sys::call;
+
+/// Files below this size are copied also where they could be cloned: a clone costs a file of its own
+/// and, when it is read, page cache of its own; this much is copied in less time.
+const CLONE_FROM: u64 = 1 << 20;
+
+/// Read at once: small enough to stay in the second-level cache between the read and the write.
+const CHUNK: usize = 256 * 1024;
+
+/// The bytes of `file` as they are now, in a file of our own, and their number.
+///
+/// A regular file is taken whole, whatever its offset; what has no size (pipes, sockets, `/proc`)
+/// is read from where it stands to its end.
+pub(crate) fn copy_of(file: &File) -> io::Result<(MemoryFile, usize)> {
+    let metadata = file.metadata()?;
+    if metadata.is_dir() {
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a directory"));
+    }
+    if !readable(file)? {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "it is not open for reading; open it with `read(true)`",
+        ));
+    }
+    if !metadata.is_file() || metadata.len() == 0 {
+        return stream(file);
+    }
+    if metadata.len() >= CLONE_FROM
+        && let Some(clone) = clone_of(file)
+    {
+        return Ok(clone);
+    }
+    let len = addressable(metadata.len())?;
+    let copy = MemoryFile::create(whole_pages(len).ok_or_else(|| too_long(metadata.len()))?)?;
+    let mut buffer = vec![0; CHUNK.min(len)];
+    for extent in data_extents(file, metadata.len()) {
+        let mut offset = extent.start;
+        while offset < extent.end {
+            let wanted = usize::try_from(extent.end - offset).unwrap_or(CHUNK).min(buffer.len());
+            call("pread")?;
+            match file.read_at(&mut buffer[..wanted], offset) {
+                // Somebody shortened the file meanwhile: what is gone reads as zeroes.
+                Ok(0) => break,
+                Ok(read) => {
+                    copy.write_at(&buffer[..read], addressable(offset)?)?;
+                    offset += read as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    Ok((copy, len))
+}
+
+/// All that `reader` gives until its end, and the number of bytes.
+pub(crate) fn stream(mut reader: impl Read) -> io::Result<(MemoryFile, usize)> {
+    let mut copy = MemoryFile::create(0)?;
+    let mut buffer = vec![0; CHUNK];
+    let mut len = 0_usize;
+    loop {
+        match reader.read(&mut buffer) {
+            Ok(0) => break,
+            Ok(read) => {
+                copy.write_at(&buffer[..read], len)?;
+                len = len.checked_add(read).ok_or_else(|| too_long(u64::MAX))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    copy.set_pages(whole_pages(len).ok_or_else(|| too_long(len as u64))?)?;
+    Ok((copy, len))
+}
+
+/// `file` itself, and its length.
+pub(crate) fn borrowed(file: &File) -> io::Result<(MemoryFile, usize)> {
+    let metadata = file.metadata()?;
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "only a regular file can be mapped"));
+    }
+    if !readable(file)? {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "it is not open for reading; open it with `read(true)`",
+        ));
+    }
+    let len = addressable(metadata.len())?;
+    let pages = whole_pages(len).ok_or_else(|| too_long(metadata.len()))?;
+    call("dup")?;
+    Ok((MemoryFile::adopt(file.as_fd().try_clone_to_owned()?, pages), len))
+}
+
+/// A copy that shares its blocks with `file`, where the file system makes such (XFS, Btrfs, bcachefs),
+/// in an unnamed file beside it that only we have open.
+fn clone_of(file: &File) -> Option<(MemoryFile, usize)> {
+    call("ficlone").ok()?;
+    let path = std::fs::read_link(PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))).ok()?;
+    let flags = OFlags::TMPFILE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
+    let clone: OwnedFd = rustix::fs::open(path.parent()?, flags, Mode::RUSR).ok()?;
+    rustix::fs::ioctl_ficlone(&clone, file).ok()?;
+    let len = addressable(u64::try_from(rustix::fs::fstat(&clone).ok()?.st_size).ok()?).ok()?;
+    let mut clone = MemoryFile::adopt(clone, 0);
+    clone.set_pages(whole_pages(len)?).ok()?;
+    Some((clone, len))
+}
+
+fn readable(file: &File) -> Result<bool, Errno> {
+    let mode = rustix::fs::fcntl_getfl(file)?;
+    Ok(mode & OFlags::RWMODE != OFlags::WRONLY && !mode.contains(OFlags::PATH))
+}
+
+fn addressable(len: u64) -> io::Result<usize> {
+    usize::try_from(len).map_err(|_| too_long(len))
+}
+
+fn too_long(len: u64) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!(
+            "{len} bytes are more than the {} that a slice can hold",
+            isize::MAX as usize / page_size() * page_size()
+        ),
+    )
+}

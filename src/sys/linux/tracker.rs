@@ -1,0 +1,250 @@
+//! Which pages of a private mapping may differ from what it shows.
+//!
+//! A write to a private mapping gives the page a frame of its own. The kernel tells such frames from
+//! those of a file and from the zero page, and does so for writes that it makes itself (`read` into a
+//! view) as well. Three tiers, from the best:
+//!
+//! - **scan**: `PAGEMAP_SCAN` (Linux 6.7) lists the pages that are "(present or swapped) and neither a
+//!   file's nor the zero page"; about 25 ns for each page-table entry in use.
+//! - **pagemap**: the same from bits 61 to 63 of `/proc/self/pagemap`; about 50 ns an entry, in use or
+//!   not. Zero pages that were only read are reported too.
+//! - **compare**: nothing is known, so every page is reported.
+//!
+//! A tier that the kernel refuses (too old, seccomp, no `/proc`) gives way to the next for good; a
+//! shortage (descriptors, memory) is an error that goes back to the caller and may pass.
+#![allow(unsafe_code)]
+
+use std::ffi::c_void;
+use std::io;
+use std::mem;
+use std::os::fd::BorrowedFd;
+use std::sync::atomic::Ordering;
+
+use rustix::io::Errno;
+use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
+
+use super::memory::Mapping;
+use super::page_size;
+use super::process::Process;
+use crate::pages::{PageRange, PageSet};
+use crate::sys::call;
+
+/// How written pages are found; see the module.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+enum Tier {
+    Scan,
+    Pagemap,
+    Compare,
+}
+
+/// The best tier that is tried; `--cfg memsnap_tier="…"` forces a worse one.
+const FIRST: Tier = if cfg!(memsnap_tier = "compare") {
+    Tier::Compare
+} else if cfg!(memsnap_tier = "pagemap") {
+    Tier::Pagemap
+} else {
+    Tier::Scan
+};
+
+/// Finds the written pages of one mapping.
+#[derive(Clone, Copy)]
+pub(crate) struct Tracker {
+    tier: Tier,
+}
+
+/// What a tracker found.
+pub(crate) struct PrivatePages {
+    pub(crate) pages: PageSet,
+    /// Whether each reported page has a frame of its own; otherwise it only may.
+    pub(crate) exact: bool,
+}
+
+impl Tracker {
+    /// Starts with the tier that the process has come down to so far.
+    pub(crate) fn new() -> Self {
+        let known = Process::current().map_or(0, |process| process.tier.load(Ordering::Relaxed));
+        let tier = [Tier::Scan, Tier::Pagemap].into_iter().find(|&tier| tier as u8 >= known);
+        Self { tier: tier.unwrap_or(Tier::Compare).max(FIRST) }
+    }
+
+    /// The name of the tier in use.
+    pub(crate) fn name(self) -> &'static str {
+        match self.tier {
+            Tier::Scan => "scan",
+            Tier::Pagemap => "pagemap",
+            Tier::Compare => "compare",
+        }
+    }
+
+    /// The pages of `mapping` that may differ from what it shows. Pages swapped out, written by the
+    /// kernel, or inherited through a fork are among them.
+    pub(crate) fn private_pages(&mut self, mapping: &Mapping) -> io::Result<PrivatePages> {
+        if mapping.pages() == 0 {
+            return Ok(PrivatePages { pages: PageSet::new(), exact: true });
+        }
+        loop {
+            let found = match self.tier {
+                Tier::Scan => pagemap().and_then(|pagemap| scan(pagemap, mapping)),
+                Tier::Pagemap => pagemap().and_then(|pagemap| read_entries(pagemap, mapping)),
+                Tier::Compare => {
+                    return Ok(PrivatePages { pages: PageSet::all(mapping.pages()), exact: false });
+                }
+            };
+            match found {
+                Ok(pages) => return Ok(PrivatePages { pages, exact: true }),
+                Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => return Err(Errno::NOMEM.into()),
+                Err(_) => self.step_down(),
+            }
+        }
+    }
+
+    fn step_down(&mut self) {
+        self.tier = match self.tier {
+            Tier::Scan => Tier::Pagemap,
+            Tier::Pagemap | Tier::Compare => Tier::Compare,
+        };
+        if let Some(process) = Process::current() {
+            process.tier.fetch_max(self.tier as u8, Ordering::Relaxed);
+        }
+    }
+}
+
+fn pagemap() -> Result<BorrowedFd<'static>, Errno> {
+    Process::current().ok_or(Errno::NOSYS)?.pagemap()
+}
+
+/// `PAGE_IS_*` of `linux/fs.h`.
+const FILE: u64 = 1 << 2;
+const PRESENT: u64 = 1 << 3;
+const SWAPPED: u64 = 1 << 4;
+const PFNZERO: u64 = 1 << 5;
+
+/// Regions a call. With more than 512 the kernel's `walk_end` can be stale.
+const REGIONS: usize = 512;
+
+/// `struct page_region`.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+struct Region {
+    start: u64,
+    end: u64,
+    categories: u64,
+}
+
+/// `struct pm_scan_arg`.
+#[repr(C)]
+#[derive(Default)]
+struct ScanArg {
+    size: u64,
+    flags: u64,
+    start: u64,
+    end: u64,
+    walk_end: u64,
+    vec: u64,
+    vec_len: u64,
+    max_pages: u64,
+    category_inverted: u64,
+    category_mask: u64,
+    category_anyof_mask: u64,
+    return_mask: u64,
+}
+
+/// One `PAGEMAP_SCAN`. Gives the number of regions filled and the address where the walk ended.
+struct Scan<'a> {
+    arg: ScanArg,
+    regions: &'a mut [Region; REGIONS],
+}
+
+// SAFETY: the opcode is `_IOWR('f', 16, struct pm_scan_arg)`, whose layout `ScanArg` repeats. The kernel
+// reads and writes that struct through `as_ptr`, and writes at most `vec_len` regions to `vec`, both of
+// which this value borrows exclusively.
+unsafe impl Ioctl for Scan<'_> {
+    type Output = (usize, u64);
+
+    const IS_MUTATING: bool = true;
+
+    fn opcode(&self) -> Opcode {
+        opcode::read_write::<ScanArg>(b'f', 16)
+    }
+
+    fn as_ptr(&mut self) -> *mut c_void {
+        self.arg.vec = self.regions.as_mut_ptr() as u64;
+        self.arg.vec_len = REGIONS as u64;
+        (&raw mut self.arg).cast()
+    }
+
+    unsafe fn output_from_ptr(filled: IoctlOutput, arg: *mut c_void) -> rustix::io::Result<Self::Output> {
+        let arg = arg.cast::<ScanArg>();
+        // SAFETY: `arg` is what `as_ptr` returned, so it points at a `ScanArg` that is still borrowed.
+        let walk_end = unsafe { (*arg).walk_end };
+        Ok((usize::try_from(filled).map_err(|_| Errno::INVAL)?, walk_end))
+    }
+}
+
+fn scan(pagemap: BorrowedFd<'_>, mapping: &Mapping) -> Result<PageSet, Errno> {
+    let base = mapping.as_ptr().addr().get();
+    let end = (base + mapping.len()) as u64;
+    let page_of =
+        |address: u64| usize::try_from(address).map_or(mapping.pages(), |a| (a - base) / page_size());
+    let mut found = PageSet::new();
+    let mut regions = [Region::default(); REGIONS];
+    let mut start = base as u64;
+    while start < end {
+        let arg = ScanArg {
+            size: mem::size_of::<ScanArg>() as u64,
+            start,
+            end,
+            category_inverted: FILE | PFNZERO,
+            category_mask: FILE | PFNZERO,
+            category_anyof_mask: PRESENT | SWAPPED,
+            // Never set in a match, so that neighbours of different kinds come as one region.
+            return_mask: PFNZERO,
+            ..ScanArg::default()
+        };
+        call("pagemap_scan").map_err(|_| Errno::NOMEM)?;
+        // SAFETY: `Scan` describes this ioctl; the addresses are only looked up, not accessed.
+        let (filled, walk_end) =
+            unsafe { rustix::ioctl::ioctl(pagemap, Scan { arg, regions: &mut regions }) }?;
+        for region in &regions[..filled] {
+            found.push_range(PageRange::new(page_of(region.start), page_of(region.end)));
+        }
+        if filled < REGIONS {
+            break;
+        }
+        start = walk_end;
+    }
+    Ok(found)
+}
+
+/// Bits of an entry of `/proc/pid/pagemap`.
+const ENTRY_PRESENT: u64 = 1 << 63;
+const ENTRY_SWAPPED: u64 = 1 << 62;
+const ENTRY_FILE: u64 = 1 << 61;
+
+fn read_entries(pagemap: BorrowedFd<'_>, mapping: &Mapping) -> Result<PageSet, Errno> {
+    const ENTRY: usize = mem::size_of::<u64>();
+    const ENTRIES: usize = 8192;
+    let first = mapping.as_ptr().addr().get() / page_size();
+    let mut found = PageSet::new();
+    let mut buffer = vec![0_u8; ENTRY * ENTRIES.min(mapping.pages())];
+    let mut page = 0;
+    while page < mapping.pages() {
+        let wanted = (ENTRY * (mapping.pages() - page)).min(buffer.len());
+        call("pread").map_err(|_| Errno::NOMEM)?;
+        let read = match rustix::io::pread(pagemap, &mut buffer[..wanted], ((first + page) * ENTRY) as u64) {
+            Err(Errno::INTR) => continue,
+            result => result?,
+        };
+        if read < ENTRY {
+            return Err(Errno::IO);
+        }
+        for entry in buffer[..read].chunks_exact(ENTRY) {
+            let entry = u64::from_ne_bytes(entry.try_into().map_err(|_| Errno::IO)?);
+            if entry & (ENTRY_PRESENT | ENTRY_SWAPPED) != 0 && entry & ENTRY_FILE == 0 {
+                found.push(page);
+            }
+            page += 1;
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,39 @@
+//! The seam: what memsnap needs of an operating system, and the choice of one.
+//!
+//! A platform provides, with these meanings (sizes in pages, offsets equal on both sides: page n of
+//! a mapping shows page n of its file):
+//!
+//! | item | contract |
+//! |---|---|
+//! | `page_size()` | bytes a page, a power of two of at most 64 KiB |
+//! | `MemoryFile` | memory that can be mapped: `create`, `write_at`, `write_pages`, `finish` (immutable from then on), `data` (pages that may be other than zero), `allocated` (bytes held) |
+//! | `Mapping` | an owned address range: `new`, `replace` all or a part, `discard` private pages, `populate` |
+//! | `Source` | what a mapping shows: zeroes, a file privately, a file shared, a file read-only |
+//! | `Tracker` | `private_pages`: every page of a private mapping that may differ from what it shows; more is allowed, fewer never |
+//! | `copy_of`, `borrowed` | a file's bytes as they are now, and a file mapped in place |
+//! | `available_memory` | bytes that can be had without pushing anything out, if known |
+//!
+//! A failed call changes nothing, except that a failed `replace` may leave zeroes behind: whoever
+//! called it assumes nothing about the range afterwards. In a forked child every inherited object
+//! stays usable, but for mappings that are `Source::Shared`: those stay with the parent, and say so.
+
+#[cfg(test)]
+pub(crate) mod fault;
+
+#[cfg(target_os = "linux")]
+mod linux;
+#[cfg(target_os = "linux")]
+pub(crate) use linux::{
+    Mapping, MemoryFile, Source, Tracker, available_memory, borrowed, copy_of, page_size, stream,
+};
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("memsnap runs on Linux; other systems need a backend in src/sys/");
+
+/// The place where tests make the n-th call into the operating system fail.
+#[inline]
+fn call(_name: &'static str) -> std::io::Result<()> {
+    #[cfg(test)]
+    fault::check(_name)?;
+    Ok(())
+}

@@ -1,0 +1,302 @@
+//! The working tree: an address range that shows one image, plus what was written since.
+//!
+//! ```text
+//!              open                        capture, or closed with an image
+//!   zero image ──────────────▶ Direct ───────────────────────────┐
+//!   (mutable view)               │                               ▼
+//!              open              └────── show ─────────────▶  Private  ◀──┐ capture,
+//!   any image ─────────────────────────────────────────────▶     │    ────┘ show
+//!                                                    show fails │
+//!                                                                ▼ show
+//!                                                              Torn ──────▶ Private
+//! ```
+//!
+//! - **Private**: a private mapping laid out as its [`Layout`] says. Pages that the tracker does not
+//!   report show `synced`.
+//! - **Direct**: a shared mapping of a file that no image refers to yet; the file is the truth, and
+//!   `synced` is the zero image. The first capture makes the file the base of an image.
+//! - **Torn**: a failed `show` left the range showing anything. Every page counts as possibly changed,
+//!   so captures stay right, and the next `show` maps everything anew.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::ptr::NonNull;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use crate::image::{Base, Image};
+use crate::layout::Layout;
+use crate::pages::PageSet;
+use crate::sys::{Mapping, MemoryFile, Source, Tracker};
+use crate::{error, page_size};
+
+/// Private memory that a view keeps through `show`, for the writes that will likely come again: to copy
+/// the old bytes back takes a quarter of what it takes to discard the page and write to it again.
+const KEPT_BYTES: usize = 64 << 20;
+
+/// Invariant: `start..start + len` is the range of `state.mapping`, and neither changes. Its bytes are
+/// written through `&mut self` only, but for what `unsafe` code does with the pointer.
+pub(crate) struct Worktree {
+    start: NonNull<u8>,
+    len: usize,
+    content_len: usize,
+    root: Arc<Image>,
+    state: Mutex<State>,
+}
+
+struct State {
+    mapping: Mapping,
+    backing: Backing,
+    /// What the range showed when it was last captured or restored.
+    synced: Arc<Image>,
+    tracker: Tracker,
+}
+
+/// See the module.
+enum Backing {
+    Private(Layout),
+    Direct(Base),
+    Torn,
+}
+
+// SAFETY: the bytes behind `start` belong to the working tree like those of a `Box<[u8]>`.
+unsafe impl Send for Worktree {}
+// SAFETY: as above; `&self` gives out shared references only.
+unsafe impl Sync for Worktree {}
+
+impl Worktree {
+    /// A range that shows `image`.
+    pub(crate) fn open(image: &Arc<Image>) -> io::Result<Self> {
+        let (mapping, layout) = Layout::map(image)?;
+        Ok(Self::new(mapping, Backing::Private(layout), image))
+    }
+
+    /// A range that shows `image`, for a mutable view: pages that nobody else has are written in place.
+    pub(crate) fn open_mut(image: &Arc<Image>) -> io::Result<Self> {
+        if image.is_zero()
+            && image.pages > 0
+            && let Ok(file) = MemoryFile::create(image.pages)
+            && let Ok(mapping) = Mapping::new(image.pages, Source::Shared(&file))
+        {
+            return Ok(Self::new(mapping, Backing::Direct(Base::new(file)), image));
+        }
+        Self::open(image)
+    }
+
+    fn new(mapping: Mapping, backing: Backing, image: &Arc<Image>) -> Self {
+        Self {
+            start: mapping.as_ptr(),
+            len: mapping.len(),
+            content_len: image.content_len,
+            root: Arc::clone(image),
+            state: Mutex::new(State { mapping, backing, synced: Arc::clone(image), tracker: Tracker::new() }),
+        }
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&self) -> &[u8] {
+        // SAFETY: the range is mapped and initialized for as long as `self` lives, at most `isize::MAX`
+        // bytes long, and not written while `&self` is borrowed.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+
+    #[inline]
+    pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: as above; `&mut self` makes this the only reference.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+
+    pub(crate) fn start(&self) -> NonNull<u8> {
+        self.start
+    }
+
+    pub(crate) fn content_len(&self) -> usize {
+        self.content_len
+    }
+
+    pub(crate) fn root(&self) -> &Arc<Image> {
+        &self.root
+    }
+
+    /// An image of what the range shows now.
+    pub(crate) fn capture(&self) -> io::Result<Arc<Image>> {
+        let mut state = self.lock();
+        match &state.backing {
+            Backing::Direct(_) => state.capture_direct(),
+            Backing::Private(_) | Backing::Torn => state.capture_changed(),
+        }
+    }
+
+    /// The pages whose bytes differ from the image last captured or shown.
+    pub(crate) fn changes(&self) -> io::Result<PageSet> {
+        self.lock().changed()
+    }
+
+    /// Shows `image`, which has as many pages, at the same address.
+    pub(crate) fn show(&mut self, image: &Arc<Image>) -> io::Result<()> {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.show(image)?;
+        self.content_len = image.content_len;
+        Ok(())
+    }
+
+    /// Ends the tree with an image of what it shows. Where that fails, the tree comes back, unless what
+    /// it showed was never this process's.
+    pub(crate) fn close(mut self) -> Result<Arc<Image>, (Option<Self>, io::Error)> {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if let Backing::Direct(_) = &state.backing {
+            if let Err(error) = state.mapping.check_owner() {
+                return Err((None, error));
+            }
+            // With the range gone nothing writes to the file any more, so nothing has to be mapped anew.
+            state.mapping = Mapping::empty();
+            return Ok(state.finish_direct());
+        }
+        self.capture().map_err(|error| (Some(self), error))
+    }
+
+    pub(crate) fn tracker(&self) -> &'static str {
+        self.lock().tracker.name()
+    }
+
+    /// Pages that the range holds privately, or may hold, and the mappings it consists of.
+    pub(crate) fn footprint(&self) -> (usize, usize) {
+        let mut state = self.lock();
+        let State { mapping, backing, tracker, .. } = &mut *state;
+        match backing {
+            Backing::Private(layout) => {
+                (tracker.private_pages(mapping).map_or(0, |found| found.pages.len()), layout.mappings())
+            }
+            Backing::Direct(_) => (0, 1),
+            Backing::Torn => (mapping.pages(), 1),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        // A panic under the lock leaves at worst a tree that is marked as torn.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn page(&self, page: usize) -> &[u8] {
+        // SAFETY: callers ask for pages of the mapping, and hold the tree borrowed; those that borrow it
+        // exclusively write only after they are done with the slice.
+        unsafe { self.mapping.page(page) }
+    }
+
+    /// The pages that differ from `synced`.
+    fn changed(&mut self) -> io::Result<PageSet> {
+        let candidates = match &self.backing {
+            Backing::Private(_) => self.tracker.private_pages(&self.mapping)?.pages,
+            Backing::Direct(base) => {
+                self.mapping.check_owner()?;
+                base.data()
+            }
+            Backing::Torn => PageSet::all(self.mapping.pages()),
+        };
+        let synced = self.synced.reader()?;
+        Ok(candidates.iter().filter(|&page| self.page(page) != synced.page(page)).collect())
+    }
+
+    fn capture_changed(&mut self) -> io::Result<Arc<Image>> {
+        let changed = self.changed()?;
+        if !changed.is_empty() {
+            let sources: Vec<_> = changed.iter().map(|page| self.page(page)).collect();
+            self.synced = Arc::new(self.synced.capture(&changed, &sources)?);
+        }
+        Ok(Arc::clone(&self.synced))
+    }
+
+    /// Makes the file the base of an image, and the mapping a private one of it.
+    fn capture_direct(&mut self) -> io::Result<Arc<Image>> {
+        self.mapping.check_owner()?;
+        let Backing::Direct(Base::File(base)) = &self.backing else { return self.capture_changed() };
+        if base.file.data().is_empty() {
+            return Ok(Arc::clone(&self.synced));
+        }
+        // SAFETY: the file's pages are what the range shows already; readers see no difference, and a
+        // writer would need the tree exclusively.
+        let remapped = unsafe { self.mapping.replace(Source::Private(&base.file)) };
+        if let Err(error) = remapped {
+            // Should the old mapping be gone, the file is still the truth.
+            // SAFETY: as above.
+            let _ = unsafe { self.mapping.replace(Source::Shared(&base.file)) };
+            return Err(error::context("making the pages of a mutable view private", self.mapping.pages())(
+                error,
+            ));
+        }
+        Ok(self.finish_direct())
+    }
+
+    /// After the shared mapping of the file is gone: makes the file the base of `synced`.
+    fn finish_direct(&mut self) -> Arc<Image> {
+        if let Backing::Direct(base) = &self.backing {
+            if let Base::File(base) = base {
+                base.file.finish();
+            }
+            if !base.data().is_empty() {
+                self.synced = Arc::new(self.synced.over(base.clone()));
+            }
+            self.backing = Backing::Private(Layout::of_base(Arc::clone(&self.synced)));
+        }
+        Arc::clone(&self.synced)
+    }
+
+    fn show(&mut self, image: &Arc<Image>) -> io::Result<()> {
+        debug_assert_eq!(image.pages, self.mapping.pages());
+        if let Backing::Private(layout) = &self.backing
+            && layout.has_base_of(image)
+        {
+            let moved = self.synced.may_differ(image);
+            // Copying most of the pages costs more than mapping all of them anew and faulting them in.
+            if moved.len() <= image.pages / 3 * 2 + 1 {
+                return self.put_back(image, &moved);
+            }
+        }
+        self.mapping.check_owner()?;
+        self.backing = Backing::Torn;
+        self.backing = Backing::Private(Layout::remap(image, &mut self.mapping)?);
+        self.synced = Arc::clone(image);
+        Ok(())
+    }
+
+    /// Shows `image`, which differs from `synced` in the pages `moved` at most, by rewriting those and
+    /// the private ones.
+    fn put_back(&mut self, image: &Arc<Image>, moved: &PageSet) -> io::Result<()> {
+        let private = self.tracker.private_pages(&self.mapping)?;
+        let Backing::Private(layout) = &self.backing else { return Ok(()) };
+        let wanted = image.reader()?;
+        let budget = KEPT_BYTES / page_size();
+        let (mut copied, mut idle, mut surplus) = (0, PageSet::new(), PageSet::new());
+        // From here on nothing fails.
+        for page in private.pages.union(moved).iter() {
+            let bytes = wanted.page(page);
+            if !moved.contains(page) && self.page(page) == bytes {
+                if private.exact && layout.shows(page, image) {
+                    idle.push(page);
+                }
+            } else if copied < budget || !layout.shows(page, image) {
+                // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive; `bytes` are an
+                // image's.
+                unsafe { self.mapping.write_page(page, bytes) };
+                copied += 1;
+            } else {
+                surplus.push(page);
+            }
+        }
+        // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
+        if unsafe { self.mapping.discard(&surplus) }.is_err() {
+            // Locked memory, for one, cannot be discarded.
+            // SAFETY: as for the copies above.
+            surplus.iter().for_each(|page| unsafe { self.mapping.write_page(page, wanted.page(page)) });
+        }
+        let kept = budget - copied.min(budget);
+        if idle.len() > kept {
+            // They show the same bytes either way, so a refusal does no harm.
+            // SAFETY: as above.
+            let _ = unsafe { self.mapping.discard(&idle.iter().skip(kept).collect()) };
+        }
+        self.synced = Arc::clone(image);
+        Ok(())
+    }
+}
