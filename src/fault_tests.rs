@@ -1,1 +1,203 @@
+//! Makes each single call into the operating system fail, one after the other, in a script of all
+//! operations: afterwards everything shows the old or the new state, never a mixture that counts as
+//! clean, and a restore repairs.
 
+use std::io;
+use std::io::Write;
+
+use crate::sys::fault;
+use crate::{Snapshot, View, page_size};
+
+const PAGES: usize = 42;
+
+/// Tries `operation` with faults. After a failure: `check` what exists, and try again without faults.
+fn survive<T>(mut operation: impl FnMut() -> io::Result<T>, check: impl FnOnce(io::Error)) -> T {
+    operation().unwrap_or_else(|error| {
+        fault::suspend(|| {
+            check(error);
+            operation().expect("the same call works once the fault is gone")
+        })
+    })
+}
+
+fn make(operation: impl FnMut() -> io::Result<Snapshot>, bytes: &[u8]) -> Snapshot {
+    let snapshot = survive(operation, drop);
+    assert_shows(&snapshot, bytes);
+    snapshot
+}
+
+fn assert_shows(snapshot: &Snapshot, bytes: &[u8]) {
+    fault::suspend(|| {
+        let mut read = vec![0xA5; bytes.len()];
+        assert_eq!(snapshot.read_at(&mut read, 0).unwrap(), bytes.len());
+        assert!(read == bytes, "a snapshot does not hold its bytes");
+    });
+}
+
+/// Opens a view of `snapshot`, which shows `bytes`.
+fn open<'a>(snapshot: &'a Snapshot, bytes: &[u8]) -> View<&'a Snapshot> {
+    let view = survive(|| snapshot.view(), |_| assert_shows(snapshot, bytes));
+    assert!(&*view == bytes, "a new view does not show its snapshot");
+    view
+}
+
+/// Takes a snapshot of what `view` shows.
+fn take<S>(view: &View<S>) -> Snapshot {
+    let shown = view.to_vec();
+    let taken = survive(|| view.take_snapshot(), |_| assert!(**view == *shown, "a failed take changed the view"));
+    assert!(**view == *shown, "taking a snapshot changed the view");
+    assert_shows(&taken, &shown);
+    taken
+}
+
+/// Runs `restore`, after which the view shows `bytes`.
+fn show<S>(view: &mut View<S>, bytes: &[u8], restore: impl Fn(&mut View<S>) -> io::Result<()>) {
+    let address = view.as_ptr();
+    if restore(view).is_err() {
+        fault::suspend(|| {
+            // Whatever the view shows now, it knows that it does.
+            let shown = view.to_vec();
+            assert_shows(&view.take_snapshot().unwrap(), &shown);
+            assert!(view.changes().unwrap().is_empty());
+            view[0] ^= 0xFF;
+            assert_eq!(view.changes().unwrap(), [0..page_size()]);
+            restore(view).unwrap();
+        });
+    }
+    assert_eq!(view.as_ptr(), address);
+    assert!(**view == *bytes, "a restored view does not show its snapshot");
+}
+
+fn edit(bytes: &mut [u8], value: u8) {
+    let page = page_size();
+    bytes[3 * page..18 * page].fill(value);
+    bytes[20 * page + 7] = value;
+    bytes[39 * page] = value;
+}
+
+fn pattern(value: u8) -> Vec<u8> {
+    (0..PAGES * page_size()).map(|i| (i / 99).to_le_bytes()[0] ^ value).collect()
+}
+
+fn file(bytes: &[u8]) -> std::fs::File {
+    fault::suspend(|| {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(bytes).unwrap();
+        file
+    })
+}
+
+fn every_operation() {
+    let bytes = pattern(1);
+    let root = make(|| Snapshot::from_slice(&bytes), &bytes);
+    let other = pattern(2);
+    let unrelated = make(|| Snapshot::from_file(file(&other)), &other);
+    make(|| Snapshot::from_reader(&other[..]), &other);
+    let zeroes = vec![0; bytes.len()];
+    let zeroed = make(|| Snapshot::zeroed(zeroes.len()), &zeroes);
+    #[allow(unsafe_code)]
+    // SAFETY: nobody else has the unnamed file.
+    let mapped = make(|| unsafe { Snapshot::map_file(&file(&other)) }, &other);
+
+    for (root, bytes) in [(&root, &bytes), (&zeroed, &zeroes), (&mapped, &other)] {
+        let mut view = open(root, bytes);
+        edit(&mut view, 7);
+        let first = take(&view);
+        let first_bytes = view.to_vec();
+        edit(&mut view[page_size()..], 8);
+        let second = take(&view);
+        let second_bytes = view.to_vec();
+        edit(&mut view, 9);
+        survive(|| view.changes(), drop);
+        show(&mut view, bytes, View::restore);
+        edit(&mut view, 10);
+        show(&mut view, &first_bytes, |view| view.restore_to(&first));
+        show(&mut view, &second_bytes, |view| view.restore_to(&second));
+        show(&mut view, &other, |view| view.restore_to(&unrelated));
+        edit(&mut view, 11);
+        let branch = take(&view);
+        let branch_bytes = view.to_vec();
+        show(&mut view, &zeroes, |view| view.restore_to(&zeroed));
+        show(&mut view, &branch_bytes, |view| view.restore_to(&branch));
+        show(&mut view, bytes, View::restore);
+        assert_eq!(survive(|| first.diff(&second), drop), fault::suspend(|| second.diff(&first).unwrap()));
+        survive(|| branch.diff(&first), drop);
+        // Often enough for the image to be made flat.
+        for _ in 0..3 {
+            open(&first, &first_bytes);
+        }
+        for _ in 0..70 {
+            survive(|| first.view(), drop);
+        }
+        let mut flat = open(&first, &first_bytes);
+        edit(&mut flat, 12);
+        show(&mut flat, &second_bytes, |view| view.restore_to(&second));
+        show(&mut flat, &first_bytes, View::restore);
+    }
+    for (mut snapshot, bytes) in [(root, &bytes), (zeroed, &zeroes), (mapped, &other)] {
+        let earlier = snapshot.clone();
+        mutate(&mut snapshot, true);
+        mutate(&mut snapshot, false);
+        assert_shows(&earlier, bytes);
+    }
+}
+
+/// All that can be done with a mutable view, whose end is `commit` or a drop.
+fn mutate(snapshot: &mut Snapshot, commit: bool) {
+    let before = fault::suspend(|| snapshot.view().unwrap().to_vec());
+    let Ok(mut view) = snapshot.view_mut() else {
+        assert_shows(snapshot, &before);
+        return;
+    };
+    edit(&mut view, 20);
+    let taken = take(&view);
+    let taken_bytes = view.to_vec();
+    edit(&mut view[page_size()..], 21);
+    show(&mut view, &before, View::restore);
+    show(&mut view, &taken_bytes, |view| view.restore_to(&taken));
+    edit(&mut view[2 * page_size()..], 22);
+    let written = view.to_vec();
+    if commit {
+        let failed = view.commit().is_err();
+        if failed {
+            assert_shows(&snapshot.clone(), &written);
+        }
+    } else {
+        drop(view);
+        let clone = snapshot.clone();
+        // A failure at drop is reported once, by the snapshot and by clones of it alike; the bytes stay.
+        fault::suspend(|| clone.try_clone().or_else(|_| clone.try_clone()).unwrap());
+    }
+    assert_shows(snapshot, &written);
+}
+
+#[test]
+fn every_single_failure_leaves_old_or_new() {
+    let ((), calls) = fault::inject(u64::MAX, 0, every_operation);
+    assert!(calls > 100, "{calls} calls are not all operations");
+    for call in 0..calls {
+        fault::inject(call, 1, every_operation);
+    }
+}
+
+#[test]
+fn failures_that_last_leave_old_or_new() {
+    let ((), calls) = fault::inject(u64::MAX, 0, every_operation);
+    for call in 0..calls {
+        fault::inject(call, 8, every_operation);
+        fault::inject(call, u64::MAX, every_operation);
+    }
+}
+
+#[test]
+fn changes_that_could_not_be_captured_at_drop_are_reported_once_and_kept() {
+    let mut snapshot = Snapshot::from_slice(&pattern(1)).unwrap();
+    let mut view = snapshot.view_mut().unwrap();
+    edit(&mut view, 5);
+    let written = view.to_vec();
+    fault::inject(0, u64::MAX, || drop(view));
+    assert_eq!(snapshot.content_len(), written.len());
+    let error = snapshot.view().unwrap_err();
+    assert!(error.to_string().contains("mutable view"), "{error}");
+    assert!(snapshot.view().unwrap()[..] == written[..]);
+}
