@@ -44,7 +44,8 @@ fn open<'a>(snapshot: &'a Snapshot, bytes: &[u8]) -> View<&'a Snapshot> {
 /// Takes a snapshot of what `view` shows.
 fn take<S>(view: &View<S>) -> Snapshot {
     let shown = view.to_vec();
-    let taken = survive(|| view.take_snapshot(), |_| assert!(**view == *shown, "a failed take changed the view"));
+    let taken =
+        survive(|| view.take_snapshot(), |_| assert!(**view == *shown, "a failed take changed the view"));
     assert!(**view == *shown, "taking a snapshot changed the view");
     assert_shows(&taken, &shown);
     taken

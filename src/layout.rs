@@ -217,7 +217,7 @@ impl Flat {
             if let Ok(file) = built {
                 flat.file = Some(file);
             }
-        } else if flat.file.is_none() && runs.len() > 0 {
+        } else if flat.file.is_none() && !runs.is_empty() {
             // Under the lock: another view would only do the same work again.
             flat.file = FlatFile::build(image, &runs, runs.clone()).ok();
         }

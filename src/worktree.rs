@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use crate::image::{Base, Image};
 use crate::layout::Layout;
 use crate::pages::PageSet;
-use crate::sys::{Mapping, MemoryFile, Source, Tracker};
+use crate::sys::{Mapping, MemoryFile, PrivatePages, Source, Tracker};
 use crate::{error, page_size};
 
 /// Private memory that a view keeps through `show`, for the writes that will likely come again: to copy
@@ -161,13 +161,11 @@ impl Worktree {
     /// Pages that the range holds privately, or may hold, and the mappings it consists of.
     pub(crate) fn footprint(&self) -> (usize, usize) {
         let mut state = self.lock();
-        let State { mapping, backing, tracker, .. } = &mut *state;
-        match backing {
-            Backing::Private(layout) => {
-                (tracker.private_pages(mapping).map_or(0, |found| found.pages.len()), layout.mappings())
-            }
+        let private = state.private_pages().map_or(0, |found| found.pages.len());
+        match &state.backing {
+            Backing::Private(layout) => (private, layout.mappings()),
             Backing::Direct(_) => (0, 1),
-            Backing::Torn => (mapping.pages(), 1),
+            Backing::Torn => (state.mapping.pages(), 1),
         }
     }
 
@@ -184,10 +182,17 @@ impl State {
         unsafe { self.mapping.page(page) }
     }
 
+    /// The pages that may differ from `synced`, of a private mapping.
+    fn private_pages(&mut self) -> io::Result<PrivatePages> {
+        let synced = &self.synced;
+        let shows_zeroes = |page| matches!(synced.base, Base::Zero) && synced.captured.get(page).is_none();
+        self.tracker.private_pages(&self.mapping, shows_zeroes)
+    }
+
     /// The pages that differ from `synced`.
     fn changed(&mut self) -> io::Result<PageSet> {
         let candidates = match &self.backing {
-            Backing::Private(_) => self.tracker.private_pages(&self.mapping)?.pages,
+            Backing::Private(_) => self.private_pages()?.pages,
             Backing::Direct(base) => {
                 self.mapping.check_owner()?;
                 base.data()
@@ -263,7 +268,7 @@ impl State {
     /// Shows `image`, which differs from `synced` in the pages `moved` at most, by rewriting those and
     /// the private ones.
     fn put_back(&mut self, image: &Arc<Image>, moved: &PageSet) -> io::Result<()> {
-        let private = self.tracker.private_pages(&self.mapping)?;
+        let private = self.private_pages()?;
         let Backing::Private(layout) = &self.backing else { return Ok(()) };
         let wanted = image.reader()?;
         let budget = KEPT_BYTES / page_size();

@@ -24,7 +24,8 @@ pub(crate) mod fault;
 mod linux;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    Mapping, MemoryFile, Source, Tracker, available_memory, borrowed, copy_of, page_size, stream,
+    Mapping, MemoryFile, PrivatePages, Source, Tracker, available_memory, borrowed, copy_of, page_size,
+    stream,
 };
 
 #[cfg(not(target_os = "linux"))]

@@ -139,28 +139,29 @@ impl From<MemoryFile> for File {
 /// The byte ranges below `len` that are not holes: all of them where the file system cannot tell.
 pub(super) fn data_extents(fd: impl AsFd, len: u64) -> Vec<Range<u64>> {
     // The offset may belong to somebody else's handle of the same open file, so it is put back.
-    let Ok(offset) = rustix::fs::tell(&fd) else { return vec![0..len] };
+    let offset = rustix::fs::tell(&fd);
+    let extents = seek_extents(&fd, len);
+    if let Ok(offset) = offset {
+        let _ = rustix::fs::seek(&fd, SeekFrom::Start(offset));
+    }
+    extents.unwrap_or_else(|_| std::iter::once(0..len).collect())
+}
+
+fn seek_extents(fd: impl AsFd, len: u64) -> Result<Vec<Range<u64>>, Errno> {
     let mut extents = Vec::new();
     let mut from = 0;
-    let mut told = true;
     while from < len {
         let start = match rustix::fs::seek(&fd, SeekFrom::Data(from)) {
             Ok(start) => start,
-            Err(error) => {
-                told = error == Errno::NXIO;
-                break;
-            }
+            Err(Errno::NXIO) => break,
+            Err(error) => return Err(error),
         };
-        let Ok(end) = rustix::fs::seek(&fd, SeekFrom::Hole(start)) else {
-            told = false;
-            break;
-        };
+        let end = rustix::fs::seek(&fd, SeekFrom::Hole(start))?;
         if start >= len {
             break;
         }
         extents.push(start..end.min(len));
         from = end;
     }
-    let _ = rustix::fs::seek(&fd, SeekFrom::Start(offset));
-    if told { extents } else { vec![0..len] }
+    Ok(extents)
 }

@@ -48,10 +48,7 @@ impl Mapping {
         if pages == 0 {
             return Ok(Self::empty());
         }
-        let shared_by = match source {
-            Source::Shared(_) => Some(current_stamp()?),
-            _ => None,
-        };
+        let shared_by = sharer(source)?;
         // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
         let start = unsafe { map(ptr::null_mut(), PageRange::new(0, pages), source, MapFlags::empty()) }?;
         let mapping = Self { start, pages, shared_by };
@@ -72,13 +69,11 @@ impl Mapping {
     /// Nobody holds a reference to bytes of the range, unless the bytes that `source` shows are those
     /// that the range shows already.
     pub(crate) unsafe fn replace(&mut self, source: Source<'_>) -> io::Result<()> {
+        let shared_by = sharer(source)?;
         let all = PageRange::new(0, self.pages);
         // SAFETY: the caller's promise, for a part that is the whole.
         unsafe { self.replace_part(all, source) }?;
-        self.shared_by = match source {
-            Source::Shared(_) => Some(current_stamp()?),
-            _ => None,
-        };
+        self.shared_by = shared_by;
         self.advise(source)
     }
 
@@ -227,8 +222,10 @@ impl Drop for Mapping {
     }
 }
 
-fn current_stamp() -> io::Result<Stamp> {
-    Process::current().and_then(Process::stamp).ok_or_else(|| {
+/// The process that a mapping of `source` has to stay in, if it has to.
+fn sharer(source: Source<'_>) -> io::Result<Option<Stamp>> {
+    let Source::Shared(_) = source else { return Ok(None) };
+    Process::current().and_then(Process::stamp).map(Some).ok_or_else(|| {
         io::Error::new(io::ErrorKind::Unsupported, "this kernel cannot keep a mapping out of forked children")
     })
 }

@@ -10,7 +10,7 @@ mod tracker;
 pub(crate) use file::MemoryFile;
 pub(crate) use memory::{Mapping, Source};
 pub(crate) use source::{borrowed, copy_of, stream};
-pub(crate) use tracker::Tracker;
+pub(crate) use tracker::{PrivatePages, Tracker};
 
 /// Bytes in a page.
 #[inline]

@@ -8,7 +8,7 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
@@ -22,8 +22,6 @@ pub(super) struct Process {
     stamp: AtomicU64,
     /// The descriptor of `/proc/self/pagemap` plus one.
     pagemap: AtomicI32,
-    /// The slowest tier that was ever needed, as the tracker numbers them.
-    pub(super) tier: AtomicU8,
 }
 
 /// A value that no other process has, parents and children included.

@@ -4,21 +4,20 @@
 //! those of a file and from the zero page, and does so for writes that it makes itself (`read` into a
 //! view) as well. Three tiers, from the best:
 //!
-//! - **scan**: `PAGEMAP_SCAN` (Linux 6.7) lists the pages that are "(present or swapped) and neither a
-//!   file's nor the zero page"; about 25 ns for each page-table entry in use.
+//! - **scan**: `PAGEMAP_SCAN` (Linux 6.7) lists the pages that are "(present or swapped) and not a
+//!   file's", and tells the zero page apart; about 25 ns for each page-table entry in use.
 //! - **pagemap**: the same from bits 61 to 63 of `/proc/self/pagemap`; about 50 ns an entry, in use or
 //!   not. Zero pages that were only read are reported too.
 //! - **compare**: nothing is known, so every page is reported.
 //!
-//! A tier that the kernel refuses (too old, seccomp, no `/proc`) gives way to the next for good; a
-//! shortage (descriptors, memory) is an error that goes back to the caller and may pass.
+//! A tier that the kernel refuses (too old, seccomp, no `/proc`) gives way to the next for good, in this
+//! view only, for a filter may hold for one thread alone. A shortage (descriptors, memory) is an error that goes back to the caller and may pass.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
 use std::io;
 use std::mem;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::Ordering;
 
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
@@ -30,7 +29,7 @@ use crate::pages::{PageRange, PageSet};
 use crate::sys::call;
 
 /// How written pages are found; see the module.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Tier {
     Scan,
     Pagemap,
@@ -60,11 +59,8 @@ pub(crate) struct PrivatePages {
 }
 
 impl Tracker {
-    /// Starts with the tier that the process has come down to so far.
     pub(crate) fn new() -> Self {
-        let known = Process::current().map_or(0, |process| process.tier.load(Ordering::Relaxed));
-        let tier = [Tier::Scan, Tier::Pagemap].into_iter().find(|&tier| tier as u8 >= known);
-        Self { tier: tier.unwrap_or(Tier::Compare).max(FIRST) }
+        Self { tier: FIRST }
     }
 
     /// The name of the tier in use.
@@ -78,13 +74,21 @@ impl Tracker {
 
     /// The pages of `mapping` that may differ from what it shows. Pages swapped out, written by the
     /// kernel, or inherited through a fork are among them.
-    pub(crate) fn private_pages(&mut self, mapping: &Mapping) -> io::Result<PrivatePages> {
+    ///
+    /// `shows_zeroes` says of a page whether zeroes there are what the mapping shows. Elsewhere the zero page
+    /// is a change: the kernel puts it in place of a written page that it found to be zero (KSM with
+    /// `use_zero_pages`).
+    pub(crate) fn private_pages(
+        &mut self,
+        mapping: &Mapping,
+        shows_zeroes: impl Fn(usize) -> bool,
+    ) -> io::Result<PrivatePages> {
         if mapping.pages() == 0 {
             return Ok(PrivatePages { pages: PageSet::new(), exact: true });
         }
         loop {
             let found = match self.tier {
-                Tier::Scan => pagemap().and_then(|pagemap| scan(pagemap, mapping)),
+                Tier::Scan => pagemap().and_then(|pagemap| scan(pagemap, mapping, &shows_zeroes)),
                 Tier::Pagemap => pagemap().and_then(|pagemap| read_entries(pagemap, mapping)),
                 Tier::Compare => {
                     return Ok(PrivatePages { pages: PageSet::all(mapping.pages()), exact: false });
@@ -93,18 +97,9 @@ impl Tracker {
             match found {
                 Ok(pages) => return Ok(PrivatePages { pages, exact: true }),
                 Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => return Err(Errno::NOMEM.into()),
-                Err(_) => self.step_down(),
+                Err(_) if self.tier == Tier::Scan => self.tier = Tier::Pagemap,
+                Err(_) => self.tier = Tier::Compare,
             }
-        }
-    }
-
-    fn step_down(&mut self) {
-        self.tier = match self.tier {
-            Tier::Scan => Tier::Pagemap,
-            Tier::Pagemap | Tier::Compare => Tier::Compare,
-        };
-        if let Some(process) = Process::current() {
-            process.tier.fetch_max(self.tier as u8, Ordering::Relaxed);
         }
     }
 }
@@ -181,7 +176,11 @@ unsafe impl Ioctl for Scan<'_> {
     }
 }
 
-fn scan(pagemap: BorrowedFd<'_>, mapping: &Mapping) -> Result<PageSet, Errno> {
+fn scan(
+    pagemap: BorrowedFd<'_>,
+    mapping: &Mapping,
+    shows_zeroes: impl Fn(usize) -> bool,
+) -> Result<PageSet, Errno> {
     let base = mapping.as_ptr().addr().get();
     let end = (base + mapping.len()) as u64;
     let page_of =
@@ -194,10 +193,9 @@ fn scan(pagemap: BorrowedFd<'_>, mapping: &Mapping) -> Result<PageSet, Errno> {
             size: mem::size_of::<ScanArg>() as u64,
             start,
             end,
-            category_inverted: FILE | PFNZERO,
-            category_mask: FILE | PFNZERO,
+            category_inverted: FILE,
+            category_mask: FILE,
             category_anyof_mask: PRESENT | SWAPPED,
-            // Never set in a match, so that neighbours of different kinds come as one region.
             return_mask: PFNZERO,
             ..ScanArg::default()
         };
@@ -206,7 +204,12 @@ fn scan(pagemap: BorrowedFd<'_>, mapping: &Mapping) -> Result<PageSet, Errno> {
         let (filled, walk_end) =
             unsafe { rustix::ioctl::ioctl(pagemap, Scan { arg, regions: &mut regions }) }?;
         for region in &regions[..filled] {
-            found.push_range(PageRange::new(page_of(region.start), page_of(region.end)));
+            let range = PageRange::new(page_of(region.start), page_of(region.end));
+            if region.categories & PFNZERO == 0 {
+                found.push_range(range);
+            } else {
+                range.iter().filter(|&page| !shows_zeroes(page)).for_each(|page| found.push(page));
+            }
         }
         if filled < REGIONS {
             break;

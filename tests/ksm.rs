@@ -1,0 +1,93 @@
+//! Pages that the kernel merged into the zero page (KSM with `use_zero_pages`).
+//!
+//! The zero page in a view of zeroes is a page that was only read, so the tracker passes it over. In any
+//! other view it is a page that was overwritten with zeroes and then merged: taken for clean, its old
+//! bytes would be captured, and its zeroes survive a restore.
+
+use std::fs;
+
+use memsnap::{Snapshot, View, page_size};
+use rustix::mm::{Advice, madvise};
+
+const KSM: &str = "/sys/kernel/mm/ksm";
+
+/// A setting of KSM, put back at the end.
+struct Setting {
+    path: String,
+    before: String,
+}
+
+impl Setting {
+    fn set(name: &str, value: &str) -> std::io::Result<Self> {
+        let path = format!("{KSM}/{name}");
+        let before = fs::read_to_string(&path)?;
+        fs::write(&path, value)?;
+        Ok(Self { path, before })
+    }
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        let _ = fs::write(&self.path, &self.before);
+    }
+}
+
+fn full_scans() -> u64 {
+    fs::read_to_string(format!("{KSM}/full_scans")).unwrap().trim().parse().unwrap()
+}
+
+fn zero_pages() -> u64 {
+    let stat = fs::read_to_string("/proc/self/ksm_stat").unwrap_or_default();
+    let line = stat.lines().find_map(|line| line.strip_prefix("ksm_zero_pages "));
+    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}
+
+/// Overwrites `pages` with zeroes and waits until the kernel has merged them, for at most so many of its
+/// rounds.
+fn merge_zeroes<S>(view: &mut View<S>, pages: std::ops::Range<usize>) -> bool {
+    view[pages.start * page_size()..pages.end * page_size()].fill(0);
+    // SAFETY: the range is the view's; merging changes no byte of it.
+    unsafe { madvise(view.as_mut_ptr().cast(), view.len(), Advice::LinuxMergeable) }.unwrap();
+    let (start, before) = (full_scans(), zero_pages());
+    while full_scans() < start + 50 {
+        if zero_pages() >= before + pages.len() as u64 {
+            return true;
+        }
+        std::thread::yield_now();
+    }
+    false
+}
+
+#[test]
+fn written_pages_that_were_merged_into_the_zero_page_are_not_taken_for_clean() {
+    let settings = [("use_zero_pages", "1"), ("sleep_millisecs", "1"), ("smart_scan", "0"), ("run", "1")]
+        .map(|(name, value)| Setting::set(name, value));
+    if let Some(error) = settings.iter().find_map(|setting| setting.as_ref().err()) {
+        eprintln!("skipped: merged zero pages: KSM cannot be switched on here: {error}");
+        return;
+    }
+    let page = page_size();
+    let bytes = vec![7; 64 * page];
+    let from_slice = Snapshot::from_slice(&bytes).unwrap();
+    let zeroed = Snapshot::zeroed(bytes.len()).unwrap();
+    let captured = {
+        let mut view = zeroed.view().unwrap();
+        view.copy_from_slice(&bytes);
+        view.take_snapshot().unwrap()
+    };
+    // Pages of a base, of a mapped run, and copied ones that the view was restored to.
+    for (opened_on, restored_to) in [(&from_slice, &from_slice), (&captured, &captured), (&zeroed, &captured)]
+    {
+        let mut view = opened_on.view().unwrap();
+        view.restore_to(restored_to).unwrap();
+        if !merge_zeroes(&mut view, 10..20) {
+            eprintln!("skipped: merged zero pages: the kernel merged none in 50 rounds");
+            return;
+        }
+        assert_eq!(view.changes().unwrap(), [10 * page..20 * page]);
+        let taken = view.take_snapshot().unwrap();
+        assert!(taken.view().unwrap()[10 * page..20 * page].iter().all(|&byte| byte == 0));
+        view.restore_to(restored_to).unwrap();
+        assert!(view[..] == bytes[..]);
+    }
+}
