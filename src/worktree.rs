@@ -31,7 +31,7 @@ use crate::{error, page_size};
 
 /// Private memory that a view keeps through `show`, for the writes that will likely come again: to copy
 /// the old bytes back takes a quarter of what it takes to discard the page and write to it again.
-const KEPT_BYTES: usize = 64 << 20;
+const KEPT_BYTES: usize = if cfg!(memsnap_keep_little) { 1 << 14 } else { 64 << 20 };
 
 /// Invariant: `start..start + len` is the range of `state.mapping`, and neither changes. Its bytes are
 /// written through `&mut self` only, but for what `unsafe` code does with the pointer.

@@ -1,0 +1,61 @@
+//! What a view keeps in memory through a restore, and what it gives back.
+
+use memsnap::{Snapshot, View, page_size};
+
+const LEN: usize = 96 << 20;
+
+/// The most that a view keeps, as documented in `DESIGN.md`.
+const KEPT: usize = 64 << 20;
+
+fn pattern(salt: usize) -> Vec<u8> {
+    (0..LEN).map(|i| (i / 64 + salt).to_le_bytes()[0]).collect()
+}
+
+/// Writes to every page of the view, restores it to `snapshot`, and checks bytes and memory.
+fn dirty_and_restore<S>(view: &mut View<S>, snapshot: &Snapshot, bytes: &[u8]) {
+    view.chunks_mut(page_size()).for_each(|page| page[9] ^= 0x55);
+    view.restore_to(snapshot).unwrap();
+    assert!(view[..] == *bytes, "a restore left something else behind");
+    let stats = view.stats();
+    if stats.tracker != "compare" {
+        // Captured pages that were copied into the view have nothing beneath them to go back to.
+        let kept = KEPT + snapshot.stats().captured;
+        assert!(stats.private <= kept, "{} bytes are kept", stats.private);
+    }
+    assert_eq!(view.changes().unwrap(), []);
+}
+
+#[test]
+fn pages_beyond_the_budget_are_given_back_and_show_their_old_bytes() {
+    let bytes = pattern(0);
+    let snapshot = Snapshot::from_slice(&bytes).unwrap();
+    let mut view = snapshot.view().unwrap();
+    dirty_and_restore(&mut view, &snapshot, &bytes);
+    dirty_and_restore(&mut view, &snapshot, &bytes);
+    let zeroed = Snapshot::zeroed(LEN).unwrap();
+    let mut view = zeroed.view().unwrap();
+    dirty_and_restore(&mut view, &zeroed, &vec![0; LEN]);
+}
+
+/// Discarding a page brings back what the mapping shows, which is not the snapshot's page where that was
+/// copied into the view, or where the view was laid out for another snapshot.
+#[test]
+fn captured_pages_are_right_whatever_lies_beneath_them() {
+    let bytes = pattern(0);
+    let root = Snapshot::from_slice(&bytes).unwrap();
+    let mut expected = bytes.clone();
+    let mut view = root.view().unwrap();
+    let third = LEN / 3;
+    // Long runs, which views map, and single pages, which they copy.
+    for at in (0..third).step_by(page_size()).chain((third..LEN).step_by(5 * page_size())) {
+        view[at] ^= 1;
+        expected[at] ^= 1;
+    }
+    let changed = view.take_snapshot().unwrap();
+    dirty_and_restore(&mut view, &changed, &expected);
+    dirty_and_restore(&mut view, &root, &bytes);
+    let mut view = changed.view().unwrap();
+    dirty_and_restore(&mut view, &changed, &expected);
+    dirty_and_restore(&mut view, &root, &bytes);
+    dirty_and_restore(&mut view, &changed, &expected);
+}
