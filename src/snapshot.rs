@@ -308,6 +308,17 @@ impl Snapshot {
     }
 
     /// The number of bytes that the snapshot, or the first of its ancestors, was made with.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::from_slice(b"123")?;
+    /// assert_eq!(snapshot.content_len(), 3);
+    /// assert_eq!(snapshot.view()?.take_snapshot()?.content_len(), 3);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn content_len(&self) -> usize {
         match &*lock(&self.head) {
@@ -320,6 +331,15 @@ impl Snapshot {
     }
 
     /// Whether there is not a single byte.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// assert!(memsnap::Snapshot::from_slice(b"")?.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.pages == 0

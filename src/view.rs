@@ -172,14 +172,38 @@ impl<S> View<S> {
         }
     }
 
-    /// All bytes of the view, whole pages.
+    /// All bytes of the view, whole pages; the same as `&view[..]`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::from_slice(b"abc")?;
+    /// assert!(snapshot.view()?.as_slice().starts_with(b"abc\0"));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[inline]
     #[must_use]
     pub fn as_slice(&self) -> &[u8] {
         self.tree.as_ref().map_or(&[], Worktree::bytes)
     }
 
-    /// All bytes of the view, whole pages.
+    /// All bytes of the view, whole pages; the same as `&mut view[..]`.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::Read;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::zeroed(1)?;
+    /// let mut view = snapshot.view()?;
+    /// let read = (&b"from anywhere"[..]).read(view.as_mut_slice())?;
+    /// assert_eq!(&view[..read], b"from anywhere");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[inline]
     #[must_use]
     pub fn as_mut_slice(&mut self) -> &mut [u8] {
@@ -204,6 +228,19 @@ impl<S> View<S> {
     }
 
     /// The address of the first byte, aligned to a page. It stays the same as long as the view lives.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::zeroed(1)?;
+    /// let mut view = snapshot.view()?;
+    /// let address = view.as_ptr();
+    /// view.restore()?;
+    /// assert_eq!(view.as_ptr(), address);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[inline]
     #[must_use]
     pub fn as_ptr(&self) -> *const u8 {
@@ -214,6 +251,20 @@ impl<S> View<S> {
     ///
     /// Writes through it are tracked like others. They must not race with calls on the view, nor happen
     /// while a slice of it is in use.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::zeroed(1)?;
+    /// let mut view = snapshot.view()?;
+    /// let pointer = view.as_mut_ptr();
+    /// // SAFETY: the view has at least one byte, and no slice of it is in use.
+    /// unsafe { pointer.write(1) };
+    /// assert_eq!(view.changes()?.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
     #[inline]
     #[must_use]
     pub fn as_mut_ptr(&mut self) -> *mut u8 {

@@ -186,7 +186,10 @@ impl State {
     fn private_pages(&mut self) -> io::Result<PrivatePages> {
         let synced = &self.synced;
         let shows_zeroes = |page| matches!(synced.base, Base::Zero) && synced.captured.get(page).is_none();
-        self.tracker.private_pages(&self.mapping, shows_zeroes)
+        self.tracker.private_pages(&self.mapping, shows_zeroes).map_err(error::context(
+            "asking the kernel which pages of a view were written",
+            self.mapping.pages(),
+        ))
     }
 
     /// The pages that differ from `synced`.

@@ -19,6 +19,8 @@ const MAX_BUFFERS: usize = 1024;
 pub(crate) struct MemoryFile {
     fd: OwnedFd,
     pages: usize,
+    /// The open file, and with it the offset, is somebody else's too.
+    borrowed: bool,
 }
 
 impl MemoryFile {
@@ -31,14 +33,20 @@ impl MemoryFile {
             Err(Errno::INVAL) => rustix::fs::memfd_create("memsnap", flags),
             result => result,
         }?;
-        let mut file = Self { fd, pages: 0 };
+        let mut file = Self { fd, pages: 0, borrowed: false };
         file.set_pages(pages)?;
         Ok(file)
     }
 
-    /// Takes over a file that holds, or is about to hold, `pages` pages.
-    pub(super) fn adopt(fd: OwnedFd, pages: usize) -> Self {
-        Self { fd, pages }
+    /// Takes over a file of our own, to be given its length.
+    pub(super) fn adopt(fd: OwnedFd) -> Self {
+        Self { fd, pages: 0, borrowed: false }
+    }
+
+    /// Another handle on somebody else's file of `pages` pages.
+    pub(super) fn borrow(fd: BorrowedFd<'_>, pages: usize) -> io::Result<Self> {
+        call("dup")?;
+        Ok(Self { fd: fd.try_clone_to_owned()?, pages, borrowed: true })
     }
 
     /// Makes the file `pages` pages long; what is added is zero.
@@ -109,6 +117,10 @@ impl MemoryFile {
 
     /// The pages that may hold something other than zeroes.
     pub(crate) fn data(&self) -> PageSet {
+        if self.borrowed {
+            // To look for holes would move the offset.
+            return PageSet::all(self.pages);
+        }
         let page_size = page_size() as u64;
         let len = self.pages as u64 * page_size;
         let mut data = PageSet::new();
@@ -138,7 +150,7 @@ impl From<MemoryFile> for File {
 
 /// The byte ranges below `len` that are not holes: all of them where the file system cannot tell.
 pub(super) fn data_extents(fd: impl AsFd, len: u64) -> Vec<Range<u64>> {
-    // The offset may belong to somebody else's handle of the same open file, so it is put back.
+    // Other handles of the same open file share the offset, so it is put back.
     let offset = rustix::fs::tell(&fd);
     let extents = seek_extents(&fd, len);
     if let Ok(offset) = offset {

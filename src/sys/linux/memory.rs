@@ -183,7 +183,7 @@ impl Mapping {
     }
 
     fn owned_here(&self) -> bool {
-        self.shared_by.is_none() || self.shared_by == Process::current().and_then(Process::stamp)
+        self.shared_by.is_none_or(|owner| Process::current().and_then(Process::stamp) == Ok(owner))
     }
 
     fn address(&self, page: usize) -> *mut c_void {
@@ -225,9 +225,7 @@ impl Drop for Mapping {
 /// The process that a mapping of `source` has to stay in, if it has to.
 fn sharer(source: Source<'_>) -> io::Result<Option<Stamp>> {
     let Source::Shared(_) = source else { return Ok(None) };
-    Process::current().and_then(Process::stamp).map(Some).ok_or_else(|| {
-        io::Error::new(io::ErrorKind::Unsupported, "this kernel cannot keep a mapping out of forked children")
-    })
+    Ok(Some(Process::current().and_then(Process::stamp)?))
 }
 
 /// Maps the pages `range` of `source` at `address`.

@@ -2,8 +2,8 @@
 //!
 //! It lives in a page under `MADV_WIPEONFORK` (Linux 4.14): a child finds zeroes there, which mean
 //! "nothing known yet". So a fork is noticed by one load, also where process ids repeat, and no lock
-//! can be inherited in a locked state. Where the kernel refuses such a page there is no shared
-//! state at all, and callers do without.
+//! can be inherited in a locked state. Where the kernel knows no such pages there is no shared state at
+//! all, and callers do without.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
@@ -29,29 +29,30 @@ pub(super) struct Process {
 pub(super) struct Stamp(u64);
 
 impl Process {
-    /// The page of the calling process, or `None` where the kernel has no such pages.
-    pub(super) fn current() -> Option<&'static Self> {
+    /// The page of the calling process. `NOMEM` may pass, other errors will not.
+    pub(super) fn current() -> Result<&'static Self, Errno> {
         let page = PAGE.load(Ordering::Acquire);
         let page = if page.is_null() { create()? } else { page };
         // SAFETY: the page was mapped readable and writable by `create`, is never unmapped, is
         // aligned to a page, and zeroes (fresh or wiped) are a valid `Process` of atomics.
-        Some(unsafe { &*page })
+        Ok(unsafe { &*page })
     }
 
     /// What tells this process from its relatives.
-    pub(super) fn stamp(&self) -> Option<Stamp> {
+    pub(super) fn stamp(&self) -> Result<Stamp, Errno> {
         let stamp = self.stamp.load(Ordering::Acquire);
         if stamp != 0 {
-            return Some(Stamp(stamp));
+            return Ok(Stamp(stamp));
         }
         let mut random = [0; 8];
-        getrandom(&mut random, GetRandomFlags::empty()).ok().filter(|&filled| filled == random.len())?;
+        // So few bytes come all at once or not at all.
+        getrandom(&mut random, GetRandomFlags::empty())?;
         let random = u64::from_ne_bytes(random).max(1);
         let stamp = match self.stamp.compare_exchange(0, random, Ordering::AcqRel, Ordering::Acquire) {
             Ok(_) => random,
             Err(earlier) => earlier,
         };
-        Some(Stamp(stamp))
+        Ok(Stamp(stamp))
     }
 
     /// `/proc/self/pagemap` of this process, opened once and kept.
@@ -74,26 +75,20 @@ fn open_pagemap() -> Result<OwnedFd, Errno> {
     rustix::fs::open("/proc/self/pagemap", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
-fn create() -> Option<*mut Process> {
+fn create() -> Result<*mut Process, Errno> {
     let len = rustix::param::page_size();
+    let access = ProtFlags::READ | ProtFlags::WRITE;
     // SAFETY: a new mapping at an address that the kernel picks touches no memory in use.
-    let page = unsafe {
-        mmap_anonymous(ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
-    }
-    .ok()?;
+    let page = unsafe { mmap_anonymous(ptr::null_mut(), len, access, MapFlags::PRIVATE) }?;
     // SAFETY: the range is the mapping just made, whose bytes nobody refers to yet.
     let wiped = unsafe { madvise(page, len, Advice::LinuxWipeOnFork) };
-    if wiped.is_ok() {
-        match PAGE.compare_exchange(ptr::null_mut(), page.cast(), Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => return Some(page.cast()),
-            Err(earlier) => {
-                // SAFETY: the mapping was made above and its address was given to nobody.
-                let _ = unsafe { munmap(page, len) };
-                return Some(earlier);
-            }
-        }
+    let ours = wiped.map(|()| {
+        let set = PAGE.compare_exchange(ptr::null_mut(), page.cast(), Ordering::AcqRel, Ordering::Acquire);
+        set.map_or_else(|earlier| earlier, |_| page.cast())
+    });
+    if ours != Ok(page.cast()) {
+        // SAFETY: the mapping was made above and its address was given to nobody.
+        let _ = unsafe { munmap(page, len) };
     }
-    // SAFETY: as above.
-    let _ = unsafe { munmap(page, len) };
-    None
+    ours
 }

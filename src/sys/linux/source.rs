@@ -45,19 +45,23 @@ pub(crate) fn copy_of(file: &File) -> io::Result<(MemoryFile, usize)> {
         return Ok(clone);
     }
     let len = addressable(metadata.len())?;
-    let copy = MemoryFile::create(whole_pages(len).ok_or_else(|| too_long(metadata.len()))?)?;
+    let mut copy = MemoryFile::create(whole_pages(len).ok_or_else(|| too_long(metadata.len()))?)?;
     let mut buffer = vec![0; CHUNK.min(len)];
     for extent in data_extents(file, metadata.len()) {
-        let mut offset = extent.start;
-        while offset < extent.end {
-            let wanted = usize::try_from(extent.end - offset).unwrap_or(CHUNK).min(buffer.len());
+        let mut offset = addressable(extent.start)?;
+        let end = addressable(extent.end)?;
+        while offset < end {
+            let wanted = buffer.len().min(end - offset);
             call("pread")?;
-            match file.read_at(&mut buffer[..wanted], offset) {
-                // Somebody shortened the file meanwhile: what is gone reads as zeroes.
-                Ok(0) => break,
+            match file.read_at(&mut buffer[..wanted], offset as u64) {
+                Ok(0) => {
+                    // Shortened meanwhile, or one of the files in `/sys` that name a length they do not have.
+                    copy.set_pages(whole_pages(offset).unwrap_or(0))?;
+                    return Ok((copy, offset));
+                }
                 Ok(read) => {
-                    copy.write_at(&buffer[..read], addressable(offset)?)?;
-                    offset += read as u64;
+                    copy.write_at(&buffer[..read], offset)?;
+                    offset += read;
                 }
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(error),
@@ -101,8 +105,7 @@ pub(crate) fn borrowed(file: &File) -> io::Result<(MemoryFile, usize)> {
     }
     let len = addressable(metadata.len())?;
     let pages = whole_pages(len).ok_or_else(|| too_long(metadata.len()))?;
-    call("dup")?;
-    Ok((MemoryFile::adopt(file.as_fd().try_clone_to_owned()?, pages), len))
+    Ok((MemoryFile::borrow(file.as_fd(), pages)?, len))
 }
 
 /// A copy that shares its blocks with `file`, where the file system makes such (XFS, Btrfs, bcachefs),
@@ -114,7 +117,7 @@ fn clone_of(file: &File) -> Option<(MemoryFile, usize)> {
     let clone: OwnedFd = rustix::fs::open(path.parent()?, flags, Mode::RUSR).ok()?;
     rustix::fs::ioctl_ficlone(&clone, file).ok()?;
     let len = addressable(u64::try_from(rustix::fs::fstat(&clone).ok()?.st_size).ok()?).ok()?;
-    let mut clone = MemoryFile::adopt(clone, 0);
+    let mut clone = MemoryFile::adopt(clone);
     clone.set_pages(whole_pages(len)?).ok()?;
     Some((clone, len))
 }

@@ -96,7 +96,7 @@ impl Tracker {
             };
             match found {
                 Ok(pages) => return Ok(PrivatePages { pages, exact: true }),
-                Err(Errno::MFILE | Errno::NFILE | Errno::NOMEM) => return Err(Errno::NOMEM.into()),
+                Err(shortage @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(shortage.into()),
                 Err(_) if self.tier == Tier::Scan => self.tier = Tier::Pagemap,
                 Err(_) => self.tier = Tier::Compare,
             }
@@ -105,7 +105,7 @@ impl Tracker {
 }
 
 fn pagemap() -> Result<BorrowedFd<'static>, Errno> {
-    Process::current().ok_or(Errno::NOSYS)?.pagemap()
+    Process::current()?.pagemap()
 }
 
 /// `PAGE_IS_*` of `linux/fs.h`.

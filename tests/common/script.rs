@@ -1,0 +1,212 @@
+//! All operations in an order that a seed decides, against plain byte vectors.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use memsnap::{ArcView, Snapshot, page_size};
+
+use super::{assert_same, pattern};
+
+/// Enough for runs of pages to be mapped rather than copied.
+const PAGES: usize = 40;
+
+/// Snapshots held at a time.
+const HELD: usize = 10;
+
+/// Snapshots and views of one length, and what they must show.
+pub(crate) struct Script {
+    random: Random,
+    snapshots: Vec<(Arc<Snapshot>, Vec<u8>)>,
+    views: Vec<Tree>,
+}
+
+struct Tree {
+    view: ArcView,
+    bytes: Vec<u8>,
+    root: Vec<u8>,
+    synced: Vec<u8>,
+}
+
+/// `SplitMix64`.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn below(&mut self, limit: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        usize::try_from((bits ^ (bits >> 31)) % limit as u64).unwrap()
+    }
+
+    fn edit(&mut self, bytes: &mut [u8]) -> (Range<usize>, u8) {
+        let start = self.below(bytes.len());
+        let longest = [1, 100, 2 * page_size(), 14 * page_size()][self.below(4)];
+        let range = start..bytes.len().min(start + 1 + self.below(longest));
+        let value = self.below(4).to_le_bytes()[0];
+        bytes[range.clone()].fill(value);
+        (range, value)
+    }
+}
+
+impl Script {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut script = Self { random: Random(seed), snapshots: Vec::new(), views: Vec::new() };
+        let bytes = pattern(PAGES, 1);
+        script.add(Snapshot::from_slice(&bytes).unwrap(), bytes);
+        let zeroes = vec![0; PAGES * page_size()];
+        script.add(Snapshot::zeroed(zeroes.len()).unwrap(), zeroes);
+        script.open(0);
+        script.open(1);
+        script
+    }
+
+    /// Goes on with the same snapshots and views, but another order.
+    pub(crate) fn reseed(&mut self, seed: u64) {
+        self.random = Random(seed);
+    }
+
+    pub(crate) fn run(&mut self, steps: usize) {
+        for _ in 0..steps {
+            self.step();
+        }
+        self.check();
+    }
+
+    /// How the first view finds what was written. Only known once it has looked for it.
+    pub(crate) fn tracker(&self) -> &'static str {
+        self.views[0].view.changes().unwrap();
+        self.views[0].view.stats().tracker
+    }
+
+    pub(crate) fn check(&self) {
+        for tree in &self.views {
+            assert_same("view", &tree.view, &tree.bytes);
+            assert_eq!(tree.view.changes().unwrap(), differing(&tree.bytes, &tree.synced));
+        }
+        for (snapshot, bytes) in &self.snapshots {
+            assert_same("view of a snapshot", &snapshot.view().unwrap(), bytes);
+            assert_same("snapshot", &read(snapshot), bytes);
+        }
+    }
+
+    fn add(&mut self, snapshot: Snapshot, bytes: Vec<u8>) {
+        if self.snapshots.len() >= HELD {
+            let dropped = self.random.below(HELD);
+            self.snapshots.swap_remove(dropped);
+        }
+        self.snapshots.push((Arc::new(snapshot), bytes));
+    }
+
+    fn open(&mut self, snapshot: usize) {
+        let (snapshot, bytes) = &self.snapshots[snapshot];
+        let view = snapshot.view_arc().unwrap();
+        assert_same("new view", &view, bytes);
+        self.views.push(Tree { view, bytes: bytes.clone(), root: bytes.clone(), synced: bytes.clone() });
+    }
+
+    fn step(&mut self) {
+        let snapshot = self.random.below(self.snapshots.len());
+        let view = self.random.below(self.views.len());
+        let tree = &mut self.views[view];
+        let address = tree.view.as_ptr();
+        match self.random.below(40) {
+            0..12 => {
+                let (range, value) = self.random.edit(&mut tree.bytes);
+                tree.view[range].fill(value);
+            }
+            12..19 => {
+                let taken = tree.view.take_snapshot().unwrap();
+                tree.synced.clone_from(&tree.bytes);
+                let bytes = tree.bytes.clone();
+                assert_same("taken", &read(&taken), &bytes);
+                self.add(taken, bytes);
+            }
+            19..23 => {
+                tree.view.restore().unwrap();
+                tree.synced.clone_from(&tree.root);
+                tree.bytes.clone_from(&tree.root);
+            }
+            23..29 => {
+                let (snapshot, bytes) = &self.snapshots[snapshot];
+                tree.view.restore_to(snapshot).unwrap();
+                tree.synced.clone_from(bytes);
+                tree.bytes.clone_from(bytes);
+            }
+            29..31 => {
+                assert_eq!(tree.view.changes().unwrap(), differing(&tree.bytes, &tree.synced));
+            }
+            31..33 => {
+                let other = self.random.below(self.snapshots.len());
+                let ((one, left), (other, right)) = (&self.snapshots[snapshot], &self.snapshots[other]);
+                assert_eq!(one.diff(other).unwrap(), differing(left, right));
+            }
+            33 => {
+                self.views.swap_remove(view);
+                self.open(snapshot);
+                return;
+            }
+            34 => {
+                let (snapshot, bytes) = &self.snapshots[snapshot];
+                for _ in 0..70 {
+                    snapshot.view().unwrap();
+                }
+                assert_same("often viewed", &snapshot.view().unwrap(), bytes);
+            }
+            _ => {
+                self.mutate(snapshot);
+                return;
+            }
+        }
+        let tree = &self.views[view];
+        assert_eq!(tree.view.as_ptr(), address);
+        assert_same("view after a step", &tree.view, &tree.bytes);
+    }
+
+    /// Writes through a mutable view of a copy of a snapshot.
+    fn mutate(&mut self, snapshot: usize) {
+        let (snapshot, mut bytes) = self.snapshots[snapshot].clone();
+        let mut snapshot = Snapshot::clone(&snapshot);
+        let mut taken = None;
+        let mut view = snapshot.view_mut().unwrap();
+        for _ in 0..3 {
+            let (range, value) = self.random.edit(&mut bytes);
+            view[range].fill(value);
+            if self.random.below(3) == 0 {
+                taken = Some((view.take_snapshot().unwrap(), bytes.clone()));
+            }
+            assert_same("mutable view", &view, &bytes);
+        }
+        match self.random.below(2) {
+            0 => view.commit().unwrap(),
+            _ => drop(view),
+        }
+        assert_same("mutated", &read(&snapshot), &bytes);
+        self.add(snapshot, bytes);
+        if let Some((snapshot, bytes)) = taken {
+            self.add(snapshot, bytes);
+        }
+    }
+}
+
+/// All bytes of a snapshot, without a view.
+pub(crate) fn read(snapshot: &Snapshot) -> Vec<u8> {
+    let mut bytes = vec![0xA5; snapshot.len()];
+    assert_eq!(snapshot.read_at(&mut bytes, 0).unwrap(), bytes.len());
+    bytes
+}
+
+/// The ranges of whole pages in which two slices of one length differ.
+pub(crate) fn differing(left: &[u8], right: &[u8]) -> Vec<Range<usize>> {
+    let page = page_size();
+    let mut ranges: Vec<Range<usize>> = Vec::new();
+    for (i, (left, right)) in left.chunks(page).zip(right.chunks(page)).enumerate() {
+        if left != right {
+            match ranges.last_mut() {
+                Some(last) if last.end == i * page => last.end += page,
+                _ => ranges.push(i * page..(i + 1) * page),
+            }
+        }
+    }
+    ranges
+}

@@ -1,0 +1,568 @@
+//! A forked child goes on with the views and snapshots it inherited, at the same time as its parent, and
+//! neither sees or spoils the other's bytes.
+
+mod common;
+
+use std::ptr;
+use std::slice;
+use std::sync::Arc;
+
+use common::script::{Script, differing, read};
+use common::{Fork, assert_same, fork, pattern, serial};
+use memsnap::{ArcView, Snapshot, page_size};
+
+/// Has `one` run to its end in one process while the other waits, and then `other` in the other; first
+/// with the child as the first, then with the parent. Each time on what `setup` made before the fork.
+#[track_caller]
+fn one_after_the_other<T>(setup: impl Fn() -> T, one: impl Fn(&mut T), other: impl Fn(&mut T)) {
+    for child_first in [true, false] {
+        let mut inherited = setup();
+        match fork() {
+            Fork::InChild(mut parent) => {
+                if child_first {
+                    one(&mut inherited);
+                    parent.signal();
+                    parent.wait();
+                } else {
+                    parent.wait();
+                    other(&mut inherited);
+                }
+                parent.exit();
+            }
+            Fork::InParent(mut child) => {
+                if child_first {
+                    child.wait();
+                    other(&mut inherited);
+                    child.signal();
+                } else {
+                    one(&mut inherited);
+                    child.signal();
+                }
+                child.join();
+            }
+        }
+    }
+}
+
+/// Has `script` run in both processes at once, on what `inherited` is before the fork. It is told the
+/// processes apart by a number.
+#[track_caller]
+fn both_at_once<T>(mut inherited: T, script: impl Fn(&mut T, u8)) {
+    match fork() {
+        Fork::InChild(mut parent) => {
+            parent.signal();
+            script(&mut inherited, 100);
+            parent.exit();
+        }
+        Fork::InParent(mut child) => {
+            child.wait();
+            script(&mut inherited, 200);
+            child.join();
+        }
+    }
+}
+
+/// A view of a family of snapshots, and what its root holds.
+struct Family {
+    view: ArcView,
+    root: Vec<u8>,
+}
+
+impl Family {
+    fn of_bytes(pages: usize) -> Self {
+        let root = pattern(pages, 1);
+        Self { view: Arc::new(Snapshot::from_slice(&root).unwrap()).view_arc().unwrap(), root }
+    }
+
+    fn of_zeroes(pages: usize) -> Self {
+        let root = vec![0; pages * page_size()];
+        Self { view: Arc::new(Snapshot::zeroed(root.len()).unwrap()).view_arc().unwrap(), root }
+    }
+
+    /// A snapshot with these bytes, captured from the view, which shows the root again afterwards.
+    fn capture(&mut self, bytes: &[u8]) -> Snapshot {
+        self.view.copy_from_slice(bytes);
+        let snapshot = self.view.take_snapshot().unwrap();
+        self.view.restore().unwrap();
+        snapshot
+    }
+
+    /// The snapshot holds `bytes`, however it is looked at.
+    #[track_caller]
+    fn assert_holds(&mut self, snapshot: &Snapshot, bytes: &[u8]) {
+        assert_same("read", &read(snapshot), bytes);
+        assert_same("viewed", &snapshot.view().unwrap(), bytes);
+        self.view.restore_to(snapshot).unwrap();
+        assert_same("restored to", &self.view, bytes);
+        self.view.restore().unwrap();
+        assert_same("restored", &self.view, &self.root);
+    }
+}
+
+fn fill_every(step: usize, bytes: &mut [u8], value: u8) {
+    bytes.chunks_exact_mut(page_size()).step_by(step).for_each(|page| page.fill(value));
+}
+
+#[test]
+fn every_operation_goes_on_in_both_processes() {
+    let _serial = serial();
+    for seed in 0..8 {
+        let mut script = Script::new(seed);
+        script.run(150);
+        both_at_once(script, |script, process| {
+            script.reseed(seed << 8 | u64::from(process));
+            script.run(150);
+        });
+    }
+}
+
+#[test]
+fn grandchildren_go_on_like_children() {
+    fn generation(script: &mut Script, number: u64) {
+        if number == 4 {
+            return;
+        }
+        match fork() {
+            Fork::InChild(parent) => {
+                script.reseed(2 * number);
+                script.run(50);
+                generation(script, number + 1);
+                script.run(50);
+                parent.exit();
+            }
+            Fork::InParent(child) => {
+                script.reseed(2 * number + 1);
+                script.run(150);
+                child.join();
+                script.run(50);
+            }
+        }
+    }
+    let _serial = serial();
+    let mut script = Script::new(0);
+    script.run(50);
+    generation(&mut script, 0);
+}
+
+#[test]
+fn pages_written_before_the_fork_are_captured_and_undone_by_each_process() {
+    let _serial = serial();
+    for family in [Family::of_bytes, Family::of_zeroes] {
+        let dirty = |root: &[u8]| {
+            let mut bytes = root.to_vec();
+            fill_every(3, &mut bytes, 7);
+            bytes
+        };
+        let setup = || {
+            let mut family = family(40);
+            fill_every(3, &mut family.view, 7);
+            family
+        };
+        let other = |family: &mut Family| {
+            let dirty = dirty(&family.root);
+            assert_same("inherited", &family.view, &dirty);
+            assert_eq!(family.view.changes().unwrap(), differing(&dirty, &family.root));
+            let taken = family.view.take_snapshot().unwrap();
+            assert_eq!(family.view.changes().unwrap(), []);
+            family.view.fill(8);
+            family.assert_holds(&taken, &dirty);
+        };
+        one_after_the_other(
+            setup,
+            |family| {
+                // Pages of before the fork, others, and both again.
+                family.view.fill(9);
+                let taken = family.view.take_snapshot().unwrap();
+                fill_every(2, &mut family.view, 10);
+                family.view.restore().unwrap();
+                assert_same("restored", &family.view, &family.root);
+                family.assert_holds(&taken, &vec![9; family.root.len()]);
+                family.view.fill(11);
+            },
+            other,
+        );
+        both_at_once(setup(), |family, _| other(family));
+    }
+}
+
+#[test]
+fn pages_first_written_after_the_fork_are_found_in_each_process() {
+    let _serial = serial();
+    for family in [Family::of_bytes, Family::of_zeroes] {
+        let setup = || {
+            let family = family(40);
+            // Has the process look for written pages before it forks.
+            assert_eq!(family.view.changes().unwrap(), []);
+            family
+        };
+        both_at_once(setup(), |family, process| {
+            let page = usize::from(process) % 37;
+            family.view[page * page_size()] ^= 0xFF;
+            let changed = page * page_size()..(page + 1) * page_size();
+            assert_eq!(family.view.changes().unwrap(), [changed]);
+            let bytes = family.view.to_vec();
+            let taken = family.view.take_snapshot().unwrap();
+            family.assert_holds(&taken, &bytes);
+        });
+    }
+}
+
+#[test]
+fn a_page_recycled_by_one_process_keeps_its_bytes_in_the_other() {
+    const PAGES: usize = 100;
+    let _serial = serial();
+    let captured = pattern(PAGES, 50);
+    let setup = || {
+        let mut family = Family::of_zeroes(PAGES);
+        let snapshot = family.capture(&captured);
+        (family, Some(snapshot))
+    };
+    one_after_the_other(
+        setup,
+        |(family, snapshot)| {
+            drop(snapshot.take());
+            let mut bytes = pattern(PAGES, 60);
+            for _ in 0..3 {
+                bytes.iter_mut().for_each(|byte| *byte ^= 0xFF);
+                let other = family.capture(&bytes);
+                let store = other.stats().store;
+                assert_eq!(store.live, PAGES * page_size());
+                assert_eq!(store.recyclable, 0, "the freed pages are the ones captured into");
+                family.assert_holds(&other, &bytes);
+            }
+        },
+        |(family, snapshot)| family.assert_holds(snapshot.as_ref().unwrap(), &captured),
+    );
+}
+
+#[test]
+fn captured_pages_returned_by_one_process_stay_in_the_other() {
+    const PAGES: usize = 1000;
+    let _serial = serial();
+    let captured = pattern(PAGES, 50);
+    let setup = || {
+        let mut family = Family::of_bytes(PAGES);
+        let snapshot = family.capture(&captured);
+        for value in 0..100 {
+            // Small captures, so that no memory is kept for another large one.
+            family.view[0] = value;
+            family.view.take_snapshot().unwrap();
+        }
+        family.view.restore().unwrap();
+        (family, Some(snapshot))
+    };
+    one_after_the_other(
+        setup,
+        |(family, snapshot)| {
+            drop(snapshot.take());
+            family.view[0] = 100;
+            let store = family.view.take_snapshot().unwrap().stats().store;
+            assert!(
+                store.live + store.recyclable < PAGES / 2 * page_size(),
+                "nothing was returned: {store:?}"
+            );
+        },
+        |(family, snapshot)| {
+            let snapshot = snapshot.take().unwrap();
+            family.assert_holds(&snapshot, &captured);
+            drop(snapshot);
+            // And what comes where the pages were is right as well.
+            let again = family.capture(&pattern(PAGES, 60));
+            family.assert_holds(&again, &pattern(PAGES, 60));
+        },
+    );
+}
+
+#[test]
+fn written_pages_discarded_by_one_process_stay_in_the_other() {
+    // More than a view keeps resident when it is restored.
+    const LEN: usize = 80 << 20;
+    let _serial = serial();
+    let setup = || {
+        let mut view = Arc::new(Snapshot::zeroed(LEN).unwrap()).view_arc().unwrap();
+        view.iter_mut().step_by(page_size()).for_each(|byte| *byte = 5);
+        view
+    };
+    let assert_all = |view: &ArcView, value: u8| {
+        let wrong = view.iter().step_by(page_size()).position(|&byte| byte != value);
+        assert_eq!(wrong, None, "the page that does not start with {value}");
+    };
+    one_after_the_other(
+        setup,
+        |view| {
+            view.restore().unwrap();
+            let stats = view.stats();
+            assert!(stats.private < LEN || stats.tracker == "compare", "nothing was discarded: {stats:?}");
+            assert_all(view, 0);
+        },
+        |view| {
+            assert_all(view, 5);
+            view.restore().unwrap();
+            assert_all(view, 0);
+        },
+    );
+}
+
+#[test]
+fn each_process_takes_snapshots_of_its_own() {
+    const PAGES: usize = 40;
+    let _serial = serial();
+    let mut family = Family::of_bytes(PAGES);
+    let earlier = family.capture(&pattern(PAGES, 2));
+    both_at_once((family, earlier), |(family, earlier), process| {
+        let mut bytes = family.root.clone();
+        let mut taken = Vec::new();
+        for round in 0..20 {
+            fill_every(1 + usize::from(round) % 5, &mut family.view, process + round);
+            fill_every(1 + usize::from(round) % 5, &mut bytes, process + round);
+            taken.push((family.view.take_snapshot().unwrap(), bytes.clone()));
+        }
+        for (snapshot, bytes) in &taken {
+            family.assert_holds(snapshot, bytes);
+        }
+        for (snapshot, bytes) in taken.into_iter().step_by(2) {
+            let mut view = snapshot.view().unwrap();
+            view.fill(process);
+            let other = view.take_snapshot().unwrap();
+            drop(view);
+            family.assert_holds(&snapshot, &bytes);
+            family.assert_holds(&other, &vec![process; PAGES * page_size()]);
+        }
+        family.assert_holds(earlier, &pattern(PAGES, 2));
+    });
+}
+
+/// A snapshot in which short and long runs of pages differ from the root, and its bytes.
+fn changed(family: &mut Family) -> (Snapshot, Vec<u8>) {
+    let mut bytes = family.root.clone();
+    fill_every(3, &mut bytes, 77);
+    bytes[20 * page_size()..40 * page_size()].fill(78);
+    (family.capture(&bytes), bytes)
+}
+
+fn view_often(snapshot: &Snapshot, bytes: &[u8]) {
+    for _ in 0..70 {
+        assert_same("viewed", &snapshot.view().unwrap(), bytes);
+    }
+    assert!(snapshot.stats().flat >= bytes.len() as u64, "the image was not made flat");
+}
+
+#[test]
+fn an_image_made_flat_before_the_fork_serves_both_processes() {
+    let _serial = serial();
+    for family in [Family::of_bytes, Family::of_zeroes] {
+        one_after_the_other(
+            || {
+                let mut family = family(90);
+                let (snapshot, bytes) = changed(&mut family);
+                view_often(&snapshot, &bytes);
+                (family, Arc::new(snapshot), bytes)
+            },
+            |(family, snapshot, bytes)| {
+                let mut view = snapshot.view_arc().unwrap();
+                view.fill(1);
+                view.take_snapshot().unwrap();
+                view.restore().unwrap();
+                assert_same("restored", &view, bytes);
+                family.view.restore_to(snapshot).unwrap();
+                family.view.fill(2);
+                // The last handles of this process on the flat image.
+                drop(view);
+                family.view.restore().unwrap();
+                *snapshot = Arc::new(Snapshot::zeroed(0).unwrap());
+            },
+            |(family, snapshot, bytes)| {
+                family.assert_holds(snapshot, bytes);
+                let mut view = snapshot.view().unwrap();
+                fill_every(2, &mut view, 3);
+                let mut written = bytes.clone();
+                fill_every(2, &mut written, 3);
+                let taken = view.take_snapshot().unwrap();
+                view.restore().unwrap();
+                assert_same("restored", &view, bytes);
+                family.assert_holds(&taken, &written);
+            },
+        );
+    }
+}
+
+#[test]
+fn an_image_is_made_flat_in_each_process_on_its_own() {
+    let _serial = serial();
+    for family in [Family::of_bytes, Family::of_zeroes] {
+        let mut family = family(90);
+        let (snapshot, bytes) = changed(&mut family);
+        drop(snapshot.view().unwrap());
+        both_at_once((family, snapshot, bytes), |(family, snapshot, bytes), process| {
+            view_often(snapshot, bytes);
+            family.view.restore_to(snapshot).unwrap();
+            family.view.fill(process);
+            family.assert_holds(snapshot, bytes);
+            let (mut other, mut others_bytes) = (snapshot.view().unwrap(), bytes.clone());
+            fill_every(4, &mut other, process);
+            fill_every(4, &mut others_bytes, process);
+            view_often(&other.take_snapshot().unwrap(), &others_bytes);
+        });
+    }
+}
+
+#[derive(Clone, Copy)]
+enum End {
+    Drop,
+    Commit,
+}
+
+#[test]
+fn a_mutable_view_of_bytes_ends_in_each_process_on_its_own() {
+    const PAGES: usize = 40;
+    let _serial = serial();
+    for end in [End::Drop, End::Commit] {
+        let root = pattern(PAGES, 1);
+        let mut snapshot = Snapshot::from_slice(&root).unwrap();
+        let earlier = snapshot.clone();
+        let mut view = snapshot.view_mut().unwrap();
+        let mut bytes = root.clone();
+        fill_every(3, &mut view, 9);
+        fill_every(3, &mut bytes, 9);
+        let finish = |mut view: memsnap::MutView<'_>, mut bytes: Vec<u8>, process: u8| {
+            assert_same("inherited", &view, &bytes);
+            assert_eq!(view.changes().unwrap(), differing(&bytes, &root));
+            fill_every(2, &mut view, process);
+            let taken = view.take_snapshot().unwrap();
+            view.restore().unwrap();
+            assert_same("restored", &view, &root);
+            view.restore_to(&taken).unwrap();
+            fill_every(5, &mut view, process + 1);
+            fill_every(2, &mut bytes, process);
+            assert_same("taken", &read(&taken), &bytes);
+            fill_every(5, &mut bytes, process + 1);
+            match end {
+                End::Drop => drop(view),
+                End::Commit => view.commit().unwrap(),
+            }
+            bytes
+        };
+        match fork() {
+            Fork::InChild(mut parent) => {
+                parent.signal();
+                let bytes = finish(view, bytes, 100);
+                parent.wait();
+                assert_same("the child's", &snapshot.view().unwrap(), &bytes);
+                assert_same("earlier", &earlier.view().unwrap(), &root);
+                parent.exit();
+            }
+            Fork::InParent(mut child) => {
+                child.wait();
+                let bytes = finish(view, bytes, 200);
+                child.signal();
+                child.join();
+                assert_same("the parent's", &snapshot.view().unwrap(), &bytes);
+                assert_same("earlier", &earlier.view().unwrap(), &root);
+            }
+        }
+    }
+}
+
+/// Maps memory of the caller's at these addresses, which nothing is mapped at.
+fn occupy(address: *mut u8, len: usize) -> &'static mut [u8] {
+    let (protection, flags) = (
+        libc::PROT_READ | libc::PROT_WRITE,
+        libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE,
+    );
+    // SAFETY: MAP_FIXED_NOREPLACE replaces nothing that is mapped.
+    let mapped = unsafe { libc::mmap(address.cast(), len, protection, flags, -1, 0) };
+    assert!(ptr::eq(mapped.cast(), address), "the view's addresses are in use in the child");
+    // SAFETY: the mapping was made just now, is `len` zeroes long, and lives as long as the process.
+    unsafe { slice::from_raw_parts_mut(address, len) }
+}
+
+#[test]
+fn a_mutable_view_written_in_place_stays_with_the_parent() {
+    const PAGES: usize = 64;
+    let _serial = serial();
+    for end in [End::Drop, End::Commit] {
+        let mut snapshot = Snapshot::zeroed(PAGES * page_size()).unwrap();
+        let other = Snapshot::from_slice(&pattern(PAGES, 1)).unwrap();
+        let mut view = snapshot.view_mut().unwrap();
+        let mut bytes = vec![0; view.len()];
+        fill_every(3, &mut view, 9);
+        fill_every(3, &mut bytes, 9);
+        match fork() {
+            Fork::InChild(mut parent) => {
+                let guest = occupy(view.as_mut_ptr(), view.len());
+                guest.fill(0x5A);
+                parent.signal();
+                assert!(view.take_snapshot().is_err());
+                assert!(view.changes().is_err());
+                assert!(view.restore().is_err());
+                assert!(view.restore_to(&other).is_err());
+                match end {
+                    End::Drop => drop(view),
+                    End::Commit => assert!(view.commit().is_err()),
+                }
+                assert!(guest.iter().all(|&byte| byte == 0x5A), "what the child mapped has changed");
+                guest.fill(0x5B);
+                // What the parent's view is going to leave in the snapshot is the parent's too.
+                let mut own = snapshot.view_mut().unwrap();
+                assert_same("the child's own", &own, &vec![0; guest.len()]);
+                own.fill(4);
+                own.commit().unwrap();
+                assert_same("the child's own", &snapshot.view().unwrap(), &vec![4; guest.len()]);
+                drop(snapshot);
+                assert!(guest.iter().all(|&byte| byte == 0x5B), "what the child mapped has changed");
+                parent.wait();
+                parent.exit();
+            }
+            Fork::InParent(mut child) => {
+                child.wait();
+                assert_same("after the fork", &view, &bytes);
+                fill_every(5, &mut view, 10);
+                fill_every(5, &mut bytes, 10);
+                child.signal();
+                child.join();
+                assert_same("after the child", &view, &bytes);
+                match end {
+                    End::Drop => {
+                        assert_same("taken", &read(&view.take_snapshot().unwrap()), &bytes);
+                        drop(view);
+                    }
+                    End::Commit => view.commit().unwrap(),
+                }
+                assert_same("the parent's", &snapshot.view().unwrap(), &bytes);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_mutable_view_that_a_snapshot_was_taken_of_goes_on_in_both_processes() {
+    const PAGES: usize = 64;
+    let _serial = serial();
+    let mut snapshot = Snapshot::zeroed(PAGES * page_size()).unwrap();
+    let mut view = snapshot.view_mut().unwrap();
+    view.copy_from_slice(&pattern(PAGES, 9));
+    let taken = view.take_snapshot().unwrap();
+    match fork() {
+        Fork::InChild(mut parent) => {
+            parent.signal();
+            assert_same("inherited", &view, &pattern(PAGES, 9));
+            view.restore().unwrap();
+            assert_same("restored", &view, &vec![0; PAGES * page_size()]);
+            view.copy_from_slice(&pattern(PAGES, 10));
+            view.commit().unwrap();
+            parent.wait();
+            assert_same("the child's", &snapshot.view().unwrap(), &pattern(PAGES, 10));
+            assert_same("taken", &taken.view().unwrap(), &pattern(PAGES, 9));
+            parent.exit();
+        }
+        Fork::InParent(mut child) => {
+            child.wait();
+            view.copy_from_slice(&pattern(PAGES, 11));
+            view.commit().unwrap();
+            child.signal();
+            child.join();
+            assert_same("the parent's", &snapshot.view().unwrap(), &pattern(PAGES, 11));
+            assert_same("taken", &taken.view().unwrap(), &pattern(PAGES, 9));
+        }
+    }
+}

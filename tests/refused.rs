@@ -1,0 +1,364 @@
+//! Where the system refuses a call, as containers do, memsnap does without it: from the start, and from
+//! the middle of a view's life.
+//!
+//! Each script runs in a child under a seccomp filter. The parent never uses memsnap, so that a child
+//! can be refused the very first call.
+
+mod common;
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd;
+use std::thread;
+
+use common::script::{Script, read};
+use common::{Fork, assert_same, fork, pattern, run_in_child, serial, skip};
+use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
+use libc::{c_int, c_long, c_ulong, sock_filter};
+use memsnap::{Snapshot, page_size};
+
+/// A system call that fails with `errno`; only where the argument, if there is one, has all these bits.
+#[derive(Clone, Copy)]
+struct Refusal {
+    call: c_long,
+    argument: Option<Argument>,
+    errno: c_int,
+}
+
+#[derive(Clone, Copy)]
+struct Argument {
+    number: u8,
+    /// The bits that are looked at.
+    mask: u32,
+    value: u32,
+}
+
+/// `struct pm_scan_arg`.
+type ScanArg = [u64; 12];
+
+const PAGEMAP_SCAN: libc::Ioctl = libc::_IOWR::<ScanArg>(b'f' as u32, 16);
+
+const MFD_NOEXEC_SEAL: u32 = 8;
+
+const fn refuse(call: c_long, errno: c_int) -> Refusal {
+    Refusal { call, argument: None, errno }
+}
+
+fn refuse_pagemap_scan(errno: c_int) -> Refusal {
+    let command = u32::try_from(PAGEMAP_SCAN).unwrap();
+    let argument = Some(Argument { number: 1, mask: u32::MAX, value: command });
+    Refusal { call: libc::SYS_ioctl, argument, errno }
+}
+
+fn refuse_madvise(advice: c_int) -> Refusal {
+    let advice = u32::try_from(advice).unwrap();
+    let argument = Some(Argument { number: 2, mask: u32::MAX, value: advice });
+    Refusal { call: libc::SYS_madvise, argument, errno: libc::EINVAL }
+}
+
+impl Refusal {
+    /// Falls through to what comes next unless it applies.
+    fn instructions(self) -> Vec<sock_filter> {
+        let load = |offset| instruction(BPF_LD | BPF_W | BPF_ABS, offset);
+        let unless_equal =
+            |value, skip| sock_filter { jf: skip, ..instruction(BPF_JMP | BPF_JEQ | BPF_K, value) };
+        let errno = u32::try_from(self.errno).unwrap();
+        let mut rest = Vec::new();
+        if let Some(Argument { number, mask, value }) = self.argument {
+            // Of `struct seccomp_data`, the half of the argument that has the lower bits.
+            let half = if cfg!(target_endian = "big") { 4 } else { 0 };
+            rest.push(load(16 + 8 * u32::from(number) + half));
+            rest.push(instruction(BPF_ALU | BPF_AND | BPF_K, mask));
+            rest.push(unless_equal(value, 1));
+        }
+        rest.push(instruction(BPF_RET | BPF_K, libc::SECCOMP_RET_ERRNO | errno));
+        let call = u32::try_from(self.call).unwrap();
+        let mut all = vec![load(0), unless_equal(call, u8::try_from(rest.len()).unwrap())];
+        all.append(&mut rest);
+        all
+    }
+
+    fn is_in_force(self) -> bool {
+        let mut arguments: [c_ulong; 3] = [0; 3];
+        if let Some(Argument { number, value, .. }) = self.argument {
+            arguments[usize::from(number)] = value.into();
+        }
+        let [first, second, third] = arguments;
+        // SAFETY: the filter refuses the call; if it does not, null pointers and lengths of zero do no harm.
+        let result = unsafe { libc::syscall(self.call, first, second, third, 0, 0, 0) };
+        result == -1 && io::Error::last_os_error().raw_os_error() == Some(self.errno)
+    }
+}
+
+fn instruction(code: u32, operand: u32) -> sock_filter {
+    sock_filter { code: u16::try_from(code).unwrap(), jt: 0, jf: 0, k: operand }
+}
+
+/// Has these calls fail from now on, in this process and its children.
+fn install(refusals: &[Refusal]) {
+    let mut program: Vec<_> = refusals.iter().flat_map(|refusal| refusal.instructions()).collect();
+    program.push(instruction(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW));
+    let program =
+        libc::sock_fprog { len: u16::try_from(program.len()).unwrap(), filter: program.as_mut_ptr() };
+    // SAFETY: the option takes numbers only.
+    let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    // SAFETY: the program and its instructions live through the call, which copies them.
+    let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
+    assert_eq!(result, 0, "{}", io::Error::last_os_error());
+    assert!(refusals.iter().all(|refusal| refusal.is_in_force()));
+}
+
+fn filters_are_available() -> bool {
+    // SAFETY: a null pointer for the filter, at which the kernel says EFAULT if it knows filters at all.
+    unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, 0, 0, 0) };
+    io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
+}
+
+fn kernel_has_pagemap_scan() -> bool {
+    let Ok(pagemap) = File::open("/proc/self/pagemap") else { return false };
+    let mut arg: ScanArg = [0; 12];
+    arg[0] = size_of::<ScanArg>() as u64;
+    // SAFETY: `arg` is a `struct pm_scan_arg` that asks for an empty range and no output.
+    unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) == 0 }
+}
+
+/// The tier that is expected where nothing better than `tier` is possible.
+fn at_best(tier: &'static str) -> &'static str {
+    let first = if cfg!(memsnap_tier = "compare") {
+        "compare"
+    } else if cfg!(memsnap_tier = "pagemap") || !kernel_has_pagemap_scan() {
+        "pagemap"
+    } else {
+        "scan"
+    };
+    // In the order of the alphabet, a worse one comes earlier.
+    first.min(tier)
+}
+
+/// Runs a script of all operations with these calls refused from the start, which has to lead to the tier
+/// `from_start`; then one in which they are refused when views are open, which leads to `later`; and
+/// goes on with each in two processes.
+#[track_caller]
+fn goes_on_without(test: &str, refusals: &[Refusal], from_start: &'static str, later: &'static str) {
+    let _serial = serial();
+    if !filters_are_available() {
+        return skip(test, "the kernel has no seccomp filters");
+    }
+    let (usual, from_start, later) = (at_best("scan"), at_best(from_start), at_best(later));
+    run_in_child(|| {
+        install(refusals);
+        goes_on_in_two_processes(Script::new(1), from_start);
+    });
+    run_in_child(|| {
+        let mut script = Script::new(2);
+        script.run(100);
+        assert_eq!(script.tracker(), usual);
+        install(refusals);
+        goes_on_in_two_processes(script, later);
+    });
+}
+
+fn goes_on_in_two_processes(mut script: Script, tracker: &str) {
+    script.run(300);
+    assert_eq!(script.tracker(), tracker);
+    match fork() {
+        Fork::InChild(parent) => {
+            script.reseed(3);
+            script.run(100);
+            parent.exit();
+        }
+        Fork::InParent(child) => {
+            script.run(100);
+            child.join();
+        }
+    }
+}
+
+#[test]
+fn with_nothing_refused() {
+    goes_on_without("with_nothing_refused", &[], "scan", "scan");
+}
+
+#[test]
+fn without_userfaultfd_and_process_madvise() {
+    for errno in [libc::EPERM, libc::ENOSYS] {
+        let refusals = [refuse(libc::SYS_userfaultfd, errno), refuse(libc::SYS_process_madvise, errno)];
+        goes_on_without("without_userfaultfd_and_process_madvise", &refusals, "scan", "scan");
+    }
+}
+
+#[test]
+fn without_pagemap_scan() {
+    for errno in [libc::EPERM, libc::ENOSYS, libc::ENOTTY, libc::EINVAL] {
+        let refusals = [refuse_pagemap_scan(errno)];
+        goes_on_without("without_pagemap_scan", &refusals, "pagemap", "pagemap");
+    }
+}
+
+#[test]
+fn without_reading_pagemap() {
+    for errno in [libc::EPERM, libc::ENOSYS] {
+        let refusals = [refuse_pagemap_scan(errno), refuse(libc::SYS_pread64, errno)];
+        goes_on_without("without_reading_pagemap", &refusals, "compare", "compare");
+    }
+}
+
+#[test]
+fn without_opening_files() {
+    let refusals = [
+        refuse(libc::SYS_openat, libc::EACCES),
+        // The older architectures have another call for this.
+        #[cfg(any(target_arch = "x86_64", target_arch = "x86", target_arch = "arm"))]
+        refuse(libc::SYS_open, libc::EACCES),
+    ];
+    // What is open stays in use; a child has to open its own.
+    goes_on_without("without_opening_files", &refusals, "compare", "scan");
+}
+
+#[test]
+fn without_noexec_memory_files() {
+    let flags = Argument { number: 1, mask: MFD_NOEXEC_SEAL, value: MFD_NOEXEC_SEAL };
+    let refusals = [Refusal { call: libc::SYS_memfd_create, argument: Some(flags), errno: libc::EINVAL }];
+    goes_on_without("without_noexec_memory_files", &refusals, "scan", "scan");
+}
+
+#[test]
+fn without_populating_and_page_size_advice() {
+    let refusals = [refuse_madvise(libc::MADV_POPULATE_WRITE), refuse_madvise(libc::MADV_NOHUGEPAGE)];
+    goes_on_without("without_populating_and_page_size_advice", &refusals, "scan", "scan");
+}
+
+#[test]
+fn without_pages_wiped_on_fork() {
+    let refusals = [refuse_madvise(libc::MADV_WIPEONFORK)];
+    goes_on_without("without_pages_wiped_on_fork", &refusals, "compare", "scan");
+}
+
+#[test]
+fn without_mappings_kept_out_of_children() {
+    let refusals = [refuse_madvise(libc::MADV_DONTFORK)];
+    goes_on_without("without_mappings_kept_out_of_children", &refusals, "scan", "scan");
+}
+
+#[test]
+fn a_filter_on_one_thread_leaves_the_views_of_others_alone() {
+    let _serial = serial();
+    if !filters_are_available() {
+        let test = "a_filter_on_one_thread_leaves_the_views_of_others_alone";
+        return skip(test, "the kernel has no seccomp filters");
+    }
+    let (usual, confined) = (at_best("scan"), at_best("pagemap"));
+    run_in_child(|| {
+        let mut script = Script::new(5);
+        script.run(100);
+        let thread = thread::spawn(move || {
+            install(&[refuse_pagemap_scan(libc::EPERM)]);
+            let mut script = Script::new(6);
+            script.run(100);
+            assert_eq!(script.tracker(), confined);
+        });
+        thread.join().unwrap();
+        script.run(100);
+        assert_eq!(script.tracker(), usual);
+    });
+}
+
+#[test]
+fn a_mutable_view_of_zeroes_that_cannot_be_kept_out_of_a_child_goes_on_there() {
+    const PAGES: usize = 40;
+    let test = "a_mutable_view_of_zeroes_that_cannot_be_kept_out_of_a_child_goes_on_there";
+    let _serial = serial();
+    if !filters_are_available() {
+        return skip(test, "the kernel has no seccomp filters");
+    }
+    for advice in [libc::MADV_DONTFORK, libc::MADV_WIPEONFORK] {
+        run_in_child(|| {
+            install(&[refuse_madvise(advice)]);
+            let mut snapshot = Snapshot::zeroed(PAGES * page_size()).unwrap();
+            let mut view = snapshot.view_mut().unwrap();
+            view.copy_from_slice(&pattern(PAGES, 1));
+            match fork() {
+                Fork::InChild(mut parent) => {
+                    assert_same("inherited", &view, &pattern(PAGES, 1));
+                    view.copy_from_slice(&pattern(PAGES, 2));
+                    view.commit().unwrap();
+                    assert_same("the child's", &snapshot.view().unwrap(), &pattern(PAGES, 2));
+                    parent.signal();
+                    parent.exit();
+                }
+                Fork::InParent(mut child) => {
+                    child.wait();
+                    assert_same("the parent's", &view, &pattern(PAGES, 1));
+                    view[..page_size()].fill(3);
+                    view.commit().unwrap();
+                    let mut bytes = pattern(PAGES, 1);
+                    bytes[..page_size()].fill(3);
+                    assert_same("the parent's", &snapshot.view().unwrap(), &bytes);
+                    child.join();
+                }
+            }
+        });
+    }
+}
+
+#[test]
+fn without_new_memory_files_pages_are_copied() {
+    const PAGES: usize = 90;
+    let _serial = serial();
+    if !filters_are_available() {
+        return skip("without_new_memory_files_pages_are_copied", "the kernel has no seccomp filters");
+    }
+    run_in_child(|| {
+        let mut script = Script::new(4);
+        let root = Snapshot::from_slice(&pattern(PAGES, 1)).unwrap();
+        install(&[refuse(libc::SYS_memfd_create, libc::EPERM)]);
+        script.run(300);
+        let mut view = root.view().unwrap();
+        let mut bytes = pattern(PAGES, 1);
+        view[9 * page_size()..50 * page_size()].fill(7);
+        bytes[9 * page_size()..50 * page_size()].fill(7);
+        let taken = view.take_snapshot().unwrap();
+        for _ in 0..70 {
+            assert_same("viewed", &taken.view().unwrap(), &bytes);
+        }
+        assert_eq!(taken.stats().flat, 0);
+    });
+}
+
+#[test]
+fn without_returning_memory_bytes_are_put_back() {
+    // More than a view keeps resident when it is restored.
+    const LEN: usize = 80 << 20;
+    const PAGES: usize = 1000;
+    let _serial = serial();
+    if !filters_are_available() {
+        return skip("without_returning_memory_bytes_are_put_back", "the kernel has no seccomp filters");
+    }
+    run_in_child(|| {
+        let snapshot = Snapshot::zeroed(LEN).unwrap();
+        let mut view = snapshot.view().unwrap();
+        let small = Snapshot::from_slice(&pattern(PAGES, 1)).unwrap();
+        let mut small_view = small.view().unwrap();
+        install(&[refuse_madvise(libc::MADV_DONTNEED)]);
+        view.iter_mut().step_by(page_size()).for_each(|byte| *byte = 5);
+        view.restore().unwrap();
+        assert_eq!(view.iter().step_by(page_size()).position(|&byte| byte != 0), None);
+        assert_eq!(view.changes().unwrap(), []);
+
+        for round in 2..5 {
+            small_view.copy_from_slice(&pattern(PAGES, round));
+            let large = small_view.take_snapshot().unwrap();
+            for value in 0..60 {
+                small_view[0] = value;
+                small_view.take_snapshot().unwrap();
+            }
+            small_view.restore().unwrap();
+            assert_same("captured", &read(&large), &pattern(PAGES, round));
+            drop(large);
+            small_view[0] = 7;
+            let taken = small_view.take_snapshot().unwrap();
+            assert!(taken.stats().store.recyclable >= (PAGES - 1) * page_size(), "{:?}", taken.stats());
+        }
+    });
+}

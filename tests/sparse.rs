@@ -1,0 +1,198 @@
+//! A tebibyte of zeroes costs what is written to it: memory, and the time to find it.
+
+mod support;
+
+use memsnap::{Snapshot, page_size};
+use support::{alone, memory, pattern, skipped};
+
+const LEN: usize = 1 << 40;
+const PAGES: usize = 1000;
+
+/// Where the pages are that get written: all over the view, each with bytes of its own.
+fn places() -> impl Iterator<Item = usize> {
+    let step = LEN / page_size() / PAGES;
+    (0..PAGES).map(move |i| (i * step + i % 7) * page_size())
+}
+
+fn write(view: &mut [u8], bytes: &[u8]) {
+    for (place, bytes) in places().zip(bytes.chunks(page_size())) {
+        view[place..place + page_size()].copy_from_slice(bytes);
+    }
+}
+
+/// Checks the written pages and their neighbours.
+#[track_caller]
+fn assert_shows(what: &str, view: &[u8], bytes: Option<&[u8]>) {
+    let zeroes = vec![0; page_size()];
+    for (i, place) in places().enumerate() {
+        let at = i * page_size();
+        let expected = bytes.map_or(&zeroes[..], |bytes| &bytes[at..at + page_size()]);
+        assert!(view[place..place + page_size()] == *expected, "{what}: the page at {place} is wrong");
+        let next = place + page_size();
+        assert!(view[next..next + page_size()] == *zeroes, "{what}: the page at {next} is not zero");
+    }
+    assert!(view[LEN - page_size()..] == *zeroes, "{what}: the last page is not zero");
+}
+
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn a_tebibyte_of_zeroes_costs_what_is_written_to_it() {
+    const TEST: &str = "a_tebibyte_of_zeroes_costs_what_is_written_to_it";
+    alone(TEST, || {
+        let zeroed = Snapshot::zeroed(LEN).unwrap();
+        let mut view = match zeroed.view() {
+            Ok(view) => view,
+            Err(error) => return skipped(TEST, &error.to_string()),
+        };
+        if Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker != "scan" {
+            return skipped(TEST, "only PAGEMAP_SCAN finds the written pages of a tebibyte in milliseconds");
+        }
+        let (first, second) = (pattern(PAGES * page_size(), 1), pattern(PAGES * page_size(), 2));
+        let written = PAGES * page_size();
+        let _ = (view.stats(), memory());
+        let before = memory();
+        // Some of it is page tables of the test's own, and the table of the image.
+        let within = |copies: usize, what: &str| {
+            let held = memory().rss.saturating_sub(before.rss);
+            let most = copies * written + (4 << 20);
+            assert!(held <= most, "{what}: {held} bytes held for {copies} copies of {written}");
+        };
+
+        write(&mut view, &first);
+        assert_eq!(view.stats().private, written);
+        within(1, "written");
+        let taken = view.take_snapshot().unwrap();
+        assert_eq!(taken.stats().captured, written);
+        assert_eq!(taken.stats().store.live, written);
+        assert_eq!((taken.stats().base, taken.stats().flat), (0, 0));
+        assert_eq!(view.changes().unwrap(), []);
+        within(2, "taken");
+
+        let other = taken.view().unwrap();
+        assert_shows("view of the taken", &other, Some(&first));
+        within(3, "viewed");
+        assert_eq!(other.stats().private, written);
+
+        let differing: Vec<_> = places().map(|place| place..place + page_size()).collect();
+        assert_eq!(zeroed.diff(&taken).unwrap(), differing);
+        assert_eq!(taken.diff(&zeroed).unwrap(), differing);
+
+        write(&mut view, &second);
+        assert_eq!(view.changes().unwrap(), differing);
+        let again = view.take_snapshot().unwrap();
+        assert_eq!(again.stats().store.live, 2 * written);
+        view.restore().unwrap();
+        assert_shows("restored", &view, None);
+        view.restore_to(&again).unwrap();
+        assert_shows("restored to the second", &view, Some(&second));
+        view.restore_to(&taken).unwrap();
+        assert_shows("restored to the first", &view, Some(&first));
+        assert_eq!(again.diff(&taken).unwrap(), differing);
+        within(4, "all");
+
+        drop((other, again));
+        let _one_more = view.take_snapshot().unwrap();
+        assert_eq!(taken.stats().store.live, written);
+        within(3, "dropped");
+        drop(view);
+        let kept = taken.stats().store;
+        assert!(kept.live + kept.recyclable <= 2 * written + (1 << 20), "{kept:?}");
+        within(2, "only the snapshot");
+    });
+}
+
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn reading_zeroes_takes_no_memory() {
+    const TEST: &str = "reading_zeroes_takes_no_memory";
+    alone(TEST, || {
+        let zeroed = Snapshot::zeroed(LEN).unwrap();
+        let mut written = match zeroed.view() {
+            Ok(view) => view,
+            Err(error) => return skipped(TEST, &error.to_string()),
+        };
+        if Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker != "scan" {
+            return skipped(TEST, "only PAGEMAP_SCAN finds the written pages of a tebibyte in milliseconds");
+        }
+        written[LEN / 2] = 1;
+        let taken = written.take_snapshot().unwrap();
+        for snapshot in [&zeroed, &taken] {
+            let mut view = snapshot.view().unwrap();
+            let before = memory();
+            assert_shows("untouched", &view, None);
+            let sum: u32 = places().map(|place| u32::from(view[place] | view[place + 5 * page_size()])).sum();
+            assert_eq!(sum, 0);
+            let held = memory().rss.saturating_sub(before.rss);
+            assert!(held < 1 << 20, "reading took {held} bytes");
+            // What was only read is no change, nor does it cost anything to restore.
+            assert_eq!(view.changes().unwrap(), []);
+            assert!(view.stats().private <= page_size(), "{:?}", view.stats());
+            assert_eq!(view.take_snapshot().unwrap().stats().captured, snapshot.stats().captured);
+            view.restore().unwrap();
+            let held = memory().rss.saturating_sub(before.rss);
+            assert!(held < 1 << 20, "restoring took {held} bytes");
+        }
+        // As little as from a view does it take from the snapshot.
+        let before = memory();
+        let mut buffer = vec![1; page_size()];
+        for place in places() {
+            assert_eq!(taken.read_at(&mut buffer, place).unwrap(), buffer.len());
+            assert!(buffer.iter().all(|&byte| byte == 0));
+        }
+        let held = memory().rss.saturating_sub(before.rss);
+        assert!(held < 1 << 20, "read_at took {held} bytes");
+    });
+}
+
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn a_tebibyte_filled_in_place_costs_what_is_written_to_it() {
+    const TEST: &str = "a_tebibyte_filled_in_place_costs_what_is_written_to_it";
+    alone(TEST, || {
+        let mut snapshot = Snapshot::zeroed(LEN).unwrap();
+        let earlier = snapshot.clone();
+        let mut view = match snapshot.view_mut() {
+            Ok(view) => view,
+            Err(error) => return skipped(TEST, &error.to_string()),
+        };
+        if Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker != "scan" {
+            return skipped(TEST, "only PAGEMAP_SCAN finds the written pages of a tebibyte in milliseconds");
+        }
+        let (first, second) = (pattern(PAGES * page_size(), 3), pattern(PAGES * page_size(), 4));
+        let written = PAGES * page_size();
+        let differing: Vec<_> = places().map(|place| place..place + page_size()).collect();
+        let _ = memory();
+        let before = memory();
+        let within = |copies: usize, what: &str| {
+            let held = memory().rss.saturating_sub(before.rss);
+            let most = copies * written + (4 << 20);
+            assert!(held <= most, "{what}: {held} bytes held for {copies} copies of {written}");
+        };
+
+        write(&mut view, &first);
+        assert_eq!(view.changes().unwrap(), differing);
+        view.commit().unwrap();
+        assert_eq!(snapshot.stats().base, written as u64);
+        assert_eq!(snapshot.stats().captured, 0);
+        within(1, "filled");
+
+        // The written pages alone: a hole of a memory file becomes memory when it is read.
+        let mut view = snapshot.view().unwrap();
+        let shows = |view: &[u8], bytes: &[u8]| {
+            places().zip(bytes.chunks(page_size())).all(|(at, bytes)| view[at..at + page_size()] == *bytes)
+        };
+        assert!(shows(&view, &first));
+        assert_eq!(snapshot.diff(&earlier).unwrap(), differing);
+        write(&mut view, &second);
+        let taken = view.take_snapshot().unwrap();
+        assert_eq!(taken.diff(&snapshot).unwrap(), differing);
+        assert_eq!(taken.diff(&earlier).unwrap(), differing);
+        view.restore().unwrap();
+        assert!(shows(&view, &first));
+        view.restore_to(&taken).unwrap();
+        assert!(shows(&view, &second));
+        assert!(shows(&taken.view().unwrap(), &second));
+        assert_eq!(snapshot.stats().base, written as u64);
+        within(4, "viewed");
+    });
+}

@@ -1,0 +1,393 @@
+//! Pages that were swapped out are captured, listed and undone like those in memory.
+//!
+//! Swaps to a file that the test adds to the system, which takes root, or to what swap there is.
+
+mod common;
+
+use std::ffi::CString;
+use std::fs;
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use common::script::{differing, read};
+use common::{assert_same, pattern, serial, skip};
+use memsnap::{Snapshot, View, page_size};
+
+/// Why a test cannot go on here.
+type Skip = String;
+
+const SWAP_BYTES: usize = 128 << 20;
+
+/// A swap file that is in use until it is dropped.
+struct SwapFile(PathBuf);
+
+impl SwapFile {
+    fn add() -> io::Result<Self> {
+        // Where the file system of temporary files is memory itself, the build directory may do.
+        Self::add_in(&std::env::temp_dir()).or_else(|_| Self::add_in(Path::new(env!("CARGO_TARGET_TMPDIR"))))
+    }
+
+    fn add_in(directory: &Path) -> io::Result<Self> {
+        let path = directory.join(format!("memsnap-swap-{}", std::process::id()));
+        let _ = fs::remove_file(&path);
+        let file = File::create_new(&path)?;
+        let result = Self::format(&file).and_then(|()| Self::on(&path));
+        if result.is_err() {
+            let _ = fs::remove_file(&path);
+        }
+        result.map(|()| Self(path))
+    }
+
+    /// Writes blocks for all pages, and the header of `linux/swap.h`.
+    fn format(file: &File) -> io::Result<()> {
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        let zeroes = vec![0; 1 << 20];
+        for offset in (0..SWAP_BYTES).step_by(zeroes.len()) {
+            file.write_all_at(&zeroes, offset as u64)?;
+        }
+        let last_page = u32::try_from(SWAP_BYTES / page_size() - 1).unwrap();
+        let mut header = vec![0; page_size()];
+        header[1024..1028].copy_from_slice(&1_u32.to_ne_bytes());
+        header[1028..1032].copy_from_slice(&last_page.to_ne_bytes());
+        header[page_size() - 10..].copy_from_slice(b"SWAPSPACE2");
+        file.write_all_at(&header, 0)?;
+        file.sync_all()
+    }
+
+    fn on(path: &Path) -> io::Result<()> {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        // SAFETY: the path is a string that lives through the call.
+        let result = unsafe { libc::swapon(path.as_ptr(), 0) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+impl Drop for SwapFile {
+    fn drop(&mut self) {
+        if let Ok(path) = CString::new(self.0.as_os_str().as_bytes()) {
+            // SAFETY: the path is a string that lives through the call.
+            let _ = unsafe { libc::swapoff(path.as_ptr()) };
+        }
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// Runs a test with swap, one at a time, or says why it was skipped.
+fn with_swap(test: &str, script: impl FnOnce() -> Result<(), Skip>) {
+    let _serial = serial();
+    let added = SwapFile::add();
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default().lines().count();
+    let result = match &added {
+        Err(error) if swaps < 2 => Err(format!("no swap, and none can be added: {error}")),
+        _ => script(),
+    };
+    if let Err(reason) = result {
+        skip(test, reason);
+    }
+}
+
+/// Asks the kernel to swap these addresses out. It may refuse some.
+fn page_out_range(start: usize, len: usize) {
+    let start = std::ptr::with_exposed_provenance_mut(start);
+    // SAFETY: swapping memory out and in changes no byte of it; addresses that are not mapped are an error.
+    let _ = unsafe { libc::madvise(start, len, libc::MADV_PAGEOUT) };
+}
+
+/// Pages that are private and swapped out. Entries are those of `/proc/self/pagemap`.
+fn swapped_pages(bytes: &[u8]) -> io::Result<usize> {
+    let mut entries = vec![0; bytes.len() / page_size() * 8];
+    let first = bytes.as_ptr().expose_provenance() / page_size();
+    File::open("/proc/self/pagemap")?.read_exact_at(&mut entries, first as u64 * 8)?;
+    let swapped = |entry: &&[u8]| entry[7] & 1 << 6 != 0;
+    Ok(entries.chunks_exact(8).filter(swapped).count())
+}
+
+/// Swaps out the private pages of `view`: nearly all of those that it has to have, which are `private`.
+fn page_out<S>(view: &View<S>, private: usize) -> Result<(), Skip> {
+    let mut swapped = 0;
+    for _ in 0..10 {
+        page_out_range(view.as_ptr().expose_provenance(), view.len());
+        swapped = swapped_pages(view).map_err(|error| format!("reading pagemap: {error}"))?;
+        if swapped >= private {
+            return Ok(());
+        }
+    }
+    match swapped * 10 >= private * 9 {
+        true => Ok(()),
+        false => Err(format!("the kernel swapped out {swapped} of {private} pages")),
+    }
+}
+
+/// Bytes of all mappings in `range` that are in swap, those of shared files among them.
+fn swapped_bytes(range: &Range<*const u8>) -> Result<usize, Skip> {
+    let smaps = fs::read_to_string("/proc/self/smaps").map_err(|error| format!("reading smaps: {error}"))?;
+    let range = range.start.addr()..range.end.addr();
+    let (mut within, mut swapped) = (false, 0);
+    for line in smaps.lines() {
+        let first = line.split_ascii_whitespace().next().unwrap_or_default();
+        if let Some((start, end)) = first.split_once('-')
+            && let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16))
+        {
+            within = start >= range.start && end <= range.end;
+        } else if within && first == "Swap:" {
+            let kib = line.split_ascii_whitespace().nth(1).and_then(|kib| kib.parse::<usize>().ok());
+            swapped += kib.unwrap_or(0) * 1024;
+        }
+    }
+    Ok(swapped)
+}
+
+/// Swaps out the file's pages that `view` maps.
+fn page_out_file<S>(view: &View<S>) -> Result<(), Skip> {
+    let mut swapped = 0;
+    for _ in 0..10 {
+        page_out_range(view.as_ptr().expose_provenance(), view.len());
+        swapped = swapped_bytes(&view.as_ptr_range())?;
+        if swapped >= view.len() / 10 * 9 {
+            return Ok(());
+        }
+    }
+    Err(format!("the kernel swapped out {swapped} of {} bytes of a memory file", view.len()))
+}
+
+/// Swaps out the anonymous memory of the process, captured pages among it, until less than `limit` bytes
+/// of it are resident.
+fn page_out_process(limit: usize) -> Result<(), Skip> {
+    let maps = fs::read_to_string("/proc/self/maps").map_err(|error| format!("reading maps: {error}"))?;
+    for line in maps.lines() {
+        let fields: Vec<_> = line.split_ascii_whitespace().collect();
+        if let [range, "rw-p", _, _, "0"] = fields[..]
+            && let Some((start, end)) = range.split_once('-')
+            && let (Ok(start), Ok(end)) = (usize::from_str_radix(start, 16), usize::from_str_radix(end, 16))
+        {
+            page_out_range(start, end - start);
+        }
+    }
+    let status =
+        fs::read_to_string("/proc/self/status").map_err(|error| format!("reading status: {error}"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap_or_default();
+    let kib: usize = line.trim().trim_end_matches(" kB").parse().map_err(|_| "no RssAnon in status")?;
+    match kib * 1024 < limit {
+        true => Ok(()),
+        false => Err(format!("{kib} KiB of the process could not be swapped out")),
+    }
+}
+
+/// Pages that the tests write to: every second one, and a run.
+fn written_pages(pages: usize) -> impl Iterator<Item = usize> {
+    (0..pages).filter(move |page| page % 2 == 0 || page * 4 > pages * 3)
+}
+
+fn write(bytes: &mut [u8], page: usize, value: u8) {
+    bytes[page * page_size()..(page + 1) * page_size()].fill(value);
+}
+
+const PAGES: usize = 400;
+
+fn swapped_writes_are_right<S>(view: &mut View<S>, root: &[u8]) -> Result<(), Skip> {
+    let written = written_pages(PAGES).count();
+    let mut bytes = root.to_vec();
+    for page in written_pages(PAGES) {
+        write(view, page, 200);
+        write(&mut bytes, page, 200);
+    }
+    page_out(view, written)?;
+    assert_eq!(view.changes().unwrap(), differing(&bytes, root));
+    page_out(view, written)?;
+    let taken = view.take_snapshot().unwrap();
+    assert_same("taken", &read(&taken), &bytes);
+
+    // Written again after having been captured.
+    page_out(view, written)?;
+    for page in written_pages(PAGES).step_by(3) {
+        write(view, page, 201);
+    }
+    page_out(view, written)?;
+    view.restore().unwrap();
+    assert_same("restored", view, root);
+
+    // Pages that may be private still, and hold what the root does.
+    page_out(view, 0)?;
+    assert_eq!(view.changes().unwrap(), []);
+    page_out(view, 0)?;
+    view.restore_to(&taken).unwrap();
+    assert_same("restored to", view, &bytes);
+    page_out(view, 0)?;
+    view.restore().unwrap();
+    assert_same("restored", view, root);
+    assert_same("taken", &taken.view().unwrap(), &bytes);
+    Ok(())
+}
+
+#[test]
+fn swapped_out_writes_to_a_view_of_bytes() {
+    with_swap("swapped_out_writes_to_a_view_of_bytes", || {
+        let root = pattern(PAGES, 1);
+        let snapshot = Snapshot::from_slice(&root).unwrap();
+        swapped_writes_are_right(&mut snapshot.view().unwrap(), &root)
+    });
+}
+
+#[test]
+fn swapped_out_writes_to_a_view_of_zeroes() {
+    with_swap("swapped_out_writes_to_a_view_of_zeroes", || {
+        let root = vec![0; PAGES * page_size()];
+        let snapshot = Snapshot::zeroed(root.len()).unwrap();
+        swapped_writes_are_right(&mut snapshot.view().unwrap(), &root)
+    });
+}
+
+#[test]
+fn swapped_out_writes_to_a_view_of_a_changed_image() {
+    with_swap("swapped_out_writes_to_a_view_of_a_changed_image", || {
+        let mut root = pattern(PAGES, 1);
+        let first = Snapshot::from_slice(&root).unwrap();
+        let mut view = first.view().unwrap();
+        for page in (0..PAGES).filter(|page| page % 7 == 0 || page % 50 > 30) {
+            write(&mut root, page, 3);
+            write(&mut view, page, 3);
+        }
+        let changed = view.take_snapshot().unwrap();
+        swapped_writes_are_right(&mut changed.view().unwrap(), &root)?;
+        // A view that was opened on another image of the family.
+        view.restore().unwrap();
+        swapped_writes_are_right(&mut view, &pattern(PAGES, 1))
+    });
+}
+
+#[test]
+fn swapped_out_pages_that_were_written_to_be_zero() {
+    with_swap("swapped_out_pages_that_were_written_to_be_zero", || {
+        let mut bytes = pattern(PAGES, 1);
+        let snapshot = Snapshot::from_slice(&bytes).unwrap();
+        let mut view = snapshot.view().unwrap();
+        for page in written_pages(PAGES) {
+            write(&mut bytes, page, 0);
+            write(&mut view, page, 0);
+        }
+        page_out(&view, written_pages(PAGES).count())?;
+        let taken = view.take_snapshot().unwrap();
+        assert_same("taken", &read(&taken), &bytes);
+        page_out(&view, written_pages(PAGES).count())?;
+        view.restore().unwrap();
+        assert_same("restored", &view, &pattern(PAGES, 1));
+        Ok(())
+    });
+}
+
+#[test]
+fn swapped_out_writes_to_a_view_written_in_place() {
+    with_swap("swapped_out_writes_to_a_view_written_in_place", || {
+        for commit in [false, true] {
+            let bytes = pattern(PAGES, 1);
+            let mut snapshot = Snapshot::zeroed(bytes.len()).unwrap();
+            let mut view = snapshot.view_mut().unwrap();
+            view.copy_from_slice(&bytes);
+            page_out_file(&view)?;
+            let zeroes = vec![0; bytes.len()];
+            if !commit {
+                assert_eq!(view.changes().unwrap(), differing(&bytes, &zeroes));
+                page_out_file(&view)?;
+                let taken = view.take_snapshot().unwrap();
+                assert_same("taken", &read(&taken), &bytes);
+            }
+            view.commit().unwrap();
+            assert_same("committed", &snapshot.view().unwrap(), &bytes);
+        }
+        Ok(())
+    });
+}
+
+#[test]
+fn a_swapped_out_base() {
+    with_swap("a_swapped_out_base", || {
+        let root = pattern(PAGES, 1);
+        let snapshot = Snapshot::from_slice(&root).unwrap();
+        let mut view = snapshot.view().unwrap();
+        assert_same("before", &view, &root);
+        page_out_file(&view)?;
+        assert_eq!(view.changes().unwrap(), [], "pages of the base are not writes");
+        let mut bytes = root.clone();
+        for page in written_pages(PAGES) {
+            write(&mut view, page, 9);
+            write(&mut bytes, page, 9);
+        }
+        let taken = view.take_snapshot().unwrap();
+        assert_same("taken", &read(&taken), &bytes);
+        view.restore().unwrap();
+        assert_same("restored", &view, &root);
+        Ok(())
+    });
+}
+
+#[test]
+fn an_image_is_made_flat_over_a_swapped_out_base() {
+    with_swap("an_image_is_made_flat_over_a_swapped_out_base", || {
+        let mut bytes = pattern(PAGES, 1);
+        let snapshot = Snapshot::from_slice(&bytes).unwrap();
+        let mut view = snapshot.view().unwrap();
+        write(&mut view, 3, 9);
+        write(&mut bytes, 3, 9);
+        let taken = view.take_snapshot().unwrap();
+        view.restore().unwrap();
+        // A page that is mapped twice stays in memory.
+        drop(view);
+        let view = snapshot.view().unwrap();
+        assert_same("before", &view, &pattern(PAGES, 1));
+        page_out_file(&view)?;
+        for _ in 0..70 {
+            taken.view().unwrap();
+        }
+        assert!(taken.stats().flat > 0, "the image was not made flat");
+        assert_same("made flat", &taken.view().unwrap(), &bytes);
+        Ok(())
+    });
+}
+
+#[test]
+fn swapped_out_captured_pages() {
+    with_swap("swapped_out_captured_pages", || {
+        let pages = (16 << 20) / page_size();
+        let bytes = pattern(pages, 1);
+        let root = Arc::new(Snapshot::zeroed(bytes.len()).unwrap());
+        let capture = |bytes: &[u8]| {
+            let mut view = root.view().unwrap();
+            view.copy_from_slice(bytes);
+            view.take_snapshot().unwrap()
+        };
+        let taken = capture(&bytes);
+        let zeroes = vec![0; bytes.len()];
+        let page_out_captured = || page_out_process(taken.stats().captured / 4);
+        page_out_captured()?;
+        assert_same("read", &read(&taken), &bytes);
+        page_out_captured()?;
+        assert_same("viewed", &taken.view().unwrap(), &bytes);
+        page_out_captured()?;
+        assert_eq!(root.diff(&taken).unwrap(), differing(&zeroes, &bytes));
+        let mut view = root.view().unwrap();
+        page_out_captured()?;
+        view.restore_to(&taken).unwrap();
+        page_out_captured()?;
+        assert_same("restored to", &view, &bytes);
+        view.restore().unwrap();
+        assert_same("restored", &view, &zeroes);
+
+        // Freed while out, and captured into again.
+        let halves = written_pages(pages).fold(bytes.clone(), |mut bytes, page| {
+            write(&mut bytes, page, 77);
+            bytes
+        });
+        let other = capture(&halves);
+        page_out_captured()?;
+        drop((taken, view));
+        let again = capture(&bytes);
+        assert_same("again", &read(&again), &bytes);
+        assert_same("other", &other.view().unwrap(), &halves);
+        Ok(())
+    });
+}
