@@ -10,15 +10,19 @@
 //!   file, and a view is one mapping again. Not if that would take more than a share of the memory
 //!   available, nor where it would make a sparse image dense ([`Flat::may_be_whole`]).
 //!
+//! A flat file takes a descriptor, which the program may need for other things. So flat files take no more
+//! than a share of them ([`Permit`]), and small gains are not worth one.
+//!
 //! Nothing here is needed for correctness: what cannot be mapped or written is copied.
 #![allow(unsafe_code)]
 
 use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
 use crate::image::{Base, Image};
 use crate::pages::{PageRange, PageSet};
-use crate::sys::{Mapping, MemoryFile, Source, available_memory};
+use crate::sys::{Mapping, MemoryFile, Source, available_memory, file_limit};
 use crate::{error, page_size};
 
 /// Pages from which on a run is mapped: one more mapping costs about as much as copying two pages, and
@@ -28,7 +32,11 @@ const MIN_RUN: usize = 8;
 /// Mappings that the runs of one view may take, of the 65,530 that a Linux process has.
 const MAX_RUNS: usize = 1024;
 
-/// Views after which an image is made flat even if each of them copies little.
+/// Pages in long runs, all together, from which on they are worth a file.
+const MIN_MAPPED: usize = 64;
+
+/// Views after which an image is made flat even if each of them copies little, and page copies that are
+/// not worth a file even if the image is small.
 const PATIENCE: usize = 64;
 
 /// The largest image that is made flat for the number of its views alone.
@@ -52,7 +60,15 @@ pub(crate) struct Flat {
 pub(crate) struct FlatFile {
     file: MemoryFile,
     covers: PageSet,
+    _permit: Permit,
 }
+
+/// The right to keep one more flat file. There are as many as an eighth of the descriptors that the
+/// process may have.
+struct Permit;
+
+/// Flat files of the process. A forked child inherits them, and the count.
+static FLAT_FILES: AtomicUsize = AtomicUsize::new(0);
 
 /// What a mapping shows where it has no private pages: the flat file where that covers the page, else
 /// the base of the image.
@@ -173,13 +189,28 @@ impl FlatFile {
 
     /// A file with the bytes of `image` in the pages `written`, and zeroes elsewhere.
     fn build(image: &Image, written: &PageSet, covers: PageSet) -> io::Result<Arc<Self>> {
+        let permit = Permit::take()?;
         let file = MemoryFile::create(image.pages)?;
         let reader = image.reader()?;
         for range in written.ranges() {
             file.write_pages(range.start, range.iter().map(|page| reader.page(page)))?;
         }
         file.finish();
-        Ok(Arc::new(Self { file, covers }))
+        Ok(Arc::new(Self { file, covers, _permit: permit }))
+    }
+}
+
+impl Permit {
+    fn take() -> io::Result<Self> {
+        let permit = Self;
+        let taken = FLAT_FILES.fetch_add(1, Ordering::Relaxed);
+        if taken < file_limit() / 8 { Ok(permit) } else { Err(io::ErrorKind::QuotaExceeded.into()) }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        FLAT_FILES.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -206,7 +237,7 @@ impl Flat {
         let copied = image.captured.len() - runs.len();
         let patient = image.pages <= PATIENT_BYTES / page_size();
         flat.copied += if patient { copied.max(image.pages.div_ceil(PATIENCE)) } else { copied };
-        if flat.copied >= image.pages && !flat.building && Self::may_be_whole(image) {
+        if flat.copied >= image.pages.max(PATIENCE) && !flat.building && Self::may_be_whole(image) {
             // Other views of the image do not wait: they go on with what there is.
             flat.building = true;
             drop(flat);
@@ -246,5 +277,5 @@ fn long_runs(image: &Image) -> PageSet {
     }
     let mut set = PageSet::new();
     runs.into_iter().for_each(|run| set.push_range(run));
-    set
+    if set.len() < MIN_MAPPED { PageSet::new() } else { set }
 }

@@ -380,7 +380,7 @@ impl Snapshot {
         Ok(read)
     }
 
-    /// The byte ranges, whole pages in ascending order, in which the two snapshots differ.
+    /// The byte ranges in which the two snapshots differ: whole pages, ascending, neighbours as one range.
     ///
     /// Of snapshots that descend from one another, what they share is skipped without a look; the cost
     /// follows the pages that differ. Otherwise all pages are compared that are not known to be zero.

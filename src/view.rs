@@ -145,8 +145,8 @@ impl<S> View<S> {
         tree.show(&image)
     }
 
-    /// The byte ranges, whole pages in ascending order, in which the view differs from the snapshot
-    /// that was last taken of it or restored to it.
+    /// The byte ranges in which the view differs from the snapshot that was last taken of it or restored
+    /// to it: whole pages, ascending, neighbours as one range.
     ///
     /// # Errors
     ///

@@ -31,6 +31,8 @@ use crate::{error, page_size};
 
 /// Private memory that a view keeps through `show`, for the writes that will likely come again: to copy
 /// the old bytes back takes a quarter of what it takes to discard the page and write to it again.
+/// A page that was not written since the last time is another matter: each capture and `show` compares
+/// it. No more of those are kept than pages were copied, so that the work follows what changed.
 const KEPT_BYTES: usize = if cfg!(memsnap_keep_little) { 1 << 14 } else { 64 << 20 };
 
 /// Invariant: `start..start + len` is the range of `state.mapping`, and neither changes. Its bytes are
@@ -298,7 +300,7 @@ impl State {
             // SAFETY: as for the copies above.
             surplus.iter().for_each(|page| unsafe { self.mapping.write_page(page, wanted.page(page)) });
         }
-        let kept = budget - copied.min(budget);
+        let kept = copied.min(budget - copied.min(budget));
         if idle.len() > kept {
             // They show the same bytes either way, so a refusal does no harm.
             // SAFETY: as above.

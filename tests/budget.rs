@@ -37,6 +37,26 @@ fn pages_beyond_the_budget_are_given_back_and_show_their_old_bytes() {
     dirty_and_restore(&mut view, &zeroed, &vec![0; LEN]);
 }
 
+/// A view once kept all pages that it ever wrote, up to the budget, and each later call compared them all:
+/// after 16,000 pages, restoring a single one took 30 ms.
+#[test]
+fn pages_that_are_not_written_again_are_given_back() {
+    let snapshot = Snapshot::from_slice(&pattern(0)).unwrap();
+    let mut view = snapshot.view().unwrap();
+    if view.stats().tracker == "compare" {
+        return;
+    }
+    view.chunks_mut(page_size()).step_by(2).for_each(|page| page[0] ^= 1);
+    view.restore().unwrap();
+    for _ in 0..2 {
+        view[5 * page_size()] ^= 1;
+        view.restore().unwrap();
+    }
+    let kept = view.stats().private / page_size();
+    assert!((1..=2).contains(&kept), "{kept} pages are kept");
+    assert!(view[..] == pattern(0)[..]);
+}
+
 /// Discarding a page brings back what the mapping shows, which is not the snapshot's page where that was
 /// copied into the view, or where the view was laid out for another snapshot.
 #[test]

@@ -74,10 +74,15 @@ fn captured_and_undone<S>(
     assert_eq!(taken.diff(&view.take_snapshot()?)?, differing(&bytes, &again));
     view.restore_to(&taken)?;
     assert_same("restored to", view, &bytes);
-
-    kernel_write(&mut view[range.clone()], &again[range])?;
+    // Over what the image has captured, and over what it has not.
+    kernel_write(&mut view[range.clone()], &again[range.clone()])?;
+    view.restore_to(&taken)?;
+    assert_same("restored to again", view, &bytes);
     view.restore()?;
     assert_same("restored", view, root);
+    kernel_write(&mut view[range.clone()], &again[range])?;
+    view.restore()?;
+    assert_same("restored again", view, root);
     assert_eq!(view.changes()?, []);
     assert_same("taken", &read(&taken), &bytes);
     Ok(())

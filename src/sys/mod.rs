@@ -11,7 +11,9 @@
 //! | `Source` | what a mapping shows: zeroes, a file privately, a file shared, a file read-only |
 //! | `Tracker` | `private_pages`: every page of a private mapping that may differ from what it shows; more is allowed, fewer never |
 //! | `copy_of`, `borrowed` | a file's bytes as they are now, and a file mapped in place |
+//! | `stream` | all that a reader gives |
 //! | `available_memory` | bytes that can be had without pushing anything out, if known |
+//! | `file_limit` | files that the process may have open |
 //!
 //! A failed call changes nothing, except that a failed `replace` may leave zeroes behind: whoever
 //! called it assumes nothing about the range afterwards. In a forked child every inherited object
@@ -24,8 +26,8 @@ pub(crate) mod fault;
 mod linux;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    Mapping, MemoryFile, PrivatePages, Source, Tracker, available_memory, borrowed, copy_of, page_size,
-    stream,
+    Mapping, MemoryFile, PrivatePages, Source, Tracker, available_memory, borrowed, copy_of, file_limit,
+    page_size, stream,
 };
 
 #[cfg(not(target_os = "linux"))]

@@ -176,6 +176,11 @@ impl Limit {
         limit
     }
 
+    /// As many descriptors as `most` can be open.
+    pub(crate) fn descriptors_to(most: u64) -> Self {
+        Self::set(Resource::Nofile, most)
+    }
+
     /// Takes the descriptors that were closed meanwhile.
     pub(crate) fn fill(&mut self) {
         while let Ok(file) = File::open("/dev/null") {
