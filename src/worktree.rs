@@ -33,7 +33,9 @@ use crate::{error, page_size};
 /// the old bytes back takes a quarter of what it takes to discard the page and write to it again.
 /// A page that was not written since the last time is another matter: each capture and `show` compares
 /// it. No more of those are kept than pages were copied, so that the work follows what changed.
-const KEPT_BYTES: usize = if cfg!(memsnap_keep_little) { 1 << 14 } else { 64 << 20 };
+///
+/// Little, if the library is built with `MEMSNAP_KEEP_LITTLE` set, so that small tests exceed it.
+const KEPT_BYTES: usize = if option_env!("MEMSNAP_KEEP_LITTLE").is_some() { 1 << 14 } else { 64 << 20 };
 
 /// Invariant: `start..start + len` is the range of `state.mapping`, and neither changes. Its bytes are
 /// written through `&mut self` only, but for what `unsafe` code does with the pointer.

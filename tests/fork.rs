@@ -336,7 +336,7 @@ fn each_process_takes_snapshots_of_its_own() {
 fn changed(family: &mut Family) -> (Snapshot, Vec<u8>) {
     let mut bytes = family.root.clone();
     fill_every(3, &mut bytes, 77);
-    bytes[20 * page_size()..40 * page_size()].fill(78);
+    bytes[100 * page_size()..180 * page_size()].fill(78);
     (family.capture(&bytes), bytes)
 }
 
@@ -353,7 +353,7 @@ fn an_image_made_flat_before_the_fork_serves_both_processes() {
     for family in [Family::of_bytes, Family::of_zeroes] {
         one_after_the_other(
             || {
-                let mut family = family(90);
+                let mut family = family(200);
                 let (snapshot, bytes) = changed(&mut family);
                 view_often(&snapshot, &bytes);
                 (family, Arc::new(snapshot), bytes)
@@ -390,9 +390,10 @@ fn an_image_made_flat_before_the_fork_serves_both_processes() {
 fn an_image_is_made_flat_in_each_process_on_its_own() {
     let _serial = serial();
     for family in [Family::of_bytes, Family::of_zeroes] {
-        let mut family = family(90);
+        let mut family = family(200);
         let (snapshot, bytes) = changed(&mut family);
-        drop(snapshot.view().unwrap());
+        assert_same("viewed", &snapshot.view().unwrap(), &bytes);
+        assert!(snapshot.stats().flat > 0, "the long run is not mapped");
         both_at_once((family, snapshot, bytes), |(family, snapshot, bytes), process| {
             view_often(snapshot, bytes);
             family.view.restore_to(snapshot).unwrap();

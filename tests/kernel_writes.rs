@@ -13,7 +13,7 @@ use common::script::{differing, read};
 use common::{assert_same, pattern, skip};
 use memsnap::{Snapshot, View, page_size};
 
-const PAGES: usize = 40;
+const PAGES: usize = 120;
 
 /// Has the kernel write all of `bytes` to `destination`, which is as long.
 type KernelWrite<'a> = &'a dyn Fn(&mut [u8], &[u8]) -> io::Result<()>;
@@ -32,7 +32,7 @@ fn each_kind_of_view(ranges: &[Range<usize>], kernel_write: KernelWrite<'_>) -> 
         let mut changed = root.clone();
         let mut view = of_bytes.view()?;
         changed[3 * page_size()..4 * page_size()].fill(2);
-        changed[10 * page_size()..30 * page_size()].fill(3);
+        changed[10 * page_size()..90 * page_size()].fill(3);
         view.copy_from_slice(&changed);
         let taken = view.take_snapshot()?;
         captured_and_undone(&mut taken.view()?, &changed, touched, ranges, kernel_write)?;
@@ -95,7 +95,7 @@ fn ranges() -> [Range<usize>; 4] {
         5 * page + 100..9 * page + 1,
         2 * page + 7..2 * page + 8,
         12 * page..13 * page,
-        37 * page - 1..PAGES * page,
+        (PAGES - 3) * page - 1..PAGES * page,
     ]
 }
 
@@ -155,7 +155,7 @@ fn bytes_read_around_the_page_cache() {
     if let Err(error) = probed {
         return skip("bytes_read_around_the_page_cache", format!("no O_DIRECT for temporary files: {error}"));
     }
-    let ranges = [5 * page..9 * page, 2 * page..3 * page, 20 * page..PAGES * page];
+    let ranges = [5 * page..9 * page, 2 * page..3 * page, 20 * page..60 * page];
     each_kind_of_view(&ranges, &|destination, bytes| direct_file_with(bytes)?.read_exact(destination))
         .unwrap();
 }

@@ -304,28 +304,6 @@ fn swapped_out_writes_to_a_view_written_in_place() {
 }
 
 #[test]
-fn a_swapped_out_base() {
-    with_swap("a_swapped_out_base", || {
-        let root = pattern(PAGES, 1);
-        let snapshot = Snapshot::from_slice(&root).unwrap();
-        let mut view = snapshot.view().unwrap();
-        assert_same("before", &view, &root);
-        page_out_file(&view)?;
-        assert_eq!(view.changes().unwrap(), [], "pages of the base are not writes");
-        let mut bytes = root.clone();
-        for page in written_pages(PAGES) {
-            write(&mut view, page, 9);
-            write(&mut bytes, page, 9);
-        }
-        let taken = view.take_snapshot().unwrap();
-        assert_same("taken", &read(&taken), &bytes);
-        view.restore().unwrap();
-        assert_same("restored", &view, &root);
-        Ok(())
-    });
-}
-
-#[test]
 fn an_image_is_made_flat_over_a_swapped_out_base() {
     with_swap("an_image_is_made_flat_over_a_swapped_out_base", || {
         let mut bytes = pattern(PAGES, 1);

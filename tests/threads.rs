@@ -70,7 +70,7 @@ fn changed(pages: usize, over_bytes: bool) -> (Snapshot, Vec<u8>) {
 
 #[test]
 fn a_family_is_used_by_many_threads_at_once() {
-    const PAGES: usize = 48;
+    const PAGES: usize = 200;
     const THREADS: usize = 6;
     const STEPS: usize = 300;
     const POOL: usize = 12;
@@ -92,7 +92,7 @@ fn a_family_is_used_by_many_threads_at_once() {
             match random.below(16) {
                 0..7 => {
                     let start = random.below(bytes.len());
-                    let end = bytes.len().min(start + random.below(6 * page_size()));
+                    let end = bytes.len().min(start + random.below(50 * page_size()));
                     let value = random.below(256).to_le_bytes()[0];
                     bytes[start..end].fill(value);
                     view[start..end].fill(value);

@@ -7,8 +7,8 @@ use memsnap::{ArcView, Snapshot, page_size};
 
 use super::{assert_same, pattern};
 
-/// Enough for runs of pages to be mapped rather than copied.
-const PAGES: usize = 40;
+/// Enough for long runs of pages to be mapped rather than copied.
+const PAGES: usize = 100;
 
 /// Snapshots held at a time.
 const HELD: usize = 10;
@@ -41,7 +41,7 @@ impl Random {
 
     fn edit(&mut self, bytes: &mut [u8]) -> (Range<usize>, u8) {
         let start = self.below(bytes.len());
-        let longest = [1, 100, 2 * page_size(), 14 * page_size()][self.below(4)];
+        let longest = [1, 100, 3 * page_size(), 80 * page_size()][self.below(4)];
         let range = start..bytes.len().min(start + 1 + self.below(longest));
         let value = self.below(4).to_le_bytes()[0];
         bytes[range.clone()].fill(value);

@@ -36,13 +36,15 @@ enum Tier {
     Compare,
 }
 
-/// The best tier that is tried; `--cfg memsnap_tier="…"` forces a worse one.
-const FIRST: Tier = if cfg!(memsnap_tier = "compare") {
-    Tier::Compare
-} else if cfg!(memsnap_tier = "pagemap") {
-    Tier::Pagemap
-} else {
-    Tier::Scan
+/// The best tier that is tried: a worse one if the library is built with `MEMSNAP_TIER` set, for tests.
+const FIRST: Tier = match option_env!("MEMSNAP_TIER") {
+    Some(name) => match name.as_bytes() {
+        b"scan" => Tier::Scan,
+        b"pagemap" => Tier::Pagemap,
+        b"compare" => Tier::Compare,
+        _ => panic!("MEMSNAP_TIER is one of scan, pagemap and compare"),
+    },
+    None => Tier::Scan,
 };
 
 /// Finds the written pages of one mapping.
