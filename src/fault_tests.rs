@@ -8,7 +8,8 @@ use std::io::Write;
 use crate::sys::fault;
 use crate::{Snapshot, View, page_size};
 
-const PAGES: usize = 42;
+/// Enough for runs of pages to be mapped.
+const PAGES: usize = 102;
 
 /// Tries `operation` with faults. After a failure: `check` what exists, and try again without faults.
 fn survive<T>(mut operation: impl FnMut() -> io::Result<T>, check: impl FnOnce(io::Error)) -> T {
@@ -71,9 +72,9 @@ fn show<S>(view: &mut View<S>, bytes: &[u8], restore: impl Fn(&mut View<S>) -> i
 
 fn edit(bytes: &mut [u8], value: u8) {
     let page = page_size();
-    bytes[3 * page..18 * page].fill(value);
-    bytes[20 * page + 7] = value;
-    bytes[39 * page] = value;
+    bytes[3 * page..80 * page].fill(value);
+    bytes[90 * page + 7] = value;
+    bytes[99 * page] = value;
 }
 
 fn pattern(value: u8) -> Vec<u8> {
@@ -123,11 +124,12 @@ fn every_operation() {
         show(&mut view, bytes, View::restore);
         assert_eq!(survive(|| first.diff(&second), drop), fault::suspend(|| second.diff(&first).unwrap()));
         survive(|| branch.diff(&first), drop);
-        // Often enough for the image to be made flat.
         for _ in 0..3 {
             open(&first, &first_bytes);
         }
-        for _ in 0..70 {
+        // Often enough for the image to be made flat, by one of the last.
+        fault::suspend(|| (0..44).for_each(|_| drop(first.view().unwrap())));
+        for _ in 0..10 {
             survive(|| first.view(), drop);
         }
         let mut flat = open(&first, &first_bytes);
@@ -184,8 +186,8 @@ fn every_single_failure_leaves_old_or_new() {
 #[test]
 fn failures_that_last_leave_old_or_new() {
     let ((), calls) = fault::inject(u64::MAX, 0, every_operation);
-    for call in 0..calls {
-        fault::inject(call, 8, every_operation);
+    for call in (0..calls).step_by(3) {
+        fault::inject(call, 5, every_operation);
         fault::inject(call, u64::MAX, every_operation);
     }
 }

@@ -7,13 +7,12 @@ mod support;
 use std::fs::{self, File};
 use std::io;
 use std::io::Write;
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use memsnap::{Snapshot, page_size};
 use rustix::mm::MlockAllFlags;
-use support::{
-    Limit, alone, assert_same, memory, message, padded, pattern, pipe_of, skipped, with_steady_heap,
-};
+use support::{Limit, alone, assert_same, memory, message, padded, pattern, skipped, with_steady_heap};
 
 /// Whether an error says, in words or by the name of the limit, which resource ran out.
 #[track_caller]
@@ -23,7 +22,7 @@ fn assert_tells(error: &io::Error, operation: &str, limit: &str) {
     assert!(message.contains(limit), "does not name the limit ({limit}): {message}");
 }
 
-const DESCRIPTORS: &str = "open files";
+const DESCRIPTORS: &str = "ulimit -n";
 const ADDRESS_SPACE: &str = "address space";
 const MAPPINGS: &str = "max_map_count";
 
@@ -47,7 +46,7 @@ fn without_descriptors_new_snapshots_fail_and_all_others_go_on() {
         let bytes = pattern(1000 * page_size(), 1);
         let mut changed = bytes.clone();
         touch(&mut changed, 100);
-        changed[200 * page_size()..260 * page_size()].fill(3);
+        changed[200 * page_size()..300 * page_size()].fill(3);
         let mut zero = Snapshot::zeroed(10 * page_size()).unwrap();
         let snapshot = Arc::new(Snapshot::from_slice(&bytes).unwrap());
         let mut view = snapshot.view().unwrap();
@@ -57,7 +56,10 @@ fn without_descriptors_new_snapshots_fail_and_all_others_go_on() {
         let file = tempfile::tempfile().unwrap();
         (&file).write_all(&bytes).unwrap();
         let files = [(); 2].map(|()| file.try_clone().unwrap());
-        let pipe = pipe_of(vec![1; 10]);
+        let (pipe, mut writer) = io::pipe().unwrap();
+        writer.write_all(&[1; 10]).unwrap();
+        drop(writer);
+        let pipe = File::from(OwnedFd::from(pipe));
 
         let mut limit = Limit::descriptors();
         assert_tells(&Snapshot::from_slice(&bytes).unwrap_err(), "copying bytes", DESCRIPTORS);
@@ -272,6 +274,31 @@ fn without_address_space_for_the_base_comparing_fails_and_works_later() {
         assert_same("restored to", &other, &changed);
         assert_eq!(snapshot.diff(&stranger).unwrap().len(), 1);
         let fresh = snapshot.view().unwrap().stats().tracker;
+        assert_eq!(view.stats().tracker, fresh, "a shortage that passed changed how pages are found");
+    });
+}
+
+#[test]
+fn a_first_capture_without_address_space_fails_clearly_and_works_later() {
+    const TEST: &str = "a_first_capture_without_address_space_fails_clearly_and_works_later";
+    with_steady_heap(TEST, || {
+        let zero = Snapshot::zeroed(100 * page_size()).unwrap();
+        let mut view = zero.view().unwrap();
+        view[5 * page_size()] = 1;
+
+        // Before the kernel was ever asked which pages were written.
+        let limit = Limit::address_space(0);
+        let size = view.len().to_string();
+        if let Err(error) = view.changes() {
+            assert_tells(&error, &size, ADDRESS_SPACE);
+        }
+        let error = view.take_snapshot().unwrap_err();
+        assert!(message(&error).contains(ADDRESS_SPACE), "{error}");
+        drop(limit);
+
+        assert_eq!(view.changes().unwrap(), [5 * page_size()..6 * page_size()]);
+        assert_eq!(view.take_snapshot().unwrap().diff(&zero).unwrap(), [5 * page_size()..6 * page_size()]);
+        let fresh = zero.view().unwrap().stats().tracker;
         assert_eq!(view.stats().tracker, fresh, "a shortage that passed changed how pages are found");
     });
 }

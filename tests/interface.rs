@@ -8,7 +8,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::mem;
 use std::ops::{Bound, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use memsnap::{ArcView, CowView, MutView, Snapshot, View, page_size};
@@ -73,8 +73,8 @@ fn scribble(bytes: &mut [u8], round: u8) {
         let at = (i + usize::from(round)) % pages * page;
         bytes[at + usize::from(round)..at + page].fill(0x40 ^ round);
     }
-    let run = usize::from(round) % 3 * page;
-    bytes[run..run + 10 * page].fill(round | 0x80);
+    let run = (5 + usize::from(round) % 3) * page;
+    bytes[run..run + 80 * page].fill(round | 0x80);
 }
 
 fn shown(snapshot: &Snapshot) -> Vec<u8> {
@@ -83,7 +83,7 @@ fn shown(snapshot: &Snapshot) -> Vec<u8> {
 
 /// Long enough for runs of pages to be mapped, and no whole number of pages.
 fn odd_len() -> usize {
-    40 * page_size() + 5
+    120 * page_size() + 5
 }
 
 #[test]
@@ -259,19 +259,26 @@ fn handles_and_views_can_be_sent_and_shared() {
 
 #[test]
 fn threads_may_take_snapshots_of_one_view_at_the_same_time() {
-    let mut expected = padded(pattern(odd_len(), 3));
+    let mut expected = pattern(1000 * page_size(), 3);
     let snapshot = Snapshot::from_slice(&expected).unwrap();
     let mut view = snapshot.view().unwrap();
     for round in 0..20 {
-        scribble(&mut view, round);
-        scribble(&mut expected, round);
+        view.iter_mut().step_by(page_size()).for_each(|byte| *byte = round);
+        expected.iter_mut().step_by(page_size()).for_each(|byte| *byte = round);
+        let start = Barrier::new(4);
         let taken = thread::scope(|scope| {
-            let takers = [(); 4].map(|()| scope.spawn(|| view.take_snapshot().unwrap()));
+            let takers = [(); 4].map(|()| {
+                scope.spawn(|| {
+                    start.wait();
+                    view.take_snapshot().unwrap()
+                })
+            });
             takers.map(|taker| taker.join().unwrap())
         });
         for taken in &taken {
             assert_same("taken", &shown(taken), &expected);
         }
+        assert_same("the view", &view, &expected);
     }
 }
 
@@ -337,6 +344,33 @@ fn restore_to_shows_any_snapshot_of_the_length() {
         view.restore().unwrap();
         assert_same(&format!("{from}, back"), &view, bytes);
     }
+}
+
+#[test]
+fn restore_to_changes_more_than_a_view_keeps_resident() {
+    // Some of what differs is copied into the view, the rest is left to be read again.
+    let filled = |seed| {
+        let mut snapshot = Snapshot::zeroed(160 << 20).unwrap();
+        let bytes = pattern(90 << 20, seed);
+        snapshot.view_mut().unwrap()[..bytes.len()].copy_from_slice(&bytes);
+        (snapshot, bytes)
+    };
+    let (one, one_bytes) = filled(1);
+    let (other, other_bytes) = filled(2);
+    let mut view = one.view().unwrap();
+    for (snapshot, bytes) in [(&other, &other_bytes), (&one, &one_bytes), (&other, &other_bytes)] {
+        view[..80 << 20].fill(3);
+        view.restore_to(snapshot).unwrap();
+        assert_same("data", &view[..bytes.len()], bytes);
+        assert!(view[bytes.len()..].iter().all(|&byte| byte == 0));
+    }
+    view[..85 << 20].fill(4);
+    let taken = view.take_snapshot().unwrap();
+    view.restore().unwrap();
+    assert_same("restored", &view[..one_bytes.len()], &one_bytes);
+    view.restore_to(&taken).unwrap();
+    assert!(view[..85 << 20].iter().all(|&byte| byte == 4));
+    assert_same("restored to the taken", &view[85 << 20..90 << 20], &other_bytes[85 << 20..]);
 }
 
 #[test]

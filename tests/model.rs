@@ -65,7 +65,7 @@ fn edit() -> impl Strategy<Value = Edit> {
     prop_oneof![
         4 => (any::<prop::sample::Index>(), 1..300_usize, 0..4_u8)
             .prop_map(|(at, len, value)| Edit::Bytes { at, len, value }),
-        2 => (any::<prop::sample::Index>(), 1..20_usize, 0..4_u8)
+        2 => (any::<prop::sample::Index>(), prop_oneof![3 => 1..20_usize, 1 => 60..120_usize], 0..4_u8)
             .prop_map(|(at, pages, value)| Edit::Run { at, pages, value }),
         1 => (1..6_usize, 0..4_u8).prop_map(|(step, value)| Edit::Stride { step, value }),
     ]
