@@ -11,7 +11,9 @@ use std::thread;
 
 use memsnap::{CowView, Snapshot, page_size};
 use rustix::fs::{SealFlags, fcntl_get_seals};
-use support::{alone, assert_same, closed_on_exec, memory_file_bytes, memory_files, pattern};
+use support::{
+    allocated, alone, assert_same, closed_on_exec, memory_file_bytes, memory_files, pattern, skipped,
+};
 
 /// Checks that this many memory files are open, and that nobody can change any.
 #[track_caller]
@@ -309,4 +311,33 @@ fn a_sparse_image_does_not_become_dense_by_being_viewed() {
         let held = memory_file_bytes();
         assert!(held <= 1 << 20, "{held} bytes in memory files for 100 pages");
     });
+}
+
+#[test]
+fn the_flat_image_of_a_sparse_file_is_sparse() {
+    const TEST: &str = "the_flat_image_of_a_sparse_file_is_sparse";
+    let file = tempfile::tempfile().unwrap();
+    file.set_len(512 << 20).unwrap();
+    file.write_all_at(&pattern(page_size(), 6), 100 << 20).unwrap();
+    if allocated(&file) > 1 << 20 {
+        return skipped(TEST, "the file system of the temporary directory knows no holes");
+    }
+    // SAFETY: nobody else has the unnamed file, and it is not written again.
+    let mapped = unsafe { Snapshot::map_file(&file) }.unwrap();
+    let copied = Snapshot::from_file(file).unwrap();
+    for (constructor, base) in [("from_file", copied), ("map_file", mapped)] {
+        let mut view = base.view().unwrap();
+        view[5] = 1;
+        let taken = view.take_snapshot().unwrap();
+        for _ in 0..100 {
+            assert_eq!(taken.view().unwrap()[5], 1);
+        }
+        let flat = taken.stats().flat;
+        assert!(flat <= 1 << 20, "{constructor}: a flat image of {flat} bytes for two pages of data");
+        assert_same(
+            constructor,
+            &taken.view().unwrap()[100 << 20..][..page_size()],
+            &pattern(page_size(), 6),
+        );
+    }
 }

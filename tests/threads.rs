@@ -191,8 +191,8 @@ fn readers_of_a_view_written_in_place_see_only_its_bytes_while_a_snapshot_is_tak
 
 #[test]
 fn snapshots_are_dropped_on_other_threads_than_they_were_taken_on() {
-    const PAGES: usize = 30;
-    const ROUNDS: u8 = 100;
+    const PAGES: usize = 60;
+    const ROUNDS: u8 = 250;
     let root = Arc::new(Snapshot::from_slice(&pattern(PAGES, 1)).unwrap());
     let (to_dropper, taken) = mpsc::sync_channel::<(Snapshot, Vec<u8>)>(4);
     thread::scope(|scope| {
@@ -213,7 +213,7 @@ fn snapshots_are_dropped_on_other_threads_than_they_were_taken_on() {
                 let mut view = root.view_arc().unwrap();
                 for round in 0..ROUNDS {
                     let page = usize::from(round) % PAGES * page_size();
-                    view[page..].fill(2 * round + thread);
+                    view[page..].fill(round.wrapping_mul(2) + thread);
                     let taken = view.take_snapshot().unwrap();
                     to_dropper.send((taken, view.to_vec())).unwrap();
                 }
