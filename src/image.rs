@@ -18,6 +18,11 @@ use crate::{error, page_size};
 /// The largest page that any platform has.
 static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
 
+/// Whether `page`, one page long, holds nothing but zeroes.
+pub(crate) fn is_zero(page: &[u8]) -> bool {
+    page == &ZEROES[..page.len()]
+}
+
 /// Invariant: the bytes of an image never change. Its base is not written once an image refers to it,
 /// and pages of its table are not written at all.
 pub(crate) struct Image {

@@ -20,7 +20,7 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use crate::image::{Base, Image};
+use crate::image::{Base, Image, is_zero};
 use crate::pages::{PageRange, PageSet};
 use crate::sys::{Mapping, MemoryFile, Source, available_memory, file_limit};
 use crate::{error, page_size};
@@ -192,6 +192,8 @@ impl FlatFile {
         let permit = Permit::take()?;
         let file = MemoryFile::create(image.pages)?;
         let reader = image.reader()?;
+        // Not every base tells its holes, and what is zero takes no memory.
+        let written: PageSet = written.iter().filter(|&page| !is_zero(reader.page(page))).collect();
         for range in written.ranges() {
             file.write_pages(range.start, range.iter().map(|page| reader.page(page)))?;
         }

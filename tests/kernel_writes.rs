@@ -107,12 +107,12 @@ fn file_with(bytes: &[u8]) -> io::Result<File> {
 }
 
 #[test]
-fn bytes_read_from_a_file() {
+fn bytes_read_from_a_file_are_captured_and_undone() {
     each_kind_of_view(&ranges(), &|destination, bytes| file_with(bytes)?.read_exact(destination)).unwrap();
 }
 
 #[test]
-fn bytes_scattered_by_one_readv() {
+fn bytes_scattered_by_readv_are_captured_and_undone() {
     each_kind_of_view(&ranges(), &|destination, bytes| {
         let (first, rest) = destination.split_at_mut(bytes.len() / 3);
         let (second, third) = rest.split_at_mut(rest.len() / 2);
@@ -125,7 +125,7 @@ fn bytes_scattered_by_one_readv() {
 }
 
 #[test]
-fn bytes_read_from_a_pipe() {
+fn bytes_read_from_a_pipe_are_captured_and_undone() {
     each_kind_of_view(&ranges(), &|destination, bytes| {
         let (mut reader, mut writer) = io::pipe()?;
         thread::scope(|scope| {
@@ -146,14 +146,17 @@ fn direct_file_with(bytes: &[u8]) -> io::Result<File> {
 }
 
 #[test]
-fn bytes_read_around_the_page_cache() {
+fn bytes_read_around_the_page_cache_are_captured_and_undone() {
     let page = page_size();
     let mut probe = vec![0; 2 * page];
     let aligned = probe.as_ptr().align_offset(page);
     let probed =
         direct_file_with(&pattern(1, 1)).and_then(|mut file| file.read_exact(&mut probe[aligned..][..page]));
     if let Err(error) = probed {
-        return skip("bytes_read_around_the_page_cache", format!("no O_DIRECT for temporary files: {error}"));
+        return skip(
+            "bytes_read_around_the_page_cache_are_captured_and_undone",
+            format!("no O_DIRECT for temporary files: {error}"),
+        );
     }
     let ranges = [5 * page..9 * page, 2 * page..3 * page, 20 * page..60 * page];
     each_kind_of_view(&ranges, &|destination, bytes| direct_file_with(bytes)?.read_exact(destination))

@@ -176,36 +176,36 @@ fn goes_on_in_two_processes(mut script: Script, tracker: &str) {
 }
 
 #[test]
-fn with_nothing_refused() {
-    goes_on_without("with_nothing_refused", &[], "scan", "scan");
+fn with_nothing_refused_the_best_tier_is_used() {
+    goes_on_without("with_nothing_refused_the_best_tier_is_used", &[], "scan", "scan");
 }
 
 #[test]
-fn without_userfaultfd_and_process_madvise() {
+fn without_userfaultfd_and_process_madvise_nothing_changes() {
     for errno in [libc::EPERM, libc::ENOSYS] {
         let refusals = [refuse(libc::SYS_userfaultfd, errno), refuse(libc::SYS_process_madvise, errno)];
-        goes_on_without("without_userfaultfd_and_process_madvise", &refusals, "scan", "scan");
+        goes_on_without("without_userfaultfd_and_process_madvise_nothing_changes", &refusals, "scan", "scan");
     }
 }
 
 #[test]
-fn without_pagemap_scan() {
+fn without_pagemap_scan_pagemap_is_read() {
     for errno in [libc::EPERM, libc::ENOSYS, libc::ENOTTY, libc::EINVAL] {
         let refusals = [refuse_pagemap_scan(errno)];
-        goes_on_without("without_pagemap_scan", &refusals, "pagemap", "pagemap");
+        goes_on_without("without_pagemap_scan_pagemap_is_read", &refusals, "pagemap", "pagemap");
     }
 }
 
 #[test]
-fn without_reading_pagemap() {
+fn without_reading_pagemap_pages_are_compared() {
     for errno in [libc::EPERM, libc::ENOSYS] {
         let refusals = [refuse_pagemap_scan(errno), refuse(libc::SYS_pread64, errno)];
-        goes_on_without("without_reading_pagemap", &refusals, "compare", "compare");
+        goes_on_without("without_reading_pagemap_pages_are_compared", &refusals, "compare", "compare");
     }
 }
 
 #[test]
-fn without_opening_files() {
+fn without_opening_files_pages_are_compared() {
     let refusals = [
         refuse(libc::SYS_openat, libc::EACCES),
         // The older architectures have another call for this.
@@ -213,32 +213,37 @@ fn without_opening_files() {
         refuse(libc::SYS_open, libc::EACCES),
     ];
     // What is open stays in use; a child has to open its own.
-    goes_on_without("without_opening_files", &refusals, "compare", "scan");
+    goes_on_without("without_opening_files_pages_are_compared", &refusals, "compare", "scan");
 }
 
 #[test]
-fn without_noexec_memory_files() {
+fn without_noexec_memory_files_plain_ones_do() {
     let flags = Argument { number: 1, mask: MFD_NOEXEC_SEAL, value: MFD_NOEXEC_SEAL };
     let refusals = [Refusal { call: libc::SYS_memfd_create, argument: Some(flags), errno: libc::EINVAL }];
-    goes_on_without("without_noexec_memory_files", &refusals, "scan", "scan");
+    goes_on_without("without_noexec_memory_files_plain_ones_do", &refusals, "scan", "scan");
 }
 
 #[test]
-fn without_populating_and_page_size_advice() {
+fn without_populating_and_page_size_advice_nothing_changes() {
     let refusals = [refuse_madvise(libc::MADV_POPULATE_WRITE), refuse_madvise(libc::MADV_NOHUGEPAGE)];
-    goes_on_without("without_populating_and_page_size_advice", &refusals, "scan", "scan");
+    goes_on_without("without_populating_and_page_size_advice_nothing_changes", &refusals, "scan", "scan");
 }
 
 #[test]
-fn without_pages_wiped_on_fork() {
+fn without_pages_wiped_on_fork_pages_are_compared() {
     let refusals = [refuse_madvise(libc::MADV_WIPEONFORK)];
-    goes_on_without("without_pages_wiped_on_fork", &refusals, "compare", "scan");
+    goes_on_without("without_pages_wiped_on_fork_pages_are_compared", &refusals, "compare", "scan");
 }
 
 #[test]
-fn without_mappings_kept_out_of_children() {
+fn without_mappings_kept_out_of_children_mutable_views_are_private() {
     let refusals = [refuse_madvise(libc::MADV_DONTFORK)];
-    goes_on_without("without_mappings_kept_out_of_children", &refusals, "scan", "scan");
+    goes_on_without(
+        "without_mappings_kept_out_of_children_mutable_views_are_private",
+        &refusals,
+        "scan",
+        "scan",
+    );
 }
 
 #[test]

@@ -29,7 +29,8 @@ struct SwapFile(PathBuf);
 impl SwapFile {
     fn add() -> io::Result<Self> {
         // Where the file system of temporary files is memory itself, the build directory may do.
-        Self::add_in(&std::env::temp_dir()).or_else(|_| Self::add_in(Path::new(env!("CARGO_TARGET_TMPDIR"))))
+        let build = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        Self::add_in(&std::env::temp_dir()).or_else(|error| Self::add_in(build).map_err(|_| error))
     }
 
     fn add_in(directory: &Path) -> io::Result<Self> {
@@ -225,8 +226,8 @@ fn swapped_writes_are_right<S>(view: &mut View<S>, root: &[u8]) -> Result<(), Sk
 }
 
 #[test]
-fn swapped_out_writes_to_a_view_of_bytes() {
-    with_swap("swapped_out_writes_to_a_view_of_bytes", || {
+fn swapped_out_writes_to_a_view_of_bytes_are_captured_and_undone() {
+    with_swap("swapped_out_writes_to_a_view_of_bytes_are_captured_and_undone", || {
         let root = pattern(PAGES, 1);
         let snapshot = Snapshot::from_slice(&root).unwrap();
         swapped_writes_are_right(&mut snapshot.view().unwrap(), &root)
@@ -234,8 +235,8 @@ fn swapped_out_writes_to_a_view_of_bytes() {
 }
 
 #[test]
-fn swapped_out_writes_to_a_view_of_zeroes() {
-    with_swap("swapped_out_writes_to_a_view_of_zeroes", || {
+fn swapped_out_writes_to_a_view_of_zeroes_are_captured_and_undone() {
+    with_swap("swapped_out_writes_to_a_view_of_zeroes_are_captured_and_undone", || {
         let root = vec![0; PAGES * page_size()];
         let snapshot = Snapshot::zeroed(root.len()).unwrap();
         swapped_writes_are_right(&mut snapshot.view().unwrap(), &root)
@@ -243,8 +244,8 @@ fn swapped_out_writes_to_a_view_of_zeroes() {
 }
 
 #[test]
-fn swapped_out_writes_to_a_view_of_a_changed_image() {
-    with_swap("swapped_out_writes_to_a_view_of_a_changed_image", || {
+fn swapped_out_writes_to_a_view_of_a_changed_image_are_captured_and_undone() {
+    with_swap("swapped_out_writes_to_a_view_of_a_changed_image_are_captured_and_undone", || {
         let mut root = pattern(PAGES, 1);
         let first = Snapshot::from_slice(&root).unwrap();
         let mut view = first.view().unwrap();
@@ -261,8 +262,8 @@ fn swapped_out_writes_to_a_view_of_a_changed_image() {
 }
 
 #[test]
-fn swapped_out_pages_that_were_written_to_be_zero() {
-    with_swap("swapped_out_pages_that_were_written_to_be_zero", || {
+fn swapped_out_pages_written_to_be_zero_are_changes() {
+    with_swap("swapped_out_pages_written_to_be_zero_are_changes", || {
         let mut bytes = pattern(PAGES, 1);
         let snapshot = Snapshot::from_slice(&bytes).unwrap();
         let mut view = snapshot.view().unwrap();
@@ -281,8 +282,8 @@ fn swapped_out_pages_that_were_written_to_be_zero() {
 }
 
 #[test]
-fn swapped_out_writes_to_a_view_written_in_place() {
-    with_swap("swapped_out_writes_to_a_view_written_in_place", || {
+fn swapped_out_writes_to_a_view_written_in_place_are_kept() {
+    with_swap("swapped_out_writes_to_a_view_written_in_place_are_kept", || {
         for commit in [false, true] {
             let bytes = pattern(PAGES, 1);
             let mut snapshot = Snapshot::zeroed(bytes.len()).unwrap();
@@ -328,8 +329,8 @@ fn an_image_is_made_flat_over_a_swapped_out_base() {
 }
 
 #[test]
-fn swapped_out_captured_pages() {
-    with_swap("swapped_out_captured_pages", || {
+fn swapped_out_captured_pages_keep_their_bytes() {
+    with_swap("swapped_out_captured_pages_keep_their_bytes", || {
         let pages = (16 << 20) / page_size();
         let bytes = pattern(pages, 1);
         let root = Arc::new(Snapshot::zeroed(bytes.len()).unwrap());
