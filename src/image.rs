@@ -10,7 +10,7 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::layout::Flat;
 use crate::pages::PageSet;
-use crate::store::{Page, Store, Usage};
+use crate::store::{Candidate, Page, Store, Usage};
 use crate::sys::{Mapping, MemoryFile, Source};
 use crate::table::Table;
 use crate::{error, page_size};
@@ -125,20 +125,31 @@ impl Image {
         matches!(self.base, Base::Zero) && self.captured.len() == 0
     }
 
-    /// A copy of this image with `changed` pages, whose bytes are `sources`, captured.
-    pub(crate) fn capture(&self, changed: &PageSet, sources: &[&[u8]]) -> io::Result<Self> {
-        let pages = self
+    /// A copy of this image in which those of `candidates` that differ from the bytes that `now` gives of them
+    /// are captured, if any do; and how many do not.
+    pub(crate) fn capture<'a>(
+        &'a self,
+        candidates: &PageSet,
+        now: impl Fn(usize) -> &'a [u8],
+    ) -> io::Result<(Option<Self>, usize)> {
+        let reader = self.reader()?;
+        let both = |page| Candidate { page, now: now(page), before: reader.page(page) };
+        let changes = self
             .store
-            .capture(sources)
-            .map_err(error::context("making room for the captured pages", changed.len()))?;
-        let changes: Vec<_> = changed.iter().zip(pages).collect();
-        Ok(Self {
+            .capture(candidates.iter().map(both))
+            .map_err(error::context("making room for the captured pages", candidates.len()))?;
+        let same = candidates.len() - changes.len();
+        if changes.is_empty() {
+            return Ok((None, same));
+        }
+        let image = Self {
             base: self.base.clone(),
             captured: self.captured.with(&changes),
             store: Arc::clone(&self.store),
             flat: Mutex::default(),
             ..*self
-        })
+        };
+        Ok((Some(image), same))
     }
 
     /// Access to the bytes of all pages.

@@ -1,9 +1,11 @@
 #![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
 
+mod cost;
 mod error;
 mod image;
 mod layout;
+mod options;
 mod pages;
 mod snapshot;
 mod stats;
@@ -16,6 +18,8 @@ mod worktree;
 #[cfg(test)]
 mod fault_tests;
 
+#[doc(hidden)]
+pub use options::Tracking;
 pub use snapshot::Snapshot;
 pub use stats::{SnapshotStats, StoreStats, ViewStats};
 pub use view::{ArcView, CowView, MutView, View};

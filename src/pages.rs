@@ -99,6 +99,11 @@ impl PageSet {
         after > 0 && page < self.ranges[after - 1].end
     }
 
+    /// Answers for pages that ascend from one question to the next.
+    pub(crate) fn ascending(&self) -> Ascending<'_> {
+        Ascending { rest: &self.ranges }
+    }
+
     pub(crate) fn union(&self, other: &Self) -> Self {
         let mut union = Self::new();
         let (mut left, mut right) = (self.ranges.as_slice(), other.ranges.as_slice());
@@ -122,6 +127,24 @@ impl PageSet {
     /// Byte ranges of the set within its image.
     pub(crate) fn byte_ranges(&self) -> Vec<Range<usize>> {
         self.ranges.iter().map(|range| range.bytes()).collect()
+    }
+}
+
+/// Part of a set: what is left for the questions to come.
+pub(crate) struct Ascending<'a> {
+    rest: &'a [PageRange],
+}
+
+impl Ascending<'_> {
+    /// Whether the set has `page`, which is not below any asked for before.
+    pub(crate) fn contains(&mut self, page: usize) -> bool {
+        while let [first, rest @ ..] = self.rest {
+            if page < first.end {
+                return page >= first.start;
+            }
+            self.rest = rest;
+        }
+        false
     }
 }
 
@@ -161,8 +184,10 @@ mod tests {
             let (left, right): (PageSet, PageSet) = (a.iter().copied().collect(), b.iter().copied().collect());
             prop_assert_eq!(left.len(), a.len());
             prop_assert_eq!(left.iter().collect::<BTreeSet<_>>(), a.clone());
+            let mut ascending = left.ascending();
             for page in 0..64 {
                 prop_assert_eq!(left.contains(page), a.contains(&page));
+                prop_assert_eq!(ascending.contains(page), a.contains(&page));
             }
             let union: BTreeSet<_> = a.union(&b).copied().collect();
             prop_assert_eq!(left.union(&right), union.into_iter().collect::<PageSet>());

@@ -46,7 +46,7 @@ pub(crate) enum Head {
 
 /// The end of a mutable view whose changes could not be captured: nothing written is lost.
 pub(crate) enum Kept {
-    Waiting { tree: Worktree, unreported: Option<io::Error> },
+    Waiting { tree: Box<Worktree>, unreported: Option<io::Error> },
     Captured(Arc<Image>),
 }
 

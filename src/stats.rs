@@ -31,7 +31,7 @@ pub struct StoreStats {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct ViewStats {
-    /// How written pages are found: `"scan"`, `"pagemap"` or `"compare"`.
+    /// How written pages are found: `"armed"`, `"scan"`, `"pagemap"` or `"compare"`.
     pub tracker: &'static str,
     /// Bytes in pages of the view's own, which it does not share with the snapshot (an upper bound where
     /// the tracker is `"compare"`).

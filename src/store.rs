@@ -28,6 +28,9 @@ const KEPT_SHARE: usize = 32;
 /// Freed slots over the limit before any are returned: at least this many go back in one sweep.
 const SWEEP: usize = 64;
 
+/// The most slots that are reserved at a time.
+const BATCH: usize = 64;
+
 /// The memory of captured pages; see the module.
 pub(crate) struct Store {
     slots: Mutex<Slots>,
@@ -49,18 +52,53 @@ struct Slots {
     pinned: bool,
 }
 
+/// One page of a segment.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Slot {
     segment: usize,
-    page: usize,
+    start: NonNull<u8>,
 }
 
-/// Slots handed out, not yet written.
-struct Taken {
-    slots: Vec<(Slot, NonNull<u8>)>,
-    /// Those that have no frame yet.
-    bare: Vec<(Arc<Mapping>, PageSet)>,
+// SAFETY: a slot is an address; who may read or write there is decided by those who have it.
+unsafe impl Send for Slot {}
+
+/// A page that may have to be captured: what it shows now, and what it showed before.
+pub(crate) struct Candidate<'a> {
+    pub(crate) page: usize,
+    pub(crate) now: &'a [u8],
+    pub(crate) before: &'a [u8],
 }
+
+/// Slots taken out and not used yet, which go back in the end. All of them have frames.
+struct Reserved<'a> {
+    store: &'a Store,
+    slots: Vec<Slot>,
+}
+
+impl Reserved<'_> {
+    /// The next slot, after `used` others: as many as that are reserved in one go, within limits.
+    fn next(&mut self, used: usize) -> io::Result<Slot> {
+        if let Some(slot) = self.slots.pop() {
+            return Ok(slot);
+        }
+        let bare;
+        (self.slots, bare) = self.store.lock().take(used.clamp(1, BATCH))?;
+        for (segment, pages) in &bare {
+            pages.ranges().iter().for_each(|&range| segment.populate(range));
+        }
+        self.slots.pop().ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+    }
+}
+
+impl Drop for Reserved<'_> {
+    fn drop(&mut self) {
+        let mut slots = self.store.lock();
+        self.slots.drain(..).for_each(|slot| slots.free(slot));
+    }
+}
+
+/// Pages of segments.
+type Places = Vec<(Arc<Mapping>, PageSet)>;
 
 /// What a store holds, in pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -75,7 +113,6 @@ pub(crate) struct Usage {
 ///
 /// Invariant: its bytes do not change as long as it exists.
 pub(crate) struct Page {
-    bytes: NonNull<u8>,
     slot: Slot,
     store: Arc<Store>,
 }
@@ -90,7 +127,7 @@ impl Page {
     pub(crate) fn bytes(&self) -> &[u8] {
         // SAFETY: the slot is one page of a segment, which the store keeps mapped, written in full by
         // `capture`, and by nobody as long as this page exists.
-        unsafe { std::slice::from_raw_parts(self.bytes.as_ptr(), page_size()) }
+        unsafe { std::slice::from_raw_parts(self.slot.start.as_ptr(), page_size()) }
     }
 }
 
@@ -105,21 +142,32 @@ impl Store {
         Self { slots: Mutex::default() }
     }
 
-    /// Copies `sources`, slices of one page each, into pages of this store: all or none.
-    pub(crate) fn capture(self: &Arc<Self>, sources: &[&[u8]]) -> io::Result<Vec<Arc<Page>>> {
+    /// Copies those of `candidates` that changed into pages of this store: all or none.
+    ///
+    /// Compared and copied in one go, since a page that was just compared is in the processor's cache.
+    pub(crate) fn capture<'a>(
+        self: &Arc<Self>,
+        candidates: impl Iterator<Item = Candidate<'a>>,
+    ) -> io::Result<Vec<(usize, Arc<Page>)>> {
         let len = page_size();
-        assert!(sources.iter().all(|source| source.len() == len), "a source is one page");
-        let taken = self.lock().take(sources.len())?;
-        for (segment, pages) in &taken.bare {
-            pages.ranges().iter().for_each(|&range| segment.populate(range));
-        }
-        let pages = taken.slots.into_iter().zip(sources).map(|((slot, bytes), source)| {
+        let mut captured = Vec::new();
+        let mut reserved = Reserved { store: self, slots: Vec::new() };
+        for Candidate { page, now, before } in candidates {
+            assert_eq!(now.len(), len, "a page is one page long");
+            if now == before {
+                continue;
+            }
+            let slot = reserved.next(captured.len())?;
             // SAFETY: the slot was taken from the store just now, so that nobody else reads or writes its
             // page, which is as long as the source and cannot overlap with it.
-            unsafe { bytes.copy_from_nonoverlapping(NonNull::from(*source).cast(), len) };
-            Arc::new(Page { bytes, slot, store: Arc::clone(self) })
-        });
-        Ok(pages.collect())
+            unsafe { slot.start.copy_from_nonoverlapping(NonNull::from(now).cast(), len) };
+            captured.push((page, Arc::new(Page { slot, store: Arc::clone(self) })));
+        }
+        if !captured.is_empty() {
+            let mut slots = self.lock();
+            slots.recent = captured.len().max(slots.recent - slots.recent / 8);
+        }
+        Ok(captured)
     }
 
     pub(crate) fn usage(&self) -> Usage {
@@ -138,26 +186,20 @@ impl Slots {
         self.total - self.kept.len() - self.bare.len()
     }
 
-    /// Hands out `count` slots, recycled ones first, or changes nothing.
-    fn take(&mut self, count: usize) -> io::Result<Taken> {
-        if let Some(missing) = count.checked_sub(self.kept.len() + self.bare.len())
-            && missing > 0
-        {
-            self.grow(missing)?;
+    /// Hands out up to `count` slots: recycled ones or, if there are none, some without a frame, and where
+    /// those are.
+    fn take(&mut self, count: usize) -> io::Result<(Vec<Slot>, Places)> {
+        if !self.kept.is_empty() {
+            let first = self.kept.len() - count.min(self.kept.len());
+            return Ok((self.kept.drain(first..).collect(), Places::new()));
         }
-        self.recent = count.max(self.recent - self.recent / 8);
-        let recycled = self.kept.len() - count.min(self.kept.len());
-        let mut slots: Vec<_> = self.kept.drain(recycled..).collect();
-        let bare = self.bare.len() - (count - slots.len());
-        let bare: Vec<_> = self.bare.drain(bare..).rev().collect();
-        slots.extend(&bare);
-        Ok(Taken {
-            slots: slots
-                .into_iter()
-                .map(|slot| (slot, self.segments[slot.segment].page_ptr(slot.page)))
-                .collect(),
-            bare: self.by_segment(bare),
-        })
+        if self.bare.is_empty() {
+            self.grow(count)?;
+        }
+        let first = self.bare.len() - count.min(self.bare.len());
+        let slots: Vec<_> = self.bare.drain(first..).collect();
+        let places = self.by_segment(slots.clone());
+        Ok((slots, places))
     }
 
     fn grow(&mut self, missing: usize) -> io::Result<()> {
@@ -166,12 +208,13 @@ impl Slots {
         let segment = Mapping::new(wanted, Source::Zero).or_else(|_| Mapping::new(missing, Source::Zero))?;
         let added = segment.pages();
         let number = self.segments.len();
-        self.segments.push(Arc::new(segment));
         self.total += added;
         self.kept.reserve(self.total - self.kept.len());
         self.bare.reserve(self.total - self.bare.len());
         // Slots are taken from the end, so the first pages go last.
-        self.bare.splice(0..0, (0..added).rev().map(|page| Slot { segment: number, page }));
+        let slot = |page| Slot { segment: number, start: segment.page_ptr(page) };
+        self.bare.splice(0..0, (0..added).rev().map(slot));
+        self.segments.push(Arc::new(segment));
         Ok(())
     }
 
@@ -199,13 +242,15 @@ impl Slots {
         self.bare.extend(swept);
     }
 
-    fn by_segment(&self, mut slots: Vec<Slot>) -> Vec<(Arc<Mapping>, PageSet)> {
+    fn by_segment(&self, mut slots: Vec<Slot>) -> Places {
         slots.sort_unstable();
         slots
             .chunk_by(|a, b| a.segment == b.segment)
             .map(|slots| {
-                let pages = slots.iter().map(|slot| slot.page).collect();
-                (Arc::clone(&self.segments[slots[0].segment]), pages)
+                let segment = &self.segments[slots[0].segment];
+                let first = segment.as_ptr().addr().get();
+                let pages = slots.iter().map(|slot| (slot.start.addr().get() - first) / page_size());
+                (Arc::clone(segment), pages.collect())
             })
             .collect()
     }
@@ -216,8 +261,9 @@ mod tests {
     use super::*;
 
     fn pages(store: &Arc<Store>, count: usize, byte: u8) -> Vec<Arc<Page>> {
-        let source = vec![byte; page_size()];
-        store.capture(&vec![source.as_slice(); count]).unwrap()
+        let (now, before) = (vec![byte; page_size()], vec![!byte; page_size()]);
+        let candidates = (0..count).map(|page| Candidate { page, now: &now, before: &before });
+        store.capture(candidates).unwrap().into_iter().map(|(_, page)| page).collect()
     }
 
     #[test]

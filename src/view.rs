@@ -7,6 +7,7 @@ use std::ptr;
 use std::slice::SliceIndex;
 use std::sync::{Arc, Mutex};
 
+use crate::options::Tracking;
 use crate::snapshot::{Head, Snapshot};
 use crate::stats::ViewStats;
 use crate::worktree::Worktree;
@@ -303,6 +304,14 @@ impl<S> View<S> {
         let Some(tree) = &self.tree else { return ViewStats::default() };
         let (private, mappings) = tree.footprint();
         ViewStats { tracker: tree.tracker(), private: private * page_size(), mappings }
+    }
+
+    /// Has the written pages be found in another way from now on, which changes nothing but costs.
+    #[doc(hidden)]
+    pub fn set_tracking(&mut self, tracking: Tracking) {
+        if let Some(tree) = &mut self.tree {
+            tree.set_tracking(tracking);
+        }
     }
 
     fn finish(&mut self) -> io::Result<()> {

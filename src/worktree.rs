@@ -12,7 +12,7 @@
 //! ```
 //!
 //! - **Private**: a private mapping laid out as its [`Layout`] says. Pages that the tracker does not
-//!   report show `synced`.
+//!   report, and that are not in `unsynced`, show `synced`.
 //! - **Direct**: a shared mapping of a file that no image refers to yet; the file is the truth, and
 //!   `synced` is the zero image. The first capture makes the file the base of an image.
 //! - **Torn**: a failed `show` left the range showing anything. Every page counts as possibly changed,
@@ -23,19 +23,13 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::cost::{self, Ledger};
+use crate::error;
 use crate::image::{Base, Image};
 use crate::layout::Layout;
+use crate::options::Tracking;
 use crate::pages::PageSet;
-use crate::sys::{Mapping, MemoryFile, PrivatePages, Source, Tracker};
-use crate::{error, page_size};
-
-/// Private memory that a view keeps through `show`, for the writes that will likely come again: to copy
-/// the old bytes back takes a quarter of what it takes to discard the page and write to it again.
-/// A page that was not written since the last time is another matter: each capture and `show` compares
-/// it. No more of those are kept than pages were copied, so that the work follows what changed.
-///
-/// Little, if the library is built with `MEMSNAP_KEEP_LITTLE` set, so that small tests exceed it.
-const KEPT_BYTES: usize = if option_env!("MEMSNAP_KEEP_LITTLE").is_some() { 1 << 14 } else { 64 << 20 };
+use crate::sys::{Found, Mapping, MemoryFile, Search, Source, Tracker};
 
 /// Invariant: `start..start + len` is the range of `state.mapping`, and neither changes. Its bytes are
 /// written through `&mut self` only, but for what `unsafe` code does with the pointer.
@@ -53,6 +47,11 @@ struct State {
     /// What the range showed when it was last captured or restored.
     synced: Arc<Image>,
     tracker: Tracker,
+    /// Pages that the tracker reported and will not report again, but that `synced` does not have yet.
+    unsynced: PageSet,
+    /// Pages that the last `show` had to rewrite.
+    rewritten: PageSet,
+    ledger: Ledger,
 }
 
 /// See the module.
@@ -92,7 +91,15 @@ impl Worktree {
             len: mapping.len(),
             content_len: image.content_len,
             root: Arc::clone(image),
-            state: Mutex::new(State { mapping, backing, synced: Arc::clone(image), tracker: Tracker::new() }),
+            state: Mutex::new(State {
+                mapping,
+                backing,
+                synced: Arc::clone(image),
+                tracker: Tracker::new(),
+                unsynced: PageSet::new(),
+                rewritten: PageSet::new(),
+                ledger: Ledger::default(),
+            }),
         }
     }
 
@@ -132,7 +139,12 @@ impl Worktree {
 
     /// The pages whose bytes differ from the image last captured or shown.
     pub(crate) fn changes(&self) -> io::Result<PageSet> {
-        self.lock().changed()
+        let mut state = self.lock();
+        let candidates = match &state.backing {
+            Backing::Private(_) => state.find(Search::Written)?.pages.union(&state.unsynced),
+            Backing::Direct(_) | Backing::Torn => state.all_candidates()?,
+        };
+        state.differing(&candidates)
     }
 
     /// Shows `image`, which has as many pages, at the same address.
@@ -145,7 +157,7 @@ impl Worktree {
 
     /// Ends the tree with an image of what it shows. Where that fails, the tree comes back, unless what
     /// it showed was never this process's.
-    pub(crate) fn close(mut self) -> Result<Arc<Image>, (Option<Self>, io::Error)> {
+    pub(crate) fn close(mut self) -> Result<Arc<Image>, (Option<Box<Self>>, io::Error)> {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         if let Backing::Direct(_) = &state.backing {
             if let Err(error) = state.mapping.check_owner() {
@@ -155,17 +167,22 @@ impl Worktree {
             state.mapping = Mapping::empty();
             return Ok(state.finish_direct());
         }
-        self.capture().map_err(|error| (Some(self), error))
+        self.capture().map_err(|error| (Some(Box::new(self)), error))
     }
 
     pub(crate) fn tracker(&self) -> &'static str {
         self.lock().tracker.name()
     }
 
+    pub(crate) fn set_tracking(&mut self, tracking: Tracking) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.tracker.switch(&state.mapping, tracking);
+    }
+
     /// Pages that the range holds privately, or may hold, and the mappings it consists of.
     pub(crate) fn footprint(&self) -> (usize, usize) {
         let mut state = self.lock();
-        let private = state.private_pages().map_or(0, |found| found.pages.len());
+        let private = state.find(Search::Private).map_or(0, |found| found.pages.len());
         match &state.backing {
             Backing::Private(layout) => (private, layout.mappings()),
             Backing::Direct(_) => (0, 1),
@@ -186,36 +203,77 @@ impl State {
         unsafe { self.mapping.page(page) }
     }
 
-    /// The pages that may differ from `synced`, of a private mapping.
-    fn private_pages(&mut self) -> io::Result<PrivatePages> {
+    /// Asks the tracker, of a private mapping.
+    fn find(&mut self, search: Search) -> io::Result<Found> {
         let synced = &self.synced;
         let shows_zeroes = |page| matches!(synced.base, Base::Zero) && synced.captured.get(page).is_none();
-        self.tracker.private_pages(&self.mapping, shows_zeroes).map_err(error::context(
-            "asking the kernel which pages of a view were written",
-            self.mapping.pages(),
-        ))
+        self.tracker.find(search, &self.mapping, self.ledger.is_curious(), shows_zeroes).map_err(
+            error::context("asking the kernel which pages of a view were written", self.mapping.pages()),
+        )
     }
 
-    /// The pages that differ from `synced`.
-    fn changed(&mut self) -> io::Result<PageSet> {
-        let candidates = match &self.backing {
-            Backing::Private(_) => self.private_pages()?.pages,
+    fn note(&mut self, found: &Found) {
+        if !found.since_closed {
+            self.ledger.searched_all(found.pages.len(), self.mapping.pages(), found.others);
+        }
+    }
+
+    /// Brings the pages that may differ from `synced` into `unsynced`, and closes them.
+    fn harvest(&mut self) -> io::Result<()> {
+        let was_armed = self.tracker.is_armed();
+        let found = self.find(Search::WrittenAndClose).inspect_err(|_| {
+            if was_armed {
+                self.unsynced = PageSet::all(self.mapping.pages());
+            }
+        })?;
+        self.note(&found);
+        self.unsynced = found.pages.union(&self.unsynced);
+        if found.since_closed {
+            self.ledger.closed(found.pages.len());
+        } else if self.tracker.must_arm() || self.ledger.arming_pays(found.pages.len()) {
+            self.arm(found.pages.len());
+        }
+        Ok(())
+    }
+
+    /// Closes all pages, `private` of which are the view's own. What they show must be `synced`, or they
+    /// are in `unsynced`.
+    fn arm(&mut self, private: usize) {
+        self.tracker.arm(&self.mapping);
+        self.ledger.closed(private);
+    }
+
+    /// The pages that may differ from `synced`, of a mapping that is not private.
+    fn all_candidates(&self) -> io::Result<PageSet> {
+        match &self.backing {
             Backing::Direct(base) => {
                 self.mapping.check_owner()?;
-                base.data()
+                Ok(base.data())
             }
-            Backing::Torn => PageSet::all(self.mapping.pages()),
-        };
+            Backing::Private(_) | Backing::Torn => Ok(PageSet::all(self.mapping.pages())),
+        }
+    }
+
+    /// Those of `candidates` that differ from `synced`.
+    fn differing(&self, candidates: &PageSet) -> io::Result<PageSet> {
         let synced = self.synced.reader()?;
         Ok(candidates.iter().filter(|&page| self.page(page) != synced.page(page)).collect())
     }
 
     fn capture_changed(&mut self) -> io::Result<Arc<Image>> {
-        let changed = self.changed()?;
-        if !changed.is_empty() {
-            let sources: Vec<_> = changed.iter().map(|page| self.page(page)).collect();
-            self.synced = Arc::new(self.synced.capture(&changed, &sources)?);
+        let candidates = match &self.backing {
+            Backing::Private(_) => {
+                self.harvest()?;
+                self.unsynced.clone()
+            }
+            Backing::Direct(_) | Backing::Torn => self.all_candidates()?,
+        };
+        let (image, idle) = self.synced.capture(&candidates, |page| self.page(page))?;
+        if let Some(image) = image {
+            self.synced = Arc::new(image);
         }
+        self.unsynced = PageSet::new();
+        self.ledger.found(idle, 0);
         Ok(Arc::clone(&self.synced))
     }
 
@@ -260,55 +318,87 @@ impl State {
             && layout.has_base_of(image)
         {
             let moved = self.synced.may_differ(image);
-            // Copying most of the pages costs more than mapping all of them anew and faulting them in.
-            if moved.len() <= image.pages / 3 * 2 + 1 {
-                return self.put_back(image, &moved);
+            let captured = image.captured.len();
+            if cost::rewriting_pays(moved.len(), image.pages)
+                && !self.ledger.mapping_anew_pays(captured)
+                && self.put_back(image, &moved)?
+            {
+                return Ok(());
             }
         }
         self.mapping.check_owner()?;
         self.backing = Backing::Torn;
+        self.tracker.disarm();
         self.backing = Backing::Private(Layout::remap(image, &mut self.mapping)?);
         self.synced = Arc::clone(image);
+        self.unsynced = PageSet::new();
+        self.ledger.mapped_anew();
         Ok(())
     }
 
     /// Shows `image`, which differs from `synced` in the pages `moved` at most, by rewriting those and
-    /// the private ones.
-    fn put_back(&mut self, image: &Arc<Image>, moved: &PageSet) -> io::Result<()> {
-        let private = self.private_pages()?;
-        let Backing::Private(layout) = &self.backing else { return Ok(()) };
+    /// those written. Returns whether it does: if it would cost more than to map the view anew, the view is
+    /// left as it is, more or less.
+    fn put_back(&mut self, image: &Arc<Image>, moved: &PageSet) -> io::Result<bool> {
+        let search = if self.ledger.keeps_much() { Search::Private } else { Search::Written };
+        let found = self.find(search)?;
+        self.note(&found);
+        let Backing::Private(layout) = &self.backing else { return Ok(false) };
         let wanted = image.reader()?;
-        let budget = KEPT_BYTES / page_size();
-        let (mut copied, mut idle, mut surplus) = (0, PageSet::new(), PageSet::new());
+        let (mut copied, mut idle) = (0, 0);
+        let (mut rewritten, mut discarded) = (PageSet::new(), PageSet::new());
+        let (mut is_moved, mut was_rewritten) = (moved.ascending(), self.rewritten.ascending());
         // From here on nothing fails.
-        for page in private.pages.union(moved).iter() {
-            let bytes = wanted.page(page);
-            if !moved.contains(page) && self.page(page) == bytes {
-                if private.exact && layout.shows(page, image) {
-                    idle.push(page);
+        for page in found.pages.union(&self.unsynced).union(moved).iter() {
+            let (bytes, shown) = (wanted.page(page), layout.shows(page, image));
+            let (moved, again) = (is_moved.contains(page), was_rewritten.contains(page));
+            // A page that is private for the first time was written, and goes in any case.
+            let compare = !moved && (again || !shown || !found.known || found.since_closed);
+            if compare && self.page(page) == bytes {
+                if shown && found.known && !found.since_closed {
+                    discarded.push(page);
+                } else {
+                    idle += 1;
                 }
-            } else if copied < budget || !layout.shows(page, image) {
+                continue;
+            }
+            rewritten.push(page);
+            if !shown || (again && copied < cost::kept_pages()) {
                 // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive; `bytes` are an
                 // image's.
                 unsafe { self.mapping.write_page(page, bytes) };
                 copied += 1;
             } else {
-                surplus.push(page);
+                discarded.push(page);
             }
         }
+        self.rewritten = rewritten;
+        if self.ledger.mapping_anew_beats_discarding(&discarded, copied + image.captured.len()) {
+            return Ok(false);
+        }
         // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
-        if unsafe { self.mapping.discard(&surplus) }.is_err() {
+        if unsafe { self.mapping.discard(&discarded) }.is_err() {
             // Locked memory, for one, cannot be discarded.
             // SAFETY: as for the copies above.
-            surplus.iter().for_each(|page| unsafe { self.mapping.write_page(page, wanted.page(page)) });
+            discarded.iter().for_each(|page| unsafe { self.mapping.write_page(page, wanted.page(page)) });
         }
-        let kept = copied.min(budget - copied.min(budget));
-        if idle.len() > kept {
-            // They show the same bytes either way, so a refusal does no harm.
-            // SAFETY: as above.
-            let _ = unsafe { self.mapping.discard(&idle.iter().skip(kept).collect()) };
+        if found.since_closed {
+            // A discarded page is open, until it is closed with all others.
+            idle += discarded.len();
         }
+        self.ledger.found(idle, found.unwritten);
         self.synced = Arc::clone(image);
-        Ok(())
+        self.unsynced = PageSet::new();
+        if self.tracker.is_armed() {
+            if self.ledger.closing_pays(image.pages, copied) {
+                self.tracker.close(&self.mapping);
+                self.ledger.closed(found.pages.len() + moved.len());
+            }
+        } else if self.tracker.must_arm()
+            || (!self.ledger.may_be_mapped_anew() && self.ledger.arming_pays(copied))
+        {
+            self.arm(found.pages.len() + moved.len());
+        }
+        Ok(true)
     }
 }

@@ -53,8 +53,10 @@ fn pages_that_are_not_written_again_are_given_back() {
         view[5 * page_size()] ^= 1;
         view.restore().unwrap();
     }
-    let kept = view.stats().private / page_size();
-    assert!((1..=2).contains(&kept), "{kept} pages are kept");
+    let stats = view.stats();
+    // Closed pages are not compared, so that they may stay up to the budget.
+    let most = if stats.tracker == "armed" { KEPT } else { 2 * page_size() };
+    assert!((page_size()..=most).contains(&stats.private), "{stats:?}");
     assert!(view[..] == pattern(0)[..]);
 }
 

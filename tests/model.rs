@@ -7,7 +7,7 @@ use std::io::Write;
 use std::mem;
 use std::sync::Arc;
 
-use memsnap::{ArcView, Snapshot, View, page_size};
+use memsnap::{ArcView, Snapshot, Tracking, View, page_size};
 use proptest::prelude::*;
 
 /// Where to write. Resolved against the length of the view.
@@ -37,6 +37,7 @@ enum Op {
     Restore(prop::sample::Index),
     RestoreTo(prop::sample::Index, prop::sample::Index),
     Changes(prop::sample::Index),
+    Track(prop::sample::Index, Tracking),
     Diff(prop::sample::Index, prop::sample::Index),
     ReadAt(prop::sample::Index, prop::sample::Index, usize),
     Mutate(prop::sample::Index, Vec<MutOp>, End),
@@ -48,6 +49,7 @@ enum Op {
 #[derive(Clone, Debug)]
 enum MutOp {
     Edit(Edit),
+    Track(Tracking),
     Take,
     Restore,
     RestoreTo(prop::sample::Index),
@@ -75,10 +77,16 @@ fn mut_op() -> impl Strategy<Value = MutOp> {
     prop_oneof![
         4 => edit().prop_map(MutOp::Edit),
         2 => Just(MutOp::Take),
+        1 => tracking().prop_map(MutOp::Track),
         1 => Just(MutOp::Restore),
         1 => any::<prop::sample::Index>().prop_map(MutOp::RestoreTo),
         1 => Just(MutOp::Changes),
     ]
+}
+
+fn tracking() -> impl Strategy<Value = Tracking> {
+    use Tracking::{Armed, Auto, Compare, Pagemap, Scan};
+    prop_oneof![4 => Just(Armed), 2 => Just(Auto), 1 => Just(Scan), 1 => Just(Pagemap), 1 => Just(Compare)]
 }
 
 fn op() -> impl Strategy<Value = Op> {
@@ -99,6 +107,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => index().prop_map(Op::Restore),
         6 => (index(), index()).prop_map(|(view, snapshot)| Op::RestoreTo(view, snapshot)),
         2 => index().prop_map(Op::Changes),
+        3 => (index(), tracking()).prop_map(|(view, tracking)| Op::Track(view, tracking)),
         2 => (index(), index()).prop_map(|(one, other)| Op::Diff(one, other)),
         1 => (index(), index(), 0..10_000_usize).prop_map(|(snapshot, at, len)| Op::ReadAt(snapshot, at, len)),
         3 => (index(), prop::collection::vec(mut_op(), 0..8), end)
@@ -299,6 +308,10 @@ impl Model {
                 let Some(view) = pick(&self.views, i) else { return };
                 assert_eq!(view.real.changes().unwrap(), differing(&view.bytes, &view.synced));
             }
+            Op::Track(i, tracking) => {
+                let Some(view) = pick_mut(&mut self.views, i) else { return };
+                view.real.set_tracking(tracking);
+            }
             Op::Diff(i, j) => {
                 let Some(left) = pick(&self.snapshots, i) else { return };
                 let Some(right) = pick(&self.snapshots, j) else { return };
@@ -344,6 +357,7 @@ impl Model {
                     apply(edit, &mut view);
                     apply(edit, &mut bytes);
                 }
+                MutOp::Track(tracking) => view.set_tracking(tracking),
                 MutOp::Take => {
                     taken.push((view.take_snapshot().unwrap(), bytes.clone()));
                     synced.clone_from(&bytes);

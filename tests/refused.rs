@@ -15,7 +15,7 @@ use common::script::{Script, read};
 use common::{Fork, assert_same, fork, pattern, run_in_child, serial, skip};
 use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
 use libc::{c_int, c_long, c_ulong, sock_filter};
-use memsnap::{Snapshot, page_size};
+use memsnap::{Snapshot, Tracking, page_size};
 
 /// A system call that fails with `errno`; only where the argument, if there is one, has all these bits.
 #[derive(Clone, Copy)]
@@ -38,6 +38,9 @@ type ScanArg = [u64; 12];
 
 const PAGEMAP_SCAN: libc::Ioctl = libc::_IOWR::<ScanArg>(b'f' as u32, 16);
 
+/// `USERFAULTFD_IOC_NEW`.
+const NEW_USERFAULTFD: libc::Ioctl = libc::_IO(0xaa, 0);
+
 const MFD_NOEXEC_SEAL: u32 = 8;
 
 const fn refuse(call: c_long, errno: c_int) -> Refusal {
@@ -45,7 +48,11 @@ const fn refuse(call: c_long, errno: c_int) -> Refusal {
 }
 
 fn refuse_pagemap_scan(errno: c_int) -> Refusal {
-    let command = u32::try_from(PAGEMAP_SCAN).unwrap();
+    refuse_ioctl(PAGEMAP_SCAN, errno)
+}
+
+fn refuse_ioctl(command: libc::Ioctl, errno: c_int) -> Refusal {
+    let command = u32::try_from(command).unwrap();
     let argument = Some(Argument { number: 1, mask: u32::MAX, value: command });
     Refusal { call: libc::SYS_ioctl, argument, errno }
 }
@@ -153,7 +160,7 @@ fn goes_on_without(test: &str, refusals: &[Refusal], from_start: &'static str, l
     run_in_child(|| {
         let mut script = Script::new(2);
         script.run(100);
-        assert_eq!(script.tracker(), usual);
+        assert_eq!(script.scanner(), usual);
         install(refusals);
         goes_on_in_two_processes(script, later);
     });
@@ -161,7 +168,7 @@ fn goes_on_without(test: &str, refusals: &[Refusal], from_start: &'static str, l
 
 fn goes_on_in_two_processes(mut script: Script, tracker: &str) {
     script.run(300);
-    assert_eq!(script.tracker(), tracker);
+    assert_eq!(script.scanner(), tracker);
     match fork() {
         Fork::InChild(parent) => {
             script.reseed(3);
@@ -180,11 +187,68 @@ fn with_nothing_refused_the_best_tier_is_used() {
     goes_on_without("with_nothing_refused_the_best_tier_is_used", &[], "scan", "scan");
 }
 
+/// A container's profile refuses the call, and the device is not there: then pages are not write-protected.
 #[test]
-fn without_userfaultfd_and_process_madvise_nothing_changes() {
+fn without_userfaultfd_pages_are_scanned() {
+    let test = "without_userfaultfd_pages_are_scanned";
     for errno in [libc::EPERM, libc::ENOSYS] {
-        let refusals = [refuse(libc::SYS_userfaultfd, errno), refuse(libc::SYS_process_madvise, errno)];
-        goes_on_without("without_userfaultfd_and_process_madvise_nothing_changes", &refusals, "scan", "scan");
+        let refusals = [refuse(libc::SYS_userfaultfd, errno), refuse_ioctl(NEW_USERFAULTFD, libc::ENOTTY)];
+        goes_on_without(test, &refusals, "scan", "scan");
+        if filters_are_available() {
+            run_in_child(|| {
+                install(&refusals);
+                assert_ne!(armed_script().tracker(), "armed");
+            });
+        }
+    }
+}
+
+#[test]
+fn without_the_userfaultfd_call_its_device_does() {
+    let test = "without_the_userfaultfd_call_its_device_does";
+    let _serial = serial();
+    let device = File::options().read(true).write(true).open("/dev/userfaultfd");
+    if !filters_are_available() || !kernel_has_pagemap_scan() {
+        return skip(test, "the kernel has no seccomp filters or no PAGEMAP_SCAN");
+    }
+    if let Err(error) = device {
+        return skip(test, format!("/dev/userfaultfd: {error}"));
+    }
+    run_in_child(|| {
+        install(&[refuse(libc::SYS_userfaultfd, libc::EPERM)]);
+        assert_eq!(armed_script().tracker(), "armed");
+    });
+}
+
+/// A filter that comes into force when pages are protected takes no write away.
+#[test]
+fn armed_views_go_on_without_scans() {
+    let test = "armed_views_go_on_without_scans";
+    let _serial = serial();
+    if !filters_are_available() {
+        return skip(test, "the kernel has no seccomp filters");
+    }
+    run_in_child(|| {
+        let mut script = armed_script();
+        install(&[refuse_pagemap_scan(libc::EPERM)]);
+        script.run(300);
+        assert_eq!(script.tracker(), at_best("pagemap"));
+    });
+}
+
+/// A script whose views protect their pages as soon as that works.
+fn armed_script() -> Script {
+    let mut script = Script::new(7);
+    script.track(Tracking::Armed);
+    script.run(300);
+    script
+}
+
+#[test]
+fn without_vectored_advice_nothing_changes() {
+    for errno in [libc::EPERM, libc::ENOSYS] {
+        let refusals = [refuse(libc::SYS_process_madvise, errno)];
+        goes_on_without("without_vectored_advice_nothing_changes", &refusals, "scan", "scan");
     }
 }
 
@@ -261,11 +325,11 @@ fn a_filter_on_one_thread_leaves_the_views_of_others_alone() {
             install(&[refuse_pagemap_scan(libc::EPERM)]);
             let mut script = Script::new(6);
             script.run(100);
-            assert_eq!(script.tracker(), confined);
+            assert_eq!(script.scanner(), confined);
         });
         thread.join().unwrap();
         script.run(100);
-        assert_eq!(script.tracker(), usual);
+        assert_eq!(script.scanner(), usual);
     });
 }
 

@@ -9,7 +9,7 @@
 //! | `MemoryFile` | memory that can be mapped: `create`, `write_at`, `write_pages`, `finish` (immutable from then on), `data` (pages that may be other than zero), `allocated` (bytes held) |
 //! | `Mapping` | an owned address range: `new`, `replace` all or a part, `discard` private pages, `populate` |
 //! | `Source` | what a mapping shows: zeroes, a file privately, a file shared, a file read-only |
-//! | `Tracker` | `private_pages`: every page of a private mapping that may differ from what it shows; more is allowed, fewer never |
+//! | `Tracker` | `find`: every page of a private mapping that may differ from what it shows, or showed when it was closed; more is allowed, fewer never. `arm`, `close`: wishes |
 //! | `copy_of`, `borrowed` | a file's bytes as they are now, and a file mapped in place |
 //! | `stream` | all that a reader gives |
 //! | `available_memory` | bytes that can be had without pushing anything out, if known |
@@ -26,7 +26,7 @@ pub(crate) mod fault;
 mod linux;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    Mapping, MemoryFile, PrivatePages, Source, Tracker, available_memory, borrowed, copy_of, file_limit,
+    Found, Mapping, MemoryFile, Search, Source, Tracker, available_memory, borrowed, copy_of, file_limit,
     page_size, stream,
 };
 

@@ -70,9 +70,8 @@ impl Mapping {
     /// that the range shows already.
     pub(crate) unsafe fn replace(&mut self, source: Source<'_>) -> io::Result<()> {
         let shared_by = sharer(source)?;
-        let all = PageRange::new(0, self.pages);
         // SAFETY: the caller's promise, for a part that is the whole.
-        unsafe { self.replace_part(all, source) }?;
+        unsafe { self.replace_part(self.range(), source) }?;
         self.shared_by = shared_by;
         self.advise(source)
     }
@@ -162,6 +161,11 @@ impl Mapping {
 
     pub(crate) fn pages(&self) -> usize {
         self.pages
+    }
+
+    /// All of its pages.
+    pub(super) fn range(&self) -> PageRange {
+        PageRange::new(0, self.pages)
     }
 
     /// The length in bytes.

@@ -3,14 +3,16 @@
 
 mod file;
 mod memory;
+mod pagemap;
 mod process;
 mod source;
 mod tracker;
+mod userfault;
 
 pub(crate) use file::MemoryFile;
 pub(crate) use memory::{Mapping, Source};
 pub(crate) use source::{borrowed, copy_of, stream};
-pub(crate) use tracker::{PrivatePages, Tracker};
+pub(crate) use tracker::{Found, Search, Tracker};
 
 /// Bytes in a page.
 #[inline]
@@ -30,4 +32,13 @@ pub(crate) fn available_memory() -> Option<usize> {
 pub(crate) fn file_limit() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
+}
+
+/// Whether the kernel may hold pages of this process that it, or a device, writes to without a fault: memory
+/// pinned or locked for io_uring's fixed buffers, RDMA or VFIO.
+fn may_have_pinned_memory() -> bool {
+    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return true };
+    let none =
+        |name| status.lines().any(|line| line.strip_prefix(name).is_some_and(|kib| kib.trim() == "0 kB"));
+    !(none("VmPin:") && none("VmLck:"))
 }

@@ -15,14 +15,19 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use super::userfault;
+
 static PAGE: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
 
 /// All zero in a process that has not used it, in particular in a fresh child.
 pub(super) struct Process {
     stamp: AtomicU64,
-    /// The descriptor of `/proc/self/pagemap` plus one.
-    pagemap: AtomicI32,
+    pagemap: Descriptor,
+    userfault: Descriptor,
 }
+
+/// A descriptor that is opened once and kept. Holds its number plus one.
+struct Descriptor(AtomicI32);
 
 /// A value that no other process has, parents and children included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -55,18 +60,32 @@ impl Process {
         Ok(Stamp(stamp))
     }
 
-    /// `/proc/self/pagemap` of this process, opened once and kept.
+    /// `/proc/self/pagemap` of this process.
     pub(super) fn pagemap(&self) -> Result<BorrowedFd<'static>, Errno> {
-        let mut fd = self.pagemap.load(Ordering::Acquire) - 1;
+        self.pagemap.get_or_open(open_pagemap)
+    }
+
+    /// The userfaultfd of this process, for asynchronous write-protection.
+    pub(super) fn userfault(&self) -> Result<BorrowedFd<'static>, Errno> {
+        self.userfault.get_or_open(userfault::open)
+    }
+}
+
+impl Descriptor {
+    fn get_or_open(
+        &self,
+        open: impl FnOnce() -> Result<OwnedFd, Errno>,
+    ) -> Result<BorrowedFd<'static>, Errno> {
+        let mut fd = self.0.load(Ordering::Acquire) - 1;
         if fd < 0 {
-            let opened = open_pagemap()?;
+            let opened = open()?;
             let raw = opened.as_raw_fd();
-            match self.pagemap.compare_exchange(0, raw + 1, Ordering::AcqRel, Ordering::Acquire) {
+            match self.0.compare_exchange(0, raw + 1, Ordering::AcqRel, Ordering::Acquire) {
                 Ok(_) => fd = opened.into_raw_fd(),
                 Err(earlier) => fd = earlier - 1,
             }
         }
-        // SAFETY: the descriptor is owned by this page and never closed.
+        // SAFETY: the descriptor is owned by the process's page and never closed.
         Ok(unsafe { BorrowedFd::borrow_raw(fd) })
     }
 }

@@ -2,254 +2,239 @@
 //!
 //! A write to a private mapping gives the page a frame of its own. The kernel tells such frames from
 //! those of a file and from the zero page, and does so for writes that it makes itself (`read` into a
-//! view) as well. Three tiers, from the best:
+//! view) as well. Four tiers, from the best:
 //!
-//! - **scan**: `PAGEMAP_SCAN` (Linux 6.7) lists the pages that are "(present or swapped) and not a
-//!   file's", and tells the zero page apart; about 25 ns for each page-table entry in use.
+//! - **armed**: pages are write-protected asynchronously (userfaultfd and `PAGEMAP_SCAN`, Linux 6.7), and one
+//!   scan lists those written since; 1 to 2 ns for each page-table entry in use, and about a microsecond
+//!   for the first write to each page. Starts when [`Tracker::arm`] is called.
+//! - **scan**: `PAGEMAP_SCAN` lists the pages that are "(present or swapped) and not a file's", and tells
+//!   the zero page apart; 10 to 25 ns for each page-table entry in use.
 //! - **pagemap**: the same from bits 61 to 63 of `/proc/self/pagemap`; about 50 ns an entry, in use or
 //!   not. Zero pages that were only read are reported too.
 //! - **compare**: nothing is known, so every page is reported.
 //!
 //! A tier that the kernel refuses (too old, seccomp, no `/proc`) gives way to the next for good, in this
 //! view only, for a filter may hold for one thread alone. A shortage (descriptors, memory) is an error that goes back to the caller and may pass.
-#![allow(unsafe_code)]
+//!
+//! Protection notices what goes through the page table. Memory that was pinned before it was protected is
+//! written by devices without that; so nothing is protected while the process has pinned memory.
 
-use std::ffi::c_void;
 use std::io;
-use std::mem;
-use std::os::fd::BorrowedFd;
 
 use rustix::io::Errno;
-use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 
 use super::memory::Mapping;
-use super::page_size;
-use super::process::Process;
-use crate::pages::{PageRange, PageSet};
-use crate::sys::call;
+use super::pagemap::{self, Look};
+use super::{may_have_pinned_memory, userfault};
+use crate::options::Tracking;
+use crate::pages::PageSet;
 
 /// How written pages are found; see the module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Tier {
+    Armed,
     Scan,
     Pagemap,
     Compare,
 }
 
-/// The best tier that is tried: a worse one if the library is built with `MEMSNAP_TIER` set, for tests.
-const FIRST: Tier = match option_env!("MEMSNAP_TIER") {
+/// Another choice than the automatic one if the library is built with `MEMSNAP_TIER` set, for tests.
+const TRACKING: Tracking = match option_env!("MEMSNAP_TIER") {
     Some(name) => match name.as_bytes() {
-        b"scan" => Tier::Scan,
-        b"pagemap" => Tier::Pagemap,
-        b"compare" => Tier::Compare,
-        _ => panic!("MEMSNAP_TIER is one of scan, pagemap and compare"),
+        b"armed" => Tracking::Armed,
+        b"scan" => Tracking::Scan,
+        b"pagemap" => Tracking::Pagemap,
+        b"compare" => Tracking::Compare,
+        _ => panic!("MEMSNAP_TIER is one of armed, scan, pagemap and compare"),
     },
-    None => Tier::Scan,
+    None => Tracking::Auto,
 };
+
+/// Ranges of fewer written pages than this are not looked at more closely in the armed tier: to compare
+/// their bytes takes no longer than to ask the kernel whose they are.
+const SHORT: usize = 32;
 
 /// Finds the written pages of one mapping.
 #[derive(Clone, Copy)]
 pub(crate) struct Tracker {
     tier: Tier,
+    tracking: Tracking,
+}
+
+/// What to look for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Search {
+    /// Pages that have a frame of their own. Those closed count only while they are in memory.
+    Private,
+    /// Pages that may differ from what they showed when they were closed or, if they never were, before they
+    /// were written. Pages swapped out, written by the kernel, or inherited through a fork are among them.
+    Written,
+    /// The same, and closes them in the same step, where pages can be closed. They will not be reported again, so
+    /// the caller remembers them; after an error any page may have been written.
+    WrittenAndClose,
 }
 
 /// What a tracker found.
-pub(crate) struct PrivatePages {
+pub(crate) struct Found {
     pub(crate) pages: PageSet,
-    /// Whether each reported page has a frame of its own; otherwise it only may.
-    pub(crate) exact: bool,
+    /// Whether the kernel named them; otherwise they are all that there are.
+    pub(crate) known: bool,
+    /// Whether there may be others that have a frame of their own, and were closed.
+    pub(crate) since_closed: bool,
+    /// Pages that were looked at and found to be neither closed nor written.
+    pub(crate) unwritten: usize,
+    /// Pages in memory that are not the mapping's own, where they were counted.
+    pub(crate) others: Option<usize>,
+}
+
+impl Found {
+    fn all_private(pages: PageSet) -> Self {
+        Self { pages, known: true, since_closed: false, unwritten: 0, others: None }
+    }
 }
 
 impl Tracker {
     pub(crate) fn new() -> Self {
-        Self { tier: FIRST }
+        let mut tracker = Self { tier: Tier::Scan, tracking: Tracking::Auto };
+        tracker.choose(TRACKING);
+        tracker
+    }
+
+    /// Uses another tier from now on.
+    pub(crate) fn switch(&mut self, mapping: &Mapping, tracking: Tracking) {
+        if self.tier == Tier::Armed {
+            userfault::unregister(mapping);
+        }
+        self.choose(tracking);
+    }
+
+    fn choose(&mut self, tracking: Tracking) {
+        self.tracking = tracking;
+        self.tier = match tracking {
+            Tracking::Auto | Tracking::Armed | Tracking::Scan => Tier::Scan,
+            Tracking::Pagemap => Tier::Pagemap,
+            Tracking::Compare => Tier::Compare,
+        };
     }
 
     /// The name of the tier in use.
     pub(crate) fn name(self) -> &'static str {
         match self.tier {
+            Tier::Armed => "armed",
             Tier::Scan => "scan",
             Tier::Pagemap => "pagemap",
             Tier::Compare => "compare",
         }
     }
 
-    /// The pages of `mapping` that may differ from what it shows. Pages swapped out, written by the
-    /// kernel, or inherited through a fork are among them.
+    /// Looks for pages of `mapping`. With `count` the others are counted, where that is possible and the count
+    /// makes a difference, which takes up to a third longer.
     ///
     /// `shows_zeroes` says of a page whether zeroes there are what the mapping shows. Elsewhere the zero page
     /// is a change: the kernel puts it in place of a written page that it found to be zero (KSM with
     /// `use_zero_pages`).
-    pub(crate) fn private_pages(
+    pub(crate) fn find(
         &mut self,
+        search: Search,
         mapping: &Mapping,
+        count: bool,
         shows_zeroes: impl Fn(usize) -> bool,
-    ) -> io::Result<PrivatePages> {
+    ) -> io::Result<Found> {
         if mapping.pages() == 0 {
-            return Ok(PrivatePages { pages: PageSet::new(), exact: true });
+            return Ok(Found::all_private(PageSet::new()));
+        }
+        if self.tier == Tier::Armed {
+            let close = search == Search::WrittenAndClose && !may_have_pinned_memory();
+            let mut found =
+                pagemap::written(mapping, close).and_then(|open| sift(mapping, &open, &shows_zeroes));
+            if let Ok(open) = &found
+                && search == Search::Private
+            {
+                // A closed page without an entry is a marker, which looks as if it were swapped out.
+                found = pagemap::private(mapping, mapping.range(), Look::InMemory, &shows_zeroes)
+                    .map(|(private, _)| Found::all_private(open.pages.union(&private)));
+            }
+            match found {
+                Ok(found) => return Ok(found),
+                Err(shortage @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(shortage.into()),
+                // In a forked child, or after a filter came into force, nothing is protected (any more).
+                Err(_) => self.tier = Tier::Scan,
+            }
         }
         loop {
             let found = match self.tier {
-                Tier::Scan => pagemap().and_then(|pagemap| scan(pagemap, mapping, &shows_zeroes)),
-                Tier::Pagemap => pagemap().and_then(|pagemap| read_entries(pagemap, mapping)),
+                Tier::Armed | Tier::Scan => {
+                    let look = if count { Look::AndCount } else { Look::Everywhere };
+                    pagemap::private(mapping, mapping.range(), look, &shows_zeroes)
+                }
+                Tier::Pagemap => pagemap::private_by_reading(mapping).map(|pages| (pages, None)),
                 Tier::Compare => {
-                    return Ok(PrivatePages { pages: PageSet::all(mapping.pages()), exact: false });
+                    let all = Found::all_private(PageSet::all(mapping.pages()));
+                    return Ok(Found { known: false, ..all });
                 }
             };
             match found {
-                Ok(pages) => return Ok(PrivatePages { pages, exact: true }),
+                Ok((pages, others)) => return Ok(Found { others, ..Found::all_private(pages) }),
                 Err(shortage @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(shortage.into()),
-                Err(_) if self.tier == Tier::Scan => self.tier = Tier::Pagemap,
-                Err(_) => self.tier = Tier::Compare,
+                Err(_) if self.tier == Tier::Pagemap => self.tier = Tier::Compare,
+                Err(_) => self.tier = Tier::Pagemap,
             }
         }
     }
-}
 
-fn pagemap() -> Result<BorrowedFd<'static>, Errno> {
-    Process::current()?.pagemap()
-}
-
-/// `PAGE_IS_*` of `linux/fs.h`.
-const FILE: u64 = 1 << 2;
-const PRESENT: u64 = 1 << 3;
-const SWAPPED: u64 = 1 << 4;
-const PFNZERO: u64 = 1 << 5;
-
-/// Regions a call. With more than 512 the kernel's `walk_end` can be stale.
-const REGIONS: usize = 512;
-
-/// `struct page_region`.
-#[repr(C)]
-#[derive(Clone, Copy, Default)]
-struct Region {
-    start: u64,
-    end: u64,
-    categories: u64,
-}
-
-/// `struct pm_scan_arg`.
-#[repr(C)]
-#[derive(Default)]
-struct ScanArg {
-    size: u64,
-    flags: u64,
-    start: u64,
-    end: u64,
-    walk_end: u64,
-    vec: u64,
-    vec_len: u64,
-    max_pages: u64,
-    category_inverted: u64,
-    category_mask: u64,
-    category_anyof_mask: u64,
-    return_mask: u64,
-}
-
-/// One `PAGEMAP_SCAN`. Gives the number of regions filled and the address where the walk ended.
-struct Scan<'a> {
-    arg: ScanArg,
-    regions: &'a mut [Region; REGIONS],
-}
-
-// SAFETY: the opcode is `_IOWR('f', 16, struct pm_scan_arg)`, whose layout `ScanArg` repeats. The kernel
-// reads and writes that struct through `as_ptr`, and writes at most `vec_len` regions to `vec`, both of
-// which this value borrows exclusively.
-unsafe impl Ioctl for Scan<'_> {
-    type Output = (usize, u64);
-
-    const IS_MUTATING: bool = true;
-
-    fn opcode(&self) -> Opcode {
-        opcode::read_write::<ScanArg>(b'f', 16)
-    }
-
-    fn as_ptr(&mut self) -> *mut c_void {
-        self.arg.vec = self.regions.as_mut_ptr() as u64;
-        self.arg.vec_len = REGIONS as u64;
-        (&raw mut self.arg).cast()
-    }
-
-    unsafe fn output_from_ptr(filled: IoctlOutput, arg: *mut c_void) -> rustix::io::Result<Self::Output> {
-        let arg = arg.cast::<ScanArg>();
-        // SAFETY: `arg` is what `as_ptr` returned, so it points at a `ScanArg` that is still borrowed.
-        let walk_end = unsafe { (*arg).walk_end };
-        Ok((usize::try_from(filled).map_err(|_| Errno::INVAL)?, walk_end))
-    }
-}
-
-fn scan(
-    pagemap: BorrowedFd<'_>,
-    mapping: &Mapping,
-    shows_zeroes: impl Fn(usize) -> bool,
-) -> Result<PageSet, Errno> {
-    let base = mapping.as_ptr().addr().get();
-    let end = (base + mapping.len()) as u64;
-    let page_of =
-        |address: u64| usize::try_from(address).map_or(mapping.pages(), |a| (a - base) / page_size());
-    let mut found = PageSet::new();
-    let mut regions = [Region::default(); REGIONS];
-    let mut start = base as u64;
-    while start < end {
-        let arg = ScanArg {
-            size: mem::size_of::<ScanArg>() as u64,
-            start,
-            end,
-            category_inverted: FILE,
-            category_mask: FILE,
-            category_anyof_mask: PRESENT | SWAPPED,
-            return_mask: PFNZERO,
-            ..ScanArg::default()
-        };
-        call("pagemap_scan").map_err(|_| Errno::NOMEM)?;
-        // SAFETY: `Scan` describes this ioctl; the addresses are only looked up, not accessed.
-        let (filled, walk_end) =
-            unsafe { rustix::ioctl::ioctl(pagemap, Scan { arg, regions: &mut regions }) }?;
-        for region in &regions[..filled] {
-            let range = PageRange::new(page_of(region.start), page_of(region.end));
-            if region.categories & PFNZERO == 0 {
-                found.push_range(range);
-            } else {
-                range.iter().filter(|&page| !shows_zeroes(page)).for_each(|page| found.push(page));
-            }
-        }
-        if filled < REGIONS {
-            break;
-        }
-        start = walk_end;
-    }
-    Ok(found)
-}
-
-/// Bits of an entry of `/proc/pid/pagemap`.
-const ENTRY_PRESENT: u64 = 1 << 63;
-const ENTRY_SWAPPED: u64 = 1 << 62;
-const ENTRY_FILE: u64 = 1 << 61;
-
-fn read_entries(pagemap: BorrowedFd<'_>, mapping: &Mapping) -> Result<PageSet, Errno> {
-    const ENTRY: usize = mem::size_of::<u64>();
-    const ENTRIES: usize = 8192;
-    let first = mapping.as_ptr().addr().get() / page_size();
-    let mut found = PageSet::new();
-    let mut buffer = vec![0_u8; ENTRY * ENTRIES.min(mapping.pages())];
-    let mut page = 0;
-    while page < mapping.pages() {
-        let wanted = (ENTRY * (mapping.pages() - page)).min(buffer.len());
-        call("pread").map_err(|_| Errno::NOMEM)?;
-        let read = match rustix::io::pread(pagemap, &mut buffer[..wanted], ((first + page) * ENTRY) as u64) {
-            Err(Errno::INTR) => continue,
-            result => result?,
-        };
-        if read < ENTRY {
-            return Err(Errno::IO);
-        }
-        for entry in buffer[..read].chunks_exact(ENTRY) {
-            let entry = u64::from_ne_bytes(entry.try_into().map_err(|_| Errno::IO)?);
-            if entry & (ENTRY_PRESENT | ENTRY_SWAPPED) != 0 && entry & ENTRY_FILE == 0 {
-                found.push(page);
-            }
-            page += 1;
+    /// Closes every page, in order that `written` from now on reports only what is written later.
+    /// A wish; nothing changes where it cannot be granted.
+    pub(crate) fn arm(&mut self, mapping: &Mapping) {
+        if self.may_arm()
+            && mapping.pages() > 0
+            && !may_have_pinned_memory()
+            && userfault::register(mapping).is_ok()
+        {
+            self.tier = Tier::Armed;
+            self.close(mapping);
         }
     }
-    Ok(found)
+
+    /// Closes every page of an armed mapping. A wish: what stays open is reported again.
+    pub(crate) fn close(self, mapping: &Mapping) {
+        if self.tier == Tier::Armed && !may_have_pinned_memory() {
+            let _ = pagemap::protect(mapping);
+        }
+    }
+
+    /// After other memory was mapped in place of what the mapping showed.
+    pub(crate) fn disarm(&mut self) {
+        if self.tier == Tier::Armed {
+            self.tier = Tier::Scan;
+        }
+    }
+
+    pub(crate) fn is_armed(self) -> bool {
+        self.tier == Tier::Armed
+    }
+
+    /// Whether to arm without further thought.
+    pub(crate) fn must_arm(self) -> bool {
+        self.tracking == Tracking::Armed && self.tier == Tier::Scan
+    }
+
+    fn may_arm(self) -> bool {
+        self.tier == Tier::Scan && matches!(self.tracking, Tracking::Auto | Tracking::Armed)
+    }
+}
+
+/// The private pages among those that are open. Pages that were never mapped are open too, in page tables
+/// that are newer than the last closing; they come in long ranges.
+fn sift(mapping: &Mapping, open: &PageSet, shows_zeroes: impl Fn(usize) -> bool) -> Result<Found, Errno> {
+    let mut pages = PageSet::new();
+    for &range in open.ranges() {
+        if range.len() < SHORT {
+            pages.push_range(range);
+        } else {
+            let (private, _) = pagemap::private(mapping, range, Look::Everywhere, &shows_zeroes)?;
+            private.ranges().iter().for_each(|&range| pages.push_range(range));
+        }
+    }
+    let unwritten = open.len() - pages.len();
+    Ok(Found { pages, known: true, since_closed: true, unwritten, others: None })
 }

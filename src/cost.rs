@@ -1,0 +1,159 @@
+//! What things cost, and which way is taken because of it.
+//!
+//! The constants are nanoseconds for a page of 4 KiB, rounded, measured on Linux 6.18 in a virtual machine
+//! (`cargo run --release -p memsnap-bench -- --only costs` measures them here). Fixed rather than measured in each
+//! process: they differ by less than a factor of two between machines, the decisions are only about
+//! factors, and a program behaves alike each time it runs.
+//!
+//! Decisions that depend on what the program will do next follow the ski-rental rule: the dearer way is
+//! taken once the cheaper one has cost as much in vain. So none costs more than twice what the best choice
+//! would have cost.
+
+use crate::page_size;
+use crate::pages::PageSet;
+
+/// To look at a page-table entry in use, and at the page behind it to tell whether that is a file's.
+const SCAN: usize = 20;
+
+/// To look at a page-table entry alone: a mapped one rather than an empty one.
+const WALK: usize = 2;
+
+/// To compare a page with another and find them equal.
+const COMPARE: usize = 600;
+
+/// The first write to a private page after it was closed.
+const CLOSED_WRITE: usize = 1_000;
+
+/// To close a page: its entry and the flush of the processor's copy.
+const CLOSE: usize = 25;
+
+/// The first write to a page: a fault and a copy by the kernel.
+const FIRST_WRITE: usize = 2_500;
+
+/// To unmap a page of a file, and to map it again when it is read, together with its neighbours.
+const MAP_AGAIN: usize = 200;
+
+/// To discard a run of pages, and each of its pages.
+const DISCARD_RUN: usize = 1_000;
+const DISCARD: usize = 120;
+
+/// System calls and a few cache misses, however small the view.
+const CALLS: usize = 10_000;
+
+/// To find out whether the process has pinned memory, which each closing takes.
+const PINNED: usize = 12_000;
+
+/// Entries of a page table.
+const TABLE: usize = 512;
+
+/// Private memory that a view keeps through `restore`, for the writes that will likely come again: to copy
+/// the old bytes back takes a quarter of what it takes to discard the page and write to it again.
+///
+/// Little, if the library is built with `MEMSNAP_KEEP_LITTLE` set, so that small tests exceed it.
+const KEPT_BYTES: usize = if option_env!("MEMSNAP_KEEP_LITTLE").is_some() { 1 << 14 } else { 64 << 20 };
+
+/// Pages that a view keeps through `restore`.
+pub(crate) fn kept_pages() -> usize {
+    KEPT_BYTES / page_size()
+}
+
+/// Whether to rewrite `moved` of `pages` pages costs less than to map all of them anew and have the program
+/// fault in what it needs.
+pub(crate) fn rewriting_pays(moved: usize, pages: usize) -> bool {
+    moved <= pages / 3 * 2 + 1
+}
+
+/// What the search for written pages of one view has cost in vain, and what is known of the view.
+#[derive(Default)]
+pub(crate) struct Ledger {
+    /// Searches among all pages since the view was mapped (anew).
+    searches: usize,
+    /// Pages in memory that are not the view's own, as of the last search that counted them.
+    others: Option<usize>,
+    /// Pages that are, as of the last search.
+    private: usize,
+    /// Nanoseconds that would have been spared if all pages had been closed when they were last in step.
+    waste: usize,
+    /// Private pages that were closed since all of them were last looked at.
+    closed: usize,
+    /// The view was mapped anew before.
+    mapped_anew: bool,
+}
+
+impl Ledger {
+    /// Whether the next search should count the other pages: as often as the number of searches doubles, so
+    /// that it makes no difference to what they cost.
+    pub(crate) fn is_curious(&self) -> bool {
+        (self.searches + 1).is_power_of_two()
+    }
+
+    /// After a search among all of `pages` pages that found `private` private ones.
+    pub(crate) fn searched_all(&mut self, private: usize, pages: usize, others: Option<usize>) {
+        if self.is_curious() {
+            self.others = others;
+        }
+        self.searches += 1;
+        self.private = private;
+        self.closed = 0;
+        // What closing would spare: to look at the page behind each entry, but not at the entries.
+        let looked = self.present() * SCAN;
+        let walked = pages.min(self.present().saturating_mul(TABLE)) * WALK;
+        self.waste += looked.saturating_sub(walked + PINNED);
+    }
+
+    /// Pages in memory.
+    fn present(&self) -> usize {
+        self.private + self.others.unwrap_or(0)
+    }
+
+    /// After a search that came upon `idle` private pages which had not been written, and `clean` others.
+    pub(crate) fn found(&mut self, idle: usize, clean: usize) {
+        self.waste += idle * COMPARE + clean * SCAN;
+    }
+
+    /// Whether to start closing pages costs less than not to have done it, if `written` pages will be
+    /// written again.
+    pub(crate) fn arming_pays(&self, written: usize) -> bool {
+        self.waste > CALLS + self.present() * CLOSE + written * CLOSED_WRITE
+    }
+
+    /// Whether to close all of `pages` costs less than not to have done it.
+    pub(crate) fn closing_pays(&self, pages: usize, written: usize) -> bool {
+        self.waste > CALLS + pages * WALK + written * CLOSED_WRITE
+    }
+
+    /// Whether to map the view anew, to show an image of `captured` captured pages, costs less than what the
+    /// search among pages that were mapped once and may not be needed again has cost. Only once: where they
+    /// are needed, closing them is better.
+    pub(crate) fn mapping_anew_pays(&self, captured: usize) -> bool {
+        let price = CALLS + self.present() * MAP_AGAIN + (self.private + captured) * FIRST_WRITE;
+        !self.mapped_anew && self.waste > price
+    }
+
+    /// Whether to map the view anew costs less than to discard these pages, if `needed` private pages have to be
+    /// made again then.
+    pub(crate) fn mapping_anew_beats_discarding(&self, pages: &PageSet, needed: usize) -> bool {
+        let price = |others| CALLS + others * MAP_AGAIN + pages.len() * DISCARD + needed * FIRST_WRITE;
+        self.others.is_some_and(|others| pages.ranges().len() * DISCARD_RUN > price(others))
+    }
+
+    pub(crate) fn may_be_mapped_anew(&self) -> bool {
+        !self.mapped_anew
+    }
+
+    /// After all pages were closed, `private` of those that are the view's own.
+    pub(crate) fn closed(&mut self, private: usize) {
+        self.waste = 0;
+        self.closed += private;
+    }
+
+    /// Whether closed pages may hold more memory than the view is to keep.
+    pub(crate) fn keeps_much(&self) -> bool {
+        self.closed > kept_pages()
+    }
+
+    /// After the view was mapped anew.
+    pub(crate) fn mapped_anew(&mut self) {
+        *self = Self { mapped_anew: true, ..Self::default() };
+    }
+}
