@@ -72,8 +72,11 @@ pub(crate) struct Ledger {
     others: Option<usize>,
     /// Pages that are, as of the last search.
     private: usize,
-    /// Nanoseconds that would have been spared if all pages had been closed when they were last in step.
-    waste: usize,
+    /// Nanoseconds that would have been spared if all pages had been closed when they were last in step: to
+    /// look at pages that are not the view's own,
+    looked: usize,
+    /// and at pages that are, but had not been written.
+    compared: usize,
     /// Private pages that were closed since all of them were last looked at.
     closed: usize,
     /// The view was mapped anew before.
@@ -98,7 +101,7 @@ impl Ledger {
         // What closing would spare: to look at the page behind each entry, but not at the entries.
         let looked = self.present() * SCAN;
         let walked = pages.min(self.present().saturating_mul(TABLE)) * WALK;
-        self.waste += looked.saturating_sub(walked + PINNED);
+        self.looked += looked.saturating_sub(walked + PINNED);
     }
 
     /// Pages in memory.
@@ -108,18 +111,24 @@ impl Ledger {
 
     /// After a search that came upon `idle` private pages which had not been written, and `clean` others.
     pub(crate) fn found(&mut self, idle: usize, clean: usize) {
-        self.waste += idle * COMPARE + clean * SCAN;
+        self.compared += idle * COMPARE;
+        self.looked += clean * SCAN;
     }
 
     /// Whether to start closing pages costs less than not to have done it, if `written` pages will be
     /// written again.
     pub(crate) fn arming_pays(&self, written: usize) -> bool {
-        self.waste > CALLS + self.present() * CLOSE + written * CLOSED_WRITE
+        self.looked + self.compared > CALLS + self.present() * CLOSE + written * CLOSED_WRITE
+    }
+
+    /// Whether that cost would rather be spared by mapping the view anew, which comes first.
+    pub(crate) fn mapping_anew_may_help(&self) -> bool {
+        !self.mapped_anew && self.looked > self.compared
     }
 
     /// Whether to close all of `pages` costs less than not to have done it.
     pub(crate) fn closing_pays(&self, pages: usize, written: usize) -> bool {
-        self.waste > CALLS + pages * WALK + written * CLOSED_WRITE
+        self.looked + self.compared > CALLS + pages * WALK + written * CLOSED_WRITE
     }
 
     /// Whether to map the view anew, to show an image of `captured` captured pages, costs less than what the
@@ -127,7 +136,7 @@ impl Ledger {
     /// are needed, closing them is better.
     pub(crate) fn mapping_anew_pays(&self, captured: usize) -> bool {
         let price = CALLS + self.present() * MAP_AGAIN + (self.private + captured) * FIRST_WRITE;
-        !self.mapped_anew && self.waste > price
+        !self.mapped_anew && self.looked > price
     }
 
     /// Whether to map the view anew costs less than to discard these pages, if `needed` private pages have to be
@@ -137,13 +146,10 @@ impl Ledger {
         self.others.is_some_and(|others| pages.ranges().len() * DISCARD_RUN > price(others))
     }
 
-    pub(crate) fn may_be_mapped_anew(&self) -> bool {
-        !self.mapped_anew
-    }
-
     /// After all pages were closed, `private` of those that are the view's own.
     pub(crate) fn closed(&mut self, private: usize) {
-        self.waste = 0;
+        self.looked = 0;
+        self.compared = 0;
         self.closed += private;
     }
 

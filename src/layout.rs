@@ -239,20 +239,29 @@ impl Flat {
         let copied = image.captured.len() - runs.len();
         let patient = image.pages <= PATIENT_BYTES / page_size();
         flat.copied += if patient { copied.max(image.pages.div_ceil(PATIENCE)) } else { copied };
-        if flat.copied >= image.pages.max(PATIENCE) && !flat.building && Self::may_be_whole(image) {
-            // Other views of the image do not wait: they go on with what there is.
-            flat.building = true;
-            drop(flat);
-            let built = FlatFile::build(image, &image.may_hold_data(), PageSet::all(image.pages));
-            flat = Self::of(image);
-            flat.building = false;
+        if flat.building {
+            return flat.file.clone();
+        }
+        let worth_it = flat.copied >= image.pages.max(PATIENCE);
+        if worth_it {
             flat.copied = 0;
-            if let Ok(file) = built {
-                flat.file = Some(file);
-            }
-        } else if flat.file.is_none() && !runs.is_empty() {
-            // Under the lock: another view would only do the same work again.
-            flat.file = FlatFile::build(image, &runs, runs.clone()).ok();
+        }
+        let whole = worth_it && Self::may_be_whole(image);
+        if !whole && (flat.file.is_some() || runs.is_empty()) {
+            return flat.file.clone();
+        }
+        // Other views of the image do not wait: they go on with what there is.
+        flat.building = true;
+        drop(flat);
+        let built = if whole {
+            FlatFile::build(image, &image.may_hold_data(), PageSet::all(image.pages))
+        } else {
+            FlatFile::build(image, &runs, runs.clone())
+        };
+        let mut flat = Self::of(image);
+        flat.building = false;
+        if let Ok(file) = built {
+            flat.file = Some(file);
         }
         flat.file.clone()
     }

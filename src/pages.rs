@@ -90,8 +90,8 @@ impl PageSet {
         &self.ranges
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + '_ {
-        self.ranges.iter().flat_map(|range| range.iter())
+    pub(crate) fn iter(&self) -> Pages<'_> {
+        Pages { ranges: self.ranges.iter(), range: 0..0, left: self.pages }
     }
 
     pub(crate) fn contains(&self, page: usize) -> bool {
@@ -129,6 +129,32 @@ impl PageSet {
         self.ranges.iter().map(|range| range.bytes()).collect()
     }
 }
+
+/// The pages of a set, ascending.
+pub(crate) struct Pages<'a> {
+    ranges: std::slice::Iter<'a, PageRange>,
+    range: Range<usize>,
+    left: usize,
+}
+
+impl Iterator for Pages<'_> {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        while self.range.is_empty() {
+            self.range = self.ranges.next()?.iter();
+        }
+        self.left -= 1;
+        self.range.next()
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Pages<'_> {}
 
 /// Part of a set: what is left for the questions to come.
 pub(crate) struct Ascending<'a> {

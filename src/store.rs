@@ -36,7 +36,8 @@ pub(crate) struct Store {
     slots: Mutex<Slots>,
 }
 
-/// Invariant: each slot of each segment is in exactly one place: in one `Page`, in `kept`, or in `bare`.
+/// Invariant: each slot of each segment is in exactly one place: in one `Page`, in `kept`, in `bare`, or with a
+/// thread that is about to put it into one of these.
 #[derive(Default)]
 struct Slots {
     segments: Vec<Arc<Mapping>>,
@@ -76,13 +77,13 @@ struct Reserved<'a> {
 }
 
 impl Reserved<'_> {
-    /// The next slot, after `used` others: as many as that are reserved in one go, within limits.
-    fn next(&mut self, used: usize) -> io::Result<Slot> {
+    /// The next slot; if there is none, up to `count` are reserved.
+    fn next(&mut self, count: usize) -> io::Result<Slot> {
         if let Some(slot) = self.slots.pop() {
             return Ok(slot);
         }
         let bare;
-        (self.slots, bare) = self.store.lock().take(used.clamp(1, BATCH))?;
+        (self.slots, bare) = self.store.lock().take(count)?;
         for (segment, pages) in &bare {
             pages.ranges().iter().for_each(|&range| segment.populate(range));
         }
@@ -92,8 +93,7 @@ impl Reserved<'_> {
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        let mut slots = self.store.lock();
-        self.slots.drain(..).for_each(|slot| slots.free(slot));
+        self.slots.drain(..).for_each(|slot| self.store.free(slot));
     }
 }
 
@@ -133,7 +133,7 @@ impl Page {
 
 impl Drop for Page {
     fn drop(&mut self) {
-        self.store.lock().free(self.slot);
+        self.store.free(self.slot);
     }
 }
 
@@ -147,21 +147,22 @@ impl Store {
     /// Compared and copied in one go, since a page that was just compared is in the processor's cache.
     pub(crate) fn capture<'a>(
         self: &Arc<Self>,
-        candidates: impl Iterator<Item = Candidate<'a>>,
+        candidates: impl ExactSizeIterator<Item = Candidate<'a>>,
     ) -> io::Result<Vec<(usize, Arc<Page>)>> {
         let len = page_size();
         let mut captured = Vec::new();
         let mut reserved = Reserved { store: self, slots: Vec::new() };
+        let mut left = candidates.len();
         for Candidate { page, now, before } in candidates {
             assert_eq!(now.len(), len, "a page is one page long");
-            if now == before {
-                continue;
+            if now != before {
+                let slot = reserved.next(captured.len().clamp(1, left.min(BATCH)))?;
+                // SAFETY: the slot was taken from the store just now, so that nobody else reads or writes its
+                // page, which is as long as the source and cannot overlap with it.
+                unsafe { slot.start.copy_from_nonoverlapping(NonNull::from(now).cast(), len) };
+                captured.push((page, Arc::new(Page { slot, store: Arc::clone(self) })));
             }
-            let slot = reserved.next(captured.len())?;
-            // SAFETY: the slot was taken from the store just now, so that nobody else reads or writes its
-            // page, which is as long as the source and cannot overlap with it.
-            unsafe { slot.start.copy_from_nonoverlapping(NonNull::from(now).cast(), len) };
-            captured.push((page, Arc::new(Page { slot, store: Arc::clone(self) })));
+            left -= 1;
         }
         if !captured.is_empty() {
             let mut slots = self.lock();
@@ -173,6 +174,26 @@ impl Store {
     pub(crate) fn usage(&self) -> Usage {
         let slots = self.lock();
         Usage { live: slots.live(), kept: slots.kept.len() }
+    }
+
+    fn free(&self, slot: Slot) {
+        let mut slots = self.lock();
+        slots.kept.push(slot);
+        let Some((excess, places)) = slots.excess() else { return };
+        // Others go on meanwhile: nobody else knows of these slots.
+        drop(slots);
+        let returned = places.iter().all(|(segment, pages)| {
+            // SAFETY: these slots are free, so that no page refers to their bytes.
+            unsafe { segment.discard(pages) }.is_ok()
+        });
+        let mut slots = self.lock();
+        if returned {
+            slots.bare.extend(excess);
+        } else {
+            // A slot counted as kept may have lost its frame, which costs a fault when it is reused.
+            slots.pinned = true;
+            slots.kept.extend(excess);
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots> {
@@ -218,28 +239,15 @@ impl Slots {
         Ok(())
     }
 
-    fn free(&mut self, slot: Slot) {
-        self.kept.push(slot);
+    /// Takes out the slots whose frames are too many, those freed longest ago, and tells where they are.
+    fn excess(&mut self) -> Option<(Vec<Slot>, Places)> {
         let limit = self.recent.max(self.live() / KEPT_SHARE);
-        if self.kept.len() > limit + (limit / 4).max(SWEEP) && !self.pinned {
-            self.sweep(limit);
+        if self.kept.len() <= limit + (limit / 4).max(SWEEP) || self.pinned {
+            return None;
         }
-    }
-
-    /// Returns frames to the system until `limit` are kept; those freed longest ago go first.
-    fn sweep(&mut self, limit: usize) {
-        let excess = self.kept.len() - limit;
-        let swept: Vec<_> = self.kept.drain(..excess).collect();
-        for (segment, pages) in self.by_segment(swept.clone()) {
-            // SAFETY: these slots are free, so that no page refers to their bytes.
-            if unsafe { segment.discard(&pages) }.is_err() {
-                // A slot counted as kept may have lost its frame, which costs a fault when it is reused.
-                self.pinned = true;
-                self.kept.extend(swept);
-                return;
-            }
-        }
-        self.bare.extend(swept);
+        let excess: Vec<_> = self.kept.drain(..self.kept.len() - limit).collect();
+        let places = self.by_segment(excess.clone());
+        Some((excess, places))
     }
 
     fn by_segment(&self, mut slots: Vec<Slot>) -> Places {

@@ -32,6 +32,9 @@ pub type ArcView = View<Arc<Snapshot>>;
 ///
 /// Dropping a view frees what it holds privately; for a [`MutView`] see [`commit`](Self::commit).
 ///
+/// Memory of a view that is registered with the kernel for writes of its own (fixed buffers of io_uring, RDMA)
+/// is captured as it is at that moment, but has to be registered again after a restore, which may replace it.
+///
 /// # Fork
 ///
 /// A copy-on-write view and its snapshots go on in a forked child, where they and the parent's never

@@ -395,7 +395,7 @@ impl State {
                 self.ledger.closed(found.pages.len() + moved.len());
             }
         } else if self.tracker.must_arm()
-            || (!self.ledger.may_be_mapped_anew() && self.ledger.arming_pays(copied))
+            || (!self.ledger.mapping_anew_may_help() && self.ledger.arming_pays(copied))
         {
             self.arm(found.pages.len() + moved.len());
         }
