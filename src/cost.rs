@@ -10,7 +10,6 @@
 //! would have cost.
 
 use crate::page_size;
-use crate::pages::PageSet;
 
 /// To look at a page-table entry in use, and at the page behind it to tell whether that is a file's.
 const SCAN: usize = 20;
@@ -34,7 +33,7 @@ const FIRST_WRITE: usize = 2_500;
 const MAP_AGAIN: usize = 200;
 
 /// To discard a run of pages, and each of its pages.
-const DISCARD_RUN: usize = 1_000;
+const DISCARD_RUN: usize = 1_600;
 const DISCARD: usize = 120;
 
 /// System calls and a few cache misses, however small the view.
@@ -79,6 +78,8 @@ pub(crate) struct Ledger {
     compared: usize,
     /// Private pages that were closed since all of them were last looked at.
     closed: usize,
+    /// Restores that found the same pages as the one before, modulo 8.
+    recurred: usize,
     /// The view was mapped anew before.
     mapped_anew: bool,
 }
@@ -139,11 +140,18 @@ impl Ledger {
         !self.mapped_anew && self.looked > price
     }
 
-    /// Whether to map the view anew costs less than to discard these pages, if `needed` private pages have to be
-    /// made again then.
-    pub(crate) fn mapping_anew_beats_discarding(&self, pages: &PageSet, needed: usize) -> bool {
-        let price = |others| CALLS + others * MAP_AGAIN + pages.len() * DISCARD + needed * FIRST_WRITE;
-        self.others.is_some_and(|others| pages.ranges().len() * DISCARD_RUN > price(others))
+    /// Whether to map the view anew costs less than to discard so many runs of so many pages, if `needed` private
+    /// pages have to be made again then.
+    pub(crate) fn mapping_anew_beats_discarding(&self, runs: usize, pages: usize, needed: usize) -> bool {
+        let price = |others| CALLS + others * MAP_AGAIN + pages * DISCARD + needed * FIRST_WRITE;
+        self.others.is_some_and(|others| runs * DISCARD_RUN > price(others))
+    }
+
+    /// Whether to believe that the pages written before the last restore, no others being private now, have all
+    /// been written again. One time in eight they are compared.
+    pub(crate) fn trusts_recurrence(&mut self) -> bool {
+        self.recurred = (self.recurred + 1) % 8;
+        self.recurred != 0
     }
 
     /// After all pages were closed, `private` of those that are the view's own.

@@ -9,7 +9,7 @@ use std::io;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::layout::Flat;
-use crate::pages::PageSet;
+use crate::pages::{PageRange, PageSet};
 use crate::store::{Candidate, Page, Store, Usage};
 use crate::sys::{Mapping, MemoryFile, Source};
 use crate::table::Table;
@@ -167,7 +167,7 @@ impl Image {
         let (left, right) = (self.reader()?, other.reader()?);
         let differ = |page: &usize| *page < common && left.page(*page) != right.page(*page);
         let mut differing: PageSet = self.may_differ(other).iter().filter(differ).collect();
-        differing.push_range(crate::pages::PageRange::new(common, self.pages.max(other.pages)));
+        differing.push_range(PageRange::new(common, self.pages.max(other.pages)));
         Ok(differing)
     }
 
@@ -204,6 +204,17 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
+    /// The bytes of `range`, in pieces that each start at a page: all of it where the base has it all.
+    pub(crate) fn pieces(&self, range: PageRange) -> impl Iterator<Item = (usize, &'a [u8])> + '_ {
+        let whole = match self.base {
+            // SAFETY: the mapping shows the base, which is not written any more, and `range` is within it.
+            Some(base) if self.image.captured.len() == 0 => Some(unsafe { base.range(range) }),
+            _ => None,
+        };
+        let single = if whole.is_some() { 0..0 } else { range.iter() };
+        whole.map(|bytes| (range.start, bytes)).into_iter().chain(single.map(|page| (page, self.page(page))))
+    }
+
     /// The bytes of `page`, which is below the number of pages.
     #[inline]
     pub(crate) fn page(&self, page: usize) -> &'a [u8] {

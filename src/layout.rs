@@ -170,7 +170,7 @@ impl Layout {
             self.image.captured.for_each(|page, captured| {
                 if !covered.contains(page) {
                     // SAFETY: the mapping is borrowed exclusively, and a captured page lives elsewhere.
-                    unsafe { mapping.write_page(page, captured.bytes()) };
+                    unsafe { mapping.write(page, captured.bytes()) };
                 }
             });
         }

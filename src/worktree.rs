@@ -345,11 +345,34 @@ impl State {
         self.note(&found);
         let Backing::Private(layout) = &self.backing else { return Ok(false) };
         let wanted = image.reader()?;
+        let pages = found.pages.union(&self.unsynced).union(moved);
+        let uncovered = image.captured.len();
+        let again = pages == self.rewritten && pages.len() <= cost::kept_pages();
+        if again && self.ledger.trusts_recurrence() {
+            for &range in pages.ranges() {
+                for (page, bytes) in wanted.pieces(range) {
+                    // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive; `bytes` are an
+                    // image's.
+                    unsafe { self.mapping.write(page, bytes) };
+                }
+            }
+            self.synced = Arc::clone(image);
+            self.unsynced = PageSet::new();
+            return Ok(true);
+        }
+        let excess = pages.len().saturating_sub(cost::kept_pages());
+        let runs = pages.ranges().len() * excess / pages.len().max(1);
+        if found.known
+            && self.ledger.mapping_anew_beats_discarding(runs, excess, pages.len() - excess + uncovered)
+        {
+            self.rewritten = pages;
+            return Ok(false);
+        }
         let (mut copied, mut idle) = (0, 0);
         let (mut rewritten, mut discarded) = (PageSet::new(), PageSet::new());
         let (mut is_moved, mut was_rewritten) = (moved.ascending(), self.rewritten.ascending());
         // From here on nothing fails.
-        for page in found.pages.union(&self.unsynced).union(moved).iter() {
+        for page in pages.iter() {
             let (bytes, shown) = (wanted.page(page), layout.shows(page, image));
             let (moved, again) = (is_moved.contains(page), was_rewritten.contains(page));
             // A page that is private for the first time was written, and goes in any case.
@@ -366,21 +389,22 @@ impl State {
             if !shown || (again && copied < cost::kept_pages()) {
                 // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive; `bytes` are an
                 // image's.
-                unsafe { self.mapping.write_page(page, bytes) };
+                unsafe { self.mapping.write(page, bytes) };
                 copied += 1;
             } else {
                 discarded.push(page);
             }
         }
         self.rewritten = rewritten;
-        if self.ledger.mapping_anew_beats_discarding(&discarded, copied + image.captured.len()) {
+        let runs = discarded.ranges().len();
+        if self.ledger.mapping_anew_beats_discarding(runs, discarded.len(), copied + uncovered) {
             return Ok(false);
         }
         // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
         if unsafe { self.mapping.discard(&discarded) }.is_err() {
             // Locked memory, for one, cannot be discarded.
             // SAFETY: as for the copies above.
-            discarded.iter().for_each(|page| unsafe { self.mapping.write_page(page, wanted.page(page)) });
+            discarded.iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
         }
         if found.since_closed {
             // A discarded page is open, until it is closed with all others.

@@ -71,7 +71,7 @@ impl Mapping {
     pub(crate) unsafe fn replace(&mut self, source: Source<'_>) -> io::Result<()> {
         let shared_by = sharer(source)?;
         // SAFETY: the caller's promise, for a part that is the whole.
-        unsafe { self.replace_part(self.range(), source) }?;
+        unsafe { self.replace_part(self.all(), source) }?;
         self.shared_by = shared_by;
         self.advise(source)
     }
@@ -137,26 +137,37 @@ impl Mapping {
     ///
     /// # Safety
     ///
-    /// `page` is below the number of pages, and nobody writes to it as long as the slice is in use.
+    /// As for [`range`](Self::range).
     pub(crate) unsafe fn page(&self, page: usize) -> &[u8] {
-        debug_assert!(page < self.pages);
-        // SAFETY: the page is mapped, at least readable, and its bytes are the caller's promise.
-        unsafe { std::slice::from_raw_parts(self.page_ptr(page).as_ptr(), page_size()) }
+        // SAFETY: forwarded to the caller.
+        unsafe { self.range(PageRange::new(page, page + 1)) }
     }
 
-    /// Overwrites `page` with `bytes`, which are one page.
+    /// The bytes of `range`.
     ///
     /// # Safety
     ///
-    /// `page` is below the number of pages and writable; nobody holds a reference to its bytes, of which
-    /// `bytes` are none.
-    pub(crate) unsafe fn write_page(&self, page: usize, bytes: &[u8]) {
-        assert_eq!(bytes.len(), page_size());
-        debug_assert!(page < self.pages);
+    /// The pages are the mapping's, and nobody writes to them as long as the slice is in use.
+    pub(crate) unsafe fn range(&self, range: PageRange) -> &[u8] {
+        debug_assert!(range.end <= self.pages);
+        // SAFETY: the pages are mapped, at least readable, and their bytes are the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.page_ptr(range.start).as_ptr(), range.len() * page_size()) }
+    }
+
+    /// Overwrites the pages from `page` on with `bytes`, which are whole pages.
+    ///
+    /// # Safety
+    ///
+    /// The pages are the mapping's and writable; nobody holds a reference to their bytes, of which `bytes`
+    /// are none.
+    pub(crate) unsafe fn write(&self, page: usize, bytes: &[u8]) {
+        debug_assert!(
+            bytes.len().is_multiple_of(page_size()) && page + bytes.len() / page_size() <= self.pages
+        );
         let source = NonNull::from(bytes).cast();
-        // SAFETY: both are one page long; that the page may be written and is not the source is the
+        // SAFETY: both are as long as `bytes`; that the pages may be written and are not the source is the
         // caller's promise.
-        unsafe { self.page_ptr(page).copy_from_nonoverlapping(source, page_size()) };
+        unsafe { self.page_ptr(page).copy_from_nonoverlapping(source, bytes.len()) };
     }
 
     pub(crate) fn pages(&self) -> usize {
@@ -164,7 +175,7 @@ impl Mapping {
     }
 
     /// All of its pages.
-    pub(super) fn range(&self) -> PageRange {
+    pub(super) fn all(&self) -> PageRange {
         PageRange::new(0, self.pages)
     }
 

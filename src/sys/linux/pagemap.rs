@@ -89,13 +89,13 @@ pub(super) fn written(mapping: &Mapping, protect: bool) -> Result<PageSet, Errno
     let flags = CHECK_WPASYNC | if protect { WP_MATCHING } else { 0 };
     let query = Query { flags, all: WRITTEN, tell: WRITTEN, ..Query::default() };
     let mut found = PageSet::new();
-    scan(mapping, mapping.range(), query, |range, _| found.push_range(range))?;
+    scan(mapping, mapping.all(), query, |range, _| found.push_range(range))?;
     Ok(found)
 }
 
 /// Write-protects every page that has a page table.
 pub(super) fn protect(mapping: &Mapping) -> Result<(), Errno> {
-    let (start, end) = addresses(mapping, mapping.range());
+    let (start, end) = addresses(mapping, mapping.all());
     let arg = ScanArg {
         flags: CHECK_WPASYNC | WP_MATCHING,
         start,

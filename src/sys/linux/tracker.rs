@@ -151,7 +151,7 @@ impl Tracker {
                 && search == Search::Private
             {
                 // A closed page without an entry is a marker, which looks as if it were swapped out.
-                found = pagemap::private(mapping, mapping.range(), Look::InMemory, &shows_zeroes)
+                found = pagemap::private(mapping, mapping.all(), Look::InMemory, &shows_zeroes)
                     .map(|(private, _)| Found::all_private(open.pages.union(&private)));
             }
             match found {
@@ -165,7 +165,7 @@ impl Tracker {
             let found = match self.tier {
                 Tier::Armed | Tier::Scan => {
                     let look = if count { Look::AndCount } else { Look::Everywhere };
-                    pagemap::private(mapping, mapping.range(), look, &shows_zeroes)
+                    pagemap::private(mapping, mapping.all(), look, &shows_zeroes)
                 }
                 Tier::Pagemap => pagemap::private_by_reading(mapping).map(|pages| (pages, None)),
                 Tier::Compare => {

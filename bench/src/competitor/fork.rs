@@ -1,0 +1,138 @@
+//! `fork`, as Redis and HyPer use it: the snapshot is a child process, which shares all memory copy-on-write.
+#![allow(unsafe_code)]
+
+use std::ops::Range;
+use std::{fs, io, ptr};
+
+use anyhow::{Context, Result, bail};
+use memmap2::MmapMut;
+use memsnap::page_size;
+
+use super::{Competitor, Operation, Region, Taken};
+use crate::case::{Case, MIB};
+use crate::image::Image;
+use crate::pages::Change;
+
+pub(crate) struct Fork;
+
+pub(crate) struct Child(libc::pid_t);
+
+struct Memory(MmapMut);
+
+/// More than the stack of a thread.
+const LARGE: usize = 4 * MIB;
+
+impl Competitor for Fork {
+    fn name(&self) -> &'static str {
+        "fork"
+    }
+
+    fn obstacle(&self, _case: &Case, operation: Operation) -> Option<&'static str> {
+        match operation {
+            Operation::Restore => Some("a process cannot be put back to its child"),
+            Operation::Take { kept: 101.. } => Some("a process for each snapshot"),
+            Operation::Take { .. } => None,
+        }
+    }
+
+    fn memory(&self, case: &Case, operation: Operation) -> usize {
+        let Operation::Take { kept } = operation else { return case.bytes };
+        let page_table = case.pages() * size_of::<u64>();
+        case.bytes + kept * (case.changed * page_size() + page_table)
+    }
+
+    fn open(&self, image: &Image, case: &Case) -> Result<Box<dyn Region>> {
+        let mut map = MmapMut::map_anon(case.bytes)?;
+        if case.is_resident() {
+            map.copy_from_slice(image.bytes());
+        }
+        Ok(Box::new(Memory(map)))
+    }
+}
+
+impl Region for Memory {
+    fn bytes(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+
+    fn prepare(&mut self) -> Result<()> {
+        let own = self.0.as_ptr_range();
+        keep_others_out_of_children(own.start.addr()..own.end.addr())
+    }
+
+    fn take(&mut self, _changes: &[Change]) -> Result<Taken> {
+        Ok(Box::new(Child::fork()?))
+    }
+
+    fn restore(&mut self, _changes: &[Change]) -> Result<()> {
+        bail!("fork cannot restore")
+    }
+}
+
+impl Child {
+    fn fork() -> io::Result<Self> {
+        // SAFETY: the child calls nothing but system calls.
+        match unsafe { libc::fork() } {
+            -1 => Err(io::Error::last_os_error()),
+            0 => wait_for_the_end(),
+            child => Ok(Self(child)),
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        // SAFETY: takes no pointers; the child was not waited for yet, so that the number is still its own.
+        unsafe { libc::kill(self.0, libc::SIGKILL) };
+        let mut status = 0;
+        // SAFETY: the status is written to a live variable.
+        unsafe { libc::waitpid(self.0, &raw mut status, 0) };
+        assert!(
+            libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL,
+            "the child ended itself"
+        );
+    }
+}
+
+/// In the child: keeps its memory until it, or its parent, is killed.
+fn wait_for_the_end() -> ! {
+    // SAFETY: takes no pointers.
+    unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+    loop {
+        // SAFETY: takes no pointers.
+        unsafe { libc::pause() };
+    }
+}
+
+/// Keeps a mapping of another competitor out of children, whose making it would slow down.
+///
+/// # Safety
+///
+/// No child touches the mapping.
+pub(crate) unsafe fn keep_out_of_children(start: *mut u8, len: usize) -> io::Result<()> {
+    // SAFETY: this changes nothing but what a child inherits, which the caller answers for.
+    let result = unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTFORK) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whatever is large and private, but for `own`: heaps and copies of other competitors.
+fn keep_others_out_of_children(own: Range<usize>) -> Result<()> {
+    for line in fs::read_to_string("/proc/self/maps")?.lines() {
+        let mut fields = line.split_whitespace();
+        let (range, access) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
+        let (start, end) = range.split_once('-').context("a line of /proc/self/maps")?;
+        let (start, end) = (usize::from_str_radix(start, 16)?, usize::from_str_radix(end, 16)?);
+        if access != "rw-p" || line.ends_with("[stack]") {
+            continue;
+        }
+        // Neighbours may have become one mapping with it.
+        for part in [start..end.min(own.start), start.max(own.end)..end] {
+            if part.len() >= LARGE {
+                let start = ptr::with_exposed_provenance_mut(part.start);
+                // SAFETY: a child only uses its stack, which is not large, and the data of libraries.
+                unsafe { keep_out_of_children(start, part.len()) }?;
+            }
+        }
+    }
+    Ok(())
+}

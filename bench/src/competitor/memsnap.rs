@@ -1,0 +1,54 @@
+//! memsnap, this one.
+
+use std::sync::Arc;
+
+use anyhow::Result;
+use memsnap::{ArcView, Snapshot, page_size};
+
+use super::{Competitor, Operation, Region, Taken};
+use crate::case::Case;
+use crate::image::Image;
+use crate::pages::Change;
+use crate::results::SUBJECT;
+
+#[derive(Default)]
+pub(crate) struct Memsnap {
+    /// What regions are views of; by default each makes a snapshot of its own.
+    pub(crate) snapshot: Option<Arc<Snapshot>>,
+}
+
+impl Competitor for Memsnap {
+    fn name(&self) -> &'static str {
+        SUBJECT
+    }
+
+    fn memory(&self, case: &Case, operation: Operation) -> usize {
+        let pages = match operation {
+            Operation::Take { kept } => (kept + 2) * case.changed,
+            Operation::Restore => case.changed,
+        };
+        case.bytes + pages * page_size()
+    }
+
+    fn open(&self, image: &Image, _case: &Case) -> Result<Box<dyn Region>> {
+        let snapshot = match &self.snapshot {
+            Some(snapshot) => Arc::clone(snapshot),
+            None => Arc::new(Snapshot::from_slice(image.bytes())?),
+        };
+        Ok(Box::new(snapshot.view_arc()?))
+    }
+}
+
+impl Region for ArcView {
+    fn bytes(&mut self) -> &mut [u8] {
+        self.as_mut_slice()
+    }
+
+    fn take(&mut self, _changes: &[Change]) -> Result<Taken> {
+        Ok(Box::new(self.take_snapshot()?))
+    }
+
+    fn restore(&mut self, _changes: &[Change]) -> Result<()> {
+        Ok(ArcView::restore(self)?)
+    }
+}

@@ -1,0 +1,99 @@
+//! The competitors: one file each, all behind the same two traits.
+
+mod copy;
+mod crumbles;
+mod fork;
+mod limit;
+mod memmap2;
+mod memsnap;
+mod memsnap_0_1;
+mod wasmtime;
+
+use std::time::Duration;
+
+use anyhow::Result;
+
+use crate::case::Case;
+use crate::image::Image;
+use crate::pages::Change;
+
+pub(crate) use copy::Copy;
+pub(crate) use crumbles::Crumbles;
+pub(crate) use fork::{Fork, keep_out_of_children};
+pub(crate) use limit::Limit;
+pub(crate) use memmap2::Memmap2;
+pub(crate) use memsnap::Memsnap;
+pub(crate) use memsnap_0_1::Memsnap01;
+pub(crate) use wasmtime::{Wasmtime, private_pages};
+
+/// What a competitor is asked to do again and again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Operation {
+    /// Take snapshots, of which the last `kept` are kept, one at least.
+    Take {
+        kept: usize,
+    },
+    Restore,
+}
+
+/// A way of doing the work.
+pub(crate) trait Competitor: Sync {
+    fn name(&self) -> &'static str;
+
+    /// Why it cannot do this, if it cannot.
+    fn obstacle(&self, _case: &Case, _operation: Operation) -> Option<&'static str> {
+        None
+    }
+
+    /// About how much memory it holds at most, besides the image.
+    fn memory(&self, case: &Case, operation: Operation) -> usize;
+
+    /// A region that shows the image; one that is to be sparse may show zeroes instead.
+    fn open(&self, image: &Image, case: &Case) -> Result<Box<dyn Region>>;
+}
+
+/// A snapshot, which is kept until it is dropped.
+pub(crate) type Taken = Box<dyn Send + Sync>;
+
+/// Memory that can be written, and of which snapshots can be taken or which can be put back.
+///
+/// `changes` names the pages written since the last call; only the limit may look at it.
+pub(crate) trait Region: Send {
+    fn bytes(&mut self) -> &mut [u8];
+
+    /// What has to be done before [`take`](Self::take), but is no part of it.
+    fn prepare(&mut self) -> Result<()> {
+        Ok(())
+    }
+
+    fn take(&mut self, changes: &[Change]) -> Result<Taken>;
+
+    fn restore(&mut self, changes: &[Change]) -> Result<()>;
+
+    /// Time to be added to each call.
+    fn surcharge(&self, _changes: &[Change]) -> Duration {
+        Duration::ZERO
+    }
+}
+
+pub(crate) fn all() -> Vec<Box<dyn Competitor>> {
+    vec![
+        Box::new(Memsnap::default()),
+        Box::new(Limit),
+        Box::new(Memsnap01),
+        Box::new(Fork),
+        Box::new(Wasmtime::keeping_all()),
+        Box::new(Wasmtime::keeping_one_mebibyte()),
+        Box::new(Memmap2),
+        Box::new(Copy),
+        Box::new(Crumbles),
+    ]
+}
+
+/// The bytes of the snapshots that are kept, where each is a copy of everything.
+fn copies(case: &Case, operation: Operation) -> usize {
+    match operation {
+        Operation::Take { kept } => case.bytes * kept,
+        Operation::Restore => 0,
+    }
+}

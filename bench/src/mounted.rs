@@ -1,0 +1,45 @@
+//! `Mounted`: a file system of a kind asked for, in a file.
+
+use std::fs::{self, File};
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+/// Unmounted when it is dropped.
+pub(crate) struct Mounted {
+    folder: TempDir,
+}
+
+impl Mounted {
+    /// Fails where that takes privileges, or programs, that are not there.
+    pub(crate) fn new(mkfs: &[&str], bytes: usize) -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let (image, point) = (folder.path().join("image"), folder.path().join("mounted"));
+        File::create(&image)?.set_len(bytes as u64)?;
+        fs::create_dir(&point)?;
+        run(Command::new(mkfs[0]).args(&mkfs[1..]).arg(&image))?;
+        run(Command::new("mount").args(["-o", "loop"]).args([&image, &point]))?;
+        Ok(Self { folder })
+    }
+
+    pub(crate) fn point(&self) -> PathBuf {
+        self.folder.path().join("mounted")
+    }
+}
+
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        if let Err(error) = run(Command::new("umount").arg("-l").arg(self.point())) {
+            eprintln!("{error:#}");
+        }
+    }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("{command:?}"))?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?}: {}", said.trim());
+    Ok(())
+}

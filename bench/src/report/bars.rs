@@ -1,0 +1,194 @@
+//! The bars: what memsnap has to reach, computed from the results of one run.
+
+use crate::case::{Case, GIB};
+use crate::pages::Residency;
+use crate::results::{LIMIT, Measurement, Results, SUBJECT};
+use crate::workload::{create, memory, restore, take, tree, view};
+
+const OLD: &str = "memsnap 0.1.2";
+const WASMTIME: [&str; 2] = ["wasmtime-style, keep all", "wasmtime-style, keep 1 MiB"];
+
+/// What has to be at least, or at most, so much.
+#[derive(Clone, Copy)]
+pub(crate) enum Bar {
+    AtLeast(f64),
+    AtMost(f64),
+}
+use Bar::{AtLeast, AtMost};
+
+/// A bar, and what was measured; nothing if it was not.
+pub(crate) struct Verdict {
+    pub(crate) what: String,
+    pub(crate) unit: &'static str,
+    pub(crate) bar: Bar,
+    pub(crate) measured: Option<f64>,
+}
+
+impl Verdict {
+    fn ratio(what: impl Into<String>, bar: Bar, measured: Option<f64>) -> Self {
+        Self { what: what.into(), unit: "x", bar, measured }
+    }
+
+    pub(crate) fn is_met(&self) -> Option<bool> {
+        self.measured.map(|measured| match self.bar {
+            AtLeast(bar) => measured >= bar,
+            AtMost(bar) => measured <= bar,
+        })
+    }
+}
+
+pub(crate) fn verdicts(results: &Results) -> Vec<Verdict> {
+    let parts =
+        [take_bars, restore_bars, wasmtime_bars, runs_bars, view_bars, create_bars, memory_bars, tree_bars];
+    parts.iter().flat_map(|part| part(results)).collect()
+}
+
+fn take_bars(results: &Results) -> Vec<Verdict> {
+    let base = Case::base(take::NAME);
+    let many = base.clone().changed(4096);
+    let slower = |other| results.ratio(&base, take::PAUSE.name, other, SUBJECT);
+    let above_limit = |case| results.ratio(case, take::PAUSE.name, SUBJECT, LIMIT);
+    vec![
+        Verdict::ratio("take, 1 GiB, 256 pages: faster than 0.1.2", AtLeast(500.0), slower(OLD)),
+        Verdict::ratio("take, 1 GiB, 256 pages: shorter than fork's pause", AtLeast(20.0), slower("fork")),
+        Verdict::ratio("take, 1 GiB, 256 pages: times the limit", AtMost(2.0), above_limit(&base)),
+        Verdict::ratio("take, 1 GiB, 4,096 pages: times the limit", AtMost(1.5), above_limit(&many)),
+    ]
+}
+
+fn restore_bars(results: &Results) -> Vec<Verdict> {
+    let of = |changed, name: &str| {
+        let base = Case::base(restore::NAME).changed(changed);
+        let variants = [
+            ("never read in full", base.clone().sparse(), 3.0),
+            ("read in full once", base, 2.0),
+            ("16,384 others read each round", restore::reading(changed), 4.0),
+        ];
+        variants.map(|(variant, case, bar)| {
+            let what = format!("write + restore, 1 GiB, {name} pages, {variant}: faster than 0.1.2");
+            Verdict::ratio(what, AtLeast(bar), results.ratio(&case, restore::LOOP.name, OLD, SUBJECT))
+        })
+    };
+    [of(256, "256"), of(4096, "4,096")].into_iter().flatten().collect()
+}
+
+fn wasmtime_bars(results: &Results) -> Vec<Verdict> {
+    let bar = |other: &str| {
+        let faster = |case| results.ratio(case, restore::LOOP.name, other, SUBJECT);
+        let faster: Vec<f64> = restore::against_wasmtime().iter().filter_map(faster).collect();
+        let what = format!("write + restore, 1 and 128 MiB: faster than {other}");
+        let least = faster.iter().copied().reduce(f64::min);
+        let most = faster.iter().copied().reduce(f64::max);
+        [
+            Verdict::ratio(format!("{what}: in the worst case"), AtLeast(1.0), least),
+            Verdict::ratio(format!("{what}: in the best case"), AtLeast(1.5), most),
+        ]
+    };
+    WASMTIME.into_iter().flat_map(bar).collect()
+}
+
+fn runs_bars(results: &Results) -> Vec<Verdict> {
+    let bar = |name, of: fn(&Measurement) -> f64, microseconds: f64| {
+        let get = |competitor| {
+            results.get(&restore::runs(), competitor, restore::RESTORE.name).map(|it| of(it) / 1000.0)
+        };
+        let limit = get(LIMIT).map_or(0.0, |limit| 1.5 * limit);
+        let what =
+            format!("restore, 128 MiB, 50 runs of 16 KiB: {name} ({microseconds} µs, or 1.5 x the limit)");
+        Verdict { what, unit: "µs", bar: AtMost(microseconds.max(limit)), measured: get(SUBJECT) }
+    };
+    vec![bar("median", |it| it.median, 36.0), bar("p99", |it| it.p99, 60.0)]
+}
+
+fn view_bars(results: &Results) -> Vec<Verdict> {
+    let flat = results.median(&view::flat(), SUBJECT, view::HUNDREDTH.name);
+    let changed = results.median(&view::changed(65_536), SUBJECT, view::HUNDREDTH.name);
+    let old = results.ratio(&view::flat(), view::HUNDREDTH.name, SUBJECT, OLD);
+    let to_flat = changed.zip(flat).map(|(changed, flat)| changed / flat);
+    vec![
+        Verdict::ratio("view of a flat snapshot: times that of 0.1.2", AtMost(1.2), old),
+        Verdict::ratio(
+            "hundredth view, 65,536 changed pages: times that of a flat one",
+            AtMost(2.0),
+            to_flat,
+        ),
+    ]
+}
+
+fn create_bars(results: &Results) -> Vec<Verdict> {
+    let ratio = |how, over, under| results.ratio(&create::case(how, GIB), create::TIME.name, over, under);
+    // Without the time for a full one, file systems are measured with a smaller file.
+    let cloned = |how| {
+        let case = results.measurements.iter().map(|it| &it.case).find(|case| case.variant == how);
+        results.ratio(case?, create::TIME.name, LIMIT, SUBJECT)
+    };
+    vec![
+        Verdict::ratio(
+            "from_slice, 1 GiB: faster than 0.1.2",
+            AtLeast(1.8),
+            ratio(create::FROM_SLICE, OLD, SUBJECT),
+        ),
+        Verdict::ratio(
+            "zeroed and filled, 1 GiB: times 0.1.2",
+            AtMost(1.0),
+            ratio(create::FILL, SUBJECT, OLD),
+        ),
+        Verdict::ratio(
+            "from_file, 1 GiB in the page cache: times a copy by pwrite",
+            AtMost(1.2),
+            ratio(create::FROM_FILE, SUBJECT, LIMIT),
+        ),
+        Verdict::ratio("from_file on XFS: faster than that copy", AtLeast(20.0), cloned(create::ON_XFS)),
+        Verdict::ratio("from_file on Btrfs: faster than that copy", AtLeast(20.0), cloned(create::ON_BTRFS)),
+        Verdict::ratio(
+            "map_file, 1 GiB, then all read: times 0.1.2's from_file and the same",
+            AtMost(1.05),
+            ratio(create::READ_MAPPED, SUBJECT, OLD),
+        ),
+    ]
+}
+
+fn memory_bars(results: &Results) -> Vec<Verdict> {
+    let metrics = [memory::KERNEL, memory::STATS];
+    let held = metrics.map(|metric| results.median(&memory::case(), SUBJECT, metric.name));
+    let most = held.into_iter().flatten().reduce(f64::max);
+    let percent = most.map(|most| most / memory::changed() as f64 * 100.0);
+    let what = "memory of 100 snapshots beyond the base, of the changed pages (the larger of two counts)";
+    vec![Verdict { what: what.to_owned(), unit: "%", bar: AtMost(115.0), measured: percent }]
+}
+
+fn tree_bars(results: &Results) -> Vec<Verdict> {
+    let of = |residency, name| {
+        let jump = tree::neighbours(residency);
+        let slope = slope(results, residency);
+        [
+            Verdict {
+                what: format!("restore_to, 1 GiB {name}: growth with the difference (slope, log-log)"),
+                unit: "",
+                bar: AtMost(1.1),
+                measured: slope,
+            },
+            Verdict::ratio(
+                format!("restore_to, 1 GiB {name}, between parent and child: times the limit"),
+                AtMost(2.0),
+                results.ratio(&jump, tree::JUMP.name, SUBJECT, LIMIT),
+            ),
+        ]
+    };
+    let all = [of(Residency::Sparse, "never read in full"), of(Residency::Resident, "read in full")];
+    all.into_iter().flatten().collect()
+}
+
+/// By least squares; 1 is linear growth, more is worse.
+fn slope(results: &Results, residency: Residency) -> Option<f64> {
+    let point = |size: usize| {
+        let median = results.median(&tree::anywhere(size, residency), SUBJECT, tree::JUMP.name)?;
+        Some(((size as f64).ln(), median.ln()))
+    };
+    let points: Vec<_> = tree::buckets().filter_map(point).collect();
+    let count = points.len() as f64;
+    let (x, y) = points.iter().fold((0.0, 0.0), |(x, y), point| (x + point.0 / count, y + point.1 / count));
+    let covariance: f64 = points.iter().map(|point| (point.0 - x) * (point.1 - y)).sum();
+    let variance: f64 = points.iter().map(|point| (point.0 - x).powi(2)).sum();
+    (points.len() > 2).then(|| covariance / variance)
+}

@@ -1,0 +1,192 @@
+//! The plots, log-log, as SVG.
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use plotters::coord::Shift;
+use plotters::prelude::*;
+
+use super::markdown::quantity;
+use crate::case::{Case, size};
+use crate::competitor;
+use crate::pages::Residency;
+use crate::results::{LIMIT, Results};
+use crate::workload::{restore, take, tree};
+
+type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
+
+const PANEL: (u32, u32) = (560, 460);
+const LEGEND: u32 = 230;
+const TEXT: &str = "sans-serif";
+
+/// Okabe and Ito's colours, which also the colour-blind tell apart, and a grey.
+const COLOURS: [RGBColor; 9] = [
+    RGBColor(0xD5, 0x5E, 0x00),
+    RGBColor(0x00, 0x00, 0x00),
+    RGBColor(0x00, 0x72, 0xB2),
+    RGBColor(0x00, 0x9E, 0x73),
+    RGBColor(0xCC, 0x79, 0xA7),
+    RGBColor(0x8C, 0x56, 0x9B),
+    RGBColor(0x56, 0xB4, 0xE9),
+    RGBColor(0x80, 0x80, 0x80),
+    RGBColor(0xC9, 0xA2, 0x00),
+];
+
+struct Panel {
+    title: &'static str,
+    x_label: &'static str,
+    x_format: fn(&f64) -> String,
+    lines: Vec<Line>,
+}
+
+struct Line {
+    competitor: &'static str,
+    points: Vec<(f64, f64)>,
+}
+
+pub(crate) fn draw_all(results: &Results, folder: &Path) -> Result<()> {
+    let of_size = |name, metric| {
+        let cases = take::SIZES.map(|bytes| (bytes, Case::base(name).bytes(bytes)));
+        lines(results, &cases, metric)
+    };
+    let of_changed = |name, metric| {
+        let cases = take::CHANGED.map(|changed| (changed, Case::base(name).changed(changed)));
+        lines(results, &cases, metric)
+    };
+    let of_depth = |metric| lines(results, &take::DEPTHS.map(|depth| (depth, take::at_depth(depth))), metric);
+    let of_difference = |residency| {
+        let cases: Vec<_> = tree::buckets().map(|size| (size, tree::anywhere(size, residency))).collect();
+        lines(results, &cases, tree::JUMP.name)
+    };
+    let (pause, with_writes) = (take::PAUSE.name, take::WITH_WRITES.name);
+    let by_size = |title, lines| Panel { title, x_label: "size of the region", x_format: bytes, lines };
+    let by_changed = |title, lines| Panel { title, x_label: "pages changed", x_format: count, lines };
+    let by_depth = |title, lines| Panel { title, x_label: "snapshots kept", x_format: count, lines };
+    let plots = [
+        (
+            "latency-by-size.svg",
+            by_size("Taking a snapshot, 256 pages changed", of_size(take::NAME, pause)),
+            by_size("Writing 256 pages and restoring", of_size(restore::NAME, restore::LOOP.name)),
+        ),
+        (
+            "latency-by-changed.svg",
+            by_changed("Taking a snapshot of 1 GiB", of_changed(take::NAME, pause)),
+            by_changed("Writing and restoring 1 GiB", of_changed(restore::NAME, restore::LOOP.name)),
+        ),
+        (
+            "latency-by-depth.svg",
+            by_depth("Taking a snapshot, 128 MiB, 64 pages", of_depth(pause)),
+            by_depth("The same and the writes before it", of_depth(with_writes)),
+        ),
+        (
+            "restore-to-by-difference.svg",
+            by_changed("restore_to, 1 GiB never read in full", of_difference(Residency::Sparse)),
+            by_changed("restore_to, 1 GiB read in full", of_difference(Residency::Resident)),
+        ),
+    ];
+    for (file, left, right) in plots {
+        draw(&folder.join(file), &[left, right]).map_err(|error| anyhow!("drawing {file}: {error}"))?;
+    }
+    Ok(())
+}
+
+fn names() -> impl Iterator<Item = &'static str> {
+    competitor::all().into_iter().map(|competitor| competitor.name())
+}
+
+/// A line for each competitor that was measured.
+fn lines(results: &Results, cases: &[(usize, Case)], metric: &str) -> Vec<Line> {
+    let line = |competitor| {
+        let point = |(x, case): &(usize, Case)| Some((*x as f64, results.median(case, competitor, metric)?));
+        Line { competitor, points: cases.iter().filter_map(point).collect() }
+    };
+    names().map(line).filter(|line| !line.points.is_empty()).collect()
+}
+
+/// Draws the panels that have lines side by side; no file if there is none.
+fn draw(path: &Path, panels: &[Panel]) -> Result<(), Box<dyn std::error::Error>> {
+    let panels: Vec<_> = panels.iter().filter(|panel| !panel.lines.is_empty()).collect();
+    let count = u32::try_from(panels.len())?;
+    if count == 0 {
+        return Ok(());
+    }
+    let root = SVGBackend::new(path, (count * PANEL.0 + LEGEND, PANEL.1)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let (plots, legend) = root.split_horizontally(count * PANEL.0);
+    for (area, panel) in plots.split_evenly((1, panels.len())).iter().zip(&panels) {
+        draw_panel(area, panel)?;
+    }
+    let drawn =
+        |name: &&str| panels.iter().flat_map(|panel| &panel.lines).any(|line| line.competitor == *name);
+    draw_legend(&legend, &names().filter(drawn).collect::<Vec<_>>())?;
+    root.present()?;
+    Ok(())
+}
+
+fn draw_panel(area: &Area<'_>, panel: &Panel) -> Result<(), Box<dyn std::error::Error>> {
+    let points = || panel.lines.iter().flat_map(|line| line.points.iter().copied());
+    let mut positions: Vec<f64> = points().map(|(x, _)| x).collect();
+    positions.sort_by(f64::total_cmp);
+    positions.dedup();
+    let (left, right) = (positions[0] / 1.5, positions[positions.len() - 1] * 1.5);
+    let low = points().map(|(_, y)| y).fold(f64::MAX, f64::min).log10().floor();
+    let high = points().map(|(_, y)| y).fold(0.0, f64::max).log10().ceil();
+    let decades = (-9..15).map(f64::from).filter(|power| (low..=high).contains(power));
+    let decades = decades.map(|power| 10_f64.powf(power)).collect();
+    let x_axis = (left..right).log_scale().with_key_points(positions);
+    let y_axis = (10_f64.powf(low)..10_f64.powf(high)).log_scale().with_key_points(decades);
+    let mut chart = ChartBuilder::on(area)
+        .caption(panel.title, (TEXT, 17))
+        .margin(12)
+        .x_label_area_size(46)
+        .y_label_area_size(70)
+        .build_cartesian_2d(x_axis, y_axis)?;
+    chart
+        .configure_mesh()
+        .x_desc(panel.x_label)
+        .y_desc("median latency")
+        .x_label_formatter(&panel.x_format)
+        .y_label_formatter(&|value| quantity(*value, "ns").replace(".00", "").replace(".0", ""))
+        .axis_desc_style((TEXT, 14))
+        .label_style((TEXT, 12))
+        .bold_line_style(BLACK.mix(0.15))
+        .light_line_style(TRANSPARENT)
+        .draw()?;
+    for line in &panel.lines {
+        let colour = colour(line.competitor);
+        let points = line.points.iter().copied();
+        if line.competitor == LIMIT {
+            chart.draw_series(DashedLineSeries::new(points.clone(), 6, 4, colour.stroke_width(2)))?;
+        } else {
+            chart.draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?;
+        }
+        chart.draw_series(points.map(|point| Circle::new(point, 3, colour.filled())))?;
+    }
+    Ok(())
+}
+
+fn draw_legend(area: &Area<'_>, names: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
+    for (name, y) in names.iter().zip((60..).step_by(24)) {
+        let colour = colour(name);
+        let dashes: &[(i32, i32)] = if *name == LIMIT { &[(0, 6), (10, 16), (20, 26)] } else { &[(0, 26)] };
+        for &(start, end) in dashes {
+            area.draw(&PathElement::new([(start, y), (end, y)], colour.stroke_width(2)))?;
+        }
+        area.draw(&Text::new((*name).to_owned(), (34, y - 7), (TEXT, 14)))?;
+    }
+    Ok(())
+}
+
+fn colour(competitor: &str) -> RGBColor {
+    let position = names().position(|name| name == competitor).unwrap_or_default();
+    COLOURS[position % COLOURS.len()]
+}
+
+fn count(value: &f64) -> String {
+    format!("{value:.0}")
+}
+
+fn bytes(value: &f64) -> String {
+    let power = value.log2().round();
+    (0..usize::BITS).find(|&bit| f64::from(bit) == power).map_or(String::new(), |bit| size(1 << bit))
+}

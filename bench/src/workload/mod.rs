@@ -1,0 +1,118 @@
+//! The workloads: one file each.
+
+pub(crate) mod create;
+pub(crate) mod memory;
+pub(crate) mod restore;
+pub(crate) mod take;
+pub(crate) mod threads;
+pub(crate) mod tree;
+pub(crate) mod view;
+pub(crate) mod writer;
+
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::case::{Case, GIB, MIB};
+use crate::competitor::{self, Competitor};
+use crate::harness::Plan;
+use crate::image::Image;
+use crate::results::Results;
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub(crate) enum Workload {
+    /// Snapshots taken again and again, with fresh writes in between
+    Take,
+    /// Writes and restores in turn
+    Restore,
+    /// Views of snapshots
+    View,
+    /// Snapshots made from bytes, files and zeroes
+    Create,
+    /// Jumps between the snapshots of a tree
+    Tree,
+    /// The memory that snapshots hold
+    Memory,
+    /// A writer that never stops, and is stopped by snapshots
+    Writer,
+    /// Two threads against one
+    Threads,
+}
+
+impl Workload {
+    /// About how much memory it holds at most.
+    pub(crate) fn working_set(self, scale: Scale) -> usize {
+        match self {
+            _ if scale.quick => 2 * GIB,
+            Self::Take | Self::Restore | Self::Writer => 9 * GIB,
+            Self::Create => 4 * GIB,
+            Self::View | Self::Tree | Self::Memory => 3 * GIB,
+            Self::Threads => GIB,
+        }
+    }
+
+    pub(crate) fn run(self, scale: Scale, results: &mut Results) -> Result<()> {
+        match self {
+            Self::Take => take::run(scale, results),
+            Self::Restore => restore::run(scale, results),
+            Self::View => view::run(scale, results),
+            Self::Create => create::run(scale, results),
+            Self::Tree => tree::run(scale, results),
+            Self::Memory => memory::run(scale, results),
+            Self::Writer => writer::run(scale, results),
+            Self::Threads => threads::run(scale, results),
+        }
+    }
+}
+
+/// Competitors that take seconds for a large region.
+const SLOW: [&str; 3] = ["memmap2", "plain copy", "crumbles"];
+
+/// How much time there is.
+#[derive(Clone, Copy)]
+pub(crate) struct Scale {
+    pub(crate) quick: bool,
+}
+
+impl Scale {
+    pub(crate) fn pick<T>(self, quick: T, full: T) -> T {
+        if self.quick { quick } else { full }
+    }
+
+    /// Those who are worth their time.
+    fn competitors(self, case: &Case, results: &mut Results) -> Vec<Box<dyn Competitor>> {
+        let mut competitors = competitor::all();
+        if self.quick && case.bytes >= GIB {
+            competitors.retain(|competitor| !SLOW.contains(&competitor.name()));
+            results.skip(case, &SLOW.join(", "), "takes too long for --quick");
+        }
+        competitors
+    }
+
+    pub(crate) fn plan(self, case: &Case) -> Plan {
+        let small = case.bytes <= 128 * MIB;
+        Plan {
+            rounds: self.pick(if small { 100 } else { 30 }, if small { 1000 } else { 200 }),
+            least: self.pick(1, 5),
+            time: Duration::from_millis(self.pick(250, 1500)),
+        }
+    }
+}
+
+/// The image of the last case, which most often is that of the next.
+#[derive(Default)]
+struct Images(Option<Image>);
+
+impl Images {
+    fn get(&mut self, bytes: usize) -> Result<&Image> {
+        let image = match self.0.take() {
+            Some(image) if image.bytes().len() == bytes => image,
+            other => {
+                drop(other);
+                Image::new(bytes)?
+            }
+        };
+        Ok(self.0.insert(image))
+    }
+}

@@ -1,0 +1,98 @@
+//! Which tier a view comes to by itself, and that bytes are right while it changes.
+
+mod support;
+
+use memsnap::{Snapshot, Tracking, page_size};
+use support::{assert_same, pattern, skipped};
+
+const LEN: usize = 32 << 20;
+
+/// Whether pages can be write-protected here.
+fn can_be_armed() -> bool {
+    let snapshot = Snapshot::from_slice(&[1]).unwrap();
+    let mut view = snapshot.view().unwrap();
+    view.set_tracking(Tracking::Armed);
+    view[0] = 2;
+    view.take_snapshot().unwrap();
+    view.stats().tracker == "armed"
+}
+
+fn is_forced() -> bool {
+    option_env!("MEMSNAP_TIER").is_some()
+}
+
+#[test]
+fn snapshots_of_a_view_in_use_lead_to_arming() {
+    const TEST: &str = "snapshots_of_a_view_in_use_lead_to_arming";
+    if !can_be_armed() || is_forced() {
+        return skipped(TEST, "pages cannot be write-protected here, or a tier is forced");
+    }
+    let mut bytes = pattern(LEN, 1);
+    let snapshot = Snapshot::from_slice(&bytes).unwrap();
+    let mut view = snapshot.view().unwrap();
+    let mut taken = Vec::new();
+    for round in 0..20 {
+        assert_same("in use", &view, &bytes);
+        let at = round * 37 * page_size();
+        view[at] ^= 0xFF;
+        bytes[at] ^= 0xFF;
+        taken.push((view.take_snapshot().unwrap(), bytes.clone()));
+    }
+    assert_eq!(view.stats().tracker, "armed");
+    for (snapshot, bytes) in &taken {
+        view.restore_to(snapshot).unwrap();
+        assert_same("restored to", &view, bytes);
+    }
+    view.restore().unwrap();
+    assert_same("restored", &view, &pattern(LEN, 1));
+}
+
+/// Where little is mapped there is little to spare, and each first write to a closed page would cost.
+#[test]
+fn sparse_and_small_views_are_not_armed() {
+    if is_forced() {
+        return skipped("sparse_and_small_views_are_not_armed", "a tier is forced");
+    }
+    let large = Snapshot::from_slice(&pattern(LEN, 1)).unwrap();
+    let small = Snapshot::from_slice(&pattern(10 * page_size(), 1)).unwrap();
+    for snapshot in [large, small] {
+        let mut view = snapshot.view().unwrap();
+        for round in 0..100 {
+            for page in [1, 5, 9] {
+                view[page * page_size()] = round;
+            }
+            if round % 2 == 0 {
+                view.take_snapshot().unwrap();
+            } else {
+                view.restore().unwrap();
+            }
+        }
+        assert_ne!(view.stats().tracker, "armed");
+    }
+}
+
+/// A view that was read in full once is mapped anew after some restores, for which it has no further use of its
+/// pages; where it reads them again and again, it is armed.
+#[test]
+fn restores_of_a_view_in_use_lead_to_arming() {
+    const TEST: &str = "restores_of_a_view_in_use_lead_to_arming";
+    if !can_be_armed() || is_forced() {
+        return skipped(TEST, "pages cannot be write-protected here, or a tier is forced");
+    }
+    let bytes = pattern(LEN, 1);
+    let snapshot = Snapshot::from_slice(&bytes).unwrap();
+    let (mut read_once, mut read_always) = (snapshot.view().unwrap(), snapshot.view().unwrap());
+    assert_same("read once", &read_once, &bytes);
+    for round in 0..100 {
+        assert_same("read always", &read_always, &bytes);
+        for view in [&mut read_once, &mut read_always] {
+            let at = round % 7 * 100 * page_size();
+            view[at..at + 10].fill(9);
+            view.restore().unwrap();
+            assert_same("restored", &view[at..at + 10], &bytes[at..at + 10]);
+        }
+    }
+    assert_eq!(read_once.stats().tracker, "scan");
+    assert_eq!(read_always.stats().tracker, "armed");
+    assert_same("in the end", &read_once, &bytes);
+}
