@@ -205,28 +205,35 @@ impl State {
 
     /// Asks the tracker, of a private mapping.
     fn find(&mut self, search: Search) -> io::Result<Found> {
-        let synced = &self.synced;
-        let shows_zeroes = |page| matches!(synced.base, Base::Zero) && synced.captured.get(page).is_none();
-        self.tracker.find(search, &self.mapping, self.ledger.is_curious(), shows_zeroes).map_err(
-            error::context("asking the kernel which pages of a view were written", self.mapping.pages()),
-        )
+        self.search(search, false)
     }
 
-    fn note(&mut self, found: &Found) {
+    /// The same, and keeps what the search tells of the costs.
+    fn find_and_note(&mut self, search: Search) -> io::Result<Found> {
+        let found = self.search(search, self.ledger.is_curious())?;
         if !found.since_closed {
             self.ledger.searched_all(found.pages.len(), self.mapping.pages(), found.others);
         }
+        Ok(found)
+    }
+
+    fn search(&mut self, search: Search, count: bool) -> io::Result<Found> {
+        let synced = &self.synced;
+        let shows_zeroes = |page| matches!(synced.base, Base::Zero) && synced.captured.get(page).is_none();
+        self.tracker.find(search, &self.mapping, count, shows_zeroes).map_err(error::context(
+            "asking the kernel which pages of a view were written",
+            self.mapping.pages(),
+        ))
     }
 
     /// Brings the pages that may differ from `synced` into `unsynced`, and closes them.
     fn harvest(&mut self) -> io::Result<()> {
         let was_armed = self.tracker.is_armed();
-        let found = self.find(Search::WrittenAndClose).inspect_err(|_| {
+        let found = self.find_and_note(Search::WrittenAndClose).inspect_err(|_| {
             if was_armed {
                 self.unsynced = PageSet::all(self.mapping.pages());
             }
         })?;
-        self.note(&found);
         self.unsynced = found.pages.union(&self.unsynced);
         if found.since_closed {
             self.ledger.closed(found.pages.len());
@@ -341,8 +348,7 @@ impl State {
     /// left as it is, more or less.
     fn put_back(&mut self, image: &Arc<Image>, moved: &PageSet) -> io::Result<bool> {
         let search = if self.ledger.keeps_much() { Search::Private } else { Search::Written };
-        let found = self.find(search)?;
-        self.note(&found);
+        let found = self.find_and_note(search)?;
         let Backing::Private(layout) = &self.backing else { return Ok(false) };
         let wanted = image.reader()?;
         let pages = found.pages.union(&self.unsynced).union(moved);

@@ -1,5 +1,6 @@
 //! The workloads: one file each.
 
+pub(crate) mod costs;
 pub(crate) mod create;
 pub(crate) mod memory;
 pub(crate) mod restore;
@@ -38,6 +39,8 @@ pub(crate) enum Workload {
     Writer,
     /// Two threads against one
     Threads,
+    /// What the library's cost model is made of
+    Costs,
 }
 
 impl Workload {
@@ -47,7 +50,7 @@ impl Workload {
             _ if scale.quick => 2 * GIB,
             Self::Take | Self::Restore | Self::Writer => 9 * GIB,
             Self::Create => 4 * GIB,
-            Self::View | Self::Tree | Self::Memory => 3 * GIB,
+            Self::View | Self::Tree | Self::Memory | Self::Costs => 3 * GIB,
             Self::Threads => GIB,
         }
     }
@@ -62,6 +65,7 @@ impl Workload {
             Self::Memory => memory::run(scale, results),
             Self::Writer => writer::run(scale, results),
             Self::Threads => threads::run(scale, results),
+            Self::Costs => costs::run(scale, results),
         }
     }
 }
