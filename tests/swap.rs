@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use common::script::{differing, read};
 use common::{assert_same, pattern, serial, skip};
-use memsnap::{Snapshot, View, page_size};
+use memsnap::{Snapshot, Tracking, View, page_size};
 
 /// Why a test cannot go on here.
 type Skip = String;
@@ -277,6 +277,31 @@ fn swapped_out_pages_written_to_be_zero_are_changes() {
         page_out(&view, written_pages(PAGES).count())?;
         view.restore().unwrap();
         assert_same("restored", &view, &pattern(PAGES, 1));
+        Ok(())
+    });
+}
+
+/// A view that has closed more pages than it is to keep looks for all of its pages in memory, to give some back;
+/// what was written and swapped out since must be among those put back.
+#[test]
+fn swapped_out_writes_among_many_closed_pages_are_undone() {
+    with_swap("swapped_out_writes_among_many_closed_pages_are_undone", || {
+        // More than a view keeps, and half of that again.
+        const PAGES: usize = 24 << 10;
+        let root = vec![1; PAGES * page_size()];
+        let snapshot = Snapshot::from_slice(&root).unwrap();
+        let mut view = snapshot.view().unwrap();
+        view.set_tracking(Tracking::Armed);
+        view.fill(2);
+        let taken = view.take_snapshot().unwrap();
+        for page in [1, 100, 101, 102] {
+            write(&mut view, page, 3);
+            page_out_range(view.as_ptr().expose_provenance() + page * page_size(), page_size());
+        }
+        view.restore_to(&taken).unwrap();
+        assert_eq!(view.iter().position(|&byte| byte != 2), None, "restored to");
+        view.restore().unwrap();
+        assert_same("restored", &view, &root);
         Ok(())
     });
 }
