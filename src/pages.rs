@@ -50,6 +50,11 @@ impl PageSet {
         Self { ranges: Vec::new(), pages: 0 }
     }
 
+    /// No pages yet, but room for some ranges.
+    pub(crate) fn with_room(ranges: usize) -> Self {
+        Self { ranges: Vec::with_capacity(ranges), pages: 0 }
+    }
+
     /// All pages below `pages`.
     pub(crate) fn all(pages: usize) -> Self {
         let mut set = Self::new();
@@ -105,6 +110,9 @@ impl PageSet {
     }
 
     pub(crate) fn union(&self, other: &Self) -> Self {
+        if other.is_empty() {
+            return self.clone();
+        }
         let mut union = Self::new();
         let (mut left, mut right) = (self.ranges.as_slice(), other.ranges.as_slice());
         let mut end = 0;

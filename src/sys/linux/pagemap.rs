@@ -26,8 +26,10 @@ const PFNZERO: u64 = 1 << 5;
 const WP_MATCHING: u64 = 1 << 0;
 const CHECK_WPASYNC: u64 = 1 << 1;
 
-/// Regions a call. With more than 512 the kernel's `walk_end` can be stale.
+/// Regions a call. With more than 512 the kernel's `walk_end` can be stale. The kernel makes room for as many
+/// as there could be, so the first call is content with few.
 const REGIONS: usize = 512;
+const FIRST_REGIONS: usize = 64;
 
 /// What a scan asks of the entries.
 #[derive(Clone, Copy, Default)]
@@ -68,7 +70,7 @@ pub(super) fn private(
     } else {
         Query { inverted: FILE, all: FILE, any, tell: PFNZERO, ..Query::default() }
     };
-    let (mut private, mut others) = (PageSet::new(), 0);
+    let (mut private, mut others) = (PageSet::with_room(FIRST_REGIONS), 0);
     scan(mapping, range, query, |range, categories| {
         if categories & FILE != 0 {
             others += range.len();
@@ -88,7 +90,7 @@ pub(super) fn written(mapping: &Mapping, protect: bool) -> Result<PageSet, Errno
     // With these categories alone the kernel takes a short cut that is five times as fast.
     let flags = CHECK_WPASYNC | if protect { WP_MATCHING } else { 0 };
     let query = Query { flags, all: WRITTEN, tell: WRITTEN, ..Query::default() };
-    let mut found = PageSet::new();
+    let mut found = PageSet::with_room(FIRST_REGIONS);
     scan(mapping, mapping.all(), query, |range, _| found.push_range(range))?;
     Ok(found)
 }
@@ -224,7 +226,9 @@ fn scan(
     let page_of =
         |address: u64| usize::try_from(address).map_or(mapping.pages(), |a| (a - base) / page_size());
     let (mut start, end) = addresses(mapping, range);
-    let mut regions = [Region::default(); REGIONS];
+    let mut first = [Region::default(); FIRST_REGIONS];
+    let mut further = Vec::new();
+    let mut regions = &mut first[..];
     while start < end {
         let arg = ScanArg {
             flags: query.flags,
@@ -240,14 +244,16 @@ fn scan(
         // SAFETY: `Scan` describes this ioctl; the pages are only looked up, not accessed, or
         // write-protected asynchronously, after which they are written like any other.
         let (filled, walk_end) =
-            unsafe { rustix::ioctl::ioctl(pagemap, Scan { arg, regions: &mut regions }) }?;
+            unsafe { rustix::ioctl::ioctl(pagemap, Scan { arg, regions: &mut *regions }) }?;
         for region in &regions[..filled] {
             visit(PageRange::new(page_of(region.start), page_of(region.end)), region.categories);
         }
-        if filled < REGIONS {
+        if filled < regions.len() {
             break;
         }
         start = walk_end;
+        further.resize(REGIONS, Region::default());
+        regions = &mut further;
     }
     Ok(())
 }
