@@ -65,7 +65,7 @@ pub(crate) fn rewriting_pays(moved: usize, pages: usize) -> bool {
 /// What the search for written pages of one view has cost in vain, and what is known of the view.
 #[derive(Default)]
 pub(crate) struct Ledger {
-    /// Searches among all pages since the view was mapped (anew).
+    /// Searches among all pages since the view was mapped or started over.
     searches: usize,
     /// Pages in memory that are not the view's own, as of the last search that counted them.
     others: Option<usize>,
@@ -80,8 +80,10 @@ pub(crate) struct Ledger {
     closed: usize,
     /// Restores that found the same pages as the one before, modulo 8.
     recurred: usize,
-    /// The view was mapped anew before.
-    mapped_anew: bool,
+    /// The view was started over before.
+    started_over: bool,
+    /// The system refused it: locked memory cannot be discarded.
+    cannot_start_over: bool,
 }
 
 impl Ledger {
@@ -122,9 +124,9 @@ impl Ledger {
         self.looked + self.compared > CALLS + self.present() * CLOSE + written * CLOSED_WRITE
     }
 
-    /// Whether that cost would rather be spared by mapping the view anew, which comes first.
-    pub(crate) fn mapping_anew_may_help(&self) -> bool {
-        !self.mapped_anew && self.looked > self.compared
+    /// Whether that cost would rather be spared by starting over, which comes first.
+    pub(crate) fn starting_over_may_help(&self) -> bool {
+        !self.started_over && !self.cannot_start_over && self.looked > self.compared
     }
 
     /// Whether to close all of `pages` costs less than not to have done it.
@@ -132,19 +134,19 @@ impl Ledger {
         self.looked + self.compared > CALLS + pages * WALK + written * CLOSED_WRITE
     }
 
-    /// Whether to map the view anew, to show an image of `captured` captured pages, costs less than what the
-    /// search among pages that were mapped once and may not be needed again has cost. Only once: where they
-    /// are needed, closing them is better.
-    pub(crate) fn mapping_anew_pays(&self, captured: usize) -> bool {
+    /// Whether to start over, with an image of `captured` captured pages, costs less than what the search among
+    /// pages that were mapped once and may not be needed again has cost. Only once: where they are needed,
+    /// closing them is better.
+    pub(crate) fn starting_over_pays(&self, captured: usize) -> bool {
         let price = CALLS + self.present() * MAP_AGAIN + (self.private + captured) * FIRST_WRITE;
-        !self.mapped_anew && self.looked > price
+        !self.started_over && !self.cannot_start_over && self.looked > price
     }
 
-    /// Whether to map the view anew costs less than to discard so many runs of so many pages, if `needed` private
-    /// pages have to be made again then.
-    pub(crate) fn mapping_anew_beats_discarding(&self, runs: usize, pages: usize, needed: usize) -> bool {
+    /// Whether to start over costs less than to discard so many runs of so many pages, if `needed` private pages
+    /// have to be made again then.
+    pub(crate) fn starting_over_beats_discarding(&self, runs: usize, pages: usize, needed: usize) -> bool {
         let price = |others| CALLS + others * MAP_AGAIN + pages * DISCARD + needed * FIRST_WRITE;
-        self.others.is_some_and(|others| runs * DISCARD_RUN > price(others))
+        !self.cannot_start_over && self.others.is_some_and(|others| runs * DISCARD_RUN > price(others))
     }
 
     /// Whether to believe that the pages written before the last restore, no others being private now, have all
@@ -166,8 +168,12 @@ impl Ledger {
         self.closed > kept_pages()
     }
 
-    /// After the view was mapped anew.
-    pub(crate) fn mapped_anew(&mut self) {
-        *self = Self { mapped_anew: true, ..Self::default() };
+    /// After nothing of the view is in memory any more.
+    pub(crate) fn started_over(&mut self) {
+        *self = Self { started_over: true, cannot_start_over: self.cannot_start_over, ..Self::default() };
+    }
+
+    pub(crate) fn cannot_start_over(&mut self) {
+        self.cannot_start_over = true;
     }
 }

@@ -120,6 +120,15 @@ impl Layout {
         shown.map(Arc::as_ptr) == image.captured.get(page).map(Arc::as_ptr)
     }
 
+    /// The pages of `image` that the mapping does not show where it has no private pages.
+    pub(crate) fn hidden(&self, image: &Image) -> PageSet {
+        let mut candidates = image.captured_pages();
+        if let Some(flat) = &self.flat {
+            candidates = candidates.union(&flat.covers);
+        }
+        candidates.iter().filter(|&page| !self.shows(page, image)).collect()
+    }
+
     /// Address ranges with a source of their own.
     pub(crate) fn mappings(&self) -> usize {
         match &self.flat {

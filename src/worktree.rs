@@ -325,12 +325,8 @@ impl State {
             && layout.has_base_of(image)
         {
             let moved = self.synced.may_differ(image);
-            let captured = image.captured.len();
-            if cost::rewriting_pays(moved.len(), image.pages)
-                && !self.ledger.mapping_anew_pays(captured)
-                && self.put_back(image, &moved)?
-            {
-                return Ok(());
+            if cost::rewriting_pays(moved.len(), image.pages) {
+                return self.put_back(image, &moved);
             }
         }
         self.mapping.check_owner()?;
@@ -339,20 +335,41 @@ impl State {
         self.backing = Backing::Private(Layout::remap(image, &mut self.mapping)?);
         self.synced = Arc::clone(image);
         self.unsynced = PageSet::new();
-        self.ledger.mapped_anew();
+        self.ledger.started_over();
         Ok(())
     }
 
+    /// Shows `image`, which has the same base, by discarding all and copying in what is not shown then. Returns
+    /// whether the system let it; if not, any page may have changed.
+    fn start_over(&mut self, image: &Arc<Image>) -> bool {
+        let Backing::Private(layout) = &self.backing else { return false };
+        let Ok(wanted) = image.reader() else { return false };
+        // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
+        if unsafe { self.mapping.discard(&PageSet::all(image.pages)) }.is_err() {
+            // What comes before memory that is locked is gone.
+            self.unsynced = PageSet::all(image.pages);
+            self.ledger.cannot_start_over();
+            return false;
+        }
+        // SAFETY: as above; `wanted` gives an image's bytes.
+        layout.hidden(image).iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
+        self.synced = Arc::clone(image);
+        self.unsynced = PageSet::new();
+        self.ledger.started_over();
+        true
+    }
+
     /// Shows `image`, which differs from `synced` in the pages `moved` at most, by rewriting those and
-    /// those written. Returns whether it does: if it would cost more than to map the view anew, the view is
-    /// left as it is, more or less.
-    fn put_back(&mut self, image: &Arc<Image>, moved: &PageSet) -> io::Result<bool> {
+    /// those written; or in another way, where that costs less.
+    fn put_back(&mut self, image: &Arc<Image>, moved: &PageSet) -> io::Result<()> {
+        let captured = image.captured.len();
+        if !self.tracker.is_armed() && self.ledger.starting_over_pays(captured) && self.start_over(image) {
+            return Ok(());
+        }
         let search = if self.ledger.keeps_much() { Search::Private } else { Search::Written };
         let found = self.find_and_note(search)?;
-        let Backing::Private(layout) = &self.backing else { return Ok(false) };
         let wanted = image.reader()?;
         let pages = found.pages.union(&self.unsynced).union(moved);
-        let uncovered = image.captured.len();
         let again = pages == self.rewritten && pages.len() <= cost::kept_pages();
         if again && self.ledger.trusts_recurrence() {
             for &range in pages.ranges() {
@@ -364,16 +381,20 @@ impl State {
             }
             self.synced = Arc::clone(image);
             self.unsynced = PageSet::new();
-            return Ok(true);
+            return Ok(());
         }
+        let all_private = found.known && !found.since_closed;
         let excess = pages.len().saturating_sub(cost::kept_pages());
         let runs = pages.ranges().len() * excess / pages.len().max(1);
-        if found.known
-            && self.ledger.mapping_anew_beats_discarding(runs, excess, pages.len() - excess + uncovered)
-        {
+        let needed = pages.len() - excess + captured;
+        if all_private && self.ledger.starting_over_beats_discarding(runs, excess, needed) {
+            if !self.start_over(image) {
+                return self.put_back(image, moved);
+            }
             self.rewritten = pages;
-            return Ok(false);
+            return Ok(());
         }
+        let Backing::Private(layout) = &self.backing else { return Ok(()) };
         let (mut copied, mut idle) = (0, 0);
         let (mut rewritten, mut discarded) = (PageSet::new(), PageSet::new());
         let (mut is_moved, mut was_rewritten) = (moved.ascending(), self.rewritten.ascending());
@@ -384,7 +405,7 @@ impl State {
             // A page that is private for the first time was written, and goes in any case.
             let compare = !moved && (again || !shown || !found.known || found.since_closed);
             if compare && self.page(page) == bytes {
-                if shown && found.known && !found.since_closed {
+                if shown && all_private {
                     discarded.push(page);
                 } else {
                     idle += 1;
@@ -402,9 +423,9 @@ impl State {
             }
         }
         self.rewritten = rewritten;
-        let runs = discarded.ranges().len();
-        if self.ledger.mapping_anew_beats_discarding(runs, discarded.len(), copied + uncovered) {
-            return Ok(false);
+        let (runs, needed) = (discarded.ranges().len(), copied + captured);
+        if all_private && self.ledger.starting_over_beats_discarding(runs, discarded.len(), needed) {
+            return if self.start_over(image) { Ok(()) } else { self.put_back(image, moved) };
         }
         // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
         if unsafe { self.mapping.discard(&discarded) }.is_err() {
@@ -425,10 +446,10 @@ impl State {
                 self.ledger.closed(found.pages.len() + moved.len());
             }
         } else if self.tracker.must_arm()
-            || (!self.ledger.mapping_anew_may_help() && self.ledger.arming_pays(copied))
+            || (!self.ledger.starting_over_may_help() && self.ledger.arming_pays(copied))
         {
             self.arm(found.pages.len() + moved.len());
         }
-        Ok(true)
+        Ok(())
     }
 }
