@@ -32,7 +32,7 @@ const LONG: Duration = Duration::from_millis(20);
 
 /// Rounds before those that are measured, in which competitors settle; fewer for those that are slow.
 const WARM_UP: usize = 20;
-const SLOW: Duration = Duration::from_millis(250);
+const SLOW: Duration = Duration::from_millis(500);
 
 /// The slowest call while competitors settle.
 pub(crate) const SETTLING: Metric = Metric::nanoseconds("slowest of the first 20");
