@@ -126,14 +126,16 @@ impl Image {
     }
 
     /// A copy of this image in which those of `candidates` that differ from the bytes that `now` gives of them
-    /// are captured, if any do; and how many do not.
+    /// are captured, if any do; and how many do not. If they are known to have been `written`, all are.
     pub(crate) fn capture<'a>(
         &'a self,
         candidates: &PageSet,
+        written: bool,
         now: impl Fn(usize) -> &'a [u8],
     ) -> io::Result<(Option<Self>, usize)> {
         let reader = self.reader()?;
-        let both = |page| Candidate { page, now: now(page), before: reader.page(page) };
+        let before = |page| if written { None } else { Some(reader.page(page)) };
+        let both = |page| Candidate { page, now: now(page), before: before(page) };
         let changes = self
             .store
             .capture(candidates.iter().map(both))

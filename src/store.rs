@@ -63,11 +63,11 @@ struct Slot {
 // SAFETY: a slot is an address; who may read or write there is decided by those who have it.
 unsafe impl Send for Slot {}
 
-/// A page that may have to be captured: what it shows now, and what it showed before.
+/// A page that may have to be captured: what it shows now, and what it showed before, to be compared with.
 pub(crate) struct Candidate<'a> {
     pub(crate) page: usize,
     pub(crate) now: &'a [u8],
-    pub(crate) before: &'a [u8],
+    pub(crate) before: Option<&'a [u8]>,
 }
 
 /// Slots taken out and not used yet, which go back in the end. All of them have frames.
@@ -155,7 +155,7 @@ impl Store {
         let mut left = candidates.len();
         for Candidate { page, now, before } in candidates {
             assert_eq!(now.len(), len, "a page is one page long");
-            if now != before {
+            if before != Some(now) {
                 let slot = reserved.next(captured.len().clamp(1, left.min(BATCH)))?;
                 // SAFETY: the slot was taken from the store just now, so that nobody else reads or writes its
                 // page, which is as long as the source and cannot overlap with it.
@@ -270,7 +270,7 @@ mod tests {
 
     fn pages(store: &Arc<Store>, count: usize, byte: u8) -> Vec<Arc<Page>> {
         let (now, before) = (vec![byte; page_size()], vec![!byte; page_size()]);
-        let candidates = (0..count).map(|page| Candidate { page, now: &now, before: &before });
+        let candidates = (0..count).map(|page| Candidate { page, now: &now, before: Some(&before) });
         store.capture(candidates).unwrap().into_iter().map(|(_, page)| page).collect()
     }
 

@@ -49,6 +49,8 @@ struct State {
     tracker: Tracker,
     /// Pages that the tracker reported and will not report again, but that `synced` does not have yet.
     unsynced: PageSet,
+    /// Every page was closed when the range last showed `synced`, so that pages reported since were written.
+    all_closed: bool,
     /// Pages that the last `show` had to rewrite.
     rewritten: PageSet,
     ledger: Ledger,
@@ -97,6 +99,7 @@ impl Worktree {
                 synced: Arc::clone(image),
                 tracker: Tracker::new(),
                 unsynced: PageSet::new(),
+                all_closed: false,
                 rewritten: PageSet::new(),
                 ledger: Ledger::default(),
             }),
@@ -226,27 +229,31 @@ impl State {
         ))
     }
 
-    /// Brings the pages that may differ from `synced` into `unsynced`, and closes them.
-    fn harvest(&mut self) -> io::Result<()> {
+    /// Brings the pages that may differ from `synced` into `unsynced`, and closes them. Returns whether they
+    /// are known to have been written.
+    fn harvest(&mut self) -> io::Result<bool> {
         let was_armed = self.tracker.is_armed();
         let found = self.find_and_note(Search::WrittenAndClose).inspect_err(|_| {
             if was_armed {
                 self.unsynced = PageSet::all(self.mapping.pages());
+                self.all_closed = false;
             }
         })?;
+        let written = found.since_closed && self.all_closed;
+        self.all_closed = found.closed;
         self.unsynced = found.pages.union(&self.unsynced);
         if found.since_closed {
             self.ledger.closed(found.pages.len());
         } else if self.tracker.must_arm() || self.ledger.arming_pays(found.pages.len()) {
             self.arm(found.pages.len());
         }
-        Ok(())
+        Ok(written)
     }
 
     /// Closes all pages, `private` of which are the view's own. What they show must be `synced`, or they
     /// are in `unsynced`.
     fn arm(&mut self, private: usize) {
-        self.tracker.arm(&self.mapping);
+        self.all_closed = self.tracker.arm(&self.mapping);
         self.ledger.closed(private);
     }
 
@@ -268,14 +275,14 @@ impl State {
     }
 
     fn capture_changed(&mut self) -> io::Result<Arc<Image>> {
-        let candidates = match &self.backing {
+        let (candidates, written) = match &self.backing {
             Backing::Private(_) => {
-                self.harvest()?;
-                self.unsynced.clone()
+                let written = self.harvest()?;
+                (self.unsynced.clone(), written)
             }
-            Backing::Direct(_) | Backing::Torn => self.all_candidates()?,
+            Backing::Direct(_) | Backing::Torn => (self.all_candidates()?, false),
         };
-        let (image, idle) = self.synced.capture(&candidates, |page| self.page(page))?;
+        let (image, idle) = self.synced.capture(&candidates, written, |page| self.page(page))?;
         if let Some(image) = image {
             self.synced = Arc::new(image);
         }
@@ -288,7 +295,7 @@ impl State {
     fn capture_direct(&mut self) -> io::Result<Arc<Image>> {
         self.mapping.check_owner()?;
         let Backing::Direct(Base::File(base)) = &self.backing else { return self.capture_changed() };
-        if base.file.data().is_empty() {
+        if base.file.allocated() == 0 {
             return Ok(Arc::clone(&self.synced));
         }
         // SAFETY: the file's pages are what the range shows already; readers see no difference, and a
@@ -311,7 +318,7 @@ impl State {
             if let Base::File(base) = base {
                 base.file.finish();
             }
-            if !base.data().is_empty() {
+            if base.allocated() > 0 {
                 self.synced = Arc::new(self.synced.over(base.clone()));
             }
             self.backing = Backing::Private(Layout::of_base(Arc::clone(&self.synced)));
@@ -331,6 +338,7 @@ impl State {
         }
         self.mapping.check_owner()?;
         self.backing = Backing::Torn;
+        self.all_closed = false;
         self.tracker.disarm();
         self.backing = Backing::Private(Layout::remap(image, &mut self.mapping)?);
         self.synced = Arc::clone(image);
@@ -369,6 +377,8 @@ impl State {
         let search = if self.ledger.keeps_much() { Search::Private } else { Search::Written };
         let found = self.find_and_note(search)?;
         let wanted = image.reader()?;
+        // What is written and discarded here stays open.
+        self.all_closed = false;
         let pages = found.pages.union(&self.unsynced).union(moved);
         let again = pages == self.rewritten && pages.len() <= cost::kept_pages();
         if again && self.ledger.trusts_recurrence() {
@@ -442,7 +452,7 @@ impl State {
         self.unsynced = PageSet::new();
         if self.tracker.is_armed() {
             if self.ledger.closing_pays(image.pages, copied) {
-                self.tracker.close(&self.mapping);
+                self.all_closed = self.tracker.close(&self.mapping);
                 self.ledger.closed(found.pages.len() + moved.len());
             }
         } else if self.tracker.must_arm()

@@ -99,7 +99,7 @@ impl Scale {
         Plan {
             rounds: self.pick(if small { 100 } else { 30 }, if small { 1000 } else { 200 }),
             least: self.pick(1, 5),
-            time: Duration::from_millis(self.pick(250, 1500)),
+            time: Duration::from_millis(self.pick(250, 900)),
         }
     }
 }

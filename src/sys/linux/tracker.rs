@@ -81,6 +81,8 @@ pub(crate) struct Found {
     pub(crate) known: bool,
     /// Whether there may be others that have a frame of their own, and were closed.
     pub(crate) since_closed: bool,
+    /// Whether all pages are closed now.
+    pub(crate) closed: bool,
     /// Pages that were looked at and found to be neither closed nor written.
     pub(crate) unwritten: usize,
     /// Pages in memory that are not the mapping's own, where they were counted.
@@ -89,7 +91,7 @@ pub(crate) struct Found {
 
 impl Found {
     fn all_private(pages: PageSet) -> Self {
-        Self { pages, known: true, since_closed: false, unwritten: 0, others: None }
+        Self { pages, known: true, since_closed: false, closed: false, unwritten: 0, others: None }
     }
 }
 
@@ -155,7 +157,7 @@ impl Tracker {
                     .map(|(private, _)| Found::all_private(open.pages.union(&private)));
             }
             match found {
-                Ok(found) => return Ok(found),
+                Ok(found) => return Ok(Found { closed: close, ..found }),
                 Err(shortage @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(shortage.into()),
                 // In a forked child, or after a filter came into force, nothing is protected (any more).
                 Err(_) => self.tier = Tier::Scan,
@@ -182,24 +184,23 @@ impl Tracker {
         }
     }
 
-    /// Closes every page, in order that `written` from now on reports only what is written later.
-    /// A wish; nothing changes where it cannot be granted.
-    pub(crate) fn arm(&mut self, mapping: &Mapping) {
+    /// Closes every page, in order that `find` from now on reports only what is written later. A wish; nothing
+    /// changes where it cannot be granted. Returns whether all are closed.
+    pub(crate) fn arm(&mut self, mapping: &Mapping) -> bool {
         if self.may_arm()
             && mapping.pages() > 0
             && !may_have_pinned_memory()
             && userfault::register(mapping).is_ok()
         {
             self.tier = Tier::Armed;
-            self.close(mapping);
         }
+        self.close(mapping)
     }
 
-    /// Closes every page of an armed mapping. A wish: what stays open is reported again.
-    pub(crate) fn close(self, mapping: &Mapping) {
-        if self.tier == Tier::Armed && !may_have_pinned_memory() {
-            let _ = pagemap::protect(mapping);
-        }
+    /// Closes every page of an armed mapping. A wish: what stays open is reported again. Returns whether all
+    /// are closed.
+    pub(crate) fn close(self, mapping: &Mapping) -> bool {
+        self.tier == Tier::Armed && !may_have_pinned_memory() && pagemap::protect(mapping).is_ok()
     }
 
     /// After other memory was mapped in place of what the mapping showed.
@@ -236,5 +237,5 @@ fn sift(mapping: &Mapping, open: &PageSet, shows_zeroes: impl Fn(usize) -> bool)
         }
     }
     let unwritten = open.len() - pages.len();
-    Ok(Found { pages, known: true, since_closed: true, unwritten, others: None })
+    Ok(Found { since_closed: true, unwritten, ..Found::all_private(pages) })
 }
