@@ -49,7 +49,7 @@ fn pages_that_are_not_written_again_are_given_back() {
     }
     view.chunks_mut(page_size()).step_by(2).for_each(|page| page[0] ^= 1);
     view.restore().unwrap();
-    for _ in 0..2 {
+    for _ in 0..4 {
         view[5 * page_size()] ^= 1;
         view.restore().unwrap();
     }
