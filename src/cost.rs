@@ -2,8 +2,7 @@
 //!
 //! The constants are nanoseconds for a page of 4 KiB, rounded, measured on Linux 6.18 in a virtual machine
 //! (`cargo run --release -p memsnap-bench -- --only costs` measures them here). Fixed rather than measured in each
-//! process: they differ by less than a factor of two between machines, the decisions are only about
-//! factors, and a program behaves alike each time it runs.
+//! process: the decisions depend on their ratios only, and a program behaves alike each time it runs.
 //!
 //! Decisions that depend on what the program will do next follow the ski-rental rule: the dearer way is
 //! taken once the cheaper one has cost as much in vain. So none costs more than twice what the best choice

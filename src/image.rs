@@ -206,7 +206,8 @@ pub(crate) struct Reader<'a> {
 }
 
 impl<'a> Reader<'a> {
-    /// The bytes of `range`, in pieces that each start at a page: all of it where the base has it all.
+    /// The bytes of `range`, which is within the image, in pieces that each start at a page: all of it where
+    /// the base has it all.
     pub(crate) fn pieces(&self, range: PageRange) -> impl Iterator<Item = (usize, &'a [u8])> + '_ {
         let whole = match self.base {
             // SAFETY: the mapping shows the base, which is not written any more, and `range` is within it.

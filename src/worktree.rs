@@ -239,7 +239,8 @@ impl State {
                 self.all_closed = false;
             }
         })?;
-        let written = found.since_closed && self.all_closed;
+        // What an earlier failure left behind may be any page.
+        let written = found.since_closed && self.all_closed && self.unsynced.is_empty();
         self.all_closed = found.closed;
         self.unsynced = found.pages.union(&self.unsynced);
         if found.since_closed {

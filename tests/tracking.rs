@@ -96,3 +96,23 @@ fn restores_of_a_view_in_use_lead_to_arming() {
     assert_eq!(read_always.stats().tracker, "armed");
     assert_same("in the end", &read_once, &bytes);
 }
+
+/// Pages that a restore put back are not protected until the next snapshot, so that finding them open does not
+/// tell that they were written since.
+#[test]
+fn a_snapshot_after_a_restore_captures_nothing() {
+    let bytes = pattern(LEN, 1);
+    let snapshot = Snapshot::from_slice(&bytes).unwrap();
+    let mut view = snapshot.view().unwrap();
+    view.set_tracking(Tracking::Armed);
+    for round in 2..6 {
+        for page in [3, 70, 71, 900] {
+            view[page * page_size()] ^= round;
+        }
+        assert_eq!(view.take_snapshot().unwrap().stats().captured, 4 * page_size());
+        view.restore().unwrap();
+        let taken = view.take_snapshot().unwrap();
+        assert_eq!(taken.stats().captured, 0, "round {round}");
+        assert_same("taken", &taken.view().unwrap(), &bytes);
+    }
+}
