@@ -44,16 +44,12 @@ const PINNED: usize = 12_000;
 /// Entries of a page table.
 const TABLE: usize = 512;
 
-/// Private memory that a view keeps through `restore`, for the writes that will likely come again: to copy
+/// Private memory that a view keeps through `restore`, unless told otherwise, for the writes that will likely come again: to copy
 /// the old bytes back takes a quarter of what it takes to discard the page and write to it again.
 ///
 /// Little, if the library is built with `MEMSNAP_KEEP_LITTLE` set, so that small tests exceed it.
-const KEPT_BYTES: usize = if option_env!("MEMSNAP_KEEP_LITTLE").is_some() { 1 << 14 } else { 64 << 20 };
-
-/// Pages that a view keeps through `restore`.
-pub(crate) fn kept_pages() -> usize {
-    KEPT_BYTES / page_size()
-}
+pub(crate) const KEPT_BYTES: usize =
+    if option_env!("MEMSNAP_KEEP_LITTLE").is_some() { 1 << 14 } else { 64 << 20 };
 
 /// Whether to rewrite `moved` of `pages` pages costs less than to map all of them anew and have the program
 /// fault in what it needs.
@@ -64,6 +60,8 @@ pub(crate) fn rewriting_pays(moved: usize, pages: usize) -> bool {
 /// What the search for written pages of one view has cost in vain, and what is known of the view.
 #[derive(Default)]
 pub(crate) struct Ledger {
+    /// Private pages that the view keeps through `restore`.
+    pub(crate) kept_pages: usize,
     /// Searches among all pages since the view was mapped or started over.
     searches: usize,
     /// Pages in memory that are not the view's own, as of the last search that counted them.
@@ -86,6 +84,11 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
+    /// Of a view that keeps so many bytes of private memory through `restore`.
+    pub(crate) fn new(kept_bytes: usize) -> Self {
+        Self { kept_pages: kept_bytes / page_size(), ..Self::default() }
+    }
+
     /// Whether the next search should count the other pages: as often as the number of searches doubles, so
     /// that it makes no difference to what they cost.
     pub(crate) fn is_curious(&self) -> bool {
@@ -164,12 +167,13 @@ impl Ledger {
 
     /// Whether closed pages may hold more memory than the view is to keep.
     pub(crate) fn keeps_much(&self) -> bool {
-        self.closed > kept_pages()
+        self.closed > self.kept_pages
     }
 
     /// After nothing of the view is in memory any more.
     pub(crate) fn started_over(&mut self) {
-        *self = Self { started_over: true, cannot_start_over: self.cannot_start_over, ..Self::default() };
+        let Self { kept_pages, cannot_start_over, .. } = *self;
+        *self = Self { kept_pages, cannot_start_over, started_over: true, ..Self::default() };
     }
 
     pub(crate) fn cannot_start_over(&mut self) {

@@ -6,22 +6,16 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 
+use crate::error;
 use crate::layout::Flat;
+use crate::options::Label;
 use crate::pages::{PageRange, PageSet};
-use crate::store::{Candidate, Page, Store, Usage};
+use crate::store::{Candidate, Page, Store, Usage, zeroes};
 use crate::sys::{Mapping, MemoryFile, Source};
 use crate::table::Table;
-use crate::{error, page_size};
-
-/// The largest page that any platform has.
-static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
-
-/// Whether `page`, one page long, holds nothing but zeroes.
-pub(crate) fn is_zero(page: &[u8]) -> bool {
-    page == &ZEROES[..page.len()]
-}
 
 /// Invariant: the bytes of an image never change. Its base is not written once an image refers to it,
 /// and pages of its table are not written at all.
@@ -29,17 +23,35 @@ pub(crate) struct Image {
     pub(crate) pages: usize,
     pub(crate) content_len: usize,
     pub(crate) base: Base,
+    /// Of pages below `pages` only.
     pub(crate) captured: Table<Page>,
-    store: Arc<Store>,
+    store: Member,
+    pub(crate) label: Label,
     /// What the views of this image have in common; see [`crate::layout`].
     pub(crate) flat: Mutex<Flat>,
 }
 
-/// What a page shows that was never captured.
+/// What a page shows that was never captured: zeroes, where the file ends before the image.
 #[derive(Clone)]
 pub(crate) enum Base {
     Zero,
     File(Arc<BaseFile>),
+}
+
+/// A store, counting the images that keep their pages in it.
+struct Member(Arc<Store>);
+
+impl Member {
+    fn of(store: &Arc<Store>) -> Self {
+        store.images.fetch_add(1, Ordering::Relaxed);
+        Self(Arc::clone(store))
+    }
+}
+
+impl Drop for Member {
+    fn drop(&mut self) {
+        self.0.images.fetch_sub(1, Ordering::Relaxed);
+    }
 }
 
 pub(crate) struct BaseFile {
@@ -67,11 +79,26 @@ impl Base {
         }
     }
 
+    /// The first page that shows zeroes because no file reaches it.
+    pub(crate) fn end(&self) -> usize {
+        match self {
+            Self::Zero => 0,
+            Self::File(base) => base.file.pages(),
+        }
+    }
+
     /// The pages that may be other than zero.
     pub(crate) fn data(&self) -> PageSet {
         match self {
             Self::Zero => PageSet::new(),
             Self::File(base) => base.file.data(),
+        }
+    }
+
+    /// Has it in huge pages. A wish.
+    pub(crate) fn collapse(&self) {
+        if let Self::File(base) = self {
+            base.file.collapse();
         }
     }
 
@@ -98,26 +125,27 @@ impl BaseFile {
 
 impl Image {
     /// An image of `base`, with a store of its own.
-    pub(crate) fn new(base: Base, pages: usize, content_len: usize) -> Self {
+    pub(crate) fn new(base: Base, pages: usize, content_len: usize, label: Label) -> Self {
+        let store = Member::of(&Arc::new(Store::new()));
+        let captured = Table::new(pages);
+        Self { pages, content_len, base, captured, store, label, flat: Mutex::default() }
+    }
+
+    fn relative(&self, pages: usize, content_len: usize, base: Base, captured: Table<Page>) -> Self {
         Self {
             pages,
             content_len,
             base,
-            captured: Table::new(pages),
-            store: Arc::new(Store::new()),
+            captured,
+            store: Member::of(&self.store.0),
+            label: self.label.clone(),
             flat: Mutex::default(),
         }
     }
 
-    /// This image over another base, which shows what this one's base shows.
-    pub(crate) fn over(&self, base: Base) -> Self {
-        Self {
-            base,
-            captured: self.captured.with(&[]),
-            flat: Mutex::default(),
-            store: Arc::clone(&self.store),
-            ..*self
-        }
+    /// An image of `base`, whose relative this one is.
+    pub(crate) fn over(&self, base: Base, pages: usize, content_len: usize) -> Self {
+        self.relative(pages, content_len, base, Table::new(pages))
     }
 
     /// Whether no page can be other than zero.
@@ -125,10 +153,12 @@ impl Image {
         matches!(self.base, Base::Zero) && self.captured.len() == 0
     }
 
-    /// A copy of this image in which those of `candidates` that differ from the bytes that `now` gives of them
-    /// are captured, if any do; and how many do not. If they are known to have been `written`, all are.
+    /// A copy of this image, as long as given, in which those of `candidates` that differ from the bytes that
+    /// `now` gives of them are captured, if it is another; and how many do not differ. If they are known to have
+    /// been `written`, all are captured.
     pub(crate) fn capture<'a>(
         &'a self,
+        (pages, content_len): (usize, usize),
         candidates: &PageSet,
         written: bool,
         now: impl Fn(usize) -> &'a [u8],
@@ -138,20 +168,18 @@ impl Image {
         let both = |page| Candidate { page, now: now(page), before: before(page) };
         let changes = self
             .store
+            .0
             .capture(candidates.iter().map(both))
             .map_err(error::context("making room for the captured pages", candidates.len()))?;
         let same = candidates.len() - changes.len();
-        if changes.is_empty() {
+        let captured = if pages != self.pages {
+            self.captured.resized(pages).with(&changes)
+        } else if content_len != self.content_len || !changes.is_empty() {
+            self.captured.with(&changes)
+        } else {
             return Ok((None, same));
-        }
-        let image = Self {
-            base: self.base.clone(),
-            captured: self.captured.with(&changes),
-            store: Arc::clone(&self.store),
-            flat: Mutex::default(),
-            ..*self
         };
-        Ok((Some(image), same))
+        Ok((Some(self.relative(pages, content_len, self.base.clone(), captured)), same))
     }
 
     /// Access to the bytes of all pages.
@@ -173,10 +201,10 @@ impl Image {
         Ok(differing)
     }
 
-    /// Pages outside of which both images hold the same bytes, found without reading any.
+    /// Pages outside of which both images hold the same bytes, as far as both go, found without reading any.
     pub(crate) fn may_differ(&self, other: &Self) -> PageSet {
         let mut candidates = PageSet::new();
-        if self.base.same(&other.base) && self.pages == other.pages {
+        if self.base.same(&other.base) {
             self.captured.diff(&other.captured, |page| candidates.push(page));
             return candidates;
         }
@@ -185,7 +213,7 @@ impl Image {
 
     /// Pages outside of which the image is zero.
     pub(crate) fn may_hold_data(&self) -> PageSet {
-        self.base.data().union(&self.captured_pages())
+        self.base.data().below(self.pages).union(&self.captured_pages())
     }
 
     pub(crate) fn captured_pages(&self) -> PageSet {
@@ -194,8 +222,18 @@ impl Image {
         pages
     }
 
+    /// Whether `page` is known to be zero.
+    pub(crate) fn shows_zeroes(&self, page: usize) -> bool {
+        self.captured.get(page).map_or(page >= self.base.end(), |captured| captured.is_zero())
+    }
+
     pub(crate) fn store_usage(&self) -> Usage {
-        self.store.usage()
+        self.store.0.usage()
+    }
+
+    /// The images of the family, this one included.
+    pub(crate) fn family(&self) -> usize {
+        self.store.0.images.load(Ordering::Relaxed)
     }
 }
 
@@ -210,15 +248,17 @@ impl<'a> Reader<'a> {
     /// the base has it all.
     pub(crate) fn pieces(&self, range: PageRange) -> impl Iterator<Item = (usize, &'a [u8])> + '_ {
         let whole = match self.base {
-            // SAFETY: the mapping shows the base, which is not written any more, and `range` is within it.
-            Some(base) if self.image.captured.len() == 0 => Some(unsafe { base.range(range) }),
+            Some(base) if self.image.captured.len() == 0 && range.end <= base.pages() => {
+                // SAFETY: the mapping shows the base, which is not written any more, and `range` is within it.
+                Some(unsafe { base.range(range) })
+            }
             _ => None,
         };
         let single = if whole.is_some() { 0..0 } else { range.iter() };
         whole.map(|bytes| (range.start, bytes)).into_iter().chain(single.map(|page| (page, self.page(page))))
     }
 
-    /// The bytes of `page`, which is below the number of pages.
+    /// The bytes of `page`: zeroes beyond the end of the image.
     #[inline]
     pub(crate) fn page(&self, page: usize) -> &'a [u8] {
         if let Some(captured) = self.image.captured.get(page) {
@@ -226,8 +266,8 @@ impl<'a> Reader<'a> {
         }
         match self.base {
             // SAFETY: the mapping shows the base, which is not written any more, and `page` is within it.
-            Some(base) => unsafe { base.page(page) },
-            None => &ZEROES[..page_size()],
+            Some(base) if page < base.pages() => unsafe { base.page(page) },
+            _ => zeroes(),
         }
     }
 }

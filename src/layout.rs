@@ -4,6 +4,7 @@
 //!
 //! - long runs of them are written once into a *flat file*, where each page stands at its own offset,
 //!   and each view maps them from there; no more than [`MAX_RUNS`], the longest ones;
+//! - long runs of zeroes over a file are mapped anonymously, and so is what lies beyond the file's end;
 //! - the others are copied into the view, privately;
 //! - when the views of one image have together copied as many pages as the image has, or an image of
 //!   up to [`PATIENT_BYTES`] has been viewed [`PATIENCE`] times, the whole image is written into a flat
@@ -20,10 +21,12 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, MutexGuard, PoisonError};
 
-use crate::image::{Base, Image, is_zero};
+use crate::image::{Base, Image};
+use crate::options::HugePages;
 use crate::pages::{PageRange, PageSet};
-use crate::sys::{Mapping, MemoryFile, Source, available_memory, file_limit};
-use crate::{error, page_size};
+use crate::store::is_zero;
+use crate::sys::{Mapping, MemoryFile, Placement, Source, available_memory, file_limit};
+use crate::{error, page_size, trace};
 
 /// Pages from which on a run is mapped: one more mapping costs about as much as copying two pages, and
 /// makes every other call on the address space a little slower.
@@ -49,10 +52,21 @@ const SPARSE_BYTES: usize = 64 << 20;
 #[derive(Default)]
 pub(crate) struct Flat {
     file: Option<Arc<FlatFile>>,
-    runs: Option<PageSet>,
+    runs: Option<Runs>,
     /// Pages copied by views so far.
     copied: usize,
     building: bool,
+}
+
+/// How the captured pages of an image are brought into a view.
+#[derive(Clone, Default)]
+struct Runs {
+    /// Mapped from a flat file.
+    flat: PageSet,
+    /// Mapped anonymously.
+    zeroes: PageSet,
+    /// The number of the others.
+    copied: usize,
 }
 
 /// Invariant: the pages `covers` of `file` hold the bytes of the image it was made for, and the file
@@ -70,49 +84,58 @@ struct Permit;
 /// Flat files of the process. A forked child inherits them, and the count.
 static FLAT_FILES: AtomicUsize = AtomicUsize::new(0);
 
-/// What a mapping shows where it has no private pages: the flat file where that covers the page, else
-/// the base of the image.
+/// What a mapping shows where it has no private pages: zeroes in `zeroed`; else the flat file where that covers the
+/// page; else the base of the image.
 pub(crate) struct Layout {
     image: Arc<Image>,
     flat: Option<Arc<FlatFile>>,
+    zeroed: PageSet,
 }
 
 impl Layout {
     /// A new mapping that shows `image`.
-    pub(crate) fn map(image: &Arc<Image>) -> io::Result<(Mapping, Self)> {
+    pub(crate) fn map(image: &Arc<Image>, placement: &Placement) -> io::Result<(Mapping, Self)> {
         let layout = Self::plan(image);
-        layout.map_new().or_else(|error| match layout.flat {
-            Some(_) => Self { image: Arc::clone(image), flat: None }.map_new(),
-            None => Err(error),
-        })
+        let mapping = layout.map_new(placement);
+        match mapping {
+            Err(_) if layout.flat.is_some() => {
+                let layout = Self::without_flat(image);
+                Ok((layout.map_new(placement)?, layout))
+            }
+            mapping => Ok((mapping?, layout)),
+        }
     }
 
-    /// Shows `image` at the addresses of `mapping`, whatever they show now. After an error they show
-    /// anything.
+    /// Shows `image` at the addresses of `mapping`, which are as many, whatever they show now. After an error they
+    /// show anything.
     pub(crate) fn remap(image: &Arc<Image>, mapping: &mut Mapping) -> io::Result<Self> {
         let mut layout = Self::plan(image);
         let mut result = layout.replace(mapping);
-        if result.is_err() && layout.flat.take().is_some() {
+        if result.is_err() && layout.flat.is_some() {
+            layout = Self::without_flat(image);
             result = layout.replace(mapping);
         }
         result.map_err(error::context("mapping the image at the address of the view", image.pages))?;
         Ok(layout)
     }
 
-    /// The layout of a mapping that shows the base of `image`, which has no captured pages.
+    /// The layout of a mapping that shows the base of `image`, which has no captured pages and no end beyond it.
     pub(crate) fn of_base(image: Arc<Image>) -> Self {
         debug_assert_eq!(image.captured.len(), 0);
-        Self { image, flat: None }
+        Self { image, flat: None, zeroed: PageSet::new() }
     }
 
     /// Whether `image` is the same as the image of this layout outside of captured pages, so that only
     /// those have to be looked at.
     pub(crate) fn has_base_of(&self, image: &Image) -> bool {
-        self.image.base.same(&image.base) && self.image.pages == image.pages
+        self.image.base.same(&image.base)
     }
 
     /// Whether the mapping shows `page` of `image` where it is not private. Both have the same base.
     pub(crate) fn shows(&self, page: usize, image: &Image) -> bool {
+        if self.shows_zeroes(page) {
+            return image.shows_zeroes(page);
+        }
         let shown = match &self.flat {
             Some(flat) if flat.covers.contains(page) => self.image.captured.get(page),
             _ => None,
@@ -120,42 +143,147 @@ impl Layout {
         shown.map(Arc::as_ptr) == image.captured.get(page).map(Arc::as_ptr)
     }
 
+    /// Whether the mapping shows zeroes at `page` where it is not private.
+    pub(crate) fn shows_zeroes(&self, page: usize) -> bool {
+        let is_flat = || self.flat.as_ref().is_some_and(|flat| flat.covers.contains(page));
+        self.zeroed.contains(page) || (matches!(self.image.base, Base::Zero) && !is_flat())
+    }
+
     /// The pages of `image` that the mapping does not show where it has no private pages.
     pub(crate) fn hidden(&self, image: &Image) -> PageSet {
-        let mut candidates = image.captured_pages();
+        let mut candidates = image.captured_pages().union(&self.zeroed);
         if let Some(flat) = &self.flat {
             candidates = candidates.union(&flat.covers);
         }
-        candidates.iter().filter(|&page| !self.shows(page, image)).collect()
+        candidates.below(image.pages).iter().filter(|&page| !self.shows(page, image)).collect()
     }
 
     /// Address ranges with a source of their own.
     pub(crate) fn mappings(&self) -> usize {
-        match &self.flat {
-            Some(flat) if !flat.is_whole() => 2 * flat.covers.ranges().len() + 1,
-            _ => 1,
+        let runs = match &self.flat {
+            Some(flat) if !flat.is_whole() => flat.covers.ranges().len(),
+            _ => 0,
+        };
+        2 * (runs + self.zeroed.ranges().len()) + 1
+    }
+
+    /// After `added`, the last pages of the mapping, were added to it, showing zeroes.
+    pub(crate) fn extended(&mut self, added: PageRange) {
+        self.zeroed.push_range(added);
+    }
+
+    /// After the pages from `pages` on were taken from the mapping.
+    pub(crate) fn truncated(&mut self, pages: usize) {
+        self.zeroed = self.zeroed.below(pages);
+    }
+
+    /// Has the mapping show zeroes in `range`, where nothing is private any more, as far as that is worth it. Returns
+    /// the pages for which it is not. After an error the range shows anything.
+    ///
+    /// # Safety
+    ///
+    /// Nobody holds a reference to bytes of `range`.
+    pub(crate) unsafe fn show_zeroes(
+        &mut self,
+        mapping: &mut Mapping,
+        range: PageRange,
+    ) -> io::Result<PageSet> {
+        let range: PageSet = std::iter::once(range).collect();
+        let others = match (&self.image.base, &self.flat) {
+            (Base::Zero, None) => PageSet::new(),
+            (Base::Zero, Some(flat)) => range.intersection(&flat.covers).minus(&self.zeroed),
+            (Base::File(_), _) => range.minus(&self.zeroed),
+        };
+        let mut left = PageSet::new();
+        let room = MAX_RUNS.saturating_sub(self.zeroed.ranges().len());
+        for (i, &run) in others.ranges().iter().enumerate() {
+            if run.len() < MIN_RUN || i >= room {
+                left.push_range(run);
+                continue;
+            }
+            // SAFETY: the caller's promise.
+            unsafe { mapping.replace_part(run, Source::Zero) }?;
         }
+        self.zeroed = self.zeroed.union(&others.minus(&left));
+        // SAFETY: as above.
+        if unsafe { mapping.discard(&range.minus(&others)) }.is_err() {
+            // Locked memory, for one, cannot be discarded.
+            left = range;
+        }
+        Ok(left)
+    }
+
+    /// Whether there are zeroes over what the base has.
+    pub(crate) fn covers_base(&self) -> bool {
+        self.zeroed.ranges().first().is_some_and(|run| run.start < self.image.base.end())
+    }
+
+    /// Maps what is under zeroes again, outside of `keep`, where `image` shows something else in long runs. Returns
+    /// these. After an error they show anything.
+    ///
+    /// # Safety
+    ///
+    /// Nobody holds a reference to bytes of the mapping outside of `keep`.
+    pub(crate) unsafe fn uncover(
+        &mut self,
+        mapping: &mut Mapping,
+        image: &Image,
+        keep: &PageSet,
+    ) -> io::Result<PageSet> {
+        let zeroed = self.zeroed.below(self.image.base.end()).minus(keep);
+        let others: PageSet = zeroed.iter().filter(|&page| !image.shows_zeroes(page)).collect();
+        let mut uncovered = PageSet::new();
+        for &run in others.ranges().iter().filter(|run| run.len() >= MIN_RUN).take(MAX_RUNS) {
+            // SAFETY: the caller's promise.
+            unsafe { mapping.replace_part(run, self.source()) }?;
+            if let Some(flat) = self.runs_of_flat() {
+                for &part in flat.covers.intersection(&std::iter::once(run).collect()).ranges() {
+                    // SAFETY: as above.
+                    unsafe { mapping.replace_part(part, Source::Private(&flat.file)) }?;
+                }
+            }
+            uncovered.push_range(run);
+        }
+        self.zeroed = self.zeroed.minus(&uncovered);
+        Ok(uncovered)
     }
 
     fn plan(image: &Arc<Image>) -> Self {
-        Self { image: Arc::clone(image), flat: Flat::for_view(image) }
+        let (flat, runs) = Flat::for_view(image);
+        Self::of(image, flat, &runs)
     }
 
-    fn map_new(&self) -> io::Result<(Mapping, Self)> {
+    fn without_flat(image: &Arc<Image>) -> Self {
+        Self::of(image, None, &Runs::default())
+    }
+
+    fn of(image: &Arc<Image>, flat: Option<Arc<FlatFile>>, runs: &Runs) -> Self {
+        let mut zeroed = PageSet::new();
+        if let Base::File(_) = image.base {
+            let end = image.base.end().min(image.pages);
+            zeroed = runs.zeroes.union(&std::iter::once(PageRange::new(end, image.pages)).collect());
+        }
+        if let Some(flat) = &flat {
+            zeroed = zeroed.minus(&flat.covers);
+        }
+        Self { image: Arc::clone(image), flat, zeroed }
+    }
+
+    fn map_new(&self, placement: &Placement) -> io::Result<Mapping> {
         let pages = self.image.pages;
-        let mut mapping =
-            Mapping::new(pages, self.source()).map_err(error::context("mapping a view", pages))?;
+        let mut mapping = Mapping::placed(pages, self.whole_source(), placement.clone())
+            .map_err(error::context("mapping a view", pages))?;
         self.fill(&mut mapping)?;
-        Ok((mapping, Self { image: Arc::clone(&self.image), flat: self.flat.clone() }))
+        Ok(mapping)
     }
 
     fn replace(&self, mapping: &mut Mapping) -> io::Result<()> {
         // SAFETY: the mapping is borrowed exclusively, and so are its bytes with it.
-        unsafe { mapping.replace(self.source()) }?;
+        unsafe { mapping.replace(self.whole_source()) }?;
         self.fill(mapping)
     }
 
-    /// What is mapped over the whole range first.
+    /// What is shown where there are neither zeroes nor runs of a flat file.
     fn source(&self) -> Source<'_> {
         match &self.flat {
             Some(flat) if flat.is_whole() => Source::Private(&flat.file),
@@ -163,21 +291,40 @@ impl Layout {
         }
     }
 
-    /// Brings in the captured pages, over a mapping that shows `self.source()` and has no private pages.
+    /// What is mapped over the whole range first. Not a file that ends earlier: to read there kills the process.
+    fn whole_source(&self) -> Source<'_> {
+        if self.base_is_short() { Source::Zero } else { self.source() }
+    }
+
+    fn base_is_short(&self) -> bool {
+        !self.flat.as_ref().is_some_and(|flat| flat.is_whole()) && self.image.base.end() < self.image.pages
+    }
+
+    /// The flat file of which runs are mapped, if there is one.
+    fn runs_of_flat(&self) -> Option<&FlatFile> {
+        self.flat.as_deref().filter(|flat| !flat.is_whole())
+    }
+
+    /// Brings in all else, over a mapping that shows `self.whole_source()` and has no private pages.
     fn fill(&self, mapping: &mut Mapping) -> io::Result<()> {
-        let nothing = PageSet::new();
-        let covered = self.flat.as_ref().map_or(&nothing, |flat| &flat.covers);
-        if let Some(flat) = &self.flat
-            && !flat.is_whole()
-        {
-            for &run in covered.ranges() {
-                // SAFETY: the mapping is borrowed exclusively, and so are its bytes with it.
+        let end = self.image.base.end();
+        if self.base_is_short() && end > 0 {
+            // SAFETY: the mapping is borrowed exclusively, and so are its bytes with it.
+            unsafe { mapping.replace_part(PageRange::new(0, end), self.source()) }?;
+        }
+        for &run in self.zeroed.below(end).ranges() {
+            // SAFETY: as above.
+            unsafe { mapping.replace_part(run, Source::Zero) }?;
+        }
+        if let Some(flat) = self.runs_of_flat() {
+            for &run in flat.covers.ranges() {
+                // SAFETY: as above.
                 unsafe { mapping.replace_part(run, Source::Private(&flat.file)) }?;
             }
         }
-        if covered.len() < self.image.captured.len() {
+        if self.flat.as_ref().is_none_or(|flat| flat.covers.len() < self.image.captured.len()) {
             self.image.captured.for_each(|page, captured| {
-                if !covered.contains(page) {
+                if !self.shows(page, &self.image) {
                     // SAFETY: the mapping is borrowed exclusively, and a captured page lives elsewhere.
                     unsafe { mapping.write(page, captured.bytes()) };
                 }
@@ -199,7 +346,7 @@ impl FlatFile {
     /// A file with the bytes of `image` in the pages `written`, and zeroes elsewhere.
     fn build(image: &Image, written: &PageSet, covers: PageSet) -> io::Result<Arc<Self>> {
         let permit = Permit::take()?;
-        let file = MemoryFile::create(image.pages)?;
+        let file = MemoryFile::create(image.pages, image.label.name.as_deref())?;
         let reader = image.reader()?;
         // Not every base tells its holes, and what is zero takes no memory.
         let written: PageSet = written.iter().filter(|&page| !is_zero(reader.page(page))).collect();
@@ -207,6 +354,10 @@ impl FlatFile {
             file.write_pages(range.start, range.iter().map(|page| reader.page(page)))?;
         }
         file.finish();
+        if image.label.huge_pages == HugePages::Advise {
+            file.collapse();
+        }
+        trace::consolidated(image.pages, written.len());
         Ok(Arc::new(Self { file, covers, _permit: permit }))
     }
 }
@@ -235,29 +386,29 @@ impl Flat {
         image.flat.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The file that a new view of `image` maps pages from, if any; builds what has become worth it.
-    fn for_view(image: &Image) -> Option<Arc<FlatFile>> {
+    /// The file that a new view of `image` maps pages from, if any, and how its captured pages are brought in;
+    /// builds what has become worth it.
+    fn for_view(image: &Image) -> (Option<Arc<FlatFile>>, Runs) {
         if image.captured.len() == 0 {
-            return None;
+            return (None, Runs::default());
         }
         let mut flat = Self::of(image);
         if flat.file.as_ref().is_some_and(|file| file.is_whole()) {
-            return flat.file.clone();
+            return (flat.file.clone(), Runs::default());
         }
-        let runs = flat.runs.get_or_insert_with(|| long_runs(image)).clone();
-        let copied = image.captured.len() - runs.len();
+        let runs = flat.runs.get_or_insert_with(|| Runs::of(image)).clone();
         let patient = image.pages <= PATIENT_BYTES / page_size();
-        flat.copied += if patient { copied.max(image.pages.div_ceil(PATIENCE)) } else { copied };
+        flat.copied += if patient { runs.copied.max(image.pages.div_ceil(PATIENCE)) } else { runs.copied };
         if flat.building {
-            return flat.file.clone();
+            return (flat.file.clone(), runs);
         }
         let worth_it = flat.copied >= image.pages.max(PATIENCE);
         if worth_it {
             flat.copied = 0;
         }
         let whole = worth_it && Self::may_be_whole(image);
-        if !whole && (flat.file.is_some() || runs.is_empty()) {
-            return flat.file.clone();
+        if !whole && (flat.file.is_some() || runs.flat.is_empty()) {
+            return (flat.file.clone(), runs);
         }
         // Other views of the image do not wait: they go on with what there is.
         flat.building = true;
@@ -265,14 +416,14 @@ impl Flat {
         let built = if whole {
             FlatFile::build(image, &image.may_hold_data(), PageSet::all(image.pages))
         } else {
-            FlatFile::build(image, &runs, runs.clone())
+            FlatFile::build(image, &runs.flat, runs.flat.clone())
         };
         let mut flat = Self::of(image);
         flat.building = false;
         if let Ok(file) = built {
             flat.file = Some(file);
         }
-        flat.file.clone()
+        (flat.file.clone(), runs)
     }
 
     /// Whether a flat file of the whole image is bearable: it takes no more than a quarter of the memory
@@ -285,17 +436,32 @@ impl Flat {
     }
 }
 
-/// The runs of captured pages that are worth a mapping each.
-fn long_runs(image: &Image) -> PageSet {
-    let captured = image.captured_pages();
+impl Runs {
+    /// The runs of captured pages that are worth a mapping each.
+    fn of(image: &Image) -> Self {
+        let (mut captured, mut zeroes) = (PageSet::new(), PageSet::new());
+        image.captured.for_each(|page, entry| match &image.base {
+            _ if !entry.is_zero() => captured.push(page),
+            Base::Zero => {}
+            Base::File(_) => zeroes.push(page),
+        });
+        let mut flat = long_runs(&captured);
+        if flat.len() < MIN_MAPPED {
+            flat = PageSet::new();
+        }
+        let zeroes_mapped = long_runs(&zeroes);
+        let copied = captured.len() - flat.len() + zeroes.len() - zeroes_mapped.len();
+        Self { flat, zeroes: zeroes_mapped, copied }
+    }
+}
+
+/// Those of the runs of `pages` that are long, and no more than may be mapped.
+fn long_runs(pages: &PageSet) -> PageSet {
     let mut runs: Vec<PageRange> =
-        captured.ranges().iter().copied().filter(|run| run.len() >= MIN_RUN).collect();
+        pages.ranges().iter().copied().filter(|run| run.len() >= MIN_RUN).collect();
     if runs.len() > MAX_RUNS {
         runs.sort_unstable_by_key(|run| std::cmp::Reverse(run.len()));
         runs.truncate(MAX_RUNS);
-        runs.sort_unstable_by_key(|run| run.start);
     }
-    let mut set = PageSet::new();
-    runs.into_iter().for_each(|run| set.push_range(run));
-    if set.len() < MIN_MAPPED { PageSet::new() } else { set }
+    runs.into_iter().collect()
 }

@@ -1,8 +1,12 @@
 #![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
 
+mod access;
+mod changes;
+mod checkout;
 mod cost;
 mod error;
+mod head;
 mod image;
 mod layout;
 mod options;
@@ -12,17 +16,19 @@ mod stats;
 mod store;
 mod sys;
 mod table;
+mod trace;
 mod view;
 mod worktree;
 
 #[cfg(test)]
 mod fault_tests;
 
-#[doc(hidden)]
-pub use options::Tracking;
+pub use access::Access;
+pub use changes::{Change, Changes, PageChange};
+pub use options::{HugePages, Populate, SnapshotOptions, Tracking, ViewOptions};
 pub use snapshot::Snapshot;
-pub use stats::{SnapshotStats, StoreStats, ViewStats};
-pub use view::{ArcView, CowView, MutView, View};
+pub use stats::{SnapshotStats, StoreStats, ViewStats, WhyNotFaster};
+pub use view::{ArcView, CowView, MutView, Open, Protected, ProtectedView, View};
 
 /// The size of a page in bytes: the unit in which memory is mapped, tracked, captured and compared.
 ///

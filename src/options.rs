@@ -1,17 +1,310 @@
-//! How things are to be done.
+//! How things are to be done: builders in the manner of `std::fs::OpenOptions`.
 
-/// How the written pages of a view are found.
-#[doc(hidden)]
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+use std::ffi::{CStr, CString};
+use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
+use std::sync::Arc;
+
+use crate::cost;
+use crate::error;
+use crate::pages::whole_pages;
+use crate::snapshot::Snapshot;
+use crate::sys::Placement;
+
+/// How a snapshot is made.
+///
+/// [`Snapshot::zeroed`], [`from_slice`](Snapshot::from_slice), [`from_file`](Snapshot::from_file) and
+/// [`from_reader`](Snapshot::from_reader) are the same without options. Snapshots taken of views have the options
+/// of the one that they descend from.
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::{HugePages, SnapshotOptions};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let snapshot = SnapshotOptions::new().name("guest").huge_pages(HugePages::Advise).from_slice(b"boot")?;
+/// assert_eq!(snapshot.view()?.content(), b"boot");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug, Default)]
+pub struct SnapshotOptions {
+    name: Option<String>,
+    huge_pages: HugePages,
+}
+
+impl SnapshotOptions {
+    /// No name, pages of the usual size.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Has the system show the snapshot's memory, and that of its views, under this name: on Linux in
+    /// `/proc/self/maps`, as `/memfd:NAME` or, where it is all zeroes and the kernel knows how (5.17), `[anon:NAME]`.
+    /// What a file system cloned (see [`from_file`](Self::from_file)) has no name.
+    ///
+    /// At most 79 printable ASCII characters, none of them ``[]\$` ``; otherwise making the snapshot fails with
+    /// `InvalidInput`.
+    pub fn name(&mut self, name: &str) -> &mut Self {
+        self.name = Some(name.to_owned());
+        self
+    }
+
+    /// Whether the snapshot's own bytes are to be in huge pages. [`Never`](HugePages::Never), unless this is called.
+    ///
+    /// [`Advise`](HugePages::Advise) costs another copy of the bytes when the snapshot is made (Linux 6.1), for which
+    /// views that have it too ([`ViewOptions::huge_pages`]) read them with one fault for each huge page.
+    /// Snapshots of files that the file system cloned, and `map_file`, go without.
+    pub fn huge_pages(&mut self, huge_pages: HugePages) -> &mut Self {
+        self.huge_pages = huge_pages;
+        self
+    }
+
+    /// A snapshot of `len` zero bytes. See [`Snapshot::zeroed`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Snapshot::zeroed`]; `InvalidInput` for a [`name`](Self::name) that is none.
+    pub fn zeroed(&self, len: usize) -> io::Result<Snapshot> {
+        Snapshot::make_zeroed(len, self.label()?)
+    }
+
+    /// A snapshot of a copy of `bytes`. See [`Snapshot::from_slice`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Snapshot::from_slice`]; `InvalidInput` for a [`name`](Self::name) that is none.
+    pub fn from_slice(&self, bytes: &[u8]) -> io::Result<Snapshot> {
+        Snapshot::make_from_slice(bytes, self.label()?)
+    }
+
+    /// A snapshot of the bytes that `file` holds now. See [`Snapshot::from_file`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Snapshot::from_file`]; `InvalidInput` for a [`name`](Self::name) that is none.
+    pub fn from_file(&self, file: File) -> io::Result<Snapshot> {
+        Snapshot::make_from_file(&file, self.label()?)
+    }
+
+    /// A snapshot of all that `reader` gives until its end. See [`Snapshot::from_reader`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Snapshot::from_reader`]; `InvalidInput` for a [`name`](Self::name) that is none.
+    pub fn from_reader(&self, reader: impl Read) -> io::Result<Snapshot> {
+        Snapshot::make_from_reader(reader, self.label()?)
+    }
+
+    fn label(&self) -> io::Result<Label> {
+        let name = self.name.as_deref().map(checked_name).transpose()?;
+        Ok(Label { name, huge_pages: self.huge_pages })
+    }
+}
+
+/// What the system is told of the memory of a snapshot, of its relatives and of their views.
+#[derive(Clone, Default)]
+pub(crate) struct Label {
+    pub(crate) name: Option<Arc<CStr>>,
+    pub(crate) huge_pages: HugePages,
+}
+
+fn checked_name(name: &str) -> io::Result<Arc<CStr>> {
+    let allowed = |byte: u8| matches!(byte, b' '..=b'~') && !br"[]\$`".contains(&byte);
+    match CString::new(name) {
+        Ok(checked) if (1..80).contains(&name.len()) && name.bytes().all(allowed) => Ok(checked.into()),
+        _ => Err(error::invalid(format!(
+            "{name:?} cannot be the name of memory; up to 79 printable ASCII characters without []\\$` can"
+        ))),
+    }
+}
+
+/// How a view is opened: for [`Snapshot::view_with`], [`view_mut_with`](Snapshot::view_mut_with) and
+/// [`view_arc_with`](Snapshot::view_arc_with).
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::{Populate, Snapshot, ViewOptions};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let snapshot = Snapshot::zeroed(1 << 16)?;
+/// let mut options = ViewOptions::new();
+/// options.reserve(1 << 32).guard(0, 1 << 31).populate(Populate::Write);
+/// let mut memory = snapshot.view_with(&options)?;
+/// let address = memory.as_ptr();
+/// memory.grow(1 << 20)?;
+/// assert_eq!((memory.as_ptr(), memory.len()), (address, 1 << 20));
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Clone, Debug)]
+pub struct ViewOptions {
+    pub(crate) populate: Populate,
+    huge_pages: HugePages,
+    reserve: usize,
+    guard: (usize, usize),
+    pub(crate) keep_resident: usize,
+    pub(crate) tracking: Tracking,
+    pub(crate) executable: bool,
+}
+
+impl Default for ViewOptions {
+    fn default() -> Self {
+        Self {
+            populate: Populate::No,
+            huge_pages: HugePages::Never,
+            reserve: 0,
+            guard: (0, 0),
+            keep_resident: cost::KEPT_BYTES,
+            tracking: Tracking::Auto,
+            executable: false,
+        }
+    }
+}
+
+impl ViewOptions {
+    /// What [`Snapshot::view`] does.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Whether pages are made ready when the view is opened, all in one go, rather than by a fault when each is
+    /// first used. [`Populate::No`], unless this is called.
+    pub fn populate(&mut self, populate: Populate) -> &mut Self {
+        self.populate = populate;
+        self
+    }
+
+    /// Whether the view is to have huge pages: what it holds privately, and what it shows of a snapshot that is
+    /// itself in such ([`SnapshotOptions::huge_pages`]). [`Never`](HugePages::Never), unless this is called.
+    ///
+    /// Spares faults where most of a large view is written. But one byte written takes a huge page (2 MiB on most
+    /// machines), and what is tracked, captured and compared are still all pages of the usual size in it. The view is
+    /// aligned to a huge page.
+    pub fn huge_pages(&mut self, huge_pages: HugePages) -> &mut Self {
+        self.huge_pages = huge_pages;
+        self
+    }
+
+    /// Reserves address space for a view of up to `bytes` bytes, rounded up to whole pages, into which it can
+    /// [`grow`](crate::View::grow). Takes no memory. What is less than the view's length has no effect.
+    pub fn reserve(&mut self, bytes: usize) -> &mut Self {
+        self.reserve = bytes;
+        self
+    }
+
+    /// At least so many bytes before the view and after it (after all that is [reserved](Self::reserve)) are
+    /// inaccessible: who reads or writes there is stopped by the system (on Unix, by `SIGSEGV`). Rounded up to
+    /// whole pages. Takes no memory.
+    pub fn guard(&mut self, before: usize, after: usize) -> &mut Self {
+        self.guard = (before, after);
+        self
+    }
+
+    /// The most bytes of private memory that a [`restore`](crate::View::restore) leaves to the view, rounded down to whole
+    /// pages. It leaves pages that are written between one restore and the next again and again, for to copy the
+    /// old bytes into them takes a quarter of the time of taking them away and having them faulted in again.
+    ///
+    /// 64 MiB, unless this is called. With 0 each restore gives back all private memory of the view, but for pages
+    /// that show [captured](crate::SnapshotStats::captured) ones.
+    pub fn keep_resident(&mut self, bytes: usize) -> &mut Self {
+        self.keep_resident = bytes;
+        self
+    }
+
+    /// How written pages are found. [`Tracking::Auto`], unless this is called.
+    ///
+    /// Where another one cannot work, to open the view is an error (`Unsupported`). Should the system come to refuse
+    /// it later, in the life of the view, the view goes on with the next one and
+    /// [says so](crate::ViewStats::why_not_faster).
+    pub fn tracking(&mut self, tracking: Tracking) -> &mut Self {
+        self.tracking = tracking;
+        self
+    }
+
+    /// Whether parts of the view may be made executable, by [`protect`](crate::View::protect) with
+    /// [`Access::READ_EXECUTE`](crate::Access::READ_EXECUTE): what was written there runs with all rights of the
+    /// process. They may not, unless this is called.
+    pub fn executable(&mut self, executable: bool) -> &mut Self {
+        self.executable = executable;
+        self
+    }
+
+    /// The pages that a view of `pages` pages may grow to, and where it is to be.
+    pub(crate) fn place(&self, pages: usize, label: &Label) -> io::Result<(usize, Placement)> {
+        let rounded = |bytes| whole_pages(bytes).ok_or_else(|| self.too_much());
+        let most = rounded(self.reserve)?.max(pages);
+        let (before, after) = (rounded(self.guard.0)?, rounded(self.guard.1)?);
+        let behind = (most - pages).checked_add(after).ok_or_else(|| self.too_much())?;
+        let place = Placement { before, behind, huge_pages: self.huge_pages, name: label.name.clone() };
+        Ok((most, place))
+    }
+
+    fn too_much(&self) -> io::Error {
+        let (before, after) = self.guard;
+        error::invalid(format!(
+            "to reserve {} bytes with guards of {before} and {after} bytes is more than there are addresses",
+            self.reserve
+        ))
+    }
+}
+
+/// Whether pages are made ready in advance.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
+pub enum Populate {
+    /// They are not.
+    #[default]
+    No,
+    /// For reading: later reads cause no fault, and the first write to a page costs its copy.
+    Read,
+    /// For writing: all pages are the view's own from the start, and take up memory as if all were written.
+    Write,
+}
+
+/// Whether memory is to be in huge pages, in which the system then has fewer to look after.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[non_exhaustive]
+pub enum HugePages {
+    /// The system is not asked for any.
+    #[default]
+    Never,
+    /// The system is asked. A wish: it may have none, or may have them forbidden.
+    Advise,
+}
+
+/// How the written pages of a view are found, from the way that is fastest on a large view in use to the slowest.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
+#[non_exhaustive]
 pub enum Tracking {
-    /// The best way that works, `Armed` where it pays.
+    /// The best way that works here, `Armed` once that pays.
+    #[default]
     Auto,
-    /// Write-protected asynchronously, from the first search on.
+    /// Pages are write-protected asynchronously: finding those written takes 1 to 2 ns for each page in memory, and
+    /// the first write to each page after a snapshot about 1 us. Linux 6.7, userfaultfd.
     Armed,
-    /// By `PAGEMAP_SCAN`.
+    /// The kernel lists private pages: some 20 ns for each page in memory. Linux 6.7 (`PAGEMAP_SCAN`).
     Scan,
-    /// By reading `/proc/self/pagemap`.
+    /// The same, read from `/proc/self/pagemap`: some 50 ns for each page.
     Pagemap,
-    /// By comparing all bytes.
+    /// All bytes are compared. Works anywhere.
     Compare,
+}
+
+impl fmt::Display for Tracking {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Auto => "auto",
+            Self::Armed => "armed",
+            Self::Scan => "scan",
+            Self::Pagemap => "pagemap",
+            Self::Compare => "compare",
+        })
+    }
 }

@@ -29,6 +29,12 @@ impl PageRange {
     pub(crate) fn iter(self) -> Range<usize> {
         self.start..self.end
     }
+
+    /// The pages that lie wholly within `bytes`.
+    pub(crate) fn within(bytes: &Range<usize>) -> Self {
+        let (start, end) = (bytes.start.div_ceil(page_size()), bytes.end / page_size());
+        Self { start, end: end.max(start) }
+    }
 }
 
 /// Pages that `bytes` bytes take up, or `None` where no slice could be that long.
@@ -104,6 +110,12 @@ impl PageSet {
         after > 0 && page < self.ranges[after - 1].end
     }
 
+    /// Whether any page of `range` is in the set.
+    pub(crate) fn meets(&self, range: PageRange) -> bool {
+        let after = self.ranges.partition_point(|other| other.end <= range.start);
+        self.ranges.get(after).is_some_and(|other| other.start < range.end)
+    }
+
     /// Answers for pages that ascend from one question to the next.
     pub(crate) fn ascending(&self) -> Ascending<'_> {
         Ascending { rest: &self.ranges }
@@ -132,9 +144,64 @@ impl PageSet {
         }
     }
 
-    /// Byte ranges of the set within its image.
-    pub(crate) fn byte_ranges(&self) -> Vec<Range<usize>> {
-        self.ranges.iter().map(|range| range.bytes()).collect()
+    /// The pages that are not in `other`.
+    pub(crate) fn minus(&self, other: &Self) -> Self {
+        if other.is_empty() {
+            return self.clone();
+        }
+        let mut left = Self::new();
+        let mut others = other.ranges.as_slice();
+        for &PageRange { mut start, end } in &self.ranges {
+            while let [other, rest @ ..] = others
+                && other.start < end
+            {
+                if start < other.start {
+                    left.push_range(PageRange::new(start, other.start));
+                }
+                start = start.max(other.end);
+                if other.end > end {
+                    break;
+                }
+                others = rest;
+            }
+            if start < end {
+                left.push_range(PageRange::new(start, end));
+            }
+        }
+        left
+    }
+
+    /// The pages that are in `other` too.
+    pub(crate) fn intersection(&self, other: &Self) -> Self {
+        if other.is_empty() { Self::new() } else { self.minus(&self.minus(other)) }
+    }
+
+    /// The pages below `pages`.
+    pub(crate) fn below(&self, pages: usize) -> Self {
+        if self.ranges.last().is_none_or(|last| last.end <= pages) {
+            return self.clone();
+        }
+        let mut below = Self::new();
+        for range in self.ranges.iter().take_while(|range| range.start < pages) {
+            below.push_range(PageRange::new(range.start, range.end.min(pages)));
+        }
+        below
+    }
+}
+
+impl FromIterator<PageRange> for PageSet {
+    /// Collects ranges in any order, which may overlap.
+    fn from_iter<I: IntoIterator<Item = PageRange>>(ranges: I) -> Self {
+        let mut ranges: Vec<_> = ranges.into_iter().collect();
+        ranges.sort_unstable_by_key(|range| range.start);
+        let (mut set, mut end) = (Self::new(), 0);
+        for range in ranges {
+            if range.end > end {
+                set.push_range(PageRange::new(range.start.max(end), range.end));
+                end = range.end;
+            }
+        }
+        set
     }
 }
 
@@ -225,6 +292,18 @@ mod tests {
             }
             let union: BTreeSet<_> = a.union(&b).copied().collect();
             prop_assert_eq!(left.union(&right), union.into_iter().collect::<PageSet>());
+            let minus: PageSet = a.difference(&b).copied().collect();
+            prop_assert_eq!(left.minus(&right), minus);
+            let intersection: PageSet = a.intersection(&b).copied().collect();
+            prop_assert_eq!(left.intersection(&right), intersection);
+            let below: PageSet = a.iter().copied().filter(|&page| page < 33).collect();
+            prop_assert_eq!(left.below(33), below);
+            let (mut ranges, mut wider) = (Vec::new(), a.clone());
+            for &page in a.iter().rev() {
+                ranges.push(PageRange::new(page, page + 3));
+                wider.extend([page + 1, page + 2]);
+            }
+            prop_assert_eq!(ranges.into_iter().collect::<PageSet>(), wider.into_iter().collect::<PageSet>());
         }
     }
 }

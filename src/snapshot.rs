@@ -5,11 +5,13 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem;
-use std::ops::Range;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 
+use crate::changes::{Changes, Side};
+use crate::head::{Head, lock};
 use crate::image::{Base, Image};
 use crate::layout::Flat;
+use crate::options::{HugePages, Label, ViewOptions};
 use crate::pages::whole_pages;
 use crate::stats::{SnapshotStats, StoreStats};
 use crate::sys::{self, MemoryFile};
@@ -33,21 +35,7 @@ use crate::{error, page_size};
 /// Memory comes in pages: [`len`](Self::len) is a multiple of [`page_size()`], the bytes behind
 /// [`content_len`](Self::content_len) are zero at first. An empty snapshot is allowed everywhere.
 pub struct Snapshot {
-    pages: usize,
     head: Arc<Mutex<Head>>,
-}
-
-/// What a snapshot holds. Shared with the mutable view that is open on it, if any.
-#[derive(Clone)]
-pub(crate) enum Head {
-    Image(Arc<Image>),
-    Kept(Arc<Mutex<Kept>>),
-}
-
-/// The end of a mutable view whose changes could not be captured: nothing written is lost.
-pub(crate) enum Kept {
-    Waiting { tree: Box<Worktree>, unreported: Option<io::Error> },
-    Captured(Arc<Image>),
 }
 
 impl Snapshot {
@@ -73,7 +61,7 @@ impl Snapshot {
     /// # }
     /// ```
     pub fn zeroed(len: usize) -> io::Result<Self> {
-        Ok(Self::new(Image::new(Base::Zero, checked_pages(len)?, len)))
+        Self::make_zeroed(len, Label::default())
     }
 
     /// A snapshot of a copy of `bytes`.
@@ -95,14 +83,7 @@ impl Snapshot {
     /// # }
     /// ```
     pub fn from_slice(bytes: &[u8]) -> io::Result<Self> {
-        let pages = checked_pages(bytes.len())?;
-        if pages == 0 {
-            return Self::zeroed(0);
-        }
-        let context = || error::context("copying bytes into a snapshot", pages);
-        let file = MemoryFile::create(pages).map_err(context())?;
-        file.write_at(bytes, 0).map_err(context())?;
-        Ok(Self::of_finished(file, bytes.len()))
+        Self::make_from_slice(bytes, Label::default())
     }
 
     /// A snapshot of the bytes that `file` holds now.
@@ -135,9 +116,7 @@ impl Snapshot {
     /// ```
     #[allow(clippy::needless_pass_by_value)] // The signature of memsnap 0.1.
     pub fn from_file(file: File) -> io::Result<Self> {
-        let len = file.metadata().map_or(0, |metadata| metadata.len());
-        let (copy, len) = sys::copy_of(&file).map_err(error::on("making a snapshot of a file", len))?;
-        Ok(Self::of_finished(copy, len))
+        Self::make_from_file(&file, Label::default())
     }
 
     /// A snapshot of all that `reader` gives until its end.
@@ -156,8 +135,7 @@ impl Snapshot {
     /// # }
     /// ```
     pub fn from_reader(reader: impl Read) -> io::Result<Self> {
-        let (copy, len) = sys::stream(reader).map_err(error::on("making a snapshot of a stream", 0))?;
-        Ok(Self::of_finished(copy, len))
+        Self::make_from_reader(reader, Label::default())
     }
 
     /// A snapshot that is the file itself, mapped in place.
@@ -193,7 +171,7 @@ impl Snapshot {
     pub unsafe fn map_file(file: &File) -> io::Result<Self> {
         let len = file.metadata().map_or(0, |metadata| metadata.len());
         let (file, len) = sys::borrowed(file).map_err(error::on("mapping a file in place", len))?;
-        Ok(Self::of_file(file, len))
+        Ok(Self::of_file(file, len, Label::default()))
     }
 
     /// A copy-on-write view: writes to it never show in the snapshot.
@@ -217,7 +195,32 @@ impl Snapshot {
     /// # }
     /// ```
     pub fn view(&self) -> io::Result<CowView<'_>> {
-        Ok(View::new(Worktree::open(&self.image()?)?, None, self))
+        self.view_with(&ViewOptions::default())
+    }
+
+    /// A copy-on-write view, opened as `options` say.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`view`](Self::view); `InvalidInput` for more address space than there is; `Unsupported` for a way of
+    /// [tracking](ViewOptions::tracking) that cannot work here; no memory for pages to
+    /// [populate](ViewOptions::populate).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::{Snapshot, ViewOptions, page_size};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = Snapshot::zeroed(page_size())?;
+    /// let mut view = snapshot.view_with(ViewOptions::new().reserve(1 << 20).keep_resident(0))?;
+    /// view.grow(2 * page_size())?;
+    /// assert_eq!(view.len(), 2 * page_size());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn view_with(&self, options: &ViewOptions) -> io::Result<CowView<'_>> {
+        Ok(View::new(Worktree::open(&self.image()?, options)?, None, self))
     }
 
     /// A mutable view: what is written through it is what this snapshot holds afterwards.
@@ -244,7 +247,32 @@ impl Snapshot {
     /// # }
     /// ```
     pub fn view_mut(&mut self) -> io::Result<MutView<'_>> {
-        let tree = Worktree::open_mut(&self.image()?)?;
+        self.view_mut_with(&ViewOptions::default())
+    }
+
+    /// A mutable view, opened as `options` say.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`view_with`](Self::view_with).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::{Snapshot, ViewOptions};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut snapshot = Snapshot::zeroed(0)?;
+    /// let mut view = snapshot.view_mut_with(ViewOptions::new().reserve(1 << 30))?;
+    /// view.grow(5)?;
+    /// view[..5].copy_from_slice(b"grown");
+    /// view.commit()?;
+    /// assert_eq!(snapshot.view()?.content(), b"grown");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn view_mut_with(&mut self, options: &ViewOptions) -> io::Result<MutView<'_>> {
+        let tree = Worktree::open_mut(&self.image()?, options)?;
         Ok(View::new(tree, Some(Arc::clone(&self.head)), self))
     }
 
@@ -267,7 +295,30 @@ impl Snapshot {
     /// # }
     /// ```
     pub fn view_arc(self: &Arc<Self>) -> io::Result<ArcView> {
-        Ok(View::new(Worktree::open(&self.image()?)?, None, Arc::clone(self)))
+        self.view_arc_with(&ViewOptions::default())
+    }
+
+    /// A copy-on-write view that keeps its snapshot alive, opened as `options` say.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`view_with`](Self::view_with).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::{Populate, Snapshot, ViewOptions};
+    /// use std::sync::Arc;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = Arc::new(Snapshot::from_slice(b"warm")?);
+    /// let view = snapshot.view_arc_with(ViewOptions::new().populate(Populate::Read))?;
+    /// assert_eq!(view.content(), b"warm");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn view_arc_with(self: &Arc<Self>, options: &ViewOptions) -> io::Result<ArcView> {
+        Ok(View::new(Worktree::open(&self.image()?, options)?, None, Arc::clone(self)))
     }
 
     /// Another handle on the same image, in the same short time whatever its size.
@@ -288,7 +339,7 @@ impl Snapshot {
     /// ```
     pub fn try_clone(&self) -> io::Result<Self> {
         let image = self.image()?;
-        Ok(Self { pages: self.pages, head: Arc::new(Mutex::new(Head::Image(image))) })
+        Ok(Self::from(image))
     }
 
     /// The length in bytes of a view: whole pages.
@@ -303,7 +354,7 @@ impl Snapshot {
     /// ```
     #[must_use]
     pub fn len(&self) -> usize {
-        self.pages * page_size()
+        lock(&self.head).size().0 * page_size()
     }
 
     /// The number of bytes that the snapshot, or the first of its ancestors, was made with.
@@ -320,13 +371,7 @@ impl Snapshot {
     /// ```
     #[must_use]
     pub fn content_len(&self) -> usize {
-        match &*lock(&self.head) {
-            Head::Image(image) => image.content_len,
-            Head::Kept(kept) => match &*lock(kept) {
-                Kept::Waiting { tree, .. } => tree.content_len(),
-                Kept::Captured(image) => image.content_len,
-            },
-        }
+        lock(&self.head).size().1
     }
 
     /// Whether there is not a single byte.
@@ -341,7 +386,7 @@ impl Snapshot {
     /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.pages == 0
+        self.len() == 0
     }
 
     /// Copies bytes from `offset` on into `buffer`, and gives their number: less than `buffer` holds
@@ -379,7 +424,8 @@ impl Snapshot {
         Ok(read)
     }
 
-    /// The byte ranges in which the two snapshots differ: whole pages, ascending, neighbours as one range.
+    /// Where the two snapshots differ, with the bytes of both: `self` is the old one, `other` the new. Whole pages,
+    /// ascending, neighbours as one range.
     ///
     /// Of snapshots that descend from one another, what they share is skipped without a look; the cost
     /// follows the pages that differ. Otherwise all pages are compared that are not known to be zero.
@@ -399,12 +445,19 @@ impl Snapshot {
     /// let mut view = before.view()?;
     /// view[3 * page_size()] = 1;
     /// let after = view.take_snapshot()?;
-    /// assert_eq!(before.diff(&after)?, [3 * page_size()..4 * page_size()]);
+    /// for change in before.diff(&after)? {
+    ///     assert_eq!(change.range(), 3 * page_size()..4 * page_size());
+    ///     for page in change.pages() {
+    ///         assert_eq!((page.old[0], page.new[0]), (0, 1));
+    ///     }
+    /// }
     /// # Ok(())
     /// # }
     /// ```
-    pub fn diff(&self, other: &Self) -> io::Result<Vec<Range<usize>>> {
-        Ok(self.image()?.diff(&*other.image()?)?.byte_ranges())
+    pub fn diff(&self, other: &Self) -> io::Result<Changes<'static>> {
+        let (old, new) = (self.image()?, other.image()?);
+        let pages = old.diff(&new)?;
+        Ok(Changes::new(Side::Image(old), Side::Image(new), &pages))
     }
 
     /// What the snapshot holds.
@@ -422,10 +475,12 @@ impl Snapshot {
     /// ```
     #[must_use]
     pub fn stats(&self) -> SnapshotStats {
-        let Some(image) = self.settled() else { return SnapshotStats::default() };
+        let Some(image) = lock(&self.head).settled() else { return SnapshotStats::default() };
         let usage = image.store_usage();
         SnapshotStats {
+            mapped: image.pages * page_size(),
             captured: image.captured.len() * page_size(),
+            images: image.family(),
             base: image.base.allocated(),
             flat: Flat::file(&image).map_or(0, |file| file.allocated()),
             store: StoreStats { live: usage.live * page_size(), recyclable: usage.kept * page_size() },
@@ -438,47 +493,61 @@ impl Snapshot {
 
     /// The image, once an error of the last mutable view was reported.
     pub(crate) fn image(&self) -> io::Result<Arc<Image>> {
-        let mut head = lock(&self.head);
-        let image = match &*head {
-            Head::Image(image) => return Ok(Arc::clone(image)),
-            Head::Kept(kept) => lock(kept).capture()?,
-        };
-        *head = Head::Image(Arc::clone(&image));
-        Ok(image)
+        lock(&self.head).image()
     }
 
-    /// The image, unless changes of a mutable view still have to be captured.
-    fn settled(&self) -> Option<Arc<Image>> {
-        match &*lock(&self.head) {
-            Head::Image(image) => Some(Arc::clone(image)),
-            Head::Kept(kept) => match &*lock(kept) {
-                Kept::Captured(image) => Some(Arc::clone(image)),
-                Kept::Waiting { .. } => None,
-            },
-        }
-    }
-
-    fn of_file(file: MemoryFile, len: usize) -> Self {
+    fn of_file(file: MemoryFile, len: usize, label: Label) -> Self {
         let pages = file.pages();
         let base = if pages == 0 { Base::Zero } else { Base::new(file) };
-        Self::new(Image::new(base, pages, len))
+        if label.huge_pages == HugePages::Advise {
+            base.collapse();
+        }
+        Self::new(Image::new(base, pages, len, label))
     }
 
-    fn of_finished(file: MemoryFile, len: usize) -> Self {
+    fn of_finished(file: MemoryFile, len: usize, label: Label) -> Self {
         file.finish();
-        Self::of_file(file, len)
+        Self::of_file(file, len, label)
+    }
+
+    pub(crate) fn make_zeroed(len: usize, label: Label) -> io::Result<Self> {
+        Ok(Self::new(Image::new(Base::Zero, checked_pages(len)?, len, label)))
+    }
+
+    pub(crate) fn make_from_slice(bytes: &[u8], label: Label) -> io::Result<Self> {
+        let pages = checked_pages(bytes.len())?;
+        if pages == 0 {
+            return Self::make_zeroed(0, label);
+        }
+        let context = || error::context("copying bytes into a snapshot", pages);
+        let file = MemoryFile::create(pages, label.name.as_deref()).map_err(context())?;
+        file.write_at(bytes, 0).map_err(context())?;
+        Ok(Self::of_finished(file, bytes.len(), label))
+    }
+
+    pub(crate) fn make_from_file(file: &File, label: Label) -> io::Result<Self> {
+        let len = file.metadata().map_or(0, |metadata| metadata.len());
+        let copy = sys::copy_of(file, label.name.as_deref());
+        let (copy, len) = copy.map_err(error::on("making a snapshot of a file", len))?;
+        Ok(Self::of_finished(copy, len, label))
+    }
+
+    pub(crate) fn make_from_reader(reader: impl Read, label: Label) -> io::Result<Self> {
+        let copy = sys::stream(reader, label.name.as_deref());
+        let (copy, len) = copy.map_err(error::on("making a snapshot of a stream", 0))?;
+        Ok(Self::of_finished(copy, len, label))
     }
 }
 
 impl From<Arc<Image>> for Snapshot {
     fn from(image: Arc<Image>) -> Self {
-        Self { pages: image.pages, head: Arc::new(Mutex::new(Head::Image(image))) }
+        Self { head: Arc::new(Mutex::new(Head::Image(image))) }
     }
 }
 
 impl Clone for Snapshot {
     fn clone(&self) -> Self {
-        Self { pages: self.pages, head: Arc::new(Mutex::new(lock(&self.head).clone())) }
+        Self { head: Arc::new(Mutex::new(lock(&self.head).clone())) }
     }
 }
 
@@ -492,57 +561,10 @@ impl fmt::Debug for Snapshot {
     }
 }
 
-impl Kept {
-    /// The captured changes, or why there are none: first what went wrong when the view ended.
-    fn capture(&mut self) -> io::Result<Arc<Image>> {
-        let image = match self {
-            Self::Captured(image) => return Ok(Arc::clone(image)),
-            Self::Waiting { tree, unreported } => match unreported.take() {
-                Some(error) => return Err(error),
-                None => tree.capture()?,
-            },
-        };
-        *self = Self::Captured(Arc::clone(&image));
-        Ok(image)
-    }
-}
-
-impl Head {
-    /// Makes `head` what `tree` shows, at the end of a mutable view. If that fails now, the changes are
-    /// kept for the next call on the snapshot.
-    pub(crate) fn finish(head: &Mutex<Self>, tree: Worktree) -> io::Result<()> {
-        match tree.close() {
-            Ok(image) => {
-                *lock(head) = Self::Image(image);
-                Ok(())
-            }
-            Err((None, error)) => Err(error),
-            Err((Some(tree), error)) => {
-                *lock(head) = Self::Kept(Arc::new(Mutex::new(Kept::Waiting { tree, unreported: None })));
-                Err(error::kept(error))
-            }
-        }
-    }
-
-    /// Has the next fallible call on the snapshot return `error`, which nobody has seen yet.
-    pub(crate) fn report_later(head: &Mutex<Self>, error: io::Error) {
-        if let Self::Kept(kept) = &*lock(head)
-            && let Kept::Waiting { unreported, .. } = &mut *lock(kept)
-        {
-            *unreported = Some(error);
-        }
-    }
-}
-
 /// The whole pages of `len` bytes.
 fn checked_pages(len: usize) -> io::Result<usize> {
     whole_pages(len).ok_or_else(|| {
         let limit = isize::MAX as usize / page_size() * page_size();
         error::invalid(format!("a snapshot of {len} bytes is more than a slice can hold ({limit} bytes)"))
     })
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What these locks protect is replaced in single steps, so that a panic leaves nothing half-done.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,14 +1,26 @@
 //! Numbers to look at.
 
+use std::fmt;
+use std::io;
+
+use crate::options::Tracking;
+
 /// What a snapshot holds, in bytes.
 ///
 /// Snapshots that descend from each other share pages, so these do not add up: `base` is held once by
 /// all snapshots that were made from it, and `store` counts for the whole family.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct SnapshotStats {
-    /// Pages of this snapshot that were captured from views, rather than being part of its base.
+    /// Bytes that a view maps.
+    pub mapped: usize,
+    /// Pages of this snapshot that were captured from views, rather than being part of its base. Those that are all
+    /// zero take no memory.
     pub captured: usize,
+    /// Images that share the base and the store with each other: those of this snapshot's relatives, as they are held
+    /// by snapshots and views, and its own.
+    pub images: usize,
     /// Memory (for a reflinked file, disk) of the bytes that the first snapshot was made with.
     pub base: u64,
     /// Memory of the flat copy that views of this snapshot map pages from.
@@ -19,6 +31,7 @@ pub struct SnapshotStats {
 
 /// What the captured pages of a snapshot and all its relatives take up, in bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct StoreStats {
     /// Pages that at least one snapshot or view refers to.
@@ -27,15 +40,62 @@ pub struct StoreStats {
     pub recyclable: usize,
 }
 
-/// What a view holds.
+/// What a view holds, in bytes, and how it is tracked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct ViewStats {
-    /// How written pages are found: `"armed"`, `"scan"`, `"pagemap"` or `"compare"`.
-    pub tracker: &'static str,
+    /// How written pages are found at present; never [`Tracking::Auto`].
+    pub tracker: Tracking,
+    /// Why that is not a faster way; `None` of the fastest.
+    pub why_not_faster: Option<WhyNotFaster>,
+    /// Bytes that the view shows.
+    pub mapped: usize,
+    /// Addresses around them that are taken and inaccessible: guards, and room to grow.
+    pub reserved: usize,
     /// Bytes in pages of the view's own, which it does not share with the snapshot (an upper bound where
-    /// the tracker is `"compare"`).
+    /// the tracker is [`Tracking::Compare`]).
     pub private: usize,
+    /// Captured pages of the snapshot that was last taken of the view or restored to it.
+    pub captured: usize,
+    /// Images that share the base and the store with that snapshot, its own included.
+    pub images: usize,
     /// Mappings of the process that the view takes up (an upper bound).
     pub mappings: usize,
+}
+
+/// Why the written pages of a view are not found in a faster way.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
+#[non_exhaustive]
+pub enum WhyNotFaster {
+    /// A faster way has not been worth its price so far.
+    NotWorthIt,
+    /// This way was asked for ([`ViewOptions::tracking`](crate::ViewOptions::tracking)).
+    Chosen,
+    /// The view is written in place, where all pages in use count as written until the first snapshot is taken.
+    InPlace,
+    /// The process has pinned or locked memory, which devices may write to unnoticed.
+    PinnedMemory,
+    /// The system refused it, with this error number.
+    Refused {
+        /// What was refused.
+        tracking: Tracking,
+        /// As in [`std::io::Error::from_raw_os_error`].
+        os_error: i32,
+    },
+}
+
+impl fmt::Display for WhyNotFaster {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotWorthIt => f.write_str("a faster way has not been worth its price so far"),
+            Self::Chosen => f.write_str("this way was asked for"),
+            Self::InPlace => f.write_str("the view is written in place until its first snapshot"),
+            Self::PinnedMemory => f.write_str("the process has pinned or locked memory"),
+            Self::Refused { tracking, os_error } => {
+                write!(f, "{tracking} is refused: {}", io::Error::from_raw_os_error(*os_error))
+            }
+        }
+    }
 }

@@ -12,8 +12,10 @@
 use std::io;
 use std::ops::RangeInclusive;
 use std::ptr::NonNull;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::AtomicUsize;
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
+use crate::options::Populate;
 use crate::page_size;
 use crate::pages::PageSet;
 use crate::sys::{Mapping, Source};
@@ -31,9 +33,30 @@ const SWEEP: usize = 64;
 /// The most slots that are reserved at a time.
 const BATCH: usize = 64;
 
+/// The largest page that any platform has.
+static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
+
+/// What captured pages are that hold nothing but zeroes, of all stores.
+static ZERO_PAGE: LazyLock<Arc<Page>> = LazyLock::new(|| {
+    let start = NonNull::from(&ZEROES).cast();
+    Arc::new(Page { slot: Slot { segment: usize::MAX, start }, store: None })
+});
+
+/// One page of zeroes.
+pub(crate) fn zeroes() -> &'static [u8] {
+    &ZEROES[..page_size()]
+}
+
+/// Whether `page`, one page long, holds nothing but zeroes.
+pub(crate) fn is_zero(page: &[u8]) -> bool {
+    page == &ZEROES[..page.len()]
+}
+
 /// The memory of captured pages; see the module.
 pub(crate) struct Store {
     slots: Mutex<Slots>,
+    /// Images that keep their pages here.
+    pub(crate) images: AtomicUsize,
 }
 
 /// Invariant: each slot of each segment is in exactly one place: in one `Page`, in `kept`, in `bare`, or with a
@@ -85,7 +108,8 @@ impl Reserved<'_> {
         let bare;
         (self.slots, bare) = self.store.lock().take(count)?;
         for (segment, pages) in &bare {
-            pages.ranges().iter().for_each(|&range| segment.populate(range));
+            // A wish: where it cannot be granted, the first writes make the frames.
+            pages.ranges().iter().for_each(|&range| drop(segment.populate(range, Populate::Write)));
         }
         self.slots.pop().ok_or_else(|| io::ErrorKind::OutOfMemory.into())
     }
@@ -114,7 +138,8 @@ pub(crate) struct Usage {
 /// Invariant: its bytes do not change as long as it exists.
 pub(crate) struct Page {
     slot: Slot,
-    store: Arc<Store>,
+    /// `None` of the page of zeroes, which is nobody's.
+    store: Option<Arc<Store>>,
 }
 
 // SAFETY: a page gives out nothing but shared references to bytes that do not change.
@@ -125,24 +150,32 @@ unsafe impl Sync for Page {}
 impl Page {
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: the slot is one page of a segment, which the store keeps mapped, written in full by
-        // `capture`, and by nobody as long as this page exists.
+        // SAFETY: the slot is `ZEROES`, or one page of a segment, which the store keeps mapped, written in full
+        // by `capture`, and by nobody as long as this page exists.
         unsafe { std::slice::from_raw_parts(self.slot.start.as_ptr(), page_size()) }
+    }
+
+    /// Whether it is the page of zeroes, which takes no memory.
+    pub(crate) fn is_zero(&self) -> bool {
+        self.store.is_none()
     }
 }
 
 impl Drop for Page {
     fn drop(&mut self) {
-        self.store.free(self.slot);
+        if let Some(store) = &self.store {
+            store.free(self.slot);
+        }
     }
 }
 
 impl Store {
     pub(crate) fn new() -> Self {
-        Self { slots: Mutex::default() }
+        Self { slots: Mutex::default(), images: AtomicUsize::new(0) }
     }
 
-    /// Copies those of `candidates` that changed into pages of this store: all or none.
+    /// Copies those of `candidates` that changed into pages of this store: all or none. What is zero now takes
+    /// no page.
     ///
     /// Compared and copied in one go, since a page that was just compared is in the processor's cache.
     pub(crate) fn capture<'a>(
@@ -150,23 +183,29 @@ impl Store {
         candidates: impl ExactSizeIterator<Item = Candidate<'a>>,
     ) -> io::Result<Vec<(usize, Arc<Page>)>> {
         let len = page_size();
-        let mut captured = Vec::new();
+        let (mut captured, mut copied) = (Vec::new(), 0_usize);
         let mut reserved = Reserved { store: self, slots: Vec::new() };
         let mut left = candidates.len();
         for Candidate { page, now, before } in candidates {
             assert_eq!(now.len(), len, "a page is one page long");
-            if before != Some(now) {
-                let slot = reserved.next(captured.len().clamp(1, left.min(BATCH)))?;
+            left -= 1;
+            if before == Some(now) {
+                continue;
+            }
+            if is_zero(now) {
+                captured.push((page, Arc::clone(&ZERO_PAGE)));
+            } else {
+                let slot = reserved.next(copied.clamp(1, (left + 1).min(BATCH)))?;
                 // SAFETY: the slot was taken from the store just now, so that nobody else reads or writes its
                 // page, which is as long as the source and cannot overlap with it.
                 unsafe { slot.start.copy_from_nonoverlapping(NonNull::from(now).cast(), len) };
-                captured.push((page, Arc::new(Page { slot, store: Arc::clone(self) })));
+                captured.push((page, Arc::new(Page { slot, store: Some(Arc::clone(self)) })));
+                copied += 1;
             }
-            left -= 1;
         }
-        if !captured.is_empty() {
+        if copied > 0 {
             let mut slots = self.lock();
-            slots.recent = captured.len().max(slots.recent - slots.recent / 8);
+            slots.recent = copied.max(slots.recent - slots.recent / 8);
         }
         Ok(captured)
     }

@@ -41,6 +41,9 @@ impl<T> Table<T> {
     pub(crate) fn get(&self, page: usize) -> Option<&Arc<T>> {
         let mut node = self.root.as_deref()?;
         let mut height = self.height;
+        if page.checked_shr(BITS * (height + 1)).unwrap_or(0) != 0 {
+            return None;
+        }
         loop {
             let slot = slot(page, height);
             match node {
@@ -62,6 +65,16 @@ impl<T> Table<T> {
         Self { root: Some(Arc::new(root)), height: self.height, len: self.len + added }
     }
 
+    /// The entries of the pages `0..capacity`, and room for those that are missing.
+    pub(crate) fn resized(&self, capacity: usize) -> Self {
+        let height = self.height.max(Self::new(capacity).height);
+        let (root, removed) = match &self.root {
+            Some(root) => below(root, self.height, capacity),
+            None => (None, 0),
+        };
+        Self { root: lifted(root, self.height, height), height, len: self.len - removed }
+    }
+
     /// Calls `visit` with each entry in ascending order.
     pub(crate) fn for_each(&self, mut visit: impl FnMut(usize, &Arc<T>)) {
         if let Some(root) = &self.root {
@@ -70,10 +83,10 @@ impl<T> Table<T> {
     }
 
     /// Calls `visit` with each page whose entry is not the same object in both tables, ascending.
-    /// Both tables were made for the same capacity.
     pub(crate) fn diff(&self, other: &Self, mut visit: impl FnMut(usize)) {
-        debug_assert_eq!(self.height, other.height);
-        diff(self.root.as_ref(), other.root.as_ref(), self.height, 0, &mut visit);
+        let height = self.height.max(other.height);
+        let root = |table: &Self| lifted(table.root.clone(), table.height, height);
+        diff(root(self).as_ref(), root(other).as_ref(), height, 0, &mut visit);
     }
 }
 
@@ -102,6 +115,50 @@ fn with<T>(old: Option<&Node<T>>, height: u32, changes: &[(usize, Arc<T>)], adde
         *child = Some(Arc::new(with(child.as_deref(), height - 1, below, added)));
     }
     Node::Inner(children)
+}
+
+/// The same tree under as many more nodes as it is lower than `to`.
+fn lifted<T>(root: Option<Arc<Node<T>>>, from: u32, to: u32) -> Option<Arc<Node<T>>> {
+    let mut root = root?;
+    for _ in from..to {
+        let mut children: [Option<Arc<Node<T>>>; FAN_OUT] = Default::default();
+        children[0] = Some(root);
+        root = Arc::new(Node::Inner(children));
+    }
+    Some(root)
+}
+
+/// The entries of `node` below `limit`, a page counted from the node's first, and the number of others.
+fn below<T>(node: &Arc<Node<T>>, height: u32, limit: usize) -> (Option<Arc<Node<T>>>, usize) {
+    let first_beyond = limit.checked_shr(BITS * height).unwrap_or(0);
+    if first_beyond >= FAN_OUT {
+        return (Some(Arc::clone(node)), 0);
+    }
+    let mut removed = 0;
+    let rest = match &**node {
+        Node::Leaf(entries) => {
+            let mut entries = entries.clone();
+            entries[first_beyond..]
+                .iter_mut()
+                .for_each(|entry| removed += usize::from(entry.take().is_some()));
+            entries.iter().any(Option::is_some).then_some(Node::Leaf(entries))
+        }
+        Node::Inner(children) => {
+            let mut children = children.clone();
+            for child in &mut children[first_beyond + 1..] {
+                if let Some(child) = child.take() {
+                    for_each(&child, height - 1, 0, &mut |_, _| removed += 1);
+                }
+            }
+            if let Some(child) = children[first_beyond].take() {
+                let (rest, beyond) = below(&child, height - 1, limit - (first_beyond << (BITS * height)));
+                removed += beyond;
+                children[first_beyond] = rest;
+            }
+            children.iter().any(Option::is_some).then_some(Node::Inner(children))
+        }
+    };
+    (if removed == 0 { Some(Arc::clone(node)) } else { rest.map(Arc::new) }, removed)
 }
 
 fn for_each<T>(node: &Node<T>, height: u32, prefix: usize, visit: &mut impl FnMut(usize, &Arc<T>)) {
@@ -198,6 +255,34 @@ mod tests {
                 for page in pair[1].1.keys() {
                     let same = pair[0].0.get(*page).map(Arc::as_ptr) == pair[1].0.get(*page).map(Arc::as_ptr);
                     prop_assert_eq!(differ.contains(page), !same);
+                }
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_resized_table_has_what_is_below(
+            capacities in prop::collection::vec(prop::sample::select(vec![0_usize, 1, 15, 16, 17, 250, 257, 5_000, 1 << 40]), 2..6),
+            pages in prop::collection::btree_set(0_usize..6_000, 0..80),
+        ) {
+            let mut model: BTreeMap<usize, u32> =
+                pages.into_iter().filter(|&page| page < capacities[0]).map(|page| (page, 1)).collect();
+            let mut table = Table::new(capacities[0]).with(&changes(&model));
+            for &capacity in &capacities {
+                let resized = table.resized(capacity);
+                let mut differ = Vec::new();
+                table.diff(&resized, |page| differ.push(page));
+                let gone: Vec<_> = model.split_off(&capacity).into_keys().collect();
+                prop_assert_eq!(differ, gone);
+                prop_assert_eq!(&entries(&resized), &model);
+                prop_assert_eq!(resized.len(), model.len());
+                prop_assert!(resized.get(capacity).is_none() && resized.get(usize::MAX).is_none());
+                table = resized;
+                if let Some(last) = capacity.checked_sub(1) {
+                    table = table.with(&[(last, Arc::new(7))]);
+                    model.insert(last, 7);
+                    prop_assert_eq!(table.get(last).map(|value| **value), Some(7));
                 }
             }
         }

@@ -1,17 +1,24 @@
 //! `View`: the slice, `take_snapshot`, `restore`. How they work is told in `worktree.rs`.
+#![allow(unsafe_code)]
 
 use std::fmt;
 use std::io;
-use std::ops::{Deref, DerefMut, Index, IndexMut, Range};
+use std::marker::PhantomData;
+use std::ops::{Bound, Deref, DerefMut, Index, IndexMut, Range, RangeBounds};
 use std::ptr;
 use std::slice::SliceIndex;
 use std::sync::{Arc, Mutex};
 
+use crate::access::Access;
+use crate::changes::{Changes, Side};
+use crate::error;
+use crate::head::Head;
 use crate::options::Tracking;
-use crate::snapshot::{Head, Snapshot};
+use crate::page_size;
+use crate::pages::{PageRange, whole_pages};
+use crate::snapshot::Snapshot;
 use crate::stats::ViewStats;
 use crate::worktree::Worktree;
-use crate::{error, page_size};
 
 /// A copy-on-write view that borrows its snapshot. See [`View`].
 pub type CowView<'a> = View<&'a Snapshot>;
@@ -22,10 +29,22 @@ pub type MutView<'a> = View<&'a mut Snapshot>;
 /// A copy-on-write view that keeps its snapshot alive. See [`View`].
 pub type ArcView = View<Arc<Snapshot>>;
 
+/// A view of which parts may be protected. See [`View::protect`].
+pub type ProtectedView<S> = View<S, Protected>;
+
+/// All bytes of a [`View`] can be read and written: it is a slice.
+#[derive(Debug)]
+pub enum Open {}
+
+/// Parts of a [`View`] may be protected: it is no slice, since a reference to bytes that cannot be read or written must
+/// not exist. See [`View::protect`].
+#[derive(Debug)]
+pub enum Protected {}
+
 /// A range of memory that shows a snapshot and can be written, without changing any other view.
 ///
-/// A view is a slice of bytes: it indexes and dereferences like one. Its address and length never
-/// change. [`take_snapshot`](Self::take_snapshot) makes a snapshot of what it shows,
+/// A view is a slice of bytes: it indexes and dereferences like one. Its address never changes, its length only
+/// by [`grow`](Self::grow) and by going back from that. [`take_snapshot`](Self::take_snapshot) makes a snapshot of what it shows,
 /// [`restore`](Self::restore) and [`restore_to`](Self::restore_to) have it show a snapshot again. All of
 /// them cost what changed, not what there is. Bytes that the kernel writes for a system call
 /// (`read` into the view) count like others.
@@ -41,17 +60,23 @@ pub type ArcView = View<Arc<Snapshot>>;
 /// see each other's changes. A [`MutView`] of a snapshot that was all zeroes stays with the parent: in
 /// the child its bytes must not be touched, and its methods return errors. As ever with `fork`, objects that
 /// another thread was using at that moment must not be used in the child.
-pub struct View<S> {
-    /// `None` only while the view is being dropped or committed.
+pub struct View<S, A = Open> {
+    /// `None`, like `snapshot`, only while the view is being dropped, committed or converted.
     tree: Option<Worktree>,
     /// Where a mutable view leaves its changes.
     head: Option<Arc<Mutex<Head>>>,
-    _snapshot: S,
+    snapshot: Option<S>,
+    access: PhantomData<A>,
 }
 
-impl<S> View<S> {
+impl<S, A> View<S, A> {
     pub(crate) fn new(tree: Worktree, head: Option<Arc<Mutex<Head>>>, snapshot: S) -> Self {
-        Self { tree: Some(tree), head, _snapshot: snapshot }
+        Self { tree: Some(tree), head, snapshot: Some(snapshot), access: PhantomData }
+    }
+
+    fn with_access<B>(mut self) -> View<S, B> {
+        let (tree, head, snapshot) = (self.tree.take(), self.head.take(), self.snapshot.take());
+        View { tree, head, snapshot, access: PhantomData }
     }
 
     /// A new snapshot of what the view shows now.
@@ -107,19 +132,55 @@ impl<S> View<S> {
     /// ```
     pub fn restore(&mut self) -> io::Result<()> {
         match &mut self.tree {
-            Some(tree) => tree.show(&Arc::clone(tree.root())),
+            Some(tree) => tree.show(&Arc::clone(tree.root()), &[]),
             None => Ok(()),
         }
     }
 
-    /// Has the view show another snapshot of the same length, at the same address.
+    /// The same as [`restore`](Self::restore), but for the bytes in these ranges, which stay as they are: the coverage
+    /// map of a fuzzer, a log, a shared counter.
+    ///
+    /// Exact to the byte; whole pages in the ranges cost nothing. Later calls know that they may differ from the
+    /// snapshot. Ranges may overlap; bytes beyond the end of a shorter snapshot go.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a range that is not within the view, which changes nothing; otherwise as for
+    /// [`restore`](Self::restore). The bytes in the ranges stay in any case.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::zeroed(1 << 20)?;
+    /// let mut view = snapshot.view()?;
+    /// view[10..30].fill(1);
+    /// view.restore_excluding(&[15..20])?;
+    /// assert_eq!(view[10..30].iter().filter(|&&byte| byte == 1).count(), 5);
+    /// assert_eq!(view[15], 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn restore_excluding(&mut self, ranges: &[Range<usize>]) -> io::Result<()> {
+        let len = self.len();
+        if let Some(range) = ranges.iter().find(|range| range.start > range.end || range.end > len) {
+            return Err(outside("leave bytes out of a restore", range, len));
+        }
+        match &mut self.tree {
+            Some(tree) => tree.show(&Arc::clone(tree.root()), ranges),
+            None => Ok(()),
+        }
+    }
+
+    /// Has the view show another snapshot, at the same address. To a snapshot of another length, the view shrinks, or
+    /// grows as far as [`grow`](Self::grow) can.
     ///
     /// Between snapshots that descend from one another this costs the pages that differ and the pages
     /// changed; to an unrelated one, mapping it.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if the lengths differ, which changes nothing; otherwise as for
+    /// `InvalidInput` if the snapshot is longer than the view can be, which changes nothing; otherwise as for
     /// [`restore`](Self::restore).
     ///
     /// # Examples
@@ -140,17 +201,231 @@ impl<S> View<S> {
     pub fn restore_to(&mut self, snapshot: &Snapshot) -> io::Result<()> {
         let Some(tree) = &mut self.tree else { return Ok(()) };
         let image = snapshot.image()?;
-        let (here, there) = (tree.bytes().len(), image.pages * page_size());
-        if here != there {
+        let (most, wanted) = (tree.most(), image.pages * page_size());
+        if wanted > most {
             return Err(error::invalid(format!(
-                "a view of {here} bytes cannot show a snapshot of {there} bytes; open a view of that snapshot"
+                "a view with room for {most} bytes cannot show a snapshot of {wanted} bytes; open a view of that \
+                 snapshot, or this one with ViewOptions::reserve"
             )));
         }
-        tree.show(&image)
+        tree.show(&image, &[])
     }
 
-    /// The byte ranges in which the view differs from the snapshot that was last taken of it or restored
-    /// to it: whole pages, ascending, neighbours as one range.
+    /// Makes the view `len` bytes long, in whole pages, at the same address. The new bytes are zero.
+    ///
+    /// Snapshots taken from now on have the new length, of which `len` bytes are their content. A restore to a
+    /// shorter snapshot shrinks the view again, and what it grew by is inaccessible and holds nothing then.
+    /// Takes no memory.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if `len` is more than was [reserved](crate::ViewOptions::reserve) or less than the
+    /// content is now; those of the operating system: no memory, too many mappings. Nothing has changed then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::{Snapshot, ViewOptions, page_size};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = Snapshot::from_slice(b"small")?;
+    /// let mut view = snapshot.view_with(ViewOptions::new().reserve(1 << 30))?;
+    /// view.grow(1 << 20)?;
+    /// view[1 << 19] = 1;
+    /// let large = view.take_snapshot()?;
+    /// assert_eq!(large.len(), 1 << 20);
+    /// view.restore()?;
+    /// assert_eq!(view.len(), page_size());
+    /// view.restore_to(&large)?;
+    /// assert_eq!(view[1 << 19], 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn grow(&mut self, len: usize) -> io::Result<()> {
+        let Some(tree) = &mut self.tree else { return Ok(()) };
+        let (content, most) = (tree.content_len(), tree.most());
+        let pages = whole_pages(len).filter(|pages| pages * page_size() <= most);
+        match pages {
+            Some(pages) if len >= content => tree.grow(len, pages),
+            Some(_) => Err(error::invalid(format!(
+                "a view with a content of {content} bytes cannot grow to {len}; restore it to a shorter snapshot"
+            ))),
+            None => Err(error::invalid(format!(
+                "a view with room for {most} bytes cannot grow to {len}; open it with more ViewOptions::reserve"
+            ))),
+        }
+    }
+
+    /// Makes these bytes zero, and gives the memory of whole pages among them back instead of writing to it.
+    ///
+    /// Over the bytes of a file or of captured pages, runs of less than 8 pages are written. A snapshot taken
+    /// afterwards keeps zero pages without memory.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a range that is not within the view, `PermissionDenied` for bytes that are
+    /// [protected](Self::protect) against writing or belong to the parent of a forked process. Nothing has changed
+    /// then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::from_slice(&[1; 1 << 20])?;
+    /// let mut view = snapshot.view()?;
+    /// view.zero(100..1 << 20)?;
+    /// assert_eq!((view[99], view[100]), (1, 0));
+    /// view.restore()?;
+    /// assert_eq!(view[100], 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn zero(&mut self, range: impl RangeBounds<usize>) -> io::Result<()> {
+        let range = self.within("zero bytes", &range)?;
+        let Some(tree) = &mut self.tree else { return Ok(()) };
+        let pages = PageRange::new(range.start / page_size(), range.end.div_ceil(page_size()));
+        if !tree.allows(pages, Access::can_write) {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("bytes {range:?} of a view cannot be zeroed: some are protected against writing"),
+            ));
+        }
+        tree.zero(&range)
+    }
+
+    /// The address of the first byte, aligned to a page. It stays the same as long as the view lives.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::zeroed(1)?;
+    /// let mut view = snapshot.view()?;
+    /// let address = view.as_ptr();
+    /// view.restore()?;
+    /// assert_eq!(view.as_ptr(), address);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[inline]
+    #[must_use]
+    pub fn as_ptr(&self) -> *const u8 {
+        self.tree.as_ref().map_or(ptr::dangling(), |tree| tree.start().as_ptr())
+    }
+
+    /// The address of the first byte, aligned to a page. It stays the same as long as the view lives.
+    ///
+    /// Writes through it are tracked like others. They must not race with calls on the view, nor happen
+    /// while a slice of it is in use.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::zeroed(1)?;
+    /// let mut view = snapshot.view()?;
+    /// let pointer = view.as_mut_ptr();
+    /// // SAFETY: the view has at least one byte, and no slice of it is in use.
+    /// unsafe { pointer.write(1) };
+    /// assert_eq!(view.changes()?.len(), 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[inline]
+    #[must_use]
+    pub fn as_mut_ptr(&mut self) -> *mut u8 {
+        self.tree.as_mut().map_or(ptr::dangling_mut(), |tree| tree.start().as_ptr())
+    }
+
+    /// The length in bytes: whole pages.
+    #[inline]
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.tree.as_ref().map_or(0, Worktree::len)
+    }
+
+    /// Whether there is not a single byte.
+    #[inline]
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// What the view holds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::from_slice(&[1; 1 << 20])?;
+    /// let mut view = snapshot.view()?;
+    /// view[0] = 2;
+    /// assert!(view.stats().private >= memsnap::page_size());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn stats(&self) -> ViewStats {
+        self.tree.as_ref().map_or_else(ViewStats::default, Worktree::stats)
+    }
+
+    /// Has the written pages be found in another way from now on, which changes nothing but costs: what
+    /// [`ViewOptions::tracking`](crate::ViewOptions::tracking) says when the view is opened.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` where that way cannot work; the view goes on as before.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::{Snapshot, Tracking};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = Snapshot::zeroed(1)?;
+    /// let mut view = snapshot.view()?;
+    /// view.set_tracking(Tracking::Compare)?;
+    /// assert_eq!(view.stats().tracker, Tracking::Compare);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn set_tracking(&mut self, tracking: Tracking) -> io::Result<()> {
+        match &mut self.tree {
+            Some(tree) => tree.set_tracking(tracking),
+            None => Ok(()),
+        }
+    }
+
+    /// The bytes that `range` means, if they are within the view.
+    fn within(&self, what: &str, range: &impl RangeBounds<usize>) -> io::Result<Range<usize>> {
+        let len = self.len();
+        let start = match range.start_bound() {
+            Bound::Included(&start) => start,
+            Bound::Excluded(&before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(&last) => last.saturating_add(1),
+            Bound::Excluded(&end) => end,
+            Bound::Unbounded => len,
+        };
+        if start > end || end > len { Err(outside(what, &(start..end), len)) } else { Ok(start..end) }
+    }
+
+    fn finish(&mut self) -> io::Result<()> {
+        match (self.tree.take(), &self.head) {
+            (Some(tree), Some(head)) => Head::finish(head, tree),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// While all bytes can be read and written.
+impl<S> View<S> {
+    /// Where the view differs from the snapshot that was last taken of it or restored to it, with the bytes
+    /// of both: whole pages, ascending, neighbours as one range. What the view grew by counts as different.
+    ///
+    /// Costs what finding the changes for a snapshot costs, and a comparison of each page found.
     ///
     /// # Errors
     ///
@@ -163,16 +438,24 @@ impl<S> View<S> {
     /// let snapshot = memsnap::Snapshot::zeroed(1 << 20)?;
     /// let mut view = snapshot.view()?;
     /// view[1] = 1;
-    /// assert_eq!(view.changes()?, [0..memsnap::page_size()]);
+    /// for change in view.changes()? {
+    ///     assert_eq!(change.range(), 0..memsnap::page_size());
+    ///     for page in change.pages() {
+    ///         assert_eq!((page.old[1], page.new[1]), (0, 1));
+    ///     }
+    /// }
     /// view[1] = 0;
-    /// assert_eq!(view.changes()?, []);
+    /// assert!(view.changes()?.is_empty());
     /// # Ok(())
     /// # }
     /// ```
-    pub fn changes(&self) -> io::Result<Vec<Range<usize>>> {
+    pub fn changes(&self) -> io::Result<Changes<'_>> {
         match &self.tree {
-            Some(tree) => Ok(tree.changes()?.byte_ranges()),
-            None => Ok(Vec::new()),
+            Some(tree) => {
+                let (synced, pages) = tree.changes()?;
+                Ok(Changes::new(Side::Image(synced), Side::Slice(self.as_slice()), &pages))
+            }
+            None => Ok(Changes::new(Side::Slice(&[]), Side::Slice(&[]), &Default::default())),
         }
     }
 
@@ -231,101 +514,144 @@ impl<S> View<S> {
         &self.as_slice()[..self.tree.as_ref().map_or(0, Worktree::content_len)]
     }
 
-    /// The address of the first byte, aligned to a page. It stays the same as long as the view lives.
+    /// Lets parts of the view be [protected](View::protect); it is no slice from then on. Costs nothing.
     ///
     /// # Examples
     ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// let snapshot = memsnap::Snapshot::zeroed(1)?;
-    /// let mut view = snapshot.view()?;
-    /// let address = view.as_ptr();
-    /// view.restore()?;
-    /// assert_eq!(view.as_ptr(), address);
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[inline]
+    /// See [`protect`](View::protect).
     #[must_use]
-    pub fn as_ptr(&self) -> *const u8 {
-        self.tree.as_ref().map_or(ptr::dangling(), |tree| tree.start().as_ptr())
-    }
-
-    /// The address of the first byte, aligned to a page. It stays the same as long as the view lives.
-    ///
-    /// Writes through it are tracked like others. They must not race with calls on the view, nor happen
-    /// while a slice of it is in use.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// let snapshot = memsnap::Snapshot::zeroed(1)?;
-    /// let mut view = snapshot.view()?;
-    /// let pointer = view.as_mut_ptr();
-    /// // SAFETY: the view has at least one byte, and no slice of it is in use.
-    /// unsafe { pointer.write(1) };
-    /// assert_eq!(view.changes()?.len(), 1);
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[inline]
-    #[must_use]
-    pub fn as_mut_ptr(&mut self) -> *mut u8 {
-        self.tree.as_mut().map_or(ptr::dangling_mut(), |tree| tree.start().as_ptr())
-    }
-
-    /// The length in bytes: whole pages.
-    #[inline]
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.as_slice().len()
-    }
-
-    /// Whether there is not a single byte.
-    #[inline]
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// What the view holds.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// let snapshot = memsnap::Snapshot::from_slice(&[1; 1 << 20])?;
-    /// let mut view = snapshot.view()?;
-    /// view[0] = 2;
-    /// assert!(view.stats().private >= memsnap::page_size());
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn stats(&self) -> ViewStats {
-        let Some(tree) = &self.tree else { return ViewStats::default() };
-        let (private, mappings) = tree.footprint();
-        ViewStats { tracker: tree.tracker(), private: private * page_size(), mappings }
-    }
-
-    /// Has the written pages be found in another way from now on, which changes nothing but costs.
-    #[doc(hidden)]
-    pub fn set_tracking(&mut self, tracking: Tracking) {
-        if let Some(tree) = &mut self.tree {
-            tree.set_tracking(tracking);
-        }
-    }
-
-    fn finish(&mut self) -> io::Result<()> {
-        match (self.tree.take(), &self.head) {
-            (Some(tree), Some(head)) => Head::finish(head, tree),
-            _ => Ok(()),
-        }
+    pub fn into_protected(self) -> ProtectedView<S> {
+        self.with_access()
     }
 }
 
-impl MutView<'_> {
+/// While parts may be protected.
+///
+/// To read or write protected memory stops the process, but it is Rust's rule that a `&[u8]` can be read and a
+/// `&mut [u8]` written in all its bytes, at any time, by code that the compiler makes up as well. So such a view is
+/// no slice: [`get`](Self::get) and [`get_mut`](Self::get_mut) give those parts that have the access it takes, and
+/// pointers ([`as_ptr`](Self::as_ptr), [`as_mut_ptr`](Self::as_mut_ptr)) are for those who take care themselves.
+impl<S> View<S, Protected> {
+    /// Says what may be done with the bytes of `range`, whole pages. [`restore`](Self::restore) and
+    /// [`restore_to`](Self::restore_to) put all access back.
+    ///
+    /// [`take_snapshot`](Self::take_snapshot) works as ever; while it runs, pages that cannot be read but were
+    /// written before can be read. Kernel calls that write to the view fail (`EFAULT`) where it is
+    /// protected. Costs one system call, and one or two mappings for each range that is protected.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if the range is not within the view or does not start and end between two pages;
+    /// `PermissionDenied` for [`Access::READ_EXECUTE`] in a view opened without
+    /// [`ViewOptions::executable`](crate::ViewOptions::executable). Those of the operating system, above all too many
+    /// mappings; the bytes have no access that could be relied on then, until the next call or restore.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::{Access, Snapshot, page_size};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let page = page_size();
+    /// let snapshot = Snapshot::zeroed(3 * page)?;
+    /// let mut memory = snapshot.view()?.into_protected();
+    /// memory.protect(page..2 * page, Access::READ)?;
+    /// memory.protect(2 * page.., Access::NONE)?;
+    /// assert!(memory.get(..2 * page).is_some() && memory.get(2 * page..).is_none());
+    /// assert!(memory.get_mut(..page).is_some() && memory.get_mut(page..2 * page).is_none());
+    /// memory.restore()?;
+    /// let view = memory.into_open().expect("a restore puts access back");
+    /// assert_eq!(view[2 * page], 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// What cannot compile, since it would be a slice of bytes that cannot be read:
+    ///
+    /// ```compile_fail,E0608
+    /// # let snapshot = memsnap::Snapshot::zeroed(1).unwrap();
+    /// let mut memory = snapshot.view().unwrap().into_protected();
+    /// let byte = memory[0];
+    /// ```
+    ///
+    /// ```compile_fail,E0502
+    /// # let snapshot = memsnap::Snapshot::zeroed(1).unwrap();
+    /// let mut memory = snapshot.view().unwrap().into_protected();
+    /// let bytes = memory.get(..);
+    /// memory.protect(.., memsnap::Access::NONE).unwrap();
+    /// println!("{bytes:?}");
+    /// ```
+    pub fn protect(&mut self, range: impl RangeBounds<usize>, access: Access) -> io::Result<()> {
+        let range = self.within("protect bytes", &range)?;
+        let Some(tree) = &mut self.tree else { return Ok(()) };
+        if !range.start.is_multiple_of(page_size()) || !range.end.is_multiple_of(page_size()) {
+            return Err(error::invalid(format!(
+                "bytes {range:?} of a view cannot be protected: they are not whole pages of {} bytes",
+                page_size()
+            )));
+        }
+        if access.can_execute() && !tree.is_executable() {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "bytes of a view can be made executable only if it was opened with ViewOptions::executable",
+            ));
+        }
+        tree.protect(PageRange::new(range.start / page_size(), range.end / page_size()), access)
+    }
+
+    /// These bytes, if they are within the view and all can be read.
+    #[must_use]
+    pub fn get(&self, range: impl RangeBounds<usize>) -> Option<&[u8]> {
+        let (tree, range) = self.allowed(&range, Access::can_read)?;
+        // SAFETY: the bytes are within the view, as no call that takes access away can be made while `self` is
+        // borrowed.
+        let start = unsafe { tree.start().add(range.start) };
+        // SAFETY: as above: mapped and readable, and not written while `self` is borrowed.
+        Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), range.len()) })
+    }
+
+    /// These bytes, if they are within the view and all can be written.
+    #[must_use]
+    pub fn get_mut(&mut self, range: impl RangeBounds<usize>) -> Option<&mut [u8]> {
+        let (tree, range) = self.allowed(&range, Access::can_write)?;
+        // SAFETY: the bytes are within the view, as no call that takes access away can be made while `self` is
+        // borrowed.
+        let start = unsafe { tree.start().add(range.start) };
+        // SAFETY: as above: mapped and writable; `self` is borrowed exclusively.
+        Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), range.len()) })
+    }
+
+    /// The view as a slice again, if nothing is protected at present.
+    ///
+    /// # Errors
+    ///
+    /// The view itself, where something is.
+    #[allow(clippy::result_large_err)] // The view moves in either case.
+    pub fn into_open(self) -> Result<View<S>, Self> {
+        if self.tree.as_ref().is_some_and(Worktree::is_protected) {
+            Err(self)
+        } else {
+            Ok(self.with_access())
+        }
+    }
+
+    fn allowed(
+        &self,
+        range: &impl RangeBounds<usize>,
+        allows: impl Fn(Access) -> bool,
+    ) -> Option<(&Worktree, Range<usize>)> {
+        let range = self.within("borrow bytes", range).ok()?;
+        let tree = self.tree.as_ref()?;
+        let pages = PageRange::new(range.start / page_size(), range.end.div_ceil(page_size()));
+        tree.allows(pages, allows).then_some((tree, range))
+    }
+}
+
+fn outside(what: &str, range: &Range<usize>, len: usize) -> io::Error {
+    error::invalid(format!("cannot {what} {range:?} of a view of {len} bytes"))
+}
+
+impl<A> View<&mut Snapshot, A> {
     /// Ends the view: the snapshot holds what it shows.
     ///
     /// Dropping the view does the same, but cannot say if it failed: then the next fallible call on the
@@ -353,7 +679,7 @@ impl MutView<'_> {
     }
 }
 
-impl<S> Drop for View<S> {
+impl<S, A> Drop for View<S, A> {
     fn drop(&mut self) {
         if let Err(error) = self.finish()
             && let Some(head) = &self.head
@@ -407,7 +733,7 @@ impl<I: SliceIndex<[u8]>, S> IndexMut<I> for View<S> {
     }
 }
 
-impl<S> fmt::Debug for View<S> {
+impl<S, A> fmt::Debug for View<S, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("View").field("len", &self.len()).field("stats", &self.stats()).finish_non_exhaustive()
     }

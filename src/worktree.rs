@@ -12,7 +12,7 @@
 //! ```
 //!
 //! - **Private**: a private mapping laid out as its [`Layout`] says. Pages that the tracker does not
-//!   report, and that are not in `unsynced`, show `synced`.
+//!   report, and that are not in `unsynced`, show `synced`, and zeroes beyond its end.
 //! - **Direct**: a shared mapping of a file that no image refers to yet; the file is the truth, and
 //!   `synced` is the zero image. The first capture makes the file the base of an image.
 //! - **Torn**: a failed `show` left the range showing anything. Every page counts as possibly changed,
@@ -20,16 +20,21 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::mem;
+use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::cost::{self, Ledger};
-use crate::error;
+use crate::access::{Access, Protections};
+use crate::cost::Ledger;
 use crate::image::{Base, Image};
 use crate::layout::Layout;
-use crate::options::Tracking;
-use crate::pages::PageSet;
+use crate::options::{HugePages, Populate, Tracking, ViewOptions};
+use crate::pages::{PageRange, PageSet};
+use crate::stats::{ViewStats, WhyNotFaster};
+use crate::store::zeroes;
 use crate::sys::{Found, Mapping, MemoryFile, Search, Source, Tracker};
+use crate::{error, page_size, trace};
 
 /// Invariant: `start..start + len` is the range of `state.mapping`, and neither changes. Its bytes are
 /// written through `&mut self` only, but for what `unsafe` code does with the pointer.
@@ -37,29 +42,33 @@ pub(crate) struct Worktree {
     start: NonNull<u8>,
     len: usize,
     content_len: usize,
+    /// Pages to which it can grow.
+    most: usize,
+    executable: bool,
     root: Arc<Image>,
     state: Mutex<State>,
 }
 
-struct State {
-    mapping: Mapping,
-    backing: Backing,
-    /// What the range showed when it was last captured or restored.
-    synced: Arc<Image>,
-    tracker: Tracker,
-    /// Pages that the tracker reported and will not report again, but that `synced` does not have yet.
-    unsynced: PageSet,
+pub(crate) struct State {
+    pub(crate) mapping: Mapping,
+    pub(crate) backing: Backing,
+    /// What the range showed when it was last captured or restored, which may have had another length then.
+    pub(crate) synced: Arc<Image>,
+    pub(crate) tracker: Tracker,
+    /// Pages that may differ from `synced` though the tracker may not report them (again).
+    pub(crate) unsynced: PageSet,
     /// Every page was closed when the range last showed `synced`, so that pages reported since were written.
-    all_closed: bool,
+    pub(crate) all_closed: bool,
     /// Pages that the last `show` had to rewrite.
-    rewritten: PageSet,
-    ledger: Ledger,
+    pub(crate) rewritten: PageSet,
+    pub(crate) ledger: Ledger,
+    pub(crate) access: Protections,
 }
 
 /// See the module.
-enum Backing {
+pub(crate) enum Backing {
     Private(Layout),
-    Direct(Base),
+    Direct(MemoryFile),
     Torn,
 }
 
@@ -70,40 +79,54 @@ unsafe impl Sync for Worktree {}
 
 impl Worktree {
     /// A range that shows `image`.
-    pub(crate) fn open(image: &Arc<Image>) -> io::Result<Self> {
-        let (mapping, layout) = Layout::map(image)?;
-        Ok(Self::new(mapping, Backing::Private(layout), image))
+    pub(crate) fn open(image: &Arc<Image>, options: &ViewOptions) -> io::Result<Self> {
+        let (most, placement) = options.place(image.pages, &image.label)?;
+        let (mapping, layout) = Layout::map(image, &placement)?;
+        Self::new(mapping, Backing::Private(layout), image, most, options)
     }
 
     /// A range that shows `image`, for a mutable view: pages that nobody else has are written in place.
-    pub(crate) fn open_mut(image: &Arc<Image>) -> io::Result<Self> {
+    pub(crate) fn open_mut(image: &Arc<Image>, options: &ViewOptions) -> io::Result<Self> {
+        let (most, placement) = options.place(image.pages, &image.label)?;
         if image.is_zero()
-            && image.pages > 0
-            && let Ok(file) = MemoryFile::create(image.pages)
-            && let Ok(mapping) = Mapping::new(image.pages, Source::Shared(&file))
+            && most > 0
+            && let Ok(file) = MemoryFile::create(image.pages, image.label.name.as_deref())
+            && let Ok(mapping) = Mapping::placed(image.pages, Source::Shared(&file), placement)
         {
-            return Ok(Self::new(mapping, Backing::Direct(Base::new(file)), image));
+            return Self::new(mapping, Backing::Direct(file), image, most, options);
         }
-        Self::open(image)
+        Self::open(image, options)
     }
 
-    fn new(mapping: Mapping, backing: Backing, image: &Arc<Image>) -> Self {
-        Self {
-            start: mapping.as_ptr(),
-            len: mapping.len(),
+    fn new(
+        mapping: Mapping,
+        backing: Backing,
+        image: &Arc<Image>,
+        most: usize,
+        options: &ViewOptions,
+    ) -> io::Result<Self> {
+        let tracker = Tracker::new(options.tracking, &mapping)?;
+        let state = State {
+            mapping,
+            backing,
+            synced: Arc::clone(image),
+            tracker,
+            unsynced: PageSet::new(),
+            all_closed: false,
+            rewritten: PageSet::new(),
+            ledger: Ledger::new(options.keep_resident),
+            access: Protections::default(),
+        };
+        state.populate(options.populate)?;
+        Ok(Self {
+            start: state.mapping.as_ptr(),
+            len: state.mapping.len(),
             content_len: image.content_len,
+            most,
+            executable: options.executable,
             root: Arc::clone(image),
-            state: Mutex::new(State {
-                mapping,
-                backing,
-                synced: Arc::clone(image),
-                tracker: Tracker::new(),
-                unsynced: PageSet::new(),
-                all_closed: false,
-                rewritten: PageSet::new(),
-                ledger: Ledger::default(),
-            }),
-        }
+            state: Mutex::new(state),
+        })
     }
 
     #[inline]
@@ -123,6 +146,11 @@ impl Worktree {
         self.start
     }
 
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
     pub(crate) fn content_len(&self) -> usize {
         self.content_len
     }
@@ -135,26 +163,94 @@ impl Worktree {
     pub(crate) fn capture(&self) -> io::Result<Arc<Image>> {
         let mut state = self.lock();
         match &state.backing {
-            Backing::Direct(_) => state.capture_direct(),
-            Backing::Private(_) | Backing::Torn => state.capture_changed(),
+            Backing::Direct(_) => state.capture_direct(self.content_len),
+            Backing::Private(_) | Backing::Torn => state.capture_changed(self.content_len),
         }
     }
 
-    /// The pages whose bytes differ from the image last captured or shown.
-    pub(crate) fn changes(&self) -> io::Result<PageSet> {
+    /// The image last captured or shown, and the pages whose bytes differ from it. All pages can be read.
+    pub(crate) fn changes(&self) -> io::Result<(Arc<Image>, PageSet)> {
         let mut state = self.lock();
+        debug_assert!(state.access.is_empty());
         let candidates = match &state.backing {
             Backing::Private(_) => state.find(Search::Written)?.pages.union(&state.unsynced),
             Backing::Direct(_) | Backing::Torn => state.all_candidates()?,
         };
-        state.differing(&candidates)
+        let differing = state.differing(&candidates)?;
+        Ok((Arc::clone(&state.synced), differing))
     }
 
-    /// Shows `image`, which has as many pages, at the same address.
-    pub(crate) fn show(&mut self, image: &Arc<Image>) -> io::Result<()> {
+    /// Shows `image` at the same address, but for the bytes in the ranges `keep`, as far as it has them.
+    pub(crate) fn show(&mut self, image: &Arc<Image>, keep: &[Range<usize>]) -> io::Result<()> {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        state.show(image)?;
+        state.unprotect()?;
+        let keep = keep.iter().map(|range| range.start..range.end.min(image.pages * page_size()));
+        let keep: Vec<_> = keep.filter(|range| !range.is_empty()).collect();
+        let whole: PageSet = keep.iter().map(PageRange::within).collect();
+        let edges: Vec<_> = keep.iter().flat_map(edges).map(|part| (part.start, state.bytes(part))).collect();
+        let edges: Vec<_> = edges.into_iter().map(|(start, bytes)| (start, bytes.to_vec())).collect();
+        let shown = state.show(image, &whole);
+        for (start, bytes) in edges {
+            // SAFETY: the bytes were the range's before, and are below the end of `image`, so that they are now; the
+            // tree is borrowed exclusively.
+            let target = unsafe { self.start.add(start) };
+            // SAFETY: as above, and no pages are protected.
+            unsafe { target.copy_from_nonoverlapping(NonNull::from(&*bytes).cast(), bytes.len()) };
+        }
+        self.len = state.mapping.len();
+        shown?;
         self.content_len = image.content_len;
+        Ok(())
+    }
+
+    /// Makes the range so many bytes long, which is not less than now, in whole pages. What is added is zero.
+    pub(crate) fn grow(&mut self, content_len: usize, pages: usize) -> io::Result<()> {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.resize(pages)?;
+        self.len = state.mapping.len();
+        self.content_len = content_len;
+        Ok(())
+    }
+
+    /// The most bytes to which the range can grow.
+    pub(crate) fn most(&self) -> usize {
+        self.most * page_size()
+    }
+
+    pub(crate) fn is_executable(&self) -> bool {
+        self.executable
+    }
+
+    /// Says what may be done with the bytes of `range`.
+    pub(crate) fn protect(&mut self, range: PageRange, access: Access) -> io::Result<()> {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
+        let result = unsafe { state.mapping.set_access(range, access) };
+        // After an error it may be anything, of which nothing is relied on.
+        state.access.set(range, if result.is_ok() { access } else { Access::NONE });
+        result.map_err(error::context("protecting pages of a view", range.len()))
+    }
+
+    /// Whether each page of `range` has an access that `allows`.
+    pub(crate) fn allows(&self, range: PageRange, allows: impl Fn(Access) -> bool) -> bool {
+        self.lock().access.all(range, allows)
+    }
+
+    pub(crate) fn is_protected(&self) -> bool {
+        !self.lock().access.is_empty()
+    }
+
+    /// Makes `range` zero, all of which can be written, and gives the memory of its whole pages back.
+    pub(crate) fn zero(&mut self, range: &Range<usize>) -> io::Result<()> {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        state.mapping.check_owner()?;
+        state.zero(PageRange::within(range));
+        for part in edges(range) {
+            // SAFETY: the bytes are the range's, which is borrowed exclusively.
+            let start = unsafe { self.start.add(part.start) };
+            // SAFETY: as above.
+            unsafe { start.write_bytes(0, part.len()) };
+        }
         Ok(())
     }
 
@@ -166,30 +262,46 @@ impl Worktree {
             if let Err(error) = state.mapping.check_owner() {
                 return Err((None, error));
             }
+            let pages = state.mapping.pages();
             // With the range gone nothing writes to the file any more, so nothing has to be mapped anew.
             state.mapping = Mapping::empty();
-            return Ok(state.finish_direct());
+            return Ok(state.finish_direct(pages, self.content_len));
         }
         self.capture().map_err(|error| (Some(Box::new(self)), error))
     }
 
-    pub(crate) fn tracker(&self) -> &'static str {
-        self.lock().tracker.name()
-    }
-
-    pub(crate) fn set_tracking(&mut self, tracking: Tracking) {
+    /// Has the written pages be found in this way from now on.
+    pub(crate) fn set_tracking(&mut self, tracking: Tracking) -> io::Result<()> {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        state.tracker.switch(&state.mapping, tracking);
+        state.tracker.switch(&state.mapping, tracking)
     }
 
-    /// Pages that the range holds privately, or may hold, and the mappings it consists of.
-    pub(crate) fn footprint(&self) -> (usize, usize) {
+    pub(crate) fn stats(&self) -> ViewStats {
         let mut state = self.lock();
-        let private = state.find(Search::Private).map_or(0, |found| found.pages.len());
-        match &state.backing {
-            Backing::Private(layout) => (private, layout.mappings()),
+        let in_place = matches!(state.backing, Backing::Direct(_));
+        let (private, mappings) = match &state.backing {
             Backing::Direct(_) => (0, 1),
             Backing::Torn => (state.mapping.pages(), 1),
+            Backing::Private(layout) => {
+                let mappings = layout.mappings();
+                let found = state.find(Search::Private);
+                (found.map_or(state.mapping.pages(), |found| found.pages.len()), mappings)
+            }
+        };
+        let (before, behind) = state.mapping.inaccessible();
+        ViewStats {
+            tracker: state.tracker.tracking(),
+            why_not_faster: if in_place {
+                Some(WhyNotFaster::InPlace)
+            } else {
+                state.tracker.why_not_faster()
+            },
+            mapped: state.mapping.len(),
+            reserved: (before + behind) * page_size(),
+            private: private * page_size(),
+            captured: state.synced.captured.len() * page_size(),
+            images: state.synced.family(),
+            mappings: mappings + usize::from(before > 0) + usize::from(behind > 0) + 2 * state.access.len(),
         }
     }
 
@@ -199,20 +311,122 @@ impl Worktree {
     }
 }
 
+/// The parts of `range` that are not whole pages.
+fn edges(range: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
+    let whole = PageRange::within(range).bytes();
+    let parts = if whole.is_empty() {
+        [range.clone(), 0..0]
+    } else {
+        [range.start..whole.start, whole.end..range.end]
+    };
+    parts.into_iter().filter(|part| !part.is_empty())
+}
+
 impl State {
-    fn page(&self, page: usize) -> &[u8] {
+    pub(crate) fn page(&self, page: usize) -> &[u8] {
         // SAFETY: callers ask for pages of the mapping, and hold the tree borrowed; those that borrow it
         // exclusively write only after they are done with the slice.
         unsafe { self.mapping.page(page) }
     }
 
+    /// The bytes of `range`, all of which can be read.
+    fn bytes(&self, range: Range<usize>) -> &[u8] {
+        let pages = PageRange::new(range.start / page_size(), range.end.div_ceil(page_size()));
+        // SAFETY: as above.
+        let bytes = unsafe { self.mapping.range(pages) };
+        &bytes[range.start - pages.bytes().start..][..range.len()]
+    }
+
+    /// Makes all pages ready.
+    fn populate(&self, populate: Populate) -> io::Result<()> {
+        let pages = self.mapping.pages();
+        match self.mapping.populate(PageRange::new(0, pages), populate) {
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                for page in 0..pages {
+                    let start = self.mapping.page_ptr(page);
+                    // SAFETY: the page is the mapping's, which nobody else has yet.
+                    let byte = unsafe { start.read_volatile() };
+                    if populate == Populate::Write {
+                        // SAFETY: as above.
+                        unsafe { start.write_volatile(byte) };
+                    }
+                }
+                Ok(())
+            }
+            result => result.map_err(error::context("making the pages of a view ready", pages)),
+        }
+    }
+
+    /// Makes the range so many pages long. What is added is zero; what is taken away is gone. An error changes
+    /// nothing.
+    pub(crate) fn resize(&mut self, pages: usize) -> io::Result<()> {
+        let old = self.mapping.pages();
+        if pages < old {
+            // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
+            unsafe { self.mapping.truncate(pages) }
+                .map_err(error::context("taking pages from the end of a view", old - pages))?;
+            self.unsynced = self.unsynced.below(pages);
+            self.rewritten = self.rewritten.below(pages);
+            self.access.truncate(pages);
+            if let Backing::Private(layout) = &mut self.backing {
+                layout.truncated(pages);
+            }
+        } else if pages > old {
+            let added = PageRange::new(old, pages);
+            let context = error::context("adding pages to a view", added.len());
+            match &mut self.backing {
+                Backing::Direct(file) => {
+                    let longer = if file.pages() < pages { file.set_pages(pages) } else { Ok(()) };
+                    let added = longer.and_then(|()| self.mapping.extend(added.len(), Source::Shared(file)));
+                    added.map_err(context)?;
+                }
+                Backing::Private(layout) => {
+                    self.mapping.extend(added.len(), Source::Zero).map_err(context)?;
+                    layout.extended(added);
+                    self.tracker.renewed(&self.mapping, added);
+                    self.all_closed = false;
+                }
+                Backing::Torn => self.mapping.extend(added.len(), Source::Zero).map_err(context)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the pages of `range`, all of which can be written, zero, and gives their memory back where that can be
+    /// done.
+    fn zero(&mut self, range: PageRange) {
+        let pages: PageSet = std::iter::once(range).collect();
+        let left = match &mut self.backing {
+            Backing::Direct(file) if file.punch(range).is_ok() => return,
+            Backing::Direct(_) | Backing::Torn => pages,
+            Backing::Private(layout) => {
+                self.unsynced = self.unsynced.union(&pages);
+                self.all_closed = false;
+                // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
+                match unsafe { layout.show_zeroes(&mut self.mapping, range) } {
+                    Ok(left) => {
+                        self.tracker.renewed(&self.mapping, range);
+                        left
+                    }
+                    Err(_) => {
+                        self.backing = Backing::Torn;
+                        self.tracker.disarm();
+                        pages
+                    }
+                }
+            }
+        };
+        // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive; the page of zeroes is elsewhere.
+        left.iter().for_each(|page| unsafe { self.mapping.write(page, zeroes()) });
+    }
+
     /// Asks the tracker, of a private mapping.
-    fn find(&mut self, search: Search) -> io::Result<Found> {
+    pub(crate) fn find(&mut self, search: Search) -> io::Result<Found> {
         self.search(search, false)
     }
 
     /// The same, and keeps what the search tells of the costs.
-    fn find_and_note(&mut self, search: Search) -> io::Result<Found> {
+    pub(crate) fn find_and_note(&mut self, search: Search) -> io::Result<Found> {
         let found = self.search(search, self.ledger.is_curious())?;
         if !found.since_closed {
             self.ledger.searched_all(found.pages.len(), self.mapping.pages(), found.others);
@@ -221,8 +435,11 @@ impl State {
     }
 
     fn search(&mut self, search: Search, count: bool) -> io::Result<Found> {
-        let synced = &self.synced;
-        let shows_zeroes = |page| matches!(synced.base, Base::Zero) && synced.captured.get(page).is_none();
+        let (synced, backing) = (&self.synced, &self.backing);
+        let shows_zeroes = |page| match backing {
+            Backing::Private(layout) => layout.shows_zeroes(page) && synced.shows_zeroes(page),
+            Backing::Direct(_) | Backing::Torn => false,
+        };
         self.tracker.find(search, &self.mapping, count, shows_zeroes).map_err(error::context(
             "asking the kernel which pages of a view were written",
             self.mapping.pages(),
@@ -253,7 +470,7 @@ impl State {
 
     /// Closes all pages, `private` of which are the view's own. What they show must be `synced`, or they
     /// are in `unsynced`.
-    fn arm(&mut self, private: usize) {
+    pub(crate) fn arm(&mut self, private: usize) {
         self.all_closed = self.tracker.arm(&self.mapping);
         self.ledger.closed(private);
     }
@@ -261,21 +478,25 @@ impl State {
     /// The pages that may differ from `synced`, of a mapping that is not private.
     fn all_candidates(&self) -> io::Result<PageSet> {
         match &self.backing {
-            Backing::Direct(base) => {
+            Backing::Direct(file) => {
                 self.mapping.check_owner()?;
-                Ok(base.data())
+                Ok(file.data().below(self.mapping.pages()))
             }
             Backing::Private(_) | Backing::Torn => Ok(PageSet::all(self.mapping.pages())),
         }
     }
 
-    /// Those of `candidates` that differ from `synced`.
+    /// Those of `candidates` that differ from `synced`, and all that only one of them has.
     fn differing(&self, candidates: &PageSet) -> io::Result<PageSet> {
         let synced = self.synced.reader()?;
-        Ok(candidates.iter().filter(|&page| self.page(page) != synced.page(page)).collect())
+        let common = self.mapping.pages().min(self.synced.pages);
+        let differ = |page: &usize| *page < common && self.page(*page) != synced.page(*page);
+        let mut differing: PageSet = candidates.iter().filter(differ).collect();
+        differing.push_range(PageRange::new(common, self.mapping.pages().max(self.synced.pages)));
+        Ok(differing)
     }
 
-    fn capture_changed(&mut self) -> io::Result<Arc<Image>> {
+    fn capture_changed(&mut self, content_len: usize) -> io::Result<Arc<Image>> {
         let (candidates, written) = match &self.backing {
             Backing::Private(_) => {
                 let written = self.harvest()?;
@@ -283,184 +504,71 @@ impl State {
             }
             Backing::Direct(_) | Backing::Torn => (self.all_candidates()?, false),
         };
-        let (image, idle) = self.synced.capture(&candidates, written, |page| self.page(page))?;
+        let unreadable = self.access.unreadable(&candidates);
+        self.set_access(&unreadable, Access::READ).or_else(|error| {
+            self.set_access(&unreadable, Access::NONE)?;
+            Err(error)
+        })?;
+        let size = (self.mapping.pages(), content_len);
+        let captured = self.synced.capture(size, &candidates, written, |page| self.page(page));
+        let protected = self.set_access(&unreadable, Access::NONE);
+        let (image, idle) = captured?;
         if let Some(image) = image {
             self.synced = Arc::new(image);
         }
         self.unsynced = PageSet::new();
         self.ledger.found(idle, 0);
+        protected?;
+        trace::taken(size.0, candidates.len(), candidates.len() - idle, self.tracker.tracking());
         Ok(Arc::clone(&self.synced))
     }
 
+    fn set_access(&self, ranges: &[PageRange], access: Access) -> io::Result<()> {
+        ranges.iter().try_for_each(|&range| {
+            // SAFETY: those who may use the bytes of such pages through a reference were told that they cannot.
+            unsafe { self.mapping.set_access(range, access) }
+                .map_err(error::context("reading protected pages of a view", range.len()))
+        })
+    }
+
     /// Makes the file the base of an image, and the mapping a private one of it.
-    fn capture_direct(&mut self) -> io::Result<Arc<Image>> {
+    fn capture_direct(&mut self, content_len: usize) -> io::Result<Arc<Image>> {
         self.mapping.check_owner()?;
-        let Backing::Direct(Base::File(base)) = &self.backing else { return self.capture_changed() };
-        if base.file.allocated() == 0 {
-            return Ok(Arc::clone(&self.synced));
+        let Backing::Direct(file) = &self.backing else { return self.capture_changed(content_len) };
+        if file.allocated() == 0 {
+            return self.capture_changed(content_len);
         }
         // SAFETY: the file's pages are what the range shows already; readers see no difference, and a
         // writer would need the tree exclusively.
-        let remapped = unsafe { self.mapping.replace(Source::Private(&base.file)) };
+        let remapped = unsafe { self.mapping.replace(Source::Private(file)) };
         if let Err(error) = remapped {
             // Should the old mapping be gone, the file is still the truth.
             // SAFETY: as above.
-            let _ = unsafe { self.mapping.replace(Source::Shared(&base.file)) };
-            return Err(error::context("making the pages of a mutable view private", self.mapping.pages())(
-                error,
-            ));
+            let _ = unsafe { self.mapping.replace(Source::Shared(file)) };
+            let context = error::context("making the pages of a mutable view private", self.mapping.pages());
+            return self.protect_again().and(Err(context(error)));
         }
-        Ok(self.finish_direct())
+        let image = self.finish_direct(self.mapping.pages(), content_len);
+        self.protect_again()?;
+        Ok(image)
+    }
+
+    /// Takes access away again, after all was mapped anew.
+    fn protect_again(&self) -> io::Result<()> {
+        self.access.iter().try_for_each(|(range, access)| self.set_access(&[range], access))
     }
 
     /// After the shared mapping of the file is gone: makes the file the base of `synced`.
-    fn finish_direct(&mut self) -> Arc<Image> {
-        if let Backing::Direct(base) = &self.backing {
-            if let Base::File(base) = base {
-                base.file.finish();
+    fn finish_direct(&mut self, pages: usize, content_len: usize) -> Arc<Image> {
+        if let Backing::Direct(file) = mem::replace(&mut self.backing, Backing::Torn) {
+            file.finish();
+            let base = if file.allocated() > 0 { Base::new(file) } else { Base::Zero };
+            if self.synced.label.huge_pages == HugePages::Advise {
+                base.collapse();
             }
-            if base.allocated() > 0 {
-                self.synced = Arc::new(self.synced.over(base.clone()));
-            }
+            self.synced = Arc::new(self.synced.over(base, pages, content_len));
             self.backing = Backing::Private(Layout::of_base(Arc::clone(&self.synced)));
         }
         Arc::clone(&self.synced)
-    }
-
-    fn show(&mut self, image: &Arc<Image>) -> io::Result<()> {
-        debug_assert_eq!(image.pages, self.mapping.pages());
-        if let Backing::Private(layout) = &self.backing
-            && layout.has_base_of(image)
-        {
-            let moved = self.synced.may_differ(image);
-            if cost::rewriting_pays(moved.len(), image.pages) {
-                return self.put_back(image, &moved);
-            }
-        }
-        self.mapping.check_owner()?;
-        self.backing = Backing::Torn;
-        self.all_closed = false;
-        self.tracker.disarm();
-        self.backing = Backing::Private(Layout::remap(image, &mut self.mapping)?);
-        self.synced = Arc::clone(image);
-        self.unsynced = PageSet::new();
-        self.ledger.started_over();
-        Ok(())
-    }
-
-    /// Shows `image`, which has the same base, by discarding all and copying in what is not shown then. Returns
-    /// whether the system let it; if not, any page may have changed.
-    fn start_over(&mut self, image: &Arc<Image>) -> bool {
-        let Backing::Private(layout) = &self.backing else { return false };
-        let Ok(wanted) = image.reader() else { return false };
-        // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
-        if unsafe { self.mapping.discard(&PageSet::all(image.pages)) }.is_err() {
-            // What comes before memory that is locked is gone.
-            self.unsynced = PageSet::all(image.pages);
-            self.ledger.cannot_start_over();
-            return false;
-        }
-        // SAFETY: as above; `wanted` gives an image's bytes.
-        layout.hidden(image).iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
-        self.synced = Arc::clone(image);
-        self.unsynced = PageSet::new();
-        self.ledger.started_over();
-        true
-    }
-
-    /// Shows `image`, which differs from `synced` in the pages `moved` at most, by rewriting those and
-    /// those written; or in another way, where that costs less.
-    fn put_back(&mut self, image: &Arc<Image>, moved: &PageSet) -> io::Result<()> {
-        let captured = image.captured.len();
-        if !self.tracker.is_armed() && self.ledger.starting_over_pays(captured) && self.start_over(image) {
-            return Ok(());
-        }
-        let search = if self.ledger.keeps_much() { Search::Private } else { Search::Written };
-        let found = self.find_and_note(search)?;
-        let wanted = image.reader()?;
-        // What is written and discarded here stays open.
-        self.all_closed = false;
-        let pages = found.pages.union(&self.unsynced).union(moved);
-        let again = pages == self.rewritten && pages.len() <= cost::kept_pages();
-        if again && self.ledger.trusts_recurrence() {
-            for &range in pages.ranges() {
-                for (page, bytes) in wanted.pieces(range) {
-                    // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive; `bytes` are an
-                    // image's.
-                    unsafe { self.mapping.write(page, bytes) };
-                }
-            }
-            self.synced = Arc::clone(image);
-            self.unsynced = PageSet::new();
-            return Ok(());
-        }
-        let all_private = found.known && !found.since_closed;
-        let excess = pages.len().saturating_sub(cost::kept_pages());
-        let runs = pages.ranges().len() * excess / pages.len().max(1);
-        let needed = pages.len() - excess + captured;
-        if all_private && self.ledger.starting_over_beats_discarding(runs, excess, needed) {
-            if !self.start_over(image) {
-                return self.put_back(image, moved);
-            }
-            self.rewritten = pages;
-            return Ok(());
-        }
-        let Backing::Private(layout) = &self.backing else { return Ok(()) };
-        let (mut copied, mut idle) = (0, 0);
-        let (mut rewritten, mut discarded) = (PageSet::new(), PageSet::new());
-        let (mut is_moved, mut was_rewritten) = (moved.ascending(), self.rewritten.ascending());
-        // From here on nothing fails.
-        for page in pages.iter() {
-            let (bytes, shown) = (wanted.page(page), layout.shows(page, image));
-            let (moved, again) = (is_moved.contains(page), was_rewritten.contains(page));
-            // A page that is private for the first time was written, and goes in any case.
-            let compare = !moved && (again || !shown || !found.known || found.since_closed);
-            if compare && self.page(page) == bytes {
-                if shown && all_private {
-                    discarded.push(page);
-                } else {
-                    idle += 1;
-                }
-                continue;
-            }
-            rewritten.push(page);
-            if !shown || (again && copied < cost::kept_pages()) {
-                // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive; `bytes` are an
-                // image's.
-                unsafe { self.mapping.write(page, bytes) };
-                copied += 1;
-            } else {
-                discarded.push(page);
-            }
-        }
-        self.rewritten = rewritten;
-        let (runs, needed) = (discarded.ranges().len(), copied + captured);
-        if all_private && self.ledger.starting_over_beats_discarding(runs, discarded.len(), needed) {
-            return if self.start_over(image) { Ok(()) } else { self.put_back(image, moved) };
-        }
-        // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
-        if unsafe { self.mapping.discard(&discarded) }.is_err() {
-            // Locked memory, for one, cannot be discarded.
-            // SAFETY: as for the copies above.
-            discarded.iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
-        }
-        if found.since_closed {
-            // A discarded page is open, until it is closed with all others.
-            idle += discarded.len();
-        }
-        self.ledger.found(idle, found.unwritten);
-        self.synced = Arc::clone(image);
-        self.unsynced = PageSet::new();
-        if self.tracker.is_armed() {
-            if self.ledger.closing_pays(image.pages, copied) {
-                self.all_closed = self.tracker.close(&self.mapping);
-                self.ledger.closed(found.pages.len() + moved.len());
-            }
-        } else if self.tracker.must_arm()
-            || (!self.ledger.starting_over_may_help() && self.ledger.arming_pays(copied))
-        {
-            self.arm(found.pages.len() + moved.len());
-        }
-        Ok(())
     }
 }

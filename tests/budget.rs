@@ -1,6 +1,6 @@
 //! What a view keeps in memory through a restore, and what it gives back.
 
-use memsnap::{Snapshot, View, page_size};
+use memsnap::{Snapshot, Tracking, View, page_size};
 
 const LEN: usize = 96 << 20;
 
@@ -17,13 +17,13 @@ fn dirty_and_restore<S>(view: &mut View<S>, snapshot: &Snapshot, bytes: &[u8]) {
     view.restore_to(snapshot).unwrap();
     // Before anything is read: of zeroes that were, `pagemap` cannot tell that they were not written.
     let stats = view.stats();
-    if stats.tracker != "compare" {
+    if stats.tracker != Tracking::Compare {
         // Captured pages that were copied into the view have nothing beneath them to go back to.
         let kept = KEPT + snapshot.stats().captured;
         assert!(stats.private <= kept, "{} bytes are kept", stats.private);
     }
     assert!(view[..] == *bytes, "a restore left something else behind");
-    assert_eq!(view.changes().unwrap(), []);
+    assert_eq!(view.changes().unwrap().ranges(), []);
 }
 
 #[test]
@@ -44,7 +44,7 @@ fn pages_beyond_the_budget_are_given_back_and_show_their_old_bytes() {
 fn pages_that_are_not_written_again_are_given_back() {
     let snapshot = Snapshot::from_slice(&pattern(0)).unwrap();
     let mut view = snapshot.view().unwrap();
-    if view.stats().tracker == "compare" {
+    if view.stats().tracker == Tracking::Compare {
         return;
     }
     view.chunks_mut(page_size()).step_by(2).for_each(|page| page[0] ^= 1);
@@ -55,7 +55,7 @@ fn pages_that_are_not_written_again_are_given_back() {
     }
     let stats = view.stats();
     // Closed pages are not compared, so that they may stay up to the budget.
-    let most = if stats.tracker == "armed" { KEPT } else { 2 * page_size() };
+    let most = if stats.tracker == Tracking::Armed { KEPT } else { 2 * page_size() };
     assert!((page_size()..=most).contains(&stats.private), "{stats:?}");
     assert!(view[..] == pattern(0)[..]);
 }

@@ -10,7 +10,7 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use memsnap::{Snapshot, View, page_size};
+use memsnap::{Snapshot, Tracking, View, page_size};
 use rustix::mm::MlockAllFlags;
 use support::{Limit, alone, assert_same, memory, message, padded, pattern, skipped, with_steady_heap};
 
@@ -35,9 +35,9 @@ fn assert_holds(what: &str, snapshot: &Snapshot, bytes: &[u8]) {
 }
 
 /// How a view finds what was written. Armed is what `scan` becomes after a while.
-fn tier<S>(view: &View<S>) -> &'static str {
+fn tier<S>(view: &View<S>) -> Tracking {
     match view.stats().tracker {
-        "armed" => "scan",
+        Tracking::Armed => Tracking::Scan,
         tracker => tracker,
     }
 }
@@ -87,14 +87,14 @@ fn without_descriptors_new_snapshots_fail_and_all_others_go_on() {
         assert_holds("snapshot", &snapshot, &bytes);
         assert_holds("taken", &taken, &changed);
         assert_same("arc", &snapshot.view_arc().unwrap(), &bytes);
-        assert_eq!(taken.diff(&snapshot).unwrap(), snapshot.diff(&taken).unwrap());
+        assert_eq!(taken.diff(&snapshot).unwrap().ranges(), snapshot.diff(&taken).unwrap().ranges());
         for _ in 0..3 {
             view.restore().unwrap();
             assert_same("restored", &view, &bytes);
             view.restore_to(&taken).unwrap();
             assert_same("restored to", &view, &changed);
             view[5 * page_size()..].fill(9);
-            assert_eq!(view.changes().unwrap(), [5 * page_size()..view.len()]);
+            assert_eq!(view.changes().unwrap().ranges(), [5 * page_size()..view.len()]);
             let filled = view.take_snapshot().unwrap();
             assert_holds("filled", &filled, &view);
             // A hundred views make an image worth consolidating, for which there is no descriptor now.
@@ -147,7 +147,7 @@ fn a_first_capture_without_descriptors_fails_clearly_and_works_later() {
         assert_holds("taken later", &view.take_snapshot().unwrap(), &changed);
         other.restore().unwrap();
         assert_same("restored later", &other, &bytes);
-        assert_eq!(view.changes().unwrap(), []);
+        assert_eq!(view.changes().unwrap().ranges(), []);
         let fresh = tier(&snapshot.view().unwrap());
         assert_eq!(tier(&view), fresh, "a shortage that passed changed how pages are found");
     });
@@ -202,14 +202,14 @@ fn without_address_space_for_captured_pages_taking_fails_and_works_later() {
         let bytes = pattern(16 << 20, 4);
         let snapshot = Snapshot::from_slice(&bytes).unwrap();
         let mut view = snapshot.view().unwrap();
-        assert_eq!(view.changes().unwrap(), []);
+        assert_eq!(view.changes().unwrap().ranges(), []);
         // The first capture, and then one that needs more than what is at hand.
         let mut before = (view.take_snapshot().unwrap(), bytes.clone());
         let mut changed = bytes.clone();
         for pages in [100, 2000] {
             touch(&mut view, pages);
             touch(&mut changed, pages);
-            let changes = view.changes().unwrap();
+            let changes = view.changes().unwrap().ranges();
             let kept = view.to_vec();
             let limit = Limit::address_space(0);
             for _ in 0..2 {
@@ -217,7 +217,7 @@ fn without_address_space_for_captured_pages_taking_fails_and_works_later() {
                 assert_tells(&error, "captured pages", ADDRESS_SPACE);
                 assert_tells(&error, " bytes)", ADDRESS_SPACE);
                 assert_same("view", &view, &changed);
-                assert_eq!(view.changes().unwrap(), changes, "a failed capture counts as none");
+                assert_eq!(view.changes().unwrap().ranges(), changes, "a failed capture counts as none");
             }
             // Nothing of what exists already is in the way.
             view.restore_to(&before.0).unwrap();
@@ -228,7 +228,7 @@ fn without_address_space_for_captured_pages_taking_fails_and_works_later() {
             let taken = view.take_snapshot().unwrap();
             assert_holds("taken", &taken, &changed);
             assert_holds("before", &before.0, &before.1);
-            assert_eq!(view.changes().unwrap(), []);
+            assert_eq!(view.changes().unwrap().ranges(), []);
             before = (taken, changed.clone());
         }
         view.restore().unwrap();
@@ -273,7 +273,7 @@ fn without_address_space_for_the_base_comparing_fails_and_works_later() {
         assert_same("stranger", other.content(), &bytes[1..]);
         drop(limit);
 
-        assert_eq!(view.changes().unwrap(), [70 * page_size()..71 * page_size()]);
+        assert_eq!(view.changes().unwrap().ranges(), [70 * page_size()..71 * page_size()]);
         let taken = view.take_snapshot().unwrap();
         assert_holds("taken", &taken, &changed);
         view.restore().unwrap();
@@ -304,8 +304,11 @@ fn a_first_capture_without_address_space_fails_clearly_and_works_later() {
         assert!(message(&error).contains(ADDRESS_SPACE), "{error}");
         drop(limit);
 
-        assert_eq!(view.changes().unwrap(), [5 * page_size()..6 * page_size()]);
-        assert_eq!(view.take_snapshot().unwrap().diff(&zero).unwrap(), [5 * page_size()..6 * page_size()]);
+        assert_eq!(view.changes().unwrap().ranges(), [5 * page_size()..6 * page_size()]);
+        assert_eq!(
+            view.take_snapshot().unwrap().diff(&zero).unwrap().ranges(),
+            [5 * page_size()..6 * page_size()]
+        );
         let fresh = tier(&zero.view().unwrap());
         assert_eq!(tier(&view), fresh, "a shortage that passed changed how pages are found");
     });
@@ -412,7 +415,7 @@ fn changes_that_cannot_be_captured_at_a_drop_are_kept_and_reported() {
                 run(&mut snapshot).unwrap_or_else(|error| panic!("{what}: {error}"));
                 assert_holds(&what, &snapshot, &changed);
                 assert_holds(&what, &clone, &changed);
-                assert_eq!(snapshot.diff(&clone).unwrap(), [], "{what}");
+                assert_eq!(snapshot.diff(&clone).unwrap().ranges(), [], "{what}");
                 assert_holds(&what, &earlier, &padded(bytes.clone()));
                 let handle = Arc::get_mut(&mut snapshot).unwrap();
                 handle.view_mut().unwrap()[1] ^= 0xFF;
@@ -537,7 +540,7 @@ fn with_all_mappings_used_up_what_exists_goes_on() {
         }
         for (i, view) in (0_u8..).zip(views.iter_mut().step_by(1000)) {
             view[7] = !i;
-            assert_eq!(view.changes().unwrap(), [0..page_size()]);
+            assert_eq!(view.changes().unwrap().ranges(), [0..page_size()]);
             view.restore().unwrap();
             assert_same("one of many, restored", view, &small);
         }
@@ -549,7 +552,7 @@ fn with_all_mappings_used_up_what_exists_goes_on() {
             view[3] ^= 1;
             // There are slots for captured pages left.
             let again = view.take_snapshot().unwrap();
-            assert_eq!(again.diff(&taken).unwrap(), [0..page_size()]);
+            assert_eq!(again.diff(&taken).unwrap().ranges(), [0..page_size()]);
             view.restore_to(&again).unwrap();
         }
         mutable.copy_from_slice(&changed);
@@ -562,7 +565,7 @@ fn with_all_mappings_used_up_what_exists_goes_on() {
         let large = &mut views[5];
         large[0] ^= 1;
         match large.take_snapshot() {
-            Ok(again) => assert_eq!(again.diff(&one).unwrap(), [0..page_size()]),
+            Ok(again) => assert_eq!(again.diff(&one).unwrap().ranges(), [0..page_size()]),
             Err(error) => assert_tells(&error, "captured pages", MAPPINGS),
         }
 

@@ -95,7 +95,7 @@ fn what_happens_to_the_file_later_changes_nothing() {
                 assert_holds(&what, &snapshot, &bytes);
             });
             let taken = written.take_snapshot().unwrap();
-            assert_eq!(snapshot.diff(&taken).unwrap(), [0..page_size()]);
+            assert_eq!(snapshot.diff(&taken).unwrap().ranges(), [0..page_size()]);
             written.restore().unwrap();
             assert_same("restored", written.content(), &bytes);
         }
@@ -222,7 +222,7 @@ fn holes_stay_holes() {
     }
     let zeroed = Snapshot::zeroed(snapshot.len()).unwrap();
     let data: Vec<_> = places.iter().map(|&place| place..place + page).collect();
-    assert_eq!(snapshot.diff(&zeroed).unwrap(), data);
+    assert_eq!(snapshot.diff(&zeroed).unwrap().ranges(), data);
     let held = snapshot.stats().base;
     assert!(held < 2 << 20, "{held} bytes held after a look at a few pages");
 }
@@ -511,7 +511,7 @@ fn is_cloned_and_isolated(mkfs: &[&str]) -> Result<(), String> {
     damage(&path, LEN, |damage| assert_same(damage, untouched.content(), &bytes));
     assert_holds("afterwards", &snapshot, &bytes);
     let taken = written.take_snapshot().unwrap();
-    assert_eq!(snapshot.diff(&taken).unwrap(), [5 << 20..(5 << 20) + page_size()]);
+    assert_eq!(snapshot.diff(&taken).unwrap().ranges(), [5 << 20..(5 << 20) + page_size()]);
     written.restore().unwrap();
     assert_same("restored", &written, &padded(bytes.clone()));
     drop((untouched, written));

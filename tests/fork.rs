@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use common::script::{Script, differing, read};
 use common::{Fork, assert_same, fork, pattern, serial};
-use memsnap::{ArcView, Snapshot, page_size};
+use memsnap::{ArcView, Snapshot, Tracking, page_size};
 
 /// Has `one` run to its end in one process while the other waits, and then `other` in the other; first
 /// with the child as the first, then with the parent. Each time on what `setup` made before the fork.
@@ -161,9 +161,9 @@ fn pages_written_before_the_fork_are_captured_and_undone_by_each_process() {
         let other = |family: &mut Family| {
             let dirty = dirty(&family.root);
             assert_same("inherited", &family.view, &dirty);
-            assert_eq!(family.view.changes().unwrap(), differing(&dirty, &family.root));
+            assert_eq!(family.view.changes().unwrap().ranges(), differing(&dirty, &family.root));
             let taken = family.view.take_snapshot().unwrap();
-            assert_eq!(family.view.changes().unwrap(), []);
+            assert_eq!(family.view.changes().unwrap().ranges(), []);
             family.view.fill(8);
             family.assert_holds(&taken, &dirty);
         };
@@ -192,14 +192,14 @@ fn pages_first_written_after_the_fork_are_found_in_each_process() {
         let setup = || {
             let family = family(40);
             // Has the process look for written pages before it forks.
-            assert_eq!(family.view.changes().unwrap(), []);
+            assert_eq!(family.view.changes().unwrap().ranges(), []);
             family
         };
         both_at_once(setup(), |family, process| {
             let page = usize::from(process) % 37;
             family.view[page * page_size()] ^= 0xFF;
             let changed = page * page_size()..(page + 1) * page_size();
-            assert_eq!(family.view.changes().unwrap(), [changed]);
+            assert_eq!(family.view.changes().unwrap().ranges(), [changed]);
             let bytes = family.view.to_vec();
             let taken = family.view.take_snapshot().unwrap();
             family.assert_holds(&taken, &bytes);
@@ -292,7 +292,10 @@ fn written_pages_discarded_by_one_process_stay_in_the_other() {
         |view| {
             view.restore().unwrap();
             let stats = view.stats();
-            assert!(stats.private < LEN || stats.tracker == "compare", "nothing was discarded: {stats:?}");
+            assert!(
+                stats.private < LEN || stats.tracker == Tracking::Compare,
+                "nothing was discarded: {stats:?}"
+            );
             assert_all(view, 0);
         },
         |view| {
@@ -427,7 +430,7 @@ fn a_mutable_view_of_bytes_ends_in_each_process_on_its_own() {
         fill_every(3, &mut bytes, 9);
         let finish = |mut view: memsnap::MutView<'_>, mut bytes: Vec<u8>, process: u8| {
             assert_same("inherited", &view, &bytes);
-            assert_eq!(view.changes().unwrap(), differing(&bytes, &root));
+            assert_eq!(view.changes().unwrap().ranges(), differing(&bytes, &root));
             fill_every(2, &mut view, process);
             let taken = view.take_snapshot().unwrap();
             view.restore().unwrap();

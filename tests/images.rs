@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::thread;
 
-use memsnap::{CowView, Snapshot, page_size};
+use memsnap::{CowView, Snapshot, Tracking, page_size};
 use rustix::fs::{SealFlags, fcntl_get_seals};
 use support::{
     allocated, alone, assert_same, closed_on_exec, memory_file_bytes, memory_files, pattern, skipped,
@@ -40,7 +40,7 @@ fn assert_closed_on_exec(what: &str, count: usize) {
 
 /// Whether the tracker knows which pages are private, rather than that they may be.
 fn knows_private(view: &CowView<'_>) -> bool {
-    view.stats().tracker != "compare"
+    view.stats().tracker != Tracking::Compare
 }
 
 fn mappings() -> usize {
@@ -135,7 +135,7 @@ fn a_long_run_of_changed_pages_is_mapped() {
         let run = 1500 * page_size()..2500 * page_size();
         written[run.clone()].fill(0xEE);
         let taken = written.take_snapshot().unwrap();
-        assert_eq!(taken.diff(&base).unwrap(), [run]);
+        assert_eq!(taken.diff(&base).unwrap().ranges(), [run]);
         for _ in 0..3 {
             let view = taken.view().unwrap();
             if knows_private(&view) {
@@ -144,7 +144,7 @@ fn a_long_run_of_changed_pages_is_mapped() {
             assert!(view.stats().mappings <= 3, "{:?}", view.stats());
             assert_same("mapped", &view, &written);
             // The others cannot tell a zero page that was read.
-            if view.stats().tracker == "scan" {
+            if view.stats().tracker == Tracking::Scan {
                 assert_eq!(view.stats().private, 0, "copied by reading");
             }
         }
@@ -242,7 +242,7 @@ fn the_hundredth_view_of_an_image_costs_what_one_of_a_flat_image_does() {
         for (which, view) in [("first", &mut first), ("flat", &mut view)] {
             view[7 * page_size()..9 * page_size()].fill(7);
             let changed = view.to_vec();
-            assert_eq!(view.changes().unwrap(), [7 * page_size()..9 * page_size()], "{which}");
+            assert_eq!(view.changes().unwrap().ranges(), [7 * page_size()..9 * page_size()], "{which}");
             let child = view.take_snapshot().unwrap();
             view.restore().unwrap();
             assert_same(which, view, &bytes);
@@ -253,7 +253,7 @@ fn the_hundredth_view_of_an_image_costs_what_one_of_a_flat_image_does() {
             assert_same(which, &child.view().unwrap(), &changed);
             view.restore_to(&taken).unwrap();
             assert_same(which, view, &bytes);
-            assert_eq!(view.changes().unwrap(), []);
+            assert_eq!(view.changes().unwrap().ranges(), []);
         }
 
         // What the views are mapped from goes with them and the snapshot.

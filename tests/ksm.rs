@@ -84,7 +84,7 @@ fn written_pages_that_were_merged_into_the_zero_page_are_not_taken_for_clean() {
             eprintln!("skipped: merged zero pages: the kernel merged none in 50 rounds");
             return;
         }
-        assert_eq!(view.changes().unwrap(), [10 * page..20 * page]);
+        assert_eq!(view.changes().unwrap().ranges(), [10 * page..20 * page]);
         let taken = view.take_snapshot().unwrap();
         assert!(taken.view().unwrap()[10 * page..20 * page].iter().all(|&byte| byte == 0));
         view.restore_to(restored_to).unwrap();

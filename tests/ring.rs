@@ -10,7 +10,7 @@ mod support;
 use std::collections::VecDeque;
 use std::env;
 
-use memsnap::{Snapshot, page_size};
+use memsnap::{Snapshot, Tracking, page_size};
 use support::{alone, memory, memory_file_bytes, pattern, tell};
 
 /// Snapshots in the ring.
@@ -90,8 +90,8 @@ fn ring(base: impl FnOnce(usize) -> Snapshot, moving: bool, keep_every: usize) {
     let tracker = Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker;
     // Trackers that look at every page of the view each time get a smaller one.
     let (len, rounds) = match tracker {
-        "scan" => (256 << 20, 1000),
-        "pagemap" => (32 << 20, 500),
+        Tracking::Scan => (256 << 20, 1000),
+        Tracking::Pagemap => (32 << 20, 500),
         _ => (32 << 20, 200),
     };
     let asked = env::var("MEMSNAP_RING_ROUNDS").ok().map(|rounds| rounds.parse().unwrap());
@@ -141,7 +141,7 @@ fn ring(base: impl FnOnce(usize) -> Snapshot, moving: bool, keep_every: usize) {
         assert_eq!(store.live, live, "round {round}: not the pages that the held snapshots show");
         // The view's own pages: all that were ever written, each once.
         let private = model.captured * page_size();
-        if tracker != "compare" {
+        if tracker != Tracking::Compare {
             assert_eq!(view.stats().private, private, "round {round}");
         }
         let now = memory();

@@ -2,7 +2,7 @@
 
 mod support;
 
-use memsnap::{Snapshot, page_size};
+use memsnap::{Snapshot, Tracking, page_size};
 use support::{alone, memory, pattern, skipped};
 
 const LEN: usize = 1 << 40;
@@ -44,7 +44,7 @@ fn a_tebibyte_of_zeroes_costs_what_is_written_to_it() {
             Ok(view) => view,
             Err(error) => return skipped(TEST, &error.to_string()),
         };
-        if Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker != "scan" {
+        if Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker != Tracking::Scan {
             return skipped(TEST, "only PAGEMAP_SCAN finds the written pages of a tebibyte in milliseconds");
         }
         let (first, second) = (pattern(PAGES * page_size(), 1), pattern(PAGES * page_size(), 2));
@@ -65,7 +65,7 @@ fn a_tebibyte_of_zeroes_costs_what_is_written_to_it() {
         assert_eq!(taken.stats().captured, written);
         assert_eq!(taken.stats().store.live, written);
         assert_eq!((taken.stats().base, taken.stats().flat), (0, 0));
-        assert_eq!(view.changes().unwrap(), []);
+        assert_eq!(view.changes().unwrap().ranges(), []);
         within(2, "taken");
 
         let other = taken.view().unwrap();
@@ -74,11 +74,11 @@ fn a_tebibyte_of_zeroes_costs_what_is_written_to_it() {
         assert_eq!(other.stats().private, written);
 
         let differing: Vec<_> = places().map(|place| place..place + page_size()).collect();
-        assert_eq!(zeroed.diff(&taken).unwrap(), differing);
-        assert_eq!(taken.diff(&zeroed).unwrap(), differing);
+        assert_eq!(zeroed.diff(&taken).unwrap().ranges(), differing);
+        assert_eq!(taken.diff(&zeroed).unwrap().ranges(), differing);
 
         write(&mut view, &second);
-        assert_eq!(view.changes().unwrap(), differing);
+        assert_eq!(view.changes().unwrap().ranges(), differing);
         let again = view.take_snapshot().unwrap();
         assert_eq!(again.stats().store.live, 2 * written);
         view.restore().unwrap();
@@ -87,7 +87,7 @@ fn a_tebibyte_of_zeroes_costs_what_is_written_to_it() {
         assert_shows("restored to the second", &view, Some(&second));
         view.restore_to(&taken).unwrap();
         assert_shows("restored to the first", &view, Some(&first));
-        assert_eq!(again.diff(&taken).unwrap(), differing);
+        assert_eq!(again.diff(&taken).unwrap().ranges(), differing);
         within(4, "all");
 
         drop((other, again));
@@ -111,7 +111,7 @@ fn reading_zeroes_takes_no_memory() {
             Ok(view) => view,
             Err(error) => return skipped(TEST, &error.to_string()),
         };
-        if Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker != "scan" {
+        if Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker != Tracking::Scan {
             return skipped(TEST, "only PAGEMAP_SCAN finds the written pages of a tebibyte in milliseconds");
         }
         written[LEN / 2] = 1;
@@ -125,7 +125,7 @@ fn reading_zeroes_takes_no_memory() {
             let held = memory().rss.saturating_sub(before.rss);
             assert!(held < 1 << 20, "reading took {held} bytes");
             // What was only read is no change, nor does it cost anything to restore.
-            assert_eq!(view.changes().unwrap(), []);
+            assert_eq!(view.changes().unwrap().ranges(), []);
             assert!(view.stats().private <= page_size(), "{:?}", view.stats());
             assert_eq!(view.take_snapshot().unwrap().stats().captured, snapshot.stats().captured);
             view.restore().unwrap();
@@ -155,7 +155,7 @@ fn a_tebibyte_filled_in_place_costs_what_is_written_to_it() {
             Ok(view) => view,
             Err(error) => return skipped(TEST, &error.to_string()),
         };
-        if Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker != "scan" {
+        if Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker != Tracking::Scan {
             return skipped(TEST, "only PAGEMAP_SCAN finds the written pages of a tebibyte in milliseconds");
         }
         let (first, second) = (pattern(PAGES * page_size(), 3), pattern(PAGES * page_size(), 4));
@@ -170,7 +170,7 @@ fn a_tebibyte_filled_in_place_costs_what_is_written_to_it() {
         };
 
         write(&mut view, &first);
-        assert_eq!(view.changes().unwrap(), differing);
+        assert_eq!(view.changes().unwrap().ranges(), differing);
         view.commit().unwrap();
         assert_eq!(snapshot.stats().base, written as u64);
         assert_eq!(snapshot.stats().captured, 0);
@@ -182,11 +182,11 @@ fn a_tebibyte_filled_in_place_costs_what_is_written_to_it() {
             places().zip(bytes.chunks(page_size())).all(|(at, bytes)| view[at..at + page_size()] == *bytes)
         };
         assert!(shows(&view, &first));
-        assert_eq!(snapshot.diff(&earlier).unwrap(), differing);
+        assert_eq!(snapshot.diff(&earlier).unwrap().ranges(), differing);
         write(&mut view, &second);
         let taken = view.take_snapshot().unwrap();
-        assert_eq!(taken.diff(&snapshot).unwrap(), differing);
-        assert_eq!(taken.diff(&earlier).unwrap(), differing);
+        assert_eq!(taken.diff(&snapshot).unwrap().ranges(), differing);
+        assert_eq!(taken.diff(&earlier).unwrap().ranges(), differing);
         view.restore().unwrap();
         assert!(shows(&view, &first));
         view.restore_to(&taken).unwrap();

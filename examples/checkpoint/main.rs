@@ -150,5 +150,5 @@ fn edit_in_place(original: &Original, root: &Snapshot, seed: u64) -> Result<()> 
     edit(&mut view, &mut model, &mut Xoshiro256PlusPlus::seed_from_u64(seed));
     view.commit()?;
     check_bytes(&clone.view()?, &model)?;
-    check_pages("diff()", &root.diff(&clone)?, &model.differing(&Model::new(original)))
+    check_pages("diff()", &root.diff(&clone)?.ranges(), &model.differing(&Model::new(original)))
 }

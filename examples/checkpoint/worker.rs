@@ -170,7 +170,7 @@ impl<'a> Worker<'a> {
         if let Some((earlier, model)) = self.snapshots.choose(&mut self.rng) {
             let differing = model.differing(&self.shown);
             let found = self.calls.time(Operation::Diff, differing.len(), || earlier.diff(&snapshot))?;
-            check_pages("diff()", &found, &differing)?;
+            check_pages("diff()", &found.ranges(), &differing)?;
         }
         if self.snapshots.len() > 1 && self.rng.random_ratio(1, 4) {
             self.snapshots.swap_remove(self.rng.random_range(0..self.snapshots.len()));
@@ -223,6 +223,6 @@ impl<'a> Worker<'a> {
     }
 
     fn check_changes(&self) -> Result<()> {
-        check_pages("changes()", &self.view.changes()?, &self.shown.differing(&self.synced))
+        check_pages("changes()", &self.view.changes()?.ranges(), &self.shown.differing(&self.synced))
     }
 }

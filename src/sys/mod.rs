@@ -7,7 +7,7 @@
 //! |---|---|
 //! | `page_size()` | bytes a page, a power of two of at most 64 KiB |
 //! | `MemoryFile` | memory that can be mapped: `create`, `write_at`, `write_pages`, `finish` (immutable from then on), `data` (pages that may be other than zero), `allocated` (bytes held) |
-//! | `Mapping` | an owned address range: `new`, `replace` all or a part, `discard` private pages, `populate` |
+//! | `Mapping` | an owned address range, with inaccessible pages around it as `Placement` says: `new`, `placed`, `replace` all or a part, `discard` private pages, `extend` and `truncate`, `set_access`, `populate` |
 //! | `Source` | what a mapping shows: zeroes, a file privately, a file shared, a file read-only |
 //! | `Tracker` | `find`: every page of a private mapping that may differ from what it shows, or showed when it was closed; more is allowed, fewer never. `arm`, `close`: wishes |
 //! | `copy_of`, `borrowed` | a file's bytes as they are now, and a file mapped in place |
@@ -18,6 +18,11 @@
 //! A failed call changes nothing, except that a failed `replace` may leave zeroes behind: whoever
 //! called it assumes nothing about the range afterwards. In a forked child every inherited object
 //! stays usable, but for mappings that are `Source::Shared`: those stay with the parent, and say so.
+
+use std::ffi::CStr;
+use std::sync::Arc;
+
+use crate::options::HugePages;
 
 #[cfg(test)]
 pub(crate) mod fault;
@@ -32,6 +37,17 @@ pub(crate) use linux::{
 
 #[cfg(not(target_os = "linux"))]
 compile_error!("memsnap runs on Linux; other systems need a backend in src/sys/");
+
+/// What is wanted of the place of a mapping.
+#[derive(Clone, Default)]
+pub(crate) struct Placement {
+    /// Inaccessible pages before the first and behind the last.
+    pub(crate) before: usize,
+    pub(crate) behind: usize,
+    pub(crate) huge_pages: HugePages,
+    /// For those who look at the process.
+    pub(crate) name: Option<Arc<CStr>>,
+}
 
 /// The place where tests make the n-th call into the operating system fail.
 #[inline]

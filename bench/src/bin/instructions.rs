@@ -98,7 +98,7 @@ fn run(call: usize) -> Result<()> {
     let snapshot = Snapshot::from_slice(&vec![1; PAGES * page_size()])?;
     let mut view = snapshot.view()?;
     // The same on every machine, whatever its kernel allows.
-    view.set_tracking(Tracking::Scan);
+    view.set_tracking(Tracking::Scan)?;
     let mut last = snapshot.clone();
     for round in 0..2 * ROUNDS {
         for page in 0..WRITTEN {

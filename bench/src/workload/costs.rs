@@ -41,7 +41,7 @@ fn measure(root: &Snapshot, round: u64, record: &mut dyn FnMut(&'static str, Dur
     let pages = changes.len();
 
     let mut view = root.view()?;
-    view.set_tracking(Tracking::Scan);
+    view.set_tracking(Tracking::Scan)?;
     record("first write", time(|| write(&mut view, &changes, 2 * round + 1)).1, pages);
     record("write to a private page", time(|| write(&mut view, &changes, 2 * round + 2)).1, pages);
     view.take_snapshot()?;
@@ -53,13 +53,13 @@ fn measure(root: &Snapshot, round: u64, record: &mut dyn FnMut(&'static str, Dur
 
     let mut view = root.view()?;
     read_all(&view);
-    view.set_tracking(Tracking::Scan);
+    view.set_tracking(Tracking::Scan)?;
     changes_of(&view)?;
     record("scan", changes_of(&view)?, entries);
-    view.set_tracking(Tracking::Armed);
+    view.set_tracking(Tracking::Armed).unwrap();
     let (armed, closing) = time(|| view.take_snapshot());
     armed?;
-    if view.stats().tracker == "armed" {
+    if view.stats().tracker == Tracking::Armed {
         record("close", closing, entries);
         record("walk", changes_of(&view)?, entries);
         write(&mut view, &changes, 1);

@@ -1,16 +1,19 @@
 //! Files whose pages are memory: memfds, private copies on disk, and files of somebody else's.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::fs::{MemfdFlags, SealFlags, SeekFrom};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, SeekFrom};
 use rustix::io::Errno;
 
+use super::memory::{Mapping, Source};
 use super::page_size;
+use crate::options::HugePages;
 use crate::pages::{PageRange, PageSet};
-use crate::sys::call;
+use crate::sys::{Placement, call};
 
 /// The most buffers that one `pwritev` takes (`UIO_MAXIOV`).
 const MAX_BUFFERS: usize = 1024;
@@ -25,12 +28,13 @@ pub(crate) struct MemoryFile {
 
 impl MemoryFile {
     /// A new memfd of `pages` pages, all zero and taking no memory.
-    pub(crate) fn create(pages: usize) -> io::Result<Self> {
+    pub(crate) fn create(pages: usize, name: Option<&CStr>) -> io::Result<Self> {
         call("memfd_create")?;
+        let name = name.unwrap_or(c"memsnap");
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
         // Linux before 6.3 does not know MFD_NOEXEC_SEAL and says EINVAL.
-        let fd = match rustix::fs::memfd_create("memsnap", flags | MemfdFlags::NOEXEC_SEAL) {
-            Err(Errno::INVAL) => rustix::fs::memfd_create("memsnap", flags),
+        let fd = match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+            Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags),
             result => result,
         }?;
         let mut file = Self { fd, pages: 0, borrowed: false };
@@ -50,7 +54,7 @@ impl MemoryFile {
     }
 
     /// Makes the file `pages` pages long; what is added is zero.
-    pub(super) fn set_pages(&mut self, pages: usize) -> io::Result<()> {
+    pub(crate) fn set_pages(&mut self, pages: usize) -> io::Result<()> {
         call("ftruncate")?;
         rustix::fs::ftruncate(&self.fd, (pages * page_size()) as u64)?;
         self.pages = pages;
@@ -112,6 +116,22 @@ impl MemoryFile {
         let fixed = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
         if rustix::fs::fcntl_add_seals(&self.fd, fixed | SealFlags::WRITE).is_err() {
             let _ = rustix::fs::fcntl_add_seals(&self.fd, fixed | SealFlags::FUTURE_WRITE);
+        }
+    }
+
+    /// Makes the pages of `range` zero, and gives their memory back.
+    pub(crate) fn punch(&self, range: PageRange) -> io::Result<()> {
+        let bytes = range.bytes();
+        let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        call("fallocate")?;
+        Ok(rustix::fs::fallocate(&self.fd, flags, bytes.start as u64, bytes.len() as u64)?)
+    }
+
+    /// Moves what the file holds into huge pages, as far as it fills any. A wish (Linux 6.1).
+    pub(crate) fn collapse(&self) {
+        let placement = Placement { huge_pages: HugePages::Advise, ..Placement::default() };
+        if let Ok(mapping) = Mapping::placed(self.pages, Source::ReadOnly(self), placement) {
+            self.data().ranges().iter().for_each(|&range| mapping.collapse(range));
         }
     }
 

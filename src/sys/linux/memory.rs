@@ -1,22 +1,29 @@
 //! Address ranges: `mmap` and `madvise`.
 #![allow(unsafe_code)]
 
-use std::ffi::c_void;
+use std::ffi::{CStr, c_void};
 use std::io;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 
-use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use rustix::io::Errno;
+use rustix::mm::{
+    Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap,
+};
+use rustix::process::set_virtual_memory_region_name;
 
 use super::file::MemoryFile;
 use super::page_size;
 use super::process::{Process, Stamp};
+use crate::access::Access;
+use crate::options::{HugePages, Populate};
 use crate::pages::{PageRange, PageSet};
-use crate::sys::call;
+use crate::sys::{Placement, call};
 
 /// What a range of addresses shows. Page n of the mapping shows page n of the file.
 #[derive(Clone, Copy)]
 pub(crate) enum Source<'a> {
-    /// Zeroes; writes are private. Never in huge pages, where one byte would cost 2 MiB.
+    /// Zeroes; writes are private. In huge pages only if asked for: one byte would cost 2 MiB.
     Zero,
     /// The file; writes are private.
     Private(&'a MemoryFile),
@@ -28,11 +35,16 @@ pub(crate) enum Source<'a> {
 
 /// An address range that belongs to its owner until it is dropped.
 ///
-/// Invariant: `start..start + pages` is mapped, and by nobody else, except in a forked child where
-/// `shared_by` names the parent: there the range is not this process's to touch.
+/// Invariant: `before` pages, then the `pages` from `start` on, and `behind` pages are mapped, and by nobody else,
+/// except in a forked child where `shared_by` names the parent: there the range is not this process's to touch.
+/// All but the `pages` are inaccessible.
 pub(crate) struct Mapping {
     start: NonNull<u8>,
     pages: usize,
+    before: usize,
+    behind: usize,
+    huge_pages: HugePages,
+    name: Option<Arc<CStr>>,
     shared_by: Option<Stamp>,
 }
 
@@ -45,21 +57,99 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps `pages` pages of `source` at an address that the kernel picks.
     pub(crate) fn new(pages: usize, source: Source<'_>) -> io::Result<Self> {
-        if pages == 0 {
-            return Ok(Self::empty());
+        Self::placed(pages, source, Placement::default())
+    }
+
+    /// The same, at an address that has what `placement` asks for.
+    pub(crate) fn placed(pages: usize, source: Source<'_>, placement: Placement) -> io::Result<Self> {
+        let Placement { before, behind, huge_pages, name } = placement;
+        let mut mapping = Self { huge_pages, name, ..Self::empty() };
+        let slack = match huge_pages {
+            HugePages::Advise => huge_page_size() / page_size(),
+            HugePages::Never => 0,
+        };
+        let inaccessible = before.saturating_add(behind).saturating_add(slack);
+        if inaccessible == 0 && pages == 0 {
+            return Ok(mapping);
         }
-        let shared_by = sharer(source)?;
+        if inaccessible == 0 {
+            mapping.shared_by = sharer(source)?;
+            // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
+            mapping.start =
+                unsafe { map(ptr::null_mut(), PageRange::new(0, pages), source, MapFlags::empty()) }?;
+            mapping.pages = pages;
+            mapping.advise(mapping.all(), source)?;
+            return Ok(mapping);
+        }
+        let len = inaccessible.checked_add(pages).and_then(|total| total.checked_mul(page_size()));
+        let len = len.filter(|&len| isize::try_from(len).is_ok()).ok_or(Errno::NOMEM)?;
+        call("mmap")?;
         // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
-        let start = unsafe { map(ptr::null_mut(), PageRange::new(0, pages), source, MapFlags::empty()) }?;
-        let mapping = Self { start, pages, shared_by };
-        mapping.advise(source)?;
+        let area = unsafe { reserve(ptr::null_mut(), len, MapFlags::empty()) }?;
+        mapping.before = before;
+        if slack > 0 {
+            let first = area.addr().get() + before * page_size();
+            mapping.before += (first.next_multiple_of(huge_page_size()) - first) / page_size();
+        }
+        mapping.behind = len / page_size() - mapping.before;
+        // SAFETY: the area has room for all the pages before the first.
+        mapping.start = unsafe { area.add(mapping.before * page_size()) };
+        mapping.extend(pages, source)?;
         Ok(mapping)
     }
 
     /// No addresses at all; the pointer is aligned to a page.
     pub(crate) fn empty() -> Self {
         let start = NonNull::new(ptr::without_provenance_mut(page_size())).unwrap_or(NonNull::dangling());
-        Self { start, pages: 0, shared_by: None }
+        let (pages, before, behind) = (0, 0, 0);
+        Self { start, pages, before, behind, huge_pages: HugePages::Never, name: None, shared_by: None }
+    }
+
+    /// Makes `pages` more pages accessible, which show the same pages of `source`. There are at least as many
+    /// inaccessible ones behind.
+    pub(crate) fn extend(&mut self, pages: usize, source: Source<'_>) -> io::Result<()> {
+        debug_assert!(pages <= self.behind);
+        self.check_owner()?;
+        if pages == 0 {
+            return Ok(());
+        }
+        let shared_by = sharer(source)?;
+        let added = PageRange::new(self.pages, self.pages + pages);
+        let start = self.start.as_ptr().wrapping_add(self.len()).cast();
+        // SAFETY: the range is this mapping's inaccessible part, where no references can be.
+        let mapped = unsafe { map(start, added, source, MapFlags::FIXED) };
+        if mapped.is_err() {
+            plug(start, pages * page_size(), ProtFlags::empty());
+        }
+        mapped?;
+        self.pages += pages;
+        self.behind -= pages;
+        self.shared_by = self.shared_by.or(shared_by);
+        self.advise(added, source)
+    }
+
+    /// Makes the pages from `pages` on inaccessible and gives their memory back.
+    ///
+    /// # Safety
+    ///
+    /// Nobody holds a reference to bytes of these pages.
+    pub(crate) unsafe fn truncate(&mut self, pages: usize) -> io::Result<()> {
+        debug_assert!(pages <= self.pages);
+        self.check_owner()?;
+        let removed = self.pages - pages;
+        if removed == 0 {
+            return Ok(());
+        }
+        call("mmap")?;
+        let (start, len) = (self.address(pages), removed * page_size());
+        // SAFETY: the range is inside this mapping; the bytes are the caller's promise.
+        if let Err(error) = unsafe { reserve(start, len, MapFlags::FIXED) } {
+            plug(start, len, ProtFlags::READ | ProtFlags::WRITE);
+            return Err(error);
+        }
+        self.pages = pages;
+        self.behind += removed;
+        Ok(())
     }
 
     /// Shows `source` in place of what the whole range shows now; private pages go.
@@ -73,7 +163,7 @@ impl Mapping {
         // SAFETY: the caller's promise, for a part that is the whole.
         unsafe { self.replace_part(self.all(), source) }?;
         self.shared_by = shared_by;
-        self.advise(source)
+        Ok(())
     }
 
     /// Shows the same pages of `source` in place of what `range` shows now; private pages go.
@@ -92,9 +182,27 @@ impl Mapping {
         // that MAP_FIXED replaces nothing of anybody else's; the bytes are the caller's promise.
         let replaced = unsafe { map(start, range, source, MapFlags::FIXED) };
         if replaced.is_err() {
-            plug(start, range.len() * page_size());
+            plug(start, range.len() * page_size(), ProtFlags::READ | ProtFlags::WRITE);
         }
-        replaced.map(drop)
+        replaced?;
+        self.advise(range, source)
+    }
+
+    /// Says what may be done with the bytes of `range`. After an error that may be anything, for each page.
+    ///
+    /// # Safety
+    ///
+    /// Nobody holds a reference to bytes of `range` that needs what is taken away.
+    pub(crate) unsafe fn set_access(&self, range: PageRange, access: Access) -> io::Result<()> {
+        debug_assert!(range.end <= self.pages);
+        self.check_owner()?;
+        let mut flags = MprotectFlags::empty();
+        flags.set(MprotectFlags::READ, access.can_read());
+        flags.set(MprotectFlags::WRITE, access.can_write());
+        flags.set(MprotectFlags::EXEC, access.can_execute());
+        call("mprotect")?;
+        // SAFETY: the range is inside this mapping; who refers to its bytes is the caller's promise.
+        Ok(unsafe { mprotect(self.address(range.start), range.len() * page_size(), flags) }?)
     }
 
     /// Drops the private pages of `pages`, which show their source again.
@@ -113,13 +221,36 @@ impl Mapping {
         Ok(())
     }
 
-    /// Makes frames for the pages of `range` in one go, which spares a fault a page. A wish: where the
-    /// kernel knows no such thing (before 5.14), the first writes do it.
-    pub(crate) fn populate(&self, range: PageRange) {
+    /// Makes the pages of `range` ready in one go, which spares a fault a page. Fails with `Unsupported` where the
+    /// kernel cannot do that (before 5.14).
+    pub(crate) fn populate(&self, range: PageRange, populate: Populate) -> io::Result<()> {
         debug_assert!(range.end <= self.pages);
-        let len = range.len() * page_size();
+        let advice = match populate {
+            Populate::No => return Ok(()),
+            Populate::Read => Advice::LinuxPopulateRead,
+            Populate::Write => Advice::LinuxPopulateWrite,
+        };
+        call("madvise")?;
         // SAFETY: the range is inside this mapping; populating changes no byte of it.
-        let _ = unsafe { madvise(self.address(range.start), len, Advice::LinuxPopulateWrite) };
+        match unsafe { madvise(self.address(range.start), range.len() * page_size(), advice) } {
+            Err(Errno::INVAL) => Err(io::ErrorKind::Unsupported.into()),
+            result => Ok(result?),
+        }
+    }
+
+    /// Moves the memory of a file's pages `range` into huge pages, as far as they fill any. A wish (Linux 6.1).
+    pub(super) fn collapse(&self, range: PageRange) {
+        let start = self.address(range.start).addr().next_multiple_of(huge_page_size());
+        let end = self.address(range.end).addr() / huge_page_size() * huge_page_size();
+        if start < end {
+            // SAFETY: the addresses are inside this mapping; the bytes of its pages move, and none changes.
+            unsafe { libc::madvise(self.address(0).with_addr(start), end - start, libc::MADV_COLLAPSE) };
+        }
+    }
+
+    /// The inaccessible pages before it and behind it.
+    pub(crate) fn inaccessible(&self) -> (usize, usize) {
+        (self.before, self.behind)
     }
 
     pub(crate) fn as_ptr(&self) -> NonNull<u8> {
@@ -205,29 +336,39 @@ impl Mapping {
         self.page_ptr(page).as_ptr().cast()
     }
 
-    fn advise(&self, source: Source<'_>) -> io::Result<()> {
-        let advice = match source {
-            Source::Zero => Advice::LinuxNoHugepage,
-            Source::Shared(_) => Advice::LinuxDontFork,
-            Source::Private(_) | Source::ReadOnly(_) => return Ok(()),
+    fn advise(&self, range: PageRange, source: Source<'_>) -> io::Result<()> {
+        let advise = |advice| {
+            // SAFETY: the range is inside this mapping; no advice used here changes a byte of it.
+            unsafe { madvise(self.address(range.start), range.len() * page_size(), advice) }
         };
-        // SAFETY: the range is this mapping; neither advice changes a byte of it.
-        let advised = unsafe { madvise(self.address(0), self.len(), advice) };
-        match source {
-            Source::Shared(_) => Ok(call("madvise").and(advised.map_err(io::Error::from))?),
-            // A kernel without huge pages refuses the advice, and has no need of it.
-            _ => Ok(()),
+        // A kernel without huge pages, or without names, refuses these, and has no need of them.
+        match (self.huge_pages, source) {
+            (HugePages::Advise, _) => _ = advise(Advice::LinuxHugepage),
+            (HugePages::Never, Source::Zero) => _ = advise(Advice::LinuxNoHugepage),
+            (HugePages::Never, _) => {}
         }
+        if let (Some(name), Source::Zero) = (&self.name, source) {
+            // SAFETY: the pages were mapped just now, readable, and nobody writes to them yet.
+            let bytes = unsafe { self.range(range) };
+            let _ = set_virtual_memory_region_name(bytes, Some(name));
+        }
+        if let Source::Shared(_) = source {
+            call("madvise")?;
+            advise(Advice::LinuxDontFork)?;
+        }
+        Ok(())
     }
 }
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        if self.pages == 0 || !self.owned_here() {
+        let pages = self.before + self.pages + self.behind;
+        if pages == 0 || !self.owned_here() {
             return;
         }
+        let start = self.start.as_ptr().wrapping_sub(self.before * page_size()).cast();
         // SAFETY: the range is this mapping, and its owner is going, so no references are left.
-        let unmapped = unsafe { munmap(self.address(0), self.len()) };
+        let unmapped = unsafe { munmap(start, pages * page_size()) };
         if unmapped.is_err() {
             // The kernel merged the range with a neighbour's and has no mapping left to split it off:
             // give the memory back at least, and leave the addresses taken.
@@ -278,12 +419,30 @@ unsafe fn map(
     NonNull::new(mapped.cast()).ok_or_else(|| io::Error::other("mmap returned address zero"))
 }
 
+/// Takes `len` bytes of address space, inaccessible and without memory.
+///
+/// # Safety
+///
+/// As for [`map`].
+unsafe fn reserve(address: *mut c_void, len: usize, flags: MapFlags) -> io::Result<NonNull<u8>> {
+    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | flags;
+    // SAFETY: forwarded to the caller.
+    let mapped = unsafe { mmap_anonymous(address, len, ProtFlags::empty(), flags) }?;
+    NonNull::new(mapped.cast()).ok_or_else(|| io::Error::other("mmap returned address zero"))
+}
+
+/// Bytes in a huge page, of which a multiple is a good address for a mapping: what x86-64 has, and AArch64 with
+/// pages of 4 KiB.
+fn huge_page_size() -> usize {
+    (2 << 20).max(page_size())
+}
+
 /// After a failed `MAP_FIXED`: kernels before 6.12 may have unmapped the old range already. Whatever is
-/// missing is mapped again as zeroes, so that the owner's pointer never dangles.
-fn plug(start: *mut c_void, len: usize) {
+/// missing is mapped again as zeroes with this access, so that the owner's pointer never dangles.
+fn plug(start: *mut c_void, len: usize, access: ProtFlags) {
     let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
     // SAFETY: MAP_FIXED_NOREPLACE replaces nothing that is mapped.
-    let plugged = unsafe { mmap_anonymous(start, len, ProtFlags::READ | ProtFlags::WRITE, flags) };
+    let plugged = unsafe { mmap_anonymous(start, len, access, flags) };
     if let Ok(elsewhere) = plugged
         && elsewhere != start
     {

@@ -1,5 +1,6 @@
 //! Bytes of files: a private copy that nobody else can change, or the file itself in place.
 
+use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -25,7 +26,7 @@ const CHUNK: usize = 256 * 1024;
 ///
 /// A regular file is taken whole, whatever its offset; what has no size (pipes, sockets, `/proc`)
 /// is read from where it stands to its end.
-pub(crate) fn copy_of(file: &File) -> io::Result<(MemoryFile, usize)> {
+pub(crate) fn copy_of(file: &File, name: Option<&CStr>) -> io::Result<(MemoryFile, usize)> {
     let metadata = file.metadata()?;
     if metadata.is_dir() {
         return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a directory"));
@@ -37,7 +38,7 @@ pub(crate) fn copy_of(file: &File) -> io::Result<(MemoryFile, usize)> {
         ));
     }
     if !metadata.is_file() || metadata.len() == 0 {
-        return stream(file);
+        return stream(file, name);
     }
     if metadata.len() >= CLONE_FROM
         && let Some(clone) = clone_of(file)
@@ -45,7 +46,7 @@ pub(crate) fn copy_of(file: &File) -> io::Result<(MemoryFile, usize)> {
         return Ok(clone);
     }
     let len = addressable(metadata.len())?;
-    let mut copy = MemoryFile::create(whole_pages(len).ok_or_else(|| too_long(metadata.len()))?)?;
+    let mut copy = MemoryFile::create(whole_pages(len).ok_or_else(|| too_long(metadata.len()))?, name)?;
     let mut buffer = vec![0; CHUNK.min(len)];
     for extent in data_extents(file, metadata.len()) {
         let mut offset = addressable(extent.start)?;
@@ -72,8 +73,8 @@ pub(crate) fn copy_of(file: &File) -> io::Result<(MemoryFile, usize)> {
 }
 
 /// All that `reader` gives until its end, and the number of bytes.
-pub(crate) fn stream(mut reader: impl Read) -> io::Result<(MemoryFile, usize)> {
-    let mut copy = MemoryFile::create(0)?;
+pub(crate) fn stream(mut reader: impl Read, name: Option<&CStr>) -> io::Result<(MemoryFile, usize)> {
+    let mut copy = MemoryFile::create(0, name)?;
     let mut buffer = vec![0; CHUNK];
     let mut len = 0_usize;
     loop {

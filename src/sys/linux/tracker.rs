@@ -27,7 +27,8 @@ use super::memory::Mapping;
 use super::pagemap::{self, Look};
 use super::{may_have_pinned_memory, userfault};
 use crate::options::Tracking;
-use crate::pages::PageSet;
+use crate::pages::{PageRange, PageSet};
+use crate::stats::WhyNotFaster;
 
 /// How written pages are found; see the module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -38,8 +39,8 @@ enum Tier {
     Compare,
 }
 
-/// Another choice than the automatic one if the library is built with `MEMSNAP_TIER` set, for tests.
-const TRACKING: Tracking = match option_env!("MEMSNAP_TIER") {
+/// What the automatic choice is: another one if the library is built with `MEMSNAP_TIER` set, for tests.
+const DEFAULT: Tracking = match option_env!("MEMSNAP_TIER") {
     Some(name) => match name.as_bytes() {
         b"armed" => Tracking::Armed,
         b"scan" => Tracking::Scan,
@@ -59,6 +60,8 @@ const SHORT: usize = 32;
 pub(crate) struct Tracker {
     tier: Tier,
     tracking: Tracking,
+    /// Why the tier is none of the faster ones, where it could be.
+    obstacle: Option<WhyNotFaster>,
 }
 
 /// What to look for.
@@ -96,37 +99,58 @@ impl Found {
 }
 
 impl Tracker {
-    pub(crate) fn new() -> Self {
-        let mut tracker = Self { tier: Tier::Scan, tracking: Tracking::Auto };
-        tracker.choose(TRACKING);
-        tracker
+    /// For a mapping just made. Fails where another way than the automatic one is wanted that cannot work.
+    pub(crate) fn new(tracking: Tracking, mapping: &Mapping) -> io::Result<Self> {
+        let mut tracker = Self { tier: Tier::Scan, tracking, obstacle: None };
+        tracker.choose(mapping, tracking)?;
+        Ok(tracker)
     }
 
-    /// Uses another tier from now on.
-    pub(crate) fn switch(&mut self, mapping: &Mapping, tracking: Tracking) {
-        if self.tier == Tier::Armed {
+    /// Finds pages in this way from now on, if it can work.
+    pub(crate) fn switch(&mut self, mapping: &Mapping, tracking: Tracking) -> io::Result<()> {
+        let before = *self;
+        self.choose(mapping, tracking)?;
+        if before.tier == Tier::Armed {
             userfault::unregister(mapping);
         }
-        self.choose(tracking);
+        Ok(())
     }
 
-    fn choose(&mut self, tracking: Tracking) {
-        self.tracking = tracking;
-        self.tier = match tracking {
+    fn choose(&mut self, mapping: &Mapping, tracking: Tracking) -> io::Result<()> {
+        probe(tracking, mapping)?;
+        let chosen = if tracking == Tracking::Auto { DEFAULT } else { tracking };
+        let tier = match chosen {
             Tracking::Auto | Tracking::Armed | Tracking::Scan => Tier::Scan,
             Tracking::Pagemap => Tier::Pagemap,
             Tracking::Compare => Tier::Compare,
         };
+        *self = Self { tier, tracking: chosen, obstacle: None };
+        Ok(())
     }
 
-    /// The name of the tier in use.
-    pub(crate) fn name(self) -> &'static str {
+    /// The tier in use.
+    pub(crate) fn tracking(self) -> Tracking {
         match self.tier {
-            Tier::Armed => "armed",
-            Tier::Scan => "scan",
-            Tier::Pagemap => "pagemap",
-            Tier::Compare => "compare",
+            Tier::Armed => Tracking::Armed,
+            Tier::Scan => Tracking::Scan,
+            Tier::Pagemap => Tracking::Pagemap,
+            Tier::Compare => Tracking::Compare,
         }
+    }
+
+    /// Why it is none of the faster ones.
+    pub(crate) fn why_not_faster(self) -> Option<WhyNotFaster> {
+        match self.tier {
+            Tier::Armed => None,
+            tier if self.tracking == self.tracking() && tier != Tier::Armed => Some(WhyNotFaster::Chosen),
+            _ => self.obstacle.or(Some(WhyNotFaster::NotWorthIt)),
+        }
+    }
+
+    fn give_up(&mut self, next: Tier, error: Errno) {
+        let refused = self.tracking();
+        self.obstacle = Some(WhyNotFaster::Refused { tracking: refused, os_error: error.raw_os_error() });
+        self.tier = next;
     }
 
     /// Looks for pages of `mapping`. With `count` the others are counted, where that is possible and the count
@@ -147,8 +171,8 @@ impl Tracker {
         }
         if self.tier == Tier::Armed {
             let close = search == Search::WrittenAndClose && !may_have_pinned_memory();
-            let mut found =
-                pagemap::written(mapping, close).and_then(|open| sift(mapping, &open, &shows_zeroes));
+            let mut found = pagemap::written(mapping, mapping.all(), close)
+                .and_then(|open| sift(mapping, &open, &shows_zeroes));
             if let Ok(open) = &found
                 && search == Search::Private
             {
@@ -160,7 +184,7 @@ impl Tracker {
                 Ok(found) => return Ok(Found { closed: close, ..found }),
                 Err(shortage @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(shortage.into()),
                 // In a forked child, or after a filter came into force, nothing is protected (any more).
-                Err(_) => self.tier = Tier::Scan,
+                Err(error) => self.give_up(Tier::Scan, error),
             }
         }
         loop {
@@ -169,7 +193,9 @@ impl Tracker {
                     let look = if count { Look::AndCount } else { Look::Everywhere };
                     pagemap::private(mapping, mapping.all(), look, &shows_zeroes)
                 }
-                Tier::Pagemap => pagemap::private_by_reading(mapping).map(|pages| (pages, None)),
+                Tier::Pagemap => {
+                    pagemap::private_by_reading(mapping, mapping.all()).map(|pages| (pages, None))
+                }
                 Tier::Compare => {
                     let all = Found::all_private(PageSet::all(mapping.pages()));
                     return Ok(Found { known: false, ..all });
@@ -178,8 +204,8 @@ impl Tracker {
             match found {
                 Ok((pages, others)) => return Ok(Found { others, ..Found::all_private(pages) }),
                 Err(shortage @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(shortage.into()),
-                Err(_) if self.tier == Tier::Pagemap => self.tier = Tier::Compare,
-                Err(_) => self.tier = Tier::Pagemap,
+                Err(error) if self.tier == Tier::Pagemap => self.give_up(Tier::Compare, error),
+                Err(error) => self.give_up(Tier::Pagemap, error),
             }
         }
     }
@@ -187,12 +213,18 @@ impl Tracker {
     /// Closes every page, in order that `find` from now on reports only what is written later. A wish; nothing
     /// changes where it cannot be granted. Returns whether all are closed.
     pub(crate) fn arm(&mut self, mapping: &Mapping) -> bool {
-        if self.may_arm()
-            && mapping.pages() > 0
-            && !may_have_pinned_memory()
-            && userfault::register(mapping).is_ok()
-        {
-            self.tier = Tier::Armed;
+        if self.may_arm() && mapping.pages() > 0 {
+            if may_have_pinned_memory() {
+                self.obstacle = Some(WhyNotFaster::PinnedMemory);
+            } else {
+                match userfault::register(mapping, mapping.all()) {
+                    Ok(()) => self.tier = Tier::Armed,
+                    Err(error) => {
+                        let (tracking, os_error) = (Tracking::Armed, error.raw_os_error());
+                        self.obstacle = Some(WhyNotFaster::Refused { tracking, os_error });
+                    }
+                }
+            }
         }
         self.close(mapping)
     }
@@ -203,7 +235,14 @@ impl Tracker {
         self.tier == Tier::Armed && !may_have_pinned_memory() && pagemap::protect(mapping).is_ok()
     }
 
-    /// After other memory was mapped in place of what the mapping showed.
+    /// After other memory was mapped in place of what `range` showed, or was added there.
+    pub(crate) fn renewed(&mut self, mapping: &Mapping, range: PageRange) {
+        if self.tier == Tier::Armed && range.len() > 0 && userfault::register(mapping, range).is_err() {
+            self.tier = Tier::Scan;
+        }
+    }
+
+    /// After other memory was mapped in place of all that the mapping showed.
     pub(crate) fn disarm(&mut self) {
         if self.tier == Tier::Armed {
             self.tier = Tier::Scan;
@@ -221,6 +260,41 @@ impl Tracker {
 
     fn may_arm(self) -> bool {
         self.tier == Tier::Scan && matches!(self.tracking, Tracking::Auto | Tracking::Armed)
+    }
+}
+
+/// Whether written pages can be found in this way. Says why, if they cannot.
+fn probe(tracking: Tracking, mapping: &Mapping) -> io::Result<()> {
+    let first = PageRange::new(0, mapping.pages().min(1));
+    if first.len() == 0 {
+        return Ok(());
+    }
+    let (needs, worked) = match tracking {
+        Tracking::Auto | Tracking::Compare => return Ok(()),
+        Tracking::Armed => {
+            let needs = "Linux 6.7 and userfaultfd, or access to /dev/userfaultfd";
+            let written = || pagemap::written(mapping, first, false).map(drop);
+            let worked = userfault::register(mapping, first).and_then(|()| written());
+            userfault::unregister(mapping);
+            (needs, worked)
+        }
+        Tracking::Scan => {
+            let private = pagemap::private(mapping, first, Look::Everywhere, |_| true);
+            ("Linux 6.7 and access to /proc/self/pagemap", private.map(drop))
+        }
+        Tracking::Pagemap => {
+            ("access to /proc/self/pagemap", pagemap::private_by_reading(mapping, first).map(drop))
+        }
+    };
+    match worked {
+        Err(shortage @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => Err(shortage.into()),
+        Err(error) => Err(io::Error::new(
+            io::ErrorKind::Unsupported,
+            format!(
+                "tracking by {tracking:?} cannot work here ({error}): it needs {needs}; Tracking::Auto takes what works"
+            ),
+        )),
+        Ok(()) => Ok(()),
     }
 }
 

@@ -13,18 +13,19 @@ use rustix::mm::{UserfaultfdFlags, userfaultfd};
 
 use super::memory::Mapping;
 use super::process::Process;
+use crate::pages::PageRange;
 use crate::sys::call;
 
 /// `UFFD_USER_MODE_ONLY`: faults of the kernel are not ours to handle, for which no privilege is needed. With
 /// asynchronous protection there is nothing to handle in any case.
 const USER_MODE_ONLY: u32 = 1;
 
-/// Has the kernel note writes to `mapping`.
-pub(super) fn register(mapping: &Mapping) -> Result<(), Errno> {
+/// Has the kernel note writes to the pages `range` of `mapping`.
+pub(super) fn register(mapping: &Mapping, range: PageRange) -> Result<(), Errno> {
     call("uffdio_register").map_err(|_| Errno::NOMEM)?;
     const MODE_WP: u64 = 1 << 1;
-    let start = mapping.as_ptr().addr().get() as u64;
-    let register = Register { start, len: mapping.len() as u64, mode: MODE_WP, ioctls: 0 };
+    let start = mapping.page_ptr(range.start).addr().get() as u64;
+    let register = Register { start, len: range.bytes().len() as u64, mode: MODE_WP, ioctls: 0 };
     // SAFETY: `Argument` describes `UFFDIO_REGISTER`. The range is a mapping of our own, and no byte of it
     // changes.
     unsafe { rustix::ioctl::ioctl(Process::current()?.userfault()?, Argument::<_, REGISTER>(register)) }

@@ -1,0 +1,137 @@
+//! Which parts of a view may be read and written.
+
+use crate::pages::{PageRange, PageSet};
+
+/// What may be done with the bytes of a page. See [`View::protect`](crate::View::protect).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Access(Kind);
+
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+enum Kind {
+    None,
+    Read,
+    ReadWrite,
+    ReadExecute,
+}
+
+impl Access {
+    /// Nothing: who reads or writes there is stopped by the system (on Unix, by `SIGSEGV`).
+    pub const NONE: Self = Self(Kind::None);
+    /// Reading.
+    pub const READ: Self = Self(Kind::Read);
+    /// Reading and writing, which is how a view begins.
+    pub const READ_WRITE: Self = Self(Kind::ReadWrite);
+    /// Reading and running as code: only in a view that was opened with
+    /// [`ViewOptions::executable`](crate::ViewOptions::executable).
+    pub const READ_EXECUTE: Self = Self(Kind::ReadExecute);
+
+    pub(crate) fn can_read(self) -> bool {
+        self != Self::NONE
+    }
+
+    pub(crate) fn can_write(self) -> bool {
+        self == Self::READ_WRITE
+    }
+
+    pub(crate) fn can_execute(self) -> bool {
+        self == Self::READ_EXECUTE
+    }
+}
+
+/// The parts of a range of pages that are not [`Access::READ_WRITE`].
+///
+/// Invariant: sorted and disjoint.
+#[derive(Default)]
+pub(crate) struct Protections(Vec<(PageRange, Access)>);
+
+impl Protections {
+    pub(crate) fn set(&mut self, range: PageRange, access: Access) {
+        let mut parts = Vec::with_capacity(self.0.len() + 2);
+        for &(old, before) in &self.0 {
+            for (start, end) in [(old.start, old.end.min(range.start)), (old.start.max(range.end), old.end)] {
+                if start < end {
+                    parts.push((PageRange::new(start, end), before));
+                }
+            }
+        }
+        if access != Access::READ_WRITE && range.len() > 0 {
+            parts.push((range, access));
+        }
+        parts.sort_unstable_by_key(|(range, _)| range.start);
+        self.0 = parts;
+    }
+
+    /// Forgets all parts that are not below `pages`.
+    pub(crate) fn truncate(&mut self, pages: usize) {
+        self.set(PageRange::new(pages, usize::MAX), Access::READ_WRITE);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub(crate) fn last(&self) -> Option<(PageRange, Access)> {
+        self.0.last().copied()
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (PageRange, Access)> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// Whether each page of `range` has an access that `allows`.
+    pub(crate) fn all(&self, range: PageRange, allows: impl Fn(Access) -> bool) -> bool {
+        self.iter().all(|(part, access)| part.end <= range.start || range.end <= part.start || allows(access))
+    }
+
+    /// The parts that cannot be read and have one of `pages`.
+    pub(crate) fn unreadable(&self, pages: &PageSet) -> Vec<PageRange> {
+        let hidden = self.iter().filter(|(_, access)| !access.can_read());
+        hidden.map(|(part, _)| part).filter(|&part| pages.meets(part)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn protections_are_what_was_set_last(
+            sets in prop::collection::vec((0_usize..20, 0_usize..8, 0_usize..4), 0..12),
+            (at, len) in (0_usize..20, 1_usize..8),
+        ) {
+            let kinds = [Access::NONE, Access::READ, Access::READ_WRITE, Access::READ_EXECUTE];
+            let mut model = [Access::READ_WRITE; 32];
+            let mut protections = Protections::default();
+            for (start, len, kind) in sets {
+                protections.set(PageRange::new(start, start + len), kinds[kind]);
+                model[start..start + len].fill(kinds[kind]);
+            }
+            let mut shown = [Access::READ_WRITE; 32];
+            let mut end = 0;
+            for (range, access) in protections.iter() {
+                prop_assert!(range.start >= end && range.len() > 0 && access != Access::READ_WRITE);
+                end = range.end;
+                shown[range.iter()].fill(access);
+            }
+            prop_assert_eq!(shown, model);
+            let range = PageRange::new(at, at + len);
+            let readable = model[range.iter()].iter().all(|access| access.can_read());
+            prop_assert_eq!(protections.all(range, Access::can_read), readable);
+            let pages: PageSet = std::iter::once(range).collect();
+            let unreadable = protections.unreadable(&pages);
+            prop_assert_eq!(unreadable.is_empty(), readable);
+            for page in range.iter().filter(|&page| !model[page].can_read()) {
+                prop_assert!(unreadable.iter().any(|part| part.iter().contains(&page)));
+            }
+            protections.truncate(at);
+            prop_assert!(protections.iter().all(|(part, _)| part.end <= at));
+        }
+    }
+}

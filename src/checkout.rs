@@ -1,0 +1,210 @@
+//! How a working tree comes to show another image.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::sync::Arc;
+
+use crate::access::Access;
+use crate::image::Image;
+use crate::layout::Layout;
+use crate::pages::PageSet;
+use crate::sys::Search;
+use crate::worktree::{Backing, State};
+use crate::{cost, error, trace};
+
+impl State {
+    /// Gives all access back that was taken.
+    pub(crate) fn unprotect(&mut self) -> io::Result<()> {
+        while let Some((range, _)) = self.access.last() {
+            // SAFETY: nothing is taken away.
+            unsafe { self.mapping.set_access(range, Access::READ_WRITE) }
+                .map_err(error::context("making protected pages of a view writable again", range.len()))?;
+            self.access.truncate(range.start);
+        }
+        Ok(())
+    }
+
+    /// Shows `image` but in the pages `keep`, which stay as they are. All pages can be written.
+    pub(crate) fn show(&mut self, image: &Arc<Image>, keep: &PageSet) -> io::Result<()> {
+        debug_assert!(self.access.is_empty());
+        if image.pages != self.mapping.pages() {
+            self.resize(image.pages)?;
+        }
+        if let Backing::Private(layout) = &self.backing
+            && layout.has_base_of(image)
+        {
+            let moved = self.synced.may_differ(image).below(image.pages);
+            if cost::rewriting_pays(moved.len(), image.pages) {
+                return self.put_back(image, &moved, keep);
+            }
+        }
+        self.mapping.check_owner()?;
+        let kept: Vec<_> = keep.iter().map(|page| (page, self.page(page).to_vec())).collect();
+        self.backing = Backing::Torn;
+        self.all_closed = false;
+        self.tracker.disarm();
+        let layout = Layout::remap(image, &mut self.mapping);
+        // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
+        kept.iter().for_each(|(page, bytes)| unsafe { self.mapping.write(*page, bytes) });
+        self.backing = Backing::Private(layout?);
+        self.synced = Arc::clone(image);
+        self.unsynced = keep.clone();
+        self.ledger.started_over();
+        trace::restored("mapped anew", image.pages, 0, self.tracker.tracking());
+        Ok(())
+    }
+
+    /// Shows `image`, which has the same base, by discarding all and copying in what is not shown then. Returns
+    /// whether the system let it; if not, any page may have changed.
+    fn start_over(&mut self, image: &Arc<Image>) -> bool {
+        let Backing::Private(layout) = &self.backing else { return false };
+        let Ok(wanted) = image.reader() else { return false };
+        // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
+        if unsafe { self.mapping.discard(&PageSet::all(image.pages)) }.is_err() {
+            // What comes before memory that is locked is gone.
+            self.unsynced = PageSet::all(image.pages);
+            self.ledger.cannot_start_over();
+            return false;
+        }
+        // SAFETY: as above; `wanted` gives an image's bytes.
+        layout.hidden(image).iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
+        self.synced = Arc::clone(image);
+        self.unsynced = PageSet::new();
+        self.ledger.started_over();
+        trace::restored("started over", image.pages, 0, self.tracker.tracking());
+        true
+    }
+
+    /// Maps what is under zeroes again where `image` shows something else, outside of `keep`.
+    fn uncover(&mut self, image: &Image, keep: &PageSet) -> io::Result<PageSet> {
+        let Backing::Private(layout) = &mut self.backing else { return Ok(PageSet::new()) };
+        if !layout.covers_base() {
+            return Ok(PageSet::new());
+        }
+        // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
+        match unsafe { layout.uncover(&mut self.mapping, image, keep) } {
+            Ok(uncovered) => {
+                uncovered.ranges().iter().for_each(|&range| self.tracker.renewed(&self.mapping, range));
+                self.unsynced = self.unsynced.union(&uncovered);
+                Ok(uncovered)
+            }
+            Err(error) => {
+                self.backing = Backing::Torn;
+                self.tracker.disarm();
+                Err(error::context("mapping the image under zeroed pages again", image.pages)(error))
+            }
+        }
+    }
+
+    /// Shows `image`, which differs from `synced` in the pages `moved` at most, by rewriting those and
+    /// those written, but not `keep`; or in another way, where that costs less.
+    fn put_back(&mut self, image: &Arc<Image>, moved: &PageSet, keep: &PageSet) -> io::Result<()> {
+        let uncovered = self.uncover(image, keep)?;
+        let captured = image.captured.len();
+        if keep.is_empty()
+            && !self.tracker.is_armed()
+            && self.ledger.starting_over_pays(captured)
+            && self.start_over(image)
+        {
+            return Ok(());
+        }
+        let search = if self.ledger.keeps_much() { Search::Private } else { Search::Written };
+        let found = self.find_and_note(search)?;
+        let wanted = image.reader()?;
+        // What is written and discarded here stays open.
+        self.all_closed = false;
+        let all_private = found.known && !found.since_closed;
+        let Backing::Private(layout) = &self.backing else { return Ok(()) };
+        let others = self.unsynced.union(moved);
+        // Where nothing is private, what the mapping shows needs no rewriting.
+        let bare = if all_private { others.minus(&found.pages) } else { others.intersection(&uncovered) };
+        let hidden: PageSet = bare.iter().filter(|&page| !layout.shows(page, image)).collect();
+        let mut pages = found.pages.union(&others.minus(&bare)).union(&hidden);
+        let kept = pages.intersection(keep);
+        if !kept.is_empty() {
+            pages = pages.minus(keep);
+        }
+        let again = pages == self.rewritten && pages.len() <= self.ledger.kept_pages;
+        if again && self.ledger.trusts_recurrence() {
+            for &range in pages.ranges() {
+                for (page, bytes) in wanted.pieces(range) {
+                    // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive; `bytes` are an
+                    // image's.
+                    unsafe { self.mapping.write(page, bytes) };
+                }
+            }
+            self.synced = Arc::clone(image);
+            self.unsynced = kept;
+            trace::restored("rewritten", image.pages, pages.len(), self.tracker.tracking());
+            return Ok(());
+        }
+        let may_start_over = all_private && keep.is_empty();
+        let excess = pages.len().saturating_sub(self.ledger.kept_pages);
+        let runs = pages.ranges().len() * excess / pages.len().max(1);
+        let needed = pages.len() - excess + captured;
+        if may_start_over && self.ledger.starting_over_beats_discarding(runs, excess, needed) {
+            if !self.start_over(image) {
+                return self.put_back(image, moved, keep);
+            }
+            self.rewritten = pages;
+            return Ok(());
+        }
+        let (mut copied, mut idle) = (0, 0);
+        let (mut rewritten, mut discarded) = (PageSet::new(), PageSet::new());
+        let (mut is_moved, mut was_rewritten) = (moved.ascending(), self.rewritten.ascending());
+        // From here on nothing fails.
+        for page in pages.iter() {
+            let (bytes, shown) = (wanted.page(page), layout.shows(page, image));
+            let (moved, again) = (is_moved.contains(page), was_rewritten.contains(page));
+            // A page that is private for the first time was written, and goes in any case.
+            let compare = !moved && (again || !shown || !found.known || found.since_closed);
+            if compare && self.page(page) == bytes {
+                if shown && all_private {
+                    discarded.push(page);
+                } else {
+                    idle += 1;
+                }
+                continue;
+            }
+            rewritten.push(page);
+            if !shown || (again && copied < self.ledger.kept_pages) {
+                // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive; `bytes` are an
+                // image's.
+                unsafe { self.mapping.write(page, bytes) };
+                copied += 1;
+            } else {
+                discarded.push(page);
+            }
+        }
+        self.rewritten = rewritten;
+        let (runs, needed) = (discarded.ranges().len(), copied + captured);
+        if may_start_over && self.ledger.starting_over_beats_discarding(runs, discarded.len(), needed) {
+            return if self.start_over(image) { Ok(()) } else { self.put_back(image, moved, keep) };
+        }
+        // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
+        if unsafe { self.mapping.discard(&discarded) }.is_err() {
+            // Locked memory, for one, cannot be discarded.
+            // SAFETY: as for the copies above.
+            discarded.iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
+        }
+        if found.since_closed {
+            // A discarded page is open, until it is closed with all others.
+            idle += discarded.len();
+        }
+        self.ledger.found(idle, found.unwritten);
+        self.synced = Arc::clone(image);
+        self.unsynced = kept;
+        if self.tracker.is_armed() {
+            if self.ledger.closing_pays(image.pages, copied) {
+                self.all_closed = self.tracker.close(&self.mapping);
+                self.ledger.closed(found.pages.len() + moved.len());
+            }
+        } else if self.tracker.must_arm()
+            || (!self.ledger.starting_over_may_help() && self.ledger.arming_pays(copied))
+        {
+            self.arm(found.pages.len() + moved.len());
+        }
+        trace::restored("rewritten", image.pages, pages.len(), self.tracker.tracking());
+        Ok(())
+    }
+}
