@@ -2,6 +2,8 @@
 #![deny(unsafe_code)]
 
 mod access;
+#[cfg(feature = "bytes")]
+mod bytes;
 mod changes;
 mod checkout;
 mod cost;
@@ -18,6 +20,8 @@ mod sys;
 mod table;
 mod trace;
 mod view;
+#[cfg(feature = "vm-memory")]
+pub mod vm_memory;
 mod worktree;
 
 #[cfg(test)]

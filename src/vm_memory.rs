@@ -1,0 +1,363 @@
+//! Views as guest memory of a virtual machine: a region for the `vm-memory` crate (0.18). Needs the feature
+//! `vm-memory`.
+//!
+//! [`GuestRegion`] implements vm-memory's region traits; a [`GuestRegionCollection`] of them is the guest
+//! memory. Like vm-memory, for 64-bit targets.
+//!
+//! [`GuestRegionCollection`]: ::vm_memory::GuestRegionCollection
+#![allow(unsafe_code)]
+
+use std::fmt;
+use std::io;
+
+use ::vm_memory::{
+    Address, GuestAddress, GuestMemoryError, GuestMemoryRegion, GuestMemoryRegionBytes, GuestMemoryResult,
+    GuestUsize, MemoryRegionAddress, VolatileSlice,
+};
+
+use crate::changes::Changes;
+use crate::error;
+use crate::snapshot::Snapshot;
+use crate::stats::ViewStats;
+use crate::view::View;
+
+/// A range of guest memory: a view, and the guest physical address where it starts.
+///
+/// A [`GuestRegionCollection`] of such regions is guest memory, with all that vm-memory has for it. What
+/// is written through it is captured by [`take_snapshot`](Self::take_snapshot) and undone by
+/// [`restore`](Self::restore), at host addresses that never change. vm-memory's dirty bitmap is `()`, for
+/// written pages are found as in any view.
+///
+/// # Who may touch the bytes
+///
+/// Guest memory is read and written through shared references, by any thread, with the volatile accesses of
+/// [`VolatileSlice`], which vm-memory lets race with one another. Snapshots and restores access the same
+/// bytes plainly, which must not race with anything. So the two are kept apart:
+///
+/// - All that reads or changes bytes of the view takes the region by `&mut` or by value. A `VolatileSlice`
+///   borrows the region, so that no thread has one then.
+/// - All that takes the region by `&` leaves the view alone. There is no `Deref` and no `AsRef`, for a
+///   `&[u8]` promises that its bytes do not change. The view comes out [by value](Self::into_view).
+///
+/// The compiler does not see who uses a pointer from
+/// [`get_host_address`](GuestMemoryRegion::get_host_address): virtual CPUs, devices. Such use takes
+/// `unsafe`, and whoever writes that sees to it that nothing accesses the memory while a method has the
+/// region by `&mut` or by value, nor after it is dropped. For memory that is registered with the kernel see
+/// [`View`].
+///
+/// # Examples
+///
+/// Each region is kept in an [`Arc`](std::sync::Arc) beside the guest memory. When all clones of the guest
+/// memory are dropped, the region can be had by `&mut` again:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use memsnap::Snapshot;
+/// use memsnap::vm_memory::GuestRegion;
+/// use vm_memory::{Bytes, GuestAddress, GuestRegionCollection};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let booted = Arc::new(Snapshot::zeroed(128 << 20)?);
+/// let mut ram = Arc::new(GuestRegion::new(booted.view_arc()?, GuestAddress(0x8000_0000))?);
+///
+/// let memory = GuestRegionCollection::from_arc_regions(vec![Arc::clone(&ram)])?;
+/// memory.write_slice(b"guest", GuestAddress(0x8000_1000))?; // any thread with a clone could
+/// drop(memory);
+///
+/// let region = Arc::get_mut(&mut ram).expect("the guest memory is dropped");
+/// let snapshot = region.take_snapshot()?; // copies one page
+/// region.restore()?;
+/// assert_eq!(region.read_obj::<u8>(vm_memory::MemoryRegionAddress(0x1000))?, 0);
+/// assert_eq!(&snapshot.view()?[0x1000..0x1005], b"guest");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// A slice of guest memory cannot be kept across a snapshot or a restore:
+///
+/// ```compile_fail,E0502
+/// # use memsnap::{Snapshot, vm_memory::GuestRegion};
+/// # use vm_memory::{Bytes, GuestAddress, GuestMemoryRegion};
+/// # let snapshot = Snapshot::zeroed(1).unwrap();
+/// let mut region = GuestRegion::new(snapshot.view().unwrap(), GuestAddress(0)).unwrap();
+/// let slice = region.as_volatile_slice().unwrap();
+/// region.restore().unwrap(); // error: `region` is borrowed by `slice`
+/// slice.write_obj(1_u8, 0).unwrap();
+/// ```
+///
+/// ```compile_fail,E0502
+/// # use memsnap::{Snapshot, vm_memory::GuestRegion};
+/// # use vm_memory::{Bytes, GuestAddress, GuestMemoryRegion};
+/// # let snapshot = Snapshot::zeroed(1).unwrap();
+/// let mut region = GuestRegion::new(snapshot.view().unwrap(), GuestAddress(0)).unwrap();
+/// let slice = region.as_volatile_slice().unwrap();
+/// region.take_snapshot().unwrap(); // error: `region` is borrowed by `slice`
+/// slice.write_obj(1_u8, 0).unwrap();
+/// ```
+///
+/// [`GuestRegionCollection`]: ::vm_memory::GuestRegionCollection
+pub struct GuestRegion<S> {
+    /// Used by methods that have the region by `&mut` or by value, and by no others.
+    view: View<S>,
+    start: GuestAddress,
+    /// Address and length of the view. The address never changes; the length is noted anew after each call
+    /// that has the view by `&mut`.
+    host: *mut u8,
+    len: usize,
+}
+
+// SAFETY: `host` is the address of memory that belongs to `view`, and is used as long as that lives.
+unsafe impl<S> Send for GuestRegion<S> where View<S>: Send {}
+// SAFETY: methods on `&self` read fields that only change by `&mut self`, and give out `VolatileSlice`s,
+// which several threads may use at once, since then all access is volatile: see `get_slice`.
+unsafe impl<S> Sync for GuestRegion<S> where View<S>: Sync {}
+
+impl<S> GuestRegion<S> {
+    /// The memory of `view` as guest memory from `start` on.
+    ///
+    /// The region is as long as the view: whole pages. `start` need not be aligned, but hypervisors want it
+    /// to be.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if the view is empty, or if `start` plus its length exceeds `u64::MAX`. The view is
+    /// dropped then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::{Snapshot, page_size, vm_memory::GuestRegion};
+    /// use vm_memory::{GuestAddress, GuestMemoryRegion};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = Snapshot::from_slice(b"firmware")?;
+    /// let region = GuestRegion::new(snapshot.view()?, GuestAddress(0xF_0000))?;
+    /// assert_eq!(region.len(), page_size() as u64);
+    /// assert!(GuestRegion::new(snapshot.view()?, GuestAddress(u64::MAX)).is_err());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn new(mut view: View<S>, start: GuestAddress) -> io::Result<Self> {
+        let len = view.len();
+        if len == 0 {
+            return Err(error::invalid("a view of 0 bytes cannot be guest memory".to_owned()));
+        }
+        if start.checked_add(len as u64).is_none() {
+            let start = start.raw_value();
+            return Err(error::invalid(format!(
+                "a view of {len} bytes from guest address {start:#x} on exceeds the address space of a guest"
+            )));
+        }
+        Ok(Self { start, host: view.as_mut_ptr(), len, view })
+    }
+
+    /// A new snapshot of what the region holds now. See [`View::take_snapshot`].
+    ///
+    /// Snapshots of several regions are of one moment if nothing writes to any of them in between.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`View::take_snapshot`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use memsnap::{Snapshot, vm_memory::GuestRegion};
+    /// # use vm_memory::{Bytes, GuestAddress, MemoryRegionAddress};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let snapshot = Snapshot::zeroed(1 << 20)?;
+    /// let mut region = GuestRegion::new(snapshot.view()?, GuestAddress(0))?;
+    /// region.write_slice(b"guest", MemoryRegionAddress(0x100))?;
+    /// assert_eq!(&region.take_snapshot()?.view()?[0x100..0x105], b"guest");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn take_snapshot(&mut self) -> io::Result<Snapshot> {
+        self.view.take_snapshot()
+    }
+
+    /// Puts the region back to the snapshot that its view was opened on, at the same host address. See
+    /// [`View::restore`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`View::restore`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use memsnap::{Snapshot, vm_memory::GuestRegion};
+    /// # use vm_memory::{Bytes, GuestAddress, MemoryRegionAddress};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let snapshot = Snapshot::zeroed(1 << 20)?;
+    /// let mut region = GuestRegion::new(snapshot.view()?, GuestAddress(0))?;
+    /// region.write_obj(1_u32, MemoryRegionAddress(0x100))?;
+    /// region.restore()?;
+    /// assert_eq!(region.read_obj::<u32>(MemoryRegionAddress(0x100))?, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn restore(&mut self) -> io::Result<()> {
+        let restored = self.view.restore();
+        self.len = self.view.len();
+        restored
+    }
+
+    /// Has the region hold another snapshot of the same length, at the same host address. See
+    /// [`View::restore_to`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`View::restore_to`]; `InvalidInput` if the lengths differ.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use memsnap::{Snapshot, vm_memory::GuestRegion};
+    /// # use vm_memory::{Bytes, GuestAddress, MemoryRegionAddress};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let snapshot = Snapshot::zeroed(1 << 20)?;
+    /// let mut region = GuestRegion::new(snapshot.view()?, GuestAddress(0))?;
+    /// region.write_obj(1_u32, MemoryRegionAddress(0x100))?;
+    /// let one = region.take_snapshot()?;
+    /// region.restore()?;
+    /// region.restore_to(&one)?;
+    /// assert_eq!(region.read_obj::<u32>(MemoryRegionAddress(0x100))?, 1);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn restore_to(&mut self, snapshot: &Snapshot) -> io::Result<()> {
+        let wanted = snapshot.len();
+        if wanted != self.len {
+            return Err(error::invalid(format!(
+                "a guest region of {} bytes cannot hold a snapshot of {wanted} bytes: its neighbours stay where they are",
+                self.len
+            )));
+        }
+        let restored = self.view.restore_to(snapshot);
+        self.len = self.view.len();
+        restored
+    }
+
+    /// Where the region, by offset, differs from the snapshot that was last taken of it or
+    /// restored to it. See [`View::changes`].
+    ///
+    /// # Errors
+    ///
+    /// Those of [`View::changes`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use memsnap::{Snapshot, page_size, vm_memory::GuestRegion};
+    /// # use vm_memory::{Bytes, GuestAddress, MemoryRegionAddress};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let snapshot = Snapshot::zeroed(1 << 20)?;
+    /// let mut region = GuestRegion::new(snapshot.view()?, GuestAddress(0x8000_0000))?;
+    /// region.write_obj(1_u32, MemoryRegionAddress(0x100))?;
+    /// assert_eq!(region.changes()?.ranges(), [0..page_size()]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn changes(&mut self) -> io::Result<Changes<'_>> {
+        self.view.changes()
+    }
+
+    /// What the region's view holds.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use memsnap::{Snapshot, page_size, vm_memory::GuestRegion};
+    /// # use vm_memory::{Bytes, GuestAddress, MemoryRegionAddress};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let snapshot = Snapshot::zeroed(1 << 20)?;
+    /// let mut region = GuestRegion::new(snapshot.view()?, GuestAddress(0))?;
+    /// region.write_obj(1_u32, MemoryRegionAddress(0x100))?;
+    /// assert!(region.stats().private >= page_size());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn stats(&mut self) -> ViewStats {
+        self.view.stats()
+    }
+
+    /// The view, with all that was written to the region.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use memsnap::{Snapshot, vm_memory::GuestRegion};
+    /// # use vm_memory::{Bytes, GuestAddress, MemoryRegionAddress};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let snapshot = Snapshot::zeroed(1 << 20)?;
+    /// let region = GuestRegion::new(snapshot.view()?, GuestAddress(0))?;
+    /// region.write_slice(b"guest", MemoryRegionAddress(0x100))?;
+    /// assert_eq!(&region.into_view()[0x100..0x105], b"guest");
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// The region itself is no slice:
+    ///
+    /// ```compile_fail,E0608
+    /// # use memsnap::{Snapshot, vm_memory::GuestRegion};
+    /// # use vm_memory::GuestAddress;
+    /// # let snapshot = Snapshot::zeroed(1).unwrap();
+    /// let region = GuestRegion::new(snapshot.view().unwrap(), GuestAddress(0)).unwrap();
+    /// assert_eq!(region[0], 0);
+    /// ```
+    #[must_use]
+    pub fn into_view(self) -> View<S> {
+        self.view
+    }
+}
+
+impl<S> GuestMemoryRegion for GuestRegion<S> {
+    type B = ();
+
+    fn len(&self) -> GuestUsize {
+        self.len as GuestUsize
+    }
+
+    fn start_addr(&self) -> GuestAddress {
+        self.start
+    }
+
+    fn bitmap(&self) {}
+
+    fn get_host_address(&self, addr: MemoryRegionAddress) -> GuestMemoryResult<*mut u8> {
+        let addr = self.check_address(addr).ok_or(GuestMemoryError::InvalidBackendAddress)?;
+        Ok(self.host.wrapping_add(offset(addr)?))
+    }
+
+    fn get_slice(&self, addr: MemoryRegionAddress, count: usize) -> GuestMemoryResult<VolatileSlice<'_>> {
+        // SAFETY: the `len` bytes from `host` on are the view's memory: mapped, readable and writable as long
+        // as the view lives, and the slice borrows the region, which owns it. Meanwhile all other users
+        // access them volatilely too: they have slices like this one, since whatever uses the view needs the
+        // region by `&mut` or by value.
+        let all = unsafe { VolatileSlice::new(self.host, self.len) };
+        Ok(all.subslice(offset(addr)?, count)?)
+    }
+}
+
+impl<S> GuestMemoryRegionBytes for GuestRegion<S> {}
+
+/// An address in a region as an offset from its host address.
+fn offset(addr: MemoryRegionAddress) -> GuestMemoryResult<usize> {
+    usize::try_from(addr.raw_value()).map_err(|_| GuestMemoryError::InvalidBackendAddress)
+}
+
+impl<S> fmt::Debug for GuestRegion<S> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // The view's own `Debug` looks at the view, which `&self` must not.
+        let Self { start, host, len, view: _ } = self;
+        f.debug_struct("GuestRegion")
+            .field("start", start)
+            .field("len", len)
+            .field("host", host)
+            .finish_non_exhaustive()
+    }
+}
