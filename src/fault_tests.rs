@@ -2,10 +2,16 @@
 //! operations: afterwards everything shows the old or the new state, never a mixture that counts as
 //! clean, and a restore repairs.
 
-use std::io;
-use std::io::Write;
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::FileExt;
 
-use crate::sys::fault;
+use rustix::fs::OFlags;
+use rustix::io::FdFlags;
+
+use crate::os::linux::SnapshotExt as _;
+use crate::sys::{self, fault};
 use crate::{Snapshot, View, page_size};
 
 /// Enough for runs of pages to be mapped.
@@ -68,6 +74,31 @@ fn show<S>(view: &mut View<S>, bytes: &[u8], restore: impl Fn(&mut View<S>) -> i
     }
     assert_eq!(view.as_ptr(), address);
     assert!(**view == *bytes, "a restored view does not show its snapshot");
+}
+
+/// Has `snapshot`, which holds `bytes`, go through a descriptor, and works on what comes out.
+fn pass_on(snapshot: &Snapshot, bytes: &[u8]) {
+    let fd = survive(|| snapshot.to_fd(), |_| assert_shows(snapshot, bytes));
+    assert_gives(&fd, bytes);
+    let received = make(|| Snapshot::from_fd(fault::suspend(|| fd.try_clone())?), bytes);
+    let mut view = open(&received, bytes);
+    edit(&mut view, 30);
+    let taken = take(&view);
+    let taken_bytes = view.to_vec();
+    show(&mut view, bytes, View::restore);
+    for _ in 0..2 {
+        let fd = survive(|| taken.to_fd(), |_| assert_shows(&taken, &taken_bytes));
+        assert_gives(&fd, &taken_bytes);
+    }
+    open(&taken, &taken_bytes);
+}
+
+fn assert_gives(fd: &OwnedFd, bytes: &[u8]) {
+    let file = File::from(fault::suspend(|| fd.try_clone().unwrap()));
+    assert_eq!(file.metadata().unwrap().len(), bytes.len() as u64);
+    let mut read = vec![0xA5; bytes.len()];
+    file.read_exact_at(&mut read, 0).unwrap();
+    assert!(read == bytes, "a file for other processes does not hold its bytes");
 }
 
 fn edit(bytes: &mut [u8], value: u8) {
@@ -135,6 +166,8 @@ fn every_operation() {
         for _ in 0..10 {
             survive(|| first.view(), drop);
         }
+        pass_on(&first, &first_bytes);
+        pass_on(&branch, &branch_bytes);
         let mut flat = open(&first, &first_bytes);
         edit(&mut flat, 12);
         show(&mut flat, &second_bytes, |view| view.restore_to(&second));
@@ -192,6 +225,30 @@ fn failures_that_last_leave_old_or_new() {
     for call in (0..calls).step_by(3) {
         fault::inject(call, 5, every_operation);
         fault::inject(call, u64::MAX, every_operation);
+    }
+}
+
+/// Where there is no `/proc` to open the memory anew.
+#[test]
+fn without_a_file_of_its_own_the_same_open_file_will_do() {
+    let bytes = pattern(1);
+    let snapshot = Snapshot::from_slice(&bytes).unwrap();
+    let mode = |fd: &OwnedFd| rustix::fs::fcntl_getfl(fd).unwrap() & OFlags::RWMODE;
+    assert_eq!(mode(&snapshot.to_fd().unwrap()), OFlags::RDONLY);
+    let (sent, _) = fault::inject(1, 1, || snapshot.to_fd().unwrap());
+    assert_eq!(mode(&sent), OFlags::RDWR, "the failed call was another");
+    rustix::io::pwrite(&sent, b"x", 0).unwrap_err();
+    assert_gives(&sent, &bytes);
+    rustix::io::fcntl_setfd(&sent, FdFlags::empty()).unwrap();
+    let again = sent.try_clone().unwrap();
+    let ((kept, _), _) = fault::inject(1, 1, || sys::received(sent).unwrap());
+    assert_eq!(rustix::io::fcntl_getfd(File::from(kept)), Ok(FdFlags::CLOEXEC));
+    let (received, _) = fault::inject(1, 1, || Snapshot::from_fd(again).unwrap());
+    let zeroed = Snapshot::zeroed(bytes.len()).unwrap();
+    for snapshot in [&snapshot, &received] {
+        assert_eq!(snapshot.diff(&zeroed).unwrap(), [0..bytes.len()]);
+        assert_shows(snapshot, &bytes);
+        assert_gives(&snapshot.to_fd().unwrap(), &bytes);
     }
 }
 

@@ -14,18 +14,20 @@
 //! A flat file takes a descriptor, which the program may need for other things. So flat files take no more
 //! than a share of them ([`Permit`]), and small gains are not worth one.
 //!
-//! Nothing here is needed for correctness: what cannot be mapped or written is copied.
+//! The flat file of a whole image is also what other processes are given ([`Flat::share`]).
+//!
+//! Views need nothing of this for correctness: what cannot be mapped or written is copied.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::image::{Base, Image};
 use crate::options::HugePages;
 use crate::pages::{PageRange, PageSet};
 use crate::store::is_zero;
-use crate::sys::{Mapping, MemoryFile, Placement, Source, available_memory, file_limit};
+use crate::sys::{Handle, Mapping, MemoryFile, Placement, Source, available_memory, file_limit};
 use crate::{error, page_size, trace};
 
 /// Pages from which on a run is mapped: one more mapping costs about as much as copying two pages, and
@@ -52,6 +54,10 @@ const SPARSE_BYTES: usize = 64 << 20;
 #[derive(Default)]
 pub(crate) struct Flat {
     file: Option<Arc<FlatFile>>,
+    /// Of the whole image, for other processes. The same as `file` where views do well with it.
+    shared: Option<Arc<FlatFile>>,
+    /// Held while `shared` is being made.
+    sharing: Option<Arc<Mutex<()>>>,
     runs: Option<Runs>,
     /// Pages copied by views so far.
     copied: usize,
@@ -339,13 +345,13 @@ impl FlatFile {
         self.covers.len() == self.file.pages()
     }
 
-    pub(crate) fn allocated(&self) -> u64 {
-        self.file.allocated()
+    fn build(image: &Image, written: &PageSet, covers: PageSet) -> io::Result<Arc<Self>> {
+        let permit = Permit::take()?;
+        Ok(Arc::new(Self { file: Self::write(image, written)?, covers, _permit: permit }))
     }
 
     /// A file with the bytes of `image` in the pages `written`, and zeroes elsewhere.
-    fn build(image: &Image, written: &PageSet, covers: PageSet) -> io::Result<Arc<Self>> {
-        let permit = Permit::take()?;
+    fn write(image: &Image, written: &PageSet) -> io::Result<MemoryFile> {
         let file = MemoryFile::create(image.pages, image.label.name.as_deref())?;
         let reader = image.reader()?;
         // Not every base tells its holes, and what is zero takes no memory.
@@ -358,7 +364,7 @@ impl FlatFile {
             file.collapse();
         }
         trace::consolidated(image.pages, written.len());
-        Ok(Arc::new(Self { file, covers, _permit: permit }))
+        Ok(file)
     }
 }
 
@@ -377,8 +383,58 @@ impl Drop for Permit {
 }
 
 impl Flat {
-    pub(crate) fn file(image: &Image) -> Option<Arc<FlatFile>> {
-        Self::of(image).file.clone()
+    /// Memory of the image's flat files.
+    pub(crate) fn allocated(image: &Image) -> u64 {
+        let flat = Self::of(image);
+        let other =
+            |shared: &&Arc<FlatFile>| flat.file.as_ref().is_none_or(|file| !Arc::ptr_eq(file, shared));
+        let files = flat.file.iter().chain(flat.shared.as_ref().filter(other));
+        files.map(|flat| flat.file.allocated()).sum()
+    }
+
+    /// A handle for other processes on a file of all of `image` that nobody can write to: one that there is, else
+    /// one that is written now, and kept if there is a [`Permit`].
+    pub(crate) fn share(image: &Image) -> io::Result<Handle> {
+        if image.captured.len() == 0
+            && let Base::File(base) = &image.base
+            && base.file.pages() == image.pages
+            && let Some(handle) = base.file.share()?
+        {
+            return Ok(handle);
+        }
+        let sharing = Arc::clone(Self::of(image).sharing.get_or_insert_default());
+        let _one = sharing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (shared, file) = {
+            let flat = Self::of(image);
+            (flat.shared.clone(), flat.file.clone())
+        };
+        for flat in shared.iter().chain(&file).filter(|flat| flat.is_whole()) {
+            if let Some(handle) = flat.file.share()? {
+                return Ok(handle);
+            }
+        }
+        let permit = Permit::take();
+        // Views of the image neither wait nor write another.
+        Self::of(image).building = true;
+        let written = FlatFile::write(image, &image.may_hold_data());
+        Self::of(image).building = false;
+        let file = written?;
+        let handle = file.share()?.ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "the kernel did not seal the file, since something else is using pages of it; try again",
+            )
+        })?;
+        if let Ok(permit) = permit {
+            let file = Arc::new(FlatFile { file, covers: PageSet::all(image.pages), _permit: permit });
+            let for_views = Self::may_be_whole(image);
+            let mut flat = Self::of(image);
+            if for_views {
+                flat.file = Some(Arc::clone(&file));
+            }
+            flat.shared = Some(file);
+        }
+        Ok(handle)
     }
 
     fn of(image: &Image) -> MutexGuard<'_, Self> {

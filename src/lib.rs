@@ -12,6 +12,7 @@ mod head;
 mod image;
 mod layout;
 mod options;
+pub mod os;
 mod pages;
 mod snapshot;
 mod stats;

@@ -482,7 +482,7 @@ impl Snapshot {
             captured: image.captured.len() * page_size(),
             images: image.family(),
             base: image.base.allocated(),
-            flat: Flat::file(&image).map_or(0, |file| file.allocated()),
+            flat: Flat::allocated(&image),
             store: StoreStats { live: usage.live * page_size(), recyclable: usage.kept * page_size() },
         }
     }
@@ -496,7 +496,7 @@ impl Snapshot {
         lock(&self.head).image()
     }
 
-    fn of_file(file: MemoryFile, len: usize, label: Label) -> Self {
+    pub(crate) fn of_file(file: MemoryFile, len: usize, label: Label) -> Self {
         let pages = file.pages();
         let base = if pages == 0 { Base::Zero } else { Base::new(file) };
         if label.huge_pages == HugePages::Advise {

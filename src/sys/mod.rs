@@ -6,11 +6,12 @@
 //! | item | contract |
 //! |---|---|
 //! | `page_size()` | bytes a page, a power of two of at most 64 KiB |
-//! | `MemoryFile` | memory that can be mapped: `create`, `write_at`, `write_pages`, `finish` (immutable from then on), `data` (pages that may be other than zero), `allocated` (bytes held) |
+//! | `MemoryFile` | memory that can be mapped: `create`, `write_at`, `write_pages`, `punch`, `finish` (immutable from then on), `share` (a `Handle` on it for other processes, only where nobody can write to it by any means; none elsewhere), `data` (pages that may be other than zero), `allocated` (bytes held) |
 //! | `Mapping` | an owned address range, with inaccessible pages around it as `Placement` says: `new`, `placed`, `replace` all or a part, `discard` private pages, `extend` and `truncate`, `set_access`, `populate` |
 //! | `Source` | what a mapping shows: zeroes, a file privately, a file shared, a file read-only |
 //! | `Tracker` | `find`: every page of a private mapping that may differ from what it shows, or showed when it was closed; more is allowed, fewer never. `arm`, `close`: wishes |
 //! | `copy_of`, `borrowed` | a file's bytes as they are now, and a file mapped in place |
+//! | `received` | a `Handle` that another process sent, as a file in place; an error unless its bytes and length can never change, whatever that process does |
 //! | `stream` | all that a reader gives |
 //! | `available_memory` | bytes that can be had without pushing anything out, if known |
 //! | `file_limit` | files that the process may have open |
@@ -31,8 +32,8 @@ pub(crate) mod fault;
 mod linux;
 #[cfg(target_os = "linux")]
 pub(crate) use linux::{
-    Found, Mapping, MemoryFile, Search, Source, Tracker, available_memory, borrowed, copy_of, file_limit,
-    page_size, stream,
+    Found, Handle, Mapping, MemoryFile, Search, Source, Tracker, available_memory, borrowed, copy_of,
+    file_limit, page_size, received, stream,
 };
 
 #[cfg(not(target_os = "linux"))]

@@ -4,16 +4,21 @@ use std::ffi::CStr;
 use std::fs::File;
 use std::io::{self, IoSlice};
 use std::ops::Range;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, SeekFrom};
-use rustix::io::Errno;
+use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, SeekFrom};
+use rustix::io::{Errno, FdFlags};
 
 use super::memory::{Mapping, Source};
 use super::page_size;
 use crate::options::HugePages;
 use crate::pages::{PageRange, PageSet};
 use crate::sys::{Placement, call};
+
+/// Under these seals neither a byte nor the length of a file can change, for nobody. `F_SEAL_FUTURE_WRITE` is
+/// not enough: who mapped the file before can still write to it.
+pub(super) const UNCHANGING: SealFlags = SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW);
 
 /// The most buffers that one `pwritev` takes (`UIO_MAXIOV`).
 const MAX_BUFFERS: usize = 1024;
@@ -23,7 +28,7 @@ pub(crate) struct MemoryFile {
     fd: OwnedFd,
     pages: usize,
     /// The open file, and with it the offset, is somebody else's too.
-    borrowed: bool,
+    borrowed: AtomicBool,
 }
 
 impl MemoryFile {
@@ -37,20 +42,30 @@ impl MemoryFile {
             Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags),
             result => result,
         }?;
-        let mut file = Self { fd, pages: 0, borrowed: false };
+        let mut file = Self::adopt(fd);
         file.set_pages(pages)?;
         Ok(file)
     }
 
     /// Takes over a file of our own, to be given its length.
     pub(super) fn adopt(fd: OwnedFd) -> Self {
-        Self { fd, pages: 0, borrowed: false }
+        Self { fd, pages: 0, borrowed: AtomicBool::new(false) }
     }
 
     /// Another handle on somebody else's file of `pages` pages.
     pub(super) fn borrow(fd: BorrowedFd<'_>, pages: usize) -> io::Result<Self> {
         call("dup")?;
-        Ok(Self { fd: fd.try_clone_to_owned()?, pages, borrowed: true })
+        Ok(Self { fd: fd.try_clone_to_owned()?, pages, borrowed: AtomicBool::new(true) })
+    }
+
+    /// Takes over somebody else's file of `pages` pages, whose seals are [`UNCHANGING`].
+    pub(super) fn receive(fd: OwnedFd, pages: usize) -> io::Result<Self> {
+        if let Ok(fd) = reopen(&fd) {
+            return Ok(Self { fd, pages, borrowed: AtomicBool::new(false) });
+        }
+        call("fcntl")?;
+        rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
+        Ok(Self { fd, pages, borrowed: AtomicBool::new(true) })
     }
 
     /// Makes the file `pages` pages long; what is added is zero.
@@ -110,8 +125,8 @@ impl MemoryFile {
 
     /// Has the kernel enforce from now on that bytes and length never change.
     ///
-    /// A guard against mistakes, not a step that anything depends on: where it is refused (a file on
-    /// disk has no seals, and a leaked writable mapping stands in the way) the file stays as it is.
+    /// A guard against mistakes, on which only [`share`](Self::share) depends, and asks: where it is refused (a
+    /// file on disk has no seals, and a leaked writable mapping stands in the way) the file stays as it is.
     pub(crate) fn finish(&self) {
         let fixed = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
         if rustix::fs::fcntl_add_seals(&self.fd, fixed | SealFlags::WRITE).is_err() {
@@ -135,10 +150,27 @@ impl MemoryFile {
         }
     }
 
+    /// A handle for other processes; none unless the kernel guarantees that all pages stay as they are.
+    pub(crate) fn share(&self) -> io::Result<Option<OwnedFd>> {
+        call("fcntl")?;
+        // A file on disk has no seals, which is an error.
+        let seals = rustix::fs::fcntl_get_seals(&self.fd).unwrap_or(SealFlags::empty());
+        let len = u64::try_from(rustix::fs::fstat(&self.fd)?.st_size).unwrap_or(0);
+        if !seals.contains(UNCHANGING) || len != (self.pages * page_size()) as u64 {
+            return Ok(None);
+        }
+        if let Ok(fd) = reopen(&self.fd) {
+            return Ok(Some(fd));
+        }
+        self.borrowed.store(true, Ordering::Relaxed);
+        call("dup")?;
+        Ok(Some(self.fd.try_clone()?))
+    }
+
     /// The pages that may hold something other than zeroes.
     pub(crate) fn data(&self) -> PageSet {
-        if self.borrowed {
-            // To look for holes would move the offset.
+        if self.borrowed.load(Ordering::Relaxed) {
+            // To look for holes would move the offset, and wait for whoever is reading from there.
             return PageSet::all(self.pages);
         }
         let page_size = page_size() as u64;
@@ -166,6 +198,15 @@ impl From<MemoryFile> for File {
     fn from(file: MemoryFile) -> Self {
         file.fd.into()
     }
+}
+
+/// Another open file on the same memory, for reading only, whose offset is nobody else's. Fails where there is
+/// no `/proc`.
+fn reopen(fd: &OwnedFd) -> io::Result<OwnedFd> {
+    call("open")?;
+    // A lease that somebody took is no reason to wait for him.
+    let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    Ok(rustix::fs::open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags, Mode::empty())?)
 }
 
 /// The byte ranges below `len` that are not holes: all of them where the file system cannot tell.

@@ -9,9 +9,12 @@ mod source;
 mod tracker;
 mod userfault;
 
+/// What another process can be given to have a file.
+pub(crate) use std::os::fd::OwnedFd as Handle;
+
 pub(crate) use file::MemoryFile;
 pub(crate) use memory::{Mapping, Source};
-pub(crate) use source::{borrowed, copy_of, stream};
+pub(crate) use source::{borrowed, copy_of, received, stream};
 pub(crate) use tracker::{Found, Search, Tracker};
 
 /// Bytes in a page.

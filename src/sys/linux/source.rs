@@ -1,4 +1,5 @@
-//! Bytes of files: a private copy that nobody else can change, or the file itself in place.
+//! Bytes of files: a private copy that nobody else can change, the file itself in place, or a file of another
+//! process that nobody can change.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -7,17 +8,21 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 
-use rustix::fs::{Mode, OFlags};
+use rustix::fs::{Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 
-use super::file::{MemoryFile, data_extents};
+use super::file::{MemoryFile, UNCHANGING, data_extents};
 use super::page_size;
+use crate::error;
 use crate::pages::whole_pages;
 use crate::sys::call;
 
 /// Files below this size are copied also where they could be cloned: a clone costs a file of its own
 /// and, when it is read, page cache of its own; this much is copied in less time.
 const CLONE_FROM: u64 = 1 << 20;
+
+/// The file system of memfds that are not in huge pages.
+const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
 /// Read at once: small enough to stay in the second-level cache between the read and the write.
 const CHUNK: usize = 256 * 1024;
@@ -109,6 +114,54 @@ pub(crate) fn borrowed(file: &File) -> io::Result<(MemoryFile, usize)> {
     Ok((MemoryFile::borrow(file.as_fd(), pages)?, len))
 }
 
+/// The memfd of another process in place, and its length, if the kernel guarantees that neither can change.
+pub(crate) fn received(fd: OwnedFd) -> io::Result<(MemoryFile, usize)> {
+    if !readable(&fd)? {
+        return Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "it is not open for reading; the sender has to open it so",
+        ));
+    }
+    call("fcntl")?;
+    let seals = match rustix::fs::fcntl_get_seals(&fd) {
+        Err(Errno::INVAL) => Err(error::invalid(
+            "it is not a memfd, so that nothing keeps its bytes from changing; \
+             the sender has to copy them into a memfd and seal that"
+                .to_owned(),
+        )),
+        seals => Ok(seals?),
+    }?;
+    if !seals.contains(UNCHANGING) {
+        return Err(error::invalid(unsealed(seals)));
+    }
+    if rustix::fs::fstatfs(&fd)?.f_type != TMPFS_MAGIC {
+        return Err(error::invalid(
+            "the memfd is in huge pages, which cannot be mapped page by page; \
+             the sender has to create it without MFD_HUGETLB"
+                .to_owned(),
+        ));
+    }
+    let bytes = u64::try_from(rustix::fs::fstat(&fd)?.st_size).unwrap_or(u64::MAX);
+    let len = addressable(bytes)?;
+    let pages = whole_pages(len).ok_or_else(|| too_long(bytes))?;
+    Ok((MemoryFile::receive(fd, pages)?, len))
+}
+
+/// What is wrong with a memfd under no more than these `seals`.
+fn unsealed(seals: SealFlags) -> String {
+    let missing: Vec<_> = UNCHANGING.difference(seals).iter_names().map(|(name, _)| name).collect();
+    let future = if seals.contains(SealFlags::FUTURE_WRITE) {
+        "F_SEAL_FUTURE_WRITE is not enough, for mappings made before it can still be written; "
+    } else {
+        ""
+    };
+    format!(
+        "the memfd lacks F_SEAL_{}: its bytes or its length could change; {future}\
+         the sender has to unmap it where it can be written, and add F_SEAL_WRITE, F_SEAL_SHRINK and F_SEAL_GROW",
+        missing.join(" and F_SEAL_")
+    )
+}
+
 /// A copy that shares its blocks with `file`, where the file system makes such (XFS, Btrfs, bcachefs),
 /// in an unnamed file beside it that only we have open.
 fn clone_of(file: &File) -> Option<(MemoryFile, usize)> {
@@ -123,7 +176,7 @@ fn clone_of(file: &File) -> Option<(MemoryFile, usize)> {
     Some((clone, len))
 }
 
-fn readable(file: &File) -> Result<bool, Errno> {
+fn readable(file: impl AsFd) -> Result<bool, Errno> {
     let mode = rustix::fs::fcntl_getfl(file)?;
     Ok(mode & OFlags::RWMODE != OFlags::WRONLY && !mode.contains(OFlags::PATH))
 }
