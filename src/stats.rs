@@ -23,7 +23,7 @@ pub struct SnapshotStats {
     pub images: usize,
     /// Memory (for a reflinked file, disk) of the bytes that the first snapshot was made with.
     pub base: u64,
-    /// Memory of the flat copy that views of this snapshot map pages from.
+    /// Memory of the flat copies that views of this snapshot map pages from, and other processes are given.
     pub flat: u64,
     /// What the family's captured pages take up together.
     pub store: StoreStats,

@@ -502,6 +502,7 @@ fn sparse_snapshots_stay_sparse() {
     let (taken, ranges) = dotted(&zeroed);
     let file = File::from(taken.to_fd().unwrap());
     assert_eq!(allocated(&file), (ranges.len() * page) as u64);
+    assert_eq!(inode(taken.to_fd().unwrap()), inode(&file));
     assert_eq!(taken.diff(&zeroed).unwrap(), ranges);
     // Looking at zeroes of a view takes no memory, though there is a file now whose holes it could fill.
     let view = taken.view().unwrap();
