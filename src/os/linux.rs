@@ -10,6 +10,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 
 use crate::layout::Flat;
+use crate::options::Label;
 use crate::snapshot::Snapshot;
 use crate::{error, sys};
 
@@ -140,6 +141,6 @@ impl SnapshotExt for Snapshot {
         let len = file.metadata().map_or(0, |metadata| metadata.len());
         let (file, len) =
             sys::received(file.into()).map_err(error::on("making a snapshot of a received file", len))?;
-        Ok(Self::of_file(file, len))
+        Ok(Self::of_file(file, len, Label::default()))
     }
 }
