@@ -1,0 +1,238 @@
+//! What happens to the model: every operation, and how they are drawn at random.
+
+use std::ops::Range;
+
+use memsnap::{Access, Populate, Tracking, ViewOptions, page_size};
+use proptest::prelude::*;
+
+/// Where to write. Resolved against the length of the view.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Edit {
+    /// A few bytes anywhere.
+    Bytes { at: prop::sample::Index, len: usize, value: u8 },
+    /// A run of pages, every byte.
+    Run { at: prop::sample::Index, pages: usize, value: u8 },
+    /// One byte in every n-th page.
+    Stride { step: usize, value: u8 },
+}
+
+#[derive(Clone, Debug)]
+pub(crate) enum Op {
+    FromSlice { value: u8 },
+    FromFile { value: u8 },
+    FromReader { value: u8 },
+    MapFile { value: u8 },
+    Zeroed,
+    Clone(prop::sample::Index),
+    TryClone(prop::sample::Index),
+    PassOn(prop::sample::Index),
+    View(prop::sample::Index, Options),
+    ViewOften(prop::sample::Index),
+    Edit(prop::sample::Index, Edit),
+    Take(prop::sample::Index),
+    Restore(prop::sample::Index),
+    RestoreTo(prop::sample::Index, prop::sample::Index),
+    Changes(prop::sample::Index),
+    Track(prop::sample::Index, Tracking),
+    Part(prop::sample::Index, Part),
+    Diff(prop::sample::Index, prop::sample::Index),
+    ReadAt(prop::sample::Index, prop::sample::Index, usize),
+    Mutate(prop::sample::Index, Options, Vec<MutOp>, End),
+    DropView(prop::sample::Index),
+    DropSnapshot(prop::sample::Index),
+}
+
+/// What concerns the length of a view, or a part of it.
+#[derive(Clone, Debug)]
+pub(crate) enum Part {
+    Grow(usize),
+    Zero(Span),
+    RestoreExcluding(Vec<Span>),
+    Protect(Vec<(Span, Access)>, Unprotect),
+}
+
+/// A range of bytes. Resolved against the length of the view.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Span {
+    pub(crate) at: prop::sample::Index,
+    pub(crate) len: usize,
+    /// Whether it starts and ends between two pages.
+    pub(crate) pages: bool,
+}
+
+/// How access comes back.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Unprotect {
+    ByTheSame,
+    ByRestore,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Options {
+    pub(crate) reserve: usize,
+    pub(crate) guard: usize,
+    pub(crate) keep_resident: usize,
+    pub(crate) populate: Populate,
+    pub(crate) tracking: Tracking,
+}
+
+/// What happens in the life of a mutable view.
+#[derive(Clone, Debug)]
+pub(crate) enum MutOp {
+    Edit(Edit),
+    Track(Tracking),
+    Part(Part),
+    Take,
+    Restore,
+    RestoreTo(prop::sample::Index),
+    Changes,
+}
+
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum End {
+    Drop,
+    Commit,
+    Forget,
+}
+
+pub(crate) fn edit() -> impl Strategy<Value = Edit> {
+    prop_oneof![
+        4 => (any::<prop::sample::Index>(), 1..300_usize, 0..4_u8)
+            .prop_map(|(at, len, value)| Edit::Bytes { at, len, value }),
+        2 => (any::<prop::sample::Index>(), prop_oneof![3 => 1..20_usize, 1 => 60..120_usize], 0..4_u8)
+            .prop_map(|(at, pages, value)| Edit::Run { at, pages, value }),
+        1 => (1..6_usize, 0..4_u8).prop_map(|(step, value)| Edit::Stride { step, value }),
+    ]
+}
+
+pub(crate) fn part() -> impl Strategy<Value = Part> {
+    let access = prop::sample::select(vec![Access::NONE, Access::READ, Access::READ_WRITE]);
+    let pages = span().prop_map(|span| Span { pages: true, ..span });
+    let back = prop_oneof![Just(Unprotect::ByTheSame), Just(Unprotect::ByRestore)];
+    prop_oneof![
+        3 => prop_oneof![0..100_usize, 1..40 * page_size()].prop_map(Part::Grow),
+        3 => span().prop_map(Part::Zero),
+        2 => prop::collection::vec(span(), 0..4).prop_map(Part::RestoreExcluding),
+        2 => (prop::collection::vec((pages, access), 1..5), back)
+            .prop_map(|(protect, back)| Part::Protect(protect, back)),
+    ]
+}
+
+pub(crate) fn span() -> impl Strategy<Value = Span> {
+    let len = prop_oneof![0..300_usize, 1..30 * page_size(), 60 * page_size()..130 * page_size()];
+    (any::<prop::sample::Index>(), len, any::<bool>()).prop_map(|(at, len, pages)| Span { at, len, pages })
+}
+
+pub(crate) fn options() -> impl Strategy<Value = Options> {
+    let reserve = prop_oneof![2 => Just(0), 3 => 1..200 * page_size()];
+    let guard = prop_oneof![3 => Just(0), 1 => 1..3 * page_size()];
+    let keep = prop_oneof![3 => Just(64 << 20), 1 => Just(0), 1 => 1..9 * page_size()];
+    let populate =
+        prop_oneof![6 => Just(Populate::No), 1 => Just(Populate::Read), 1 => Just(Populate::Write)];
+    let tracking = prop_oneof![3 => Just(Tracking::Auto), 1 => tracking()];
+    (reserve, guard, keep, populate, tracking).prop_map(
+        |(reserve, guard, keep_resident, populate, tracking)| Options {
+            reserve,
+            guard,
+            keep_resident,
+            populate,
+            tracking,
+        },
+    )
+}
+
+pub(crate) fn mut_op() -> impl Strategy<Value = MutOp> {
+    prop_oneof![
+        4 => edit().prop_map(MutOp::Edit),
+        2 => Just(MutOp::Take),
+        1 => tracking().prop_map(MutOp::Track),
+        3 => part().prop_map(MutOp::Part),
+        1 => Just(MutOp::Restore),
+        1 => any::<prop::sample::Index>().prop_map(MutOp::RestoreTo),
+        1 => Just(MutOp::Changes),
+    ]
+}
+
+pub(crate) fn tracking() -> impl Strategy<Value = Tracking> {
+    use Tracking::{Armed, Auto, Compare, Pagemap, Scan};
+    prop_oneof![4 => Just(Armed), 2 => Just(Auto), 1 => Just(Scan), 1 => Just(Pagemap), 1 => Just(Compare)]
+}
+
+pub(crate) fn op() -> impl Strategy<Value = Op> {
+    let index = any::<prop::sample::Index>;
+    let end = prop_oneof![3 => Just(End::Drop), 3 => Just(End::Commit), 1 => Just(End::Forget)];
+    prop_oneof![
+        1 => (0..4_u8).prop_map(|value| Op::FromSlice { value }),
+        1 => (0..4_u8).prop_map(|value| Op::FromFile { value }),
+        1 => (0..4_u8).prop_map(|value| Op::FromReader { value }),
+        1 => (0..4_u8).prop_map(|value| Op::MapFile { value }),
+        1 => Just(Op::Zeroed),
+        1 => index().prop_map(Op::Clone),
+        1 => index().prop_map(Op::TryClone),
+        1 => index().prop_map(Op::PassOn),
+        4 => (index(), options()).prop_map(|(snapshot, options)| Op::View(snapshot, options)),
+        1 => index().prop_map(Op::ViewOften),
+        12 => (index(), edit()).prop_map(|(view, edit)| Op::Edit(view, edit)),
+        6 => index().prop_map(Op::Take),
+        4 => index().prop_map(Op::Restore),
+        6 => (index(), index()).prop_map(|(view, snapshot)| Op::RestoreTo(view, snapshot)),
+        2 => index().prop_map(Op::Changes),
+        3 => (index(), tracking()).prop_map(|(view, tracking)| Op::Track(view, tracking)),
+        9 => (index(), part()).prop_map(|(view, part)| Op::Part(view, part)),
+        2 => (index(), index()).prop_map(|(one, other)| Op::Diff(one, other)),
+        1 => (index(), index(), 0..10_000_usize).prop_map(|(snapshot, at, len)| Op::ReadAt(snapshot, at, len)),
+        3 => (index(), options(), prop::collection::vec(mut_op(), 0..8), end)
+            .prop_map(|(snapshot, options, ops, end)| Op::Mutate(snapshot, options, ops, end)),
+        2 => index().prop_map(Op::DropView),
+        2 => index().prop_map(Op::DropSnapshot),
+    ]
+}
+
+/// Sizes at the edges of a page, large enough for runs to be mapped, and, seldom, large enough for more
+/// scattered pages than the kernel reports at once (512).
+pub(crate) fn content_len() -> impl Strategy<Value = usize> {
+    let page = page_size();
+    let usual = vec![0, 1, page - 1, page, page + 1, 3 * page, 17 * page + 5, 64 * page, 150 * page];
+    prop_oneof![99 => prop::sample::select(usual), 1 => Just(1300 * page)]
+}
+
+impl Options {
+    pub(crate) fn for_view(self) -> ViewOptions {
+        let mut options = ViewOptions::new();
+        options.reserve(self.reserve).guard(self.guard, self.guard / 2).keep_resident(self.keep_resident);
+        options.populate(self.populate);
+        options
+    }
+}
+
+impl Span {
+    pub(crate) fn of(self, len: usize) -> Range<usize> {
+        let start = self.at.index(len + 1);
+        let range = start..len.min(start + self.len);
+        if !self.pages {
+            return range;
+        }
+        range.start / page_size() * page_size()..range.end.next_multiple_of(page_size()).min(len)
+    }
+}
+
+pub(crate) fn apply(edit: Edit, bytes: &mut [u8]) {
+    if bytes.is_empty() {
+        return;
+    }
+    match edit {
+        Edit::Bytes { at, len, value } => {
+            let start = at.index(bytes.len());
+            let end = bytes.len().min(start + len);
+            bytes[start..end].fill(value);
+        }
+        Edit::Run { at, pages, value } => {
+            let start = at.index(bytes.len() / page_size()) * page_size();
+            let end = bytes.len().min(start + pages * page_size());
+            bytes[start..end].fill(value);
+        }
+        Edit::Stride { step, value } => {
+            bytes.iter_mut().step_by(step * page_size()).for_each(|byte| *byte = value);
+        }
+    }
+}
