@@ -255,19 +255,23 @@ impl Layout {
     }
 
     fn plan(image: &Arc<Image>) -> Self {
+        if image.captured.len() == 0 {
+            return Self::without_flat(image);
+        }
         let (flat, runs) = Flat::for_view(image);
-        Self::of(image, flat, &runs)
+        Self::of(image, flat, runs.zeroes)
     }
 
     fn without_flat(image: &Arc<Image>) -> Self {
-        Self::of(image, None, &Runs::default())
+        Self::of(image, None, PageSet::new())
     }
 
-    fn of(image: &Arc<Image>, flat: Option<Arc<FlatFile>>, runs: &Runs) -> Self {
-        let mut zeroed = PageSet::new();
-        if let Base::File(_) = image.base {
-            let end = image.base.end().min(image.pages);
-            zeroed = runs.zeroes.union(&std::iter::once(PageRange::new(end, image.pages)).collect());
+    fn of(image: &Arc<Image>, flat: Option<Arc<FlatFile>>, mut zeroed: PageSet) -> Self {
+        if let Base::File(_) = image.base
+            && image.base.end() < image.pages
+        {
+            let beyond = PageRange::new(image.base.end(), image.pages);
+            zeroed = zeroed.union(&std::iter::once(beyond).collect());
         }
         if let Some(flat) = &flat {
             zeroed = zeroed.minus(&flat.covers);
@@ -277,7 +281,7 @@ impl Layout {
 
     fn map_new(&self, placement: &Placement) -> io::Result<Mapping> {
         let pages = self.image.pages;
-        let mut mapping = Mapping::placed(pages, self.whole_source(), placement.clone())
+        let mut mapping = Mapping::placed(pages, self.whole_source(), placement)
             .map_err(error::context("mapping a view", pages))?;
         self.fill(&mut mapping)?;
         Ok(mapping)
@@ -318,9 +322,9 @@ impl Layout {
             // SAFETY: the mapping is borrowed exclusively, and so are its bytes with it.
             unsafe { mapping.replace_part(PageRange::new(0, end), self.source()) }?;
         }
-        for &run in self.zeroed.below(end).ranges() {
+        for &run in self.zeroed.ranges().iter().take_while(|run| run.start < end) {
             // SAFETY: as above.
-            unsafe { mapping.replace_part(run, Source::Zero) }?;
+            unsafe { mapping.replace_part(PageRange::new(run.start, run.end.min(end)), Source::Zero) }?;
         }
         if let Some(flat) = self.runs_of_flat() {
             for &run in flat.covers.ranges() {
@@ -445,9 +449,6 @@ impl Flat {
     /// The file that a new view of `image` maps pages from, if any, and how its captured pages are brought in;
     /// builds what has become worth it.
     fn for_view(image: &Image) -> (Option<Arc<FlatFile>>, Runs) {
-        if image.captured.len() == 0 {
-            return (None, Runs::default());
-        }
         let mut flat = Self::of(image);
         if flat.file.as_ref().is_some_and(|file| file.is_whole()) {
             return (flat.file.clone(), Runs::default());

@@ -237,6 +237,11 @@ impl ViewOptions {
 
     /// The pages that a view of `pages` pages may grow to, and where it is to be.
     pub(crate) fn place(&self, pages: usize, label: &Label) -> io::Result<(usize, Placement)> {
+        if self.reserve == 0 && self.guard == (0, 0) {
+            let place =
+                Placement { huge_pages: self.huge_pages, name: label.name.clone(), before: 0, behind: 0 };
+            return Ok((pages, place));
+        }
         let rounded = |bytes| whole_pages(bytes).ok_or_else(|| self.too_much());
         let most = rounded(self.reserve)?.max(pages);
         let (before, after) = (rounded(self.guard.0)?, rounded(self.guard.1)?);

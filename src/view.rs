@@ -626,7 +626,6 @@ impl<S> View<S, Protected> {
     /// # Errors
     ///
     /// The view itself, where something is.
-    #[allow(clippy::result_large_err)] // The view moves in either case.
     pub fn into_open(self) -> Result<View<S>, Self> {
         if self.tree.as_ref().is_some_and(Worktree::is_protected) {
             Err(self)

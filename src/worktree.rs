@@ -46,7 +46,8 @@ pub(crate) struct Worktree {
     most: usize,
     executable: bool,
     root: Arc<Image>,
-    state: Mutex<State>,
+    /// Apart, for it is large and a view is moved around.
+    state: Box<Mutex<State>>,
 }
 
 pub(crate) struct State {
@@ -91,7 +92,7 @@ impl Worktree {
         if image.is_zero()
             && most > 0
             && let Ok(file) = MemoryFile::create(image.pages, image.label.name.as_deref())
-            && let Ok(mapping) = Mapping::placed(image.pages, Source::Shared(&file), placement)
+            && let Ok(mapping) = Mapping::placed(image.pages, Source::Shared(&file), &placement)
         {
             return Self::new(mapping, Backing::Direct(file), image, most, options);
         }
@@ -106,7 +107,8 @@ impl Worktree {
         options: &ViewOptions,
     ) -> io::Result<Self> {
         let tracker = Tracker::new(options.tracking, &mapping)?;
-        let state = State {
+        let (start, len) = (mapping.as_ptr(), mapping.len());
+        let state = Box::new(Mutex::new(State {
             mapping,
             backing,
             synced: Arc::clone(image),
@@ -116,17 +118,11 @@ impl Worktree {
             rewritten: PageSet::new(),
             ledger: Ledger::new(options.keep_resident),
             access: Protections::default(),
-        };
-        state.populate(options.populate)?;
-        Ok(Self {
-            start: state.mapping.as_ptr(),
-            len: state.mapping.len(),
-            content_len: image.content_len,
-            most,
-            executable: options.executable,
-            root: Arc::clone(image),
-            state: Mutex::new(state),
-        })
+        }));
+        let (content_len, executable, root) = (image.content_len, options.executable, Arc::clone(image));
+        let mut tree = Self { start, len, content_len, most, executable, root, state };
+        tree.state_mut().populate(options.populate)?;
+        Ok(tree)
     }
 
     #[inline]
@@ -182,8 +178,9 @@ impl Worktree {
 
     /// Shows `image` at the same address, but for the bytes in the ranges `keep`, as far as it has them.
     pub(crate) fn show(&mut self, image: &Arc<Image>, keep: &[Range<usize>]) -> io::Result<()> {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state_mut();
         state.unprotect()?;
+        let range_start = state.mapping.as_ptr();
         let keep = keep.iter().map(|range| range.start..range.end.min(image.pages * page_size()));
         let keep: Vec<_> = keep.filter(|range| !range.is_empty()).collect();
         let whole: PageSet = keep.iter().map(PageRange::within).collect();
@@ -193,11 +190,12 @@ impl Worktree {
         for (start, bytes) in edges {
             // SAFETY: the bytes were the range's before, and are below the end of `image`, so that they are now; the
             // tree is borrowed exclusively.
-            let target = unsafe { self.start.add(start) };
+            let target = unsafe { range_start.add(start) };
             // SAFETY: as above, and no pages are protected.
             unsafe { target.copy_from_nonoverlapping(NonNull::from(&*bytes).cast(), bytes.len()) };
         }
-        self.len = state.mapping.len();
+        let len = state.mapping.len();
+        self.len = len;
         shown?;
         self.content_len = image.content_len;
         Ok(())
@@ -205,9 +203,9 @@ impl Worktree {
 
     /// Makes the range so many bytes long, which is not less than now, in whole pages. What is added is zero.
     pub(crate) fn grow(&mut self, content_len: usize, pages: usize) -> io::Result<()> {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state_mut();
         state.resize(pages)?;
-        self.len = state.mapping.len();
+        self.len = pages * page_size();
         self.content_len = content_len;
         Ok(())
     }
@@ -223,7 +221,7 @@ impl Worktree {
 
     /// Says what may be done with the bytes of `range`.
     pub(crate) fn protect(&mut self, range: PageRange, access: Access) -> io::Result<()> {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state_mut();
         // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
         let result = unsafe { state.mapping.set_access(range, access) };
         // After an error it may be anything, of which nothing is relied on.
@@ -242,7 +240,7 @@ impl Worktree {
 
     /// Makes `range` zero, all of which can be written, and gives the memory of its whole pages back.
     pub(crate) fn zero(&mut self, range: &Range<usize>) -> io::Result<()> {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state_mut();
         state.mapping.check_owner()?;
         state.zero(PageRange::within(range));
         for part in edges(range) {
@@ -257,7 +255,8 @@ impl Worktree {
     /// Ends the tree with an image of what it shows. Where that fails, the tree comes back, unless what
     /// it showed was never this process's.
     pub(crate) fn close(mut self) -> Result<Arc<Image>, (Option<Box<Self>>, io::Error)> {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let content_len = self.content_len;
+        let state = self.state_mut();
         if let Backing::Direct(_) = &state.backing {
             if let Err(error) = state.mapping.check_owner() {
                 return Err((None, error));
@@ -265,14 +264,14 @@ impl Worktree {
             let pages = state.mapping.pages();
             // With the range gone nothing writes to the file any more, so nothing has to be mapped anew.
             state.mapping = Mapping::empty();
-            return Ok(state.finish_direct(pages, self.content_len));
+            return Ok(state.finish_direct(pages, content_len));
         }
         self.capture().map_err(|error| (Some(Box::new(self)), error))
     }
 
     /// Has the written pages be found in this way from now on.
     pub(crate) fn set_tracking(&mut self, tracking: Tracking) -> io::Result<()> {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let state = self.state_mut();
         state.tracker.switch(&state.mapping, tracking)
     }
 
@@ -303,6 +302,10 @@ impl Worktree {
             images: state.synced.family(),
             mappings: mappings + usize::from(before > 0) + usize::from(behind > 0) + 2 * state.access.len(),
         }
+    }
+
+    fn state_mut(&mut self) -> &mut State {
+        self.state.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

@@ -145,7 +145,7 @@ impl MemoryFile {
     /// Moves what the file holds into huge pages, as far as it fills any. A wish (Linux 6.1).
     pub(crate) fn collapse(&self) {
         let placement = Placement { huge_pages: HugePages::Advise, ..Placement::default() };
-        if let Ok(mapping) = Mapping::placed(self.pages, Source::ReadOnly(self), placement) {
+        if let Ok(mapping) = Mapping::placed(self.pages, Source::ReadOnly(self), &placement) {
             self.data().ranges().iter().for_each(|&range| mapping.collapse(range));
         }
     }

@@ -57,28 +57,28 @@ unsafe impl Sync for Mapping {}
 impl Mapping {
     /// Maps `pages` pages of `source` at an address that the kernel picks.
     pub(crate) fn new(pages: usize, source: Source<'_>) -> io::Result<Self> {
-        Self::placed(pages, source, Placement::default())
+        Self::placed(pages, source, &Placement::default())
     }
 
     /// The same, at an address that has what `placement` asks for.
-    pub(crate) fn placed(pages: usize, source: Source<'_>, placement: Placement) -> io::Result<Self> {
-        let Placement { before, behind, huge_pages, name } = placement;
-        let mut mapping = Self { huge_pages, name, ..Self::empty() };
+    pub(crate) fn placed(pages: usize, source: Source<'_>, placement: &Placement) -> io::Result<Self> {
+        let &Placement { before, behind, huge_pages, ref name } = placement;
         let slack = match huge_pages {
             HugePages::Advise => huge_page_size() / page_size(),
             HugePages::Never => 0,
         };
         let inaccessible = before.saturating_add(behind).saturating_add(slack);
-        if inaccessible == 0 && pages == 0 {
+        let name = name.clone();
+        if inaccessible == 0 && pages > 0 {
+            let shared_by = sharer(source)?;
+            // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
+            let start = unsafe { map(ptr::null_mut(), PageRange::new(0, pages), source, MapFlags::empty()) }?;
+            let mapping = Self { start, pages, before: 0, behind: 0, huge_pages, name, shared_by };
+            mapping.advise(mapping.all(), source)?;
             return Ok(mapping);
         }
+        let mut mapping = Self { huge_pages, name, ..Self::empty() };
         if inaccessible == 0 {
-            mapping.shared_by = sharer(source)?;
-            // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
-            mapping.start =
-                unsafe { map(ptr::null_mut(), PageRange::new(0, pages), source, MapFlags::empty()) }?;
-            mapping.pages = pages;
-            mapping.advise(mapping.all(), source)?;
             return Ok(mapping);
         }
         let len = inaccessible.checked_add(pages).and_then(|total| total.checked_mul(page_size()));

@@ -117,7 +117,9 @@ impl Tracker {
     }
 
     fn choose(&mut self, mapping: &Mapping, tracking: Tracking) -> io::Result<()> {
-        probe(tracking, mapping)?;
+        if tracking != Tracking::Auto {
+            probe(tracking, mapping)?;
+        }
         let chosen = if tracking == Tracking::Auto { DEFAULT } else { tracking };
         let tier = match chosen {
             Tracking::Auto | Tracking::Armed | Tracking::Scan => Tier::Scan,
