@@ -12,7 +12,7 @@ use rustix::io::FdFlags;
 
 use crate::os::linux::SnapshotExt as _;
 use crate::sys::{self, fault};
-use crate::{Snapshot, View, page_size};
+use crate::{Access, Snapshot, View, ViewOptions, page_size};
 
 /// Enough for runs of pages to be mapped.
 const PAGES: usize = 102;
@@ -173,12 +173,69 @@ fn every_operation() {
         show(&mut flat, &second_bytes, |view| view.restore_to(&second));
         show(&mut flat, &first_bytes, View::restore);
     }
+    for (root, bytes) in [(&root, &bytes), (&zeroed, &zeroes)] {
+        parts_of_a_view(root, bytes);
+    }
     for (mut snapshot, bytes) in [(root, &bytes), (zeroed, &zeroes), (mapped, &other)] {
         let earlier = snapshot.clone();
         mutate(&mut snapshot, true);
         mutate(&mut snapshot, false);
         assert_shows(&earlier, bytes);
     }
+}
+
+/// All that changes the length of a view or a part of it.
+fn parts_of_a_view(root: &Snapshot, bytes: &[u8]) {
+    let page = page_size();
+    let mut options = ViewOptions::new();
+    options.reserve(2 * bytes.len()).guard(page, page);
+    let mut view = survive(|| root.view_with(&options), |_| assert_shows(root, bytes));
+    edit(&mut view, 30);
+
+    let mut expected = view.to_vec();
+    let longer = bytes.len() + 40 * page;
+    if view.grow(longer).is_err() {
+        assert!(*view == *expected, "a failed growth changed the view");
+        fault::suspend(|| view.grow(longer).unwrap());
+    }
+    expected.resize(longer, 0);
+    assert!(*view == *expected, "a view that grew does not show what it showed, and zeroes");
+    edit(&mut view[40 * page..], 31);
+    let grown = take(&view);
+    let grown_bytes = view.to_vec();
+
+    view.zero(5 * page + 3..70 * page).unwrap();
+    expected.copy_from_slice(&grown_bytes);
+    expected[5 * page + 3..70 * page].fill(0);
+    assert!(*view == *expected, "a zeroed range is not zero");
+    let zeroed = take(&view);
+    show(&mut view, &grown_bytes, |view| view.restore_to(&grown));
+    show(&mut view, &expected, |view| view.restore_to(&zeroed));
+
+    edit(&mut view, 32);
+    let kept = [10 * page + 5..20 * page, 30 * page..31 * page];
+    expected.truncate(bytes.len());
+    expected.copy_from_slice(bytes);
+    kept.iter().for_each(|range| expected[range.clone()].copy_from_slice(&view[range.clone()]));
+    show(&mut view, &expected, |view| view.restore_excluding(&kept));
+    show(&mut view, bytes, View::restore);
+
+    edit(&mut view, 33);
+    expected.copy_from_slice(&view);
+    let mut protected = view.into_protected();
+    for (range, access) in [(4 * page..9 * page, Access::NONE), (9 * page..99 * page, Access::READ)] {
+        if protected.protect(range.clone(), access).is_err() {
+            assert!(protected.get(range.clone()).is_none(), "what may be protected can be had");
+            fault::suspend(|| protected.protect(range, access).unwrap());
+        }
+    }
+    let taken = survive(|| protected.take_snapshot(), drop);
+    assert_shows(&taken, &expected);
+    assert!(protected.get(4 * page..5 * page).is_none());
+    if protected.restore().is_err() {
+        fault::suspend(|| protected.restore().unwrap());
+    }
+    assert!(protected.into_open().is_ok_and(|view| *view == *bytes), "a restore puts access and bytes back");
 }
 
 /// All that can be done with a mutable view, whose end is `commit` or a drop.
