@@ -48,7 +48,7 @@ impl State {
         kept.iter().for_each(|(page, bytes)| unsafe { self.mapping.write(*page, bytes) });
         self.backing = Backing::Private(layout?);
         self.synced = Arc::clone(image);
-        self.unsynced = keep.clone();
+        self.unsynced = PageSet::new();
         self.ledger.started_over();
         trace::restored("mapped anew", image.pages, 0, self.tracker.tracking());
         Ok(())

@@ -553,11 +553,14 @@ impl Clone for Snapshot {
 
 impl fmt::Debug for Snapshot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let stats = self.stats();
         f.debug_struct("Snapshot")
             .field("len", &self.len())
             .field("content_len", &self.content_len())
-            .field("stats", &self.stats())
-            .finish()
+            .field("captured", &stats.captured)
+            .field("base", &stats.base)
+            .field("images", &stats.images)
+            .finish_non_exhaustive()
     }
 }
 

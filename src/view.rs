@@ -734,6 +734,13 @@ impl<I: SliceIndex<[u8]>, S> IndexMut<I> for View<S> {
 
 impl<S, A> fmt::Debug for View<S, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("View").field("len", &self.len()).field("stats", &self.stats()).finish_non_exhaustive()
+        let ViewStats { tracker, mapped, private, captured, mappings, .. } = self.stats();
+        f.debug_struct("View")
+            .field("len", &mapped)
+            .field("private", &private)
+            .field("captured", &captured)
+            .field("mappings", &mappings)
+            .field("tracker", &tracker)
+            .finish_non_exhaustive()
     }
 }

@@ -404,7 +404,6 @@ impl State {
             Backing::Direct(_) | Backing::Torn => pages,
             Backing::Private(layout) => {
                 self.unsynced = self.unsynced.union(&pages);
-                self.all_closed = false;
                 // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
                 match unsafe { layout.show_zeroes(&mut self.mapping, range) } {
                     Ok(left) => {

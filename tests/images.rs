@@ -9,7 +9,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::thread;
 
-use memsnap::{CowView, Snapshot, Tracking, page_size};
+use memsnap::{CowView, Snapshot, Tracking, ViewOptions, page_size};
 use rustix::fs::{SealFlags, fcntl_get_seals};
 use support::{
     allocated, alone, assert_same, closed_on_exec, memory_file_bytes, memory_files, pattern, skipped,
@@ -196,6 +196,34 @@ fn many_runs_of_changed_pages_take_a_bounded_number_of_mappings() {
         view.restore().unwrap();
         assert_same("restored", &view, &written);
     });
+}
+
+/// Pages beyond the end of a view that shrank are mapped as zeroes when it grows again, whatever the flat image that it
+/// was opened on has there: a restore must not take those for shown.
+#[test]
+fn a_view_of_a_flat_image_that_shrank_and_grew_shows_it_again() {
+    let page = page_size();
+    let base = Snapshot::from_slice(&pattern(200 * page, 8)).unwrap();
+    let mut options = ViewOptions::new();
+    options.reserve(400 * page);
+    let mut view = base.view_with(&options).unwrap();
+    view.grow(300 * page).unwrap();
+    change(&mut view, 1, 3);
+    let (large, bytes) = (view.take_snapshot().unwrap(), view.to_vec());
+    (0..70).for_each(|_| drop(large.view().unwrap()));
+
+    let mut view = large.view_with(&options).unwrap();
+    for len in [300 * page, 250 * page] {
+        view.restore_to(&base).unwrap();
+        assert_same("shrunk", &view, &base.view().unwrap());
+        view.grow(len).unwrap();
+        assert!(view[200 * page..].iter().all(|&byte| byte == 0), "what was added is zero");
+        view.restore_to(&large).unwrap();
+        assert_same("grown", &view, &bytes);
+        view.grow(400 * page).unwrap();
+        view.restore().unwrap();
+        assert_same("restored", &view, &bytes);
+    }
 }
 
 /// A snapshot over 64 MiB in which each fourth page was captured, and its bytes.

@@ -2,7 +2,7 @@
 
 mod support;
 
-use memsnap::{Snapshot, Tracking, page_size};
+use memsnap::{Snapshot, Tracking, ViewOptions, page_size};
 use support::{assert_same, pattern, skipped};
 
 const LEN: usize = 32 << 20;
@@ -47,6 +47,44 @@ fn snapshots_of_a_view_in_use_lead_to_arming() {
     }
     view.restore().unwrap();
     assert_same("restored", &view, &pattern(LEN, 1));
+}
+
+/// What is mapped anew in a view is protected like the rest, so that nothing has to be looked at again because of it.
+#[test]
+fn armed_views_stay_armed_when_they_grow_and_are_zeroed() {
+    const TEST: &str = "armed_views_stay_armed_when_they_grow_and_are_zeroed";
+    if !can_be_armed() {
+        return skipped(TEST, "pages cannot be write-protected here");
+    }
+    let mut bytes = pattern(LEN, 1);
+    let snapshot = Snapshot::from_slice(&bytes).unwrap();
+    let mut options = ViewOptions::new();
+    options.reserve(2 * LEN).tracking(Tracking::Armed);
+    let mut view = snapshot.view_with(&options).unwrap();
+    view.take_snapshot().unwrap();
+    for round in 1..5 {
+        assert_eq!(view.stats().tracker, Tracking::Armed);
+        view.grow(LEN + round * page_size() * 10).unwrap();
+        bytes.resize(view.len(), 0);
+        let (at, written) = (round * 40 * page_size(), LEN + round * page_size());
+        view.zero(at..at + 20 * page_size()).unwrap();
+        bytes[at..at + 20 * page_size()].fill(0);
+        for at in [at + page_size(), written, 5] {
+            view[at] ^= 0xFF;
+            bytes[at] ^= 0xFF;
+        }
+        let taken = view.take_snapshot().unwrap();
+        assert_same("taken", &taken.view().unwrap(), &bytes);
+        assert_same("in use", &view, &bytes);
+        assert!(view.changes().unwrap().is_empty());
+        if round % 2 == 0 {
+            view.restore().unwrap();
+            assert_same("restored", &view, &pattern(LEN, 1));
+            assert_eq!(view.stats().tracker, Tracking::Armed);
+            view.restore_to(&taken).unwrap();
+            assert_same("restored to", &view, &bytes);
+        }
+    }
 }
 
 /// Where little is mapped there is little to spare, and each first write to a closed page would cost.
