@@ -14,6 +14,7 @@ mod layout;
 mod options;
 pub mod os;
 mod pages;
+mod protected;
 mod snapshot;
 mod stats;
 mod store;

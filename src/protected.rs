@@ -1,0 +1,132 @@
+//! Views of which parts may be inaccessible.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::ops::{Range, RangeBounds};
+
+use crate::access::Access;
+use crate::pages::PageRange;
+use crate::view::{Protected, View};
+use crate::worktree::Worktree;
+use crate::{error, page_size};
+
+/// While parts may be protected.
+///
+/// To read or write protected memory stops the process, but it is Rust's rule that a `&[u8]` can be read and a
+/// `&mut [u8]` written in all its bytes, at any time, by code that the compiler makes up as well. So such a view is
+/// no slice: [`get`](Self::get) and [`get_mut`](Self::get_mut) give those parts that have the access it takes, and
+/// pointers ([`as_ptr`](Self::as_ptr), [`as_mut_ptr`](Self::as_mut_ptr)) are for those who take care themselves.
+impl<S> View<S, Protected> {
+    /// Says what may be done with the bytes of `range`, whole pages. [`restore`](Self::restore) and
+    /// [`restore_to`](Self::restore_to) put all access back.
+    ///
+    /// [`take_snapshot`](Self::take_snapshot) works as ever; while it runs, pages that cannot be read but were
+    /// written before can be read. Kernel calls that write to the view fail (`EFAULT`) where it is
+    /// protected. Costs one system call, and one or two mappings for each range that is protected.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` if the range is not within the view or does not start and end between two pages;
+    /// `PermissionDenied` for [`Access::READ_EXECUTE`] in a view opened without
+    /// [`ViewOptions::executable`](crate::ViewOptions::executable). Those of the operating system, above all too many
+    /// mappings; the bytes have no access that could be relied on then, until the next call or restore.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::{Access, Snapshot, page_size};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let page = page_size();
+    /// let snapshot = Snapshot::zeroed(3 * page)?;
+    /// let mut memory = snapshot.view()?.into_protected();
+    /// memory.protect(page..2 * page, Access::READ)?;
+    /// memory.protect(2 * page.., Access::NONE)?;
+    /// assert!(memory.get(..2 * page).is_some() && memory.get(2 * page..).is_none());
+    /// assert!(memory.get_mut(..page).is_some() && memory.get_mut(page..2 * page).is_none());
+    /// memory.restore()?;
+    /// let view = memory.into_open().expect("a restore puts access back");
+    /// assert_eq!(view[2 * page], 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    ///
+    /// What cannot compile, since it would be a slice of bytes that cannot be read:
+    ///
+    /// ```compile_fail,E0608
+    /// # let snapshot = memsnap::Snapshot::zeroed(1).unwrap();
+    /// let mut memory = snapshot.view().unwrap().into_protected();
+    /// let byte = memory[0];
+    /// ```
+    ///
+    /// ```compile_fail,E0502
+    /// # let snapshot = memsnap::Snapshot::zeroed(1).unwrap();
+    /// let mut memory = snapshot.view().unwrap().into_protected();
+    /// let bytes = memory.get(..);
+    /// memory.protect(.., memsnap::Access::NONE).unwrap();
+    /// println!("{bytes:?}");
+    /// ```
+    pub fn protect(&mut self, range: impl RangeBounds<usize>, access: Access) -> io::Result<()> {
+        let range = self.within("protect bytes", &range)?;
+        let Some(tree) = &mut self.tree else { return Ok(()) };
+        if !range.start.is_multiple_of(page_size()) || !range.end.is_multiple_of(page_size()) {
+            return Err(error::invalid(format!(
+                "bytes {range:?} of a view cannot be protected: they are not whole pages of {} bytes",
+                page_size()
+            )));
+        }
+        if access.can_execute() && !tree.is_executable() {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "bytes of a view can be made executable only if it was opened with ViewOptions::executable",
+            ));
+        }
+        tree.protect(PageRange::new(range.start / page_size(), range.end / page_size()), access)
+    }
+
+    /// These bytes, if they are within the view and all can be read.
+    #[must_use]
+    pub fn get(&self, range: impl RangeBounds<usize>) -> Option<&[u8]> {
+        let (tree, range) = self.allowed(&range, Access::can_read)?;
+        // SAFETY: the bytes are within the view, as no call that takes access away can be made while `self` is
+        // borrowed.
+        let start = unsafe { tree.start().add(range.start) };
+        // SAFETY: as above: mapped and readable, and not written while `self` is borrowed.
+        Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), range.len()) })
+    }
+
+    /// These bytes, if they are within the view and all can be written.
+    #[must_use]
+    pub fn get_mut(&mut self, range: impl RangeBounds<usize>) -> Option<&mut [u8]> {
+        let (tree, range) = self.allowed(&range, Access::can_write)?;
+        // SAFETY: the bytes are within the view, as no call that takes access away can be made while `self` is
+        // borrowed.
+        let start = unsafe { tree.start().add(range.start) };
+        // SAFETY: as above: mapped and writable; `self` is borrowed exclusively.
+        Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), range.len()) })
+    }
+
+    /// The view as a slice again, if nothing is protected at present.
+    ///
+    /// # Errors
+    ///
+    /// The view itself, where something is.
+    pub fn into_open(self) -> Result<View<S>, Self> {
+        if self.tree.as_ref().is_some_and(Worktree::is_protected) {
+            Err(self)
+        } else {
+            Ok(self.with_access())
+        }
+    }
+
+    fn allowed(
+        &self,
+        range: &impl RangeBounds<usize>,
+        allows: impl Fn(Access) -> bool,
+    ) -> Option<(&Worktree, Range<usize>)> {
+        let range = self.within("borrow bytes", range).ok()?;
+        let tree = self.tree.as_ref()?;
+        let pages = PageRange::new(range.start / page_size(), range.end.div_ceil(page_size()));
+        tree.allows(pages, allows).then_some((tree, range))
+    }
+}
