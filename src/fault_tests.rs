@@ -65,6 +65,7 @@ fn show<S>(view: &mut View<S>, bytes: &[u8], restore: impl Fn(&mut View<S>) -> i
         fault::suspend(|| {
             // Whatever the view shows now, it knows that it does.
             let shown = view.to_vec();
+            assert!(shown.starts_with(view.content()));
             assert_shows(&view.take_snapshot().unwrap(), &shown);
             assert!(view.changes().unwrap().is_empty());
             view[0] ^= 0xFF;

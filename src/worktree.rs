@@ -178,27 +178,27 @@ impl Worktree {
 
     /// Shows `image` at the same address, but for the bytes in the ranges `keep`, as far as it has them.
     pub(crate) fn show(&mut self, image: &Arc<Image>, keep: &[Range<usize>]) -> io::Result<()> {
+        let (start, content_len) = (self.start, self.content_len);
         let state = self.state_mut();
+        state.mapping.check_owner()?;
         state.unprotect()?;
-        let range_start = state.mapping.as_ptr();
         let keep = keep.iter().map(|range| range.start..range.end.min(image.pages * page_size()));
         let keep: Vec<_> = keep.filter(|range| !range.is_empty()).collect();
         let whole: PageSet = keep.iter().map(PageRange::within).collect();
-        let edges: Vec<_> = keep.iter().flat_map(edges).map(|part| (part.start, state.bytes(part))).collect();
-        let edges: Vec<_> = edges.into_iter().map(|(start, bytes)| (start, bytes.to_vec())).collect();
+        let saved = |part: Range<usize>| (part.start, state.bytes(part).to_vec());
+        let edges: Vec<_> = keep.iter().flat_map(edges).map(saved).collect();
         let shown = state.show(image, &whole);
-        for (start, bytes) in edges {
+        for (offset, bytes) in edges {
             // SAFETY: the bytes were the range's before, and are below the end of `image`, so that they are now; the
             // tree is borrowed exclusively.
-            let target = unsafe { range_start.add(start) };
+            let target = unsafe { start.add(offset) };
             // SAFETY: as above, and no pages are protected.
             unsafe { target.copy_from_nonoverlapping(NonNull::from(&*bytes).cast(), bytes.len()) };
         }
         let len = state.mapping.len();
         self.len = len;
-        shown?;
-        self.content_len = image.content_len;
-        Ok(())
+        self.content_len = if shown.is_ok() { image.content_len } else { content_len.min(len) };
+        shown
     }
 
     /// Makes the range so many bytes long, which is not less than now, in whole pages. What is added is zero.
