@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use common::script::{Script, differing, read};
 use common::{Fork, assert_same, fork, pattern, serial};
-use memsnap::{ArcView, Snapshot, Tracking, page_size};
+use memsnap::{ArcView, Snapshot, Tracking, ViewOptions, page_size};
 
 /// Has `one` run to its end in one process while the other waits, and then `other` in the other; first
 /// with the child as the first, then with the parent. Each time on what `setup` made before the fork.
@@ -487,7 +487,9 @@ fn a_mutable_view_written_in_place_stays_with_the_parent() {
     for end in [End::Drop, End::Commit] {
         let mut snapshot = Snapshot::zeroed(PAGES * page_size()).unwrap();
         let other = Snapshot::from_slice(&pattern(PAGES, 1)).unwrap();
-        let mut view = snapshot.view_mut().unwrap();
+        let mut options = ViewOptions::new();
+        options.reserve(2 * PAGES * page_size());
+        let mut view = snapshot.view_mut_with(&options).unwrap();
         let mut bytes = vec![0; view.len()];
         fill_every(3, &mut view, 9);
         fill_every(3, &mut bytes, 9);
@@ -500,6 +502,9 @@ fn a_mutable_view_written_in_place_stays_with_the_parent() {
                 assert!(view.changes().is_err());
                 assert!(view.restore().is_err());
                 assert!(view.restore_to(&other).is_err());
+                assert!(view.restore_excluding(&[5..PAGES * page_size() - 5]).is_err());
+                assert!(view.zero(..).is_err());
+                assert!(view.grow(2 * PAGES * page_size()).is_err());
                 match end {
                     End::Drop => drop(view),
                     End::Commit => assert!(view.commit().is_err()),
@@ -534,6 +539,28 @@ fn a_mutable_view_written_in_place_stays_with_the_parent() {
                 }
                 assert_same("the parent's", &snapshot.view().unwrap(), &bytes);
             }
+        }
+    }
+}
+
+/// A mutable view that had no pages yet did not know whose it was, so that a child could grow it into the parent's file.
+#[test]
+fn an_empty_mutable_view_that_can_grow_stays_with_the_parent() {
+    let _serial = serial();
+    let mut snapshot = Snapshot::zeroed(0).unwrap();
+    let mut view = snapshot.view_mut_with(ViewOptions::new().reserve(1 << 20)).unwrap();
+    match fork() {
+        Fork::InChild(parent) => {
+            assert!(view.grow(10 * page_size()).is_err());
+            assert!(view.commit().is_err());
+            parent.exit();
+        }
+        Fork::InParent(child) => {
+            child.join();
+            view.grow(5).unwrap();
+            view[..5].fill(7);
+            view.commit().unwrap();
+            assert_eq!(snapshot.view().unwrap().content(), [7; 5]);
         }
     }
 }

@@ -110,10 +110,10 @@ impl Mapping {
     pub(crate) fn extend(&mut self, pages: usize, source: Source<'_>) -> io::Result<()> {
         debug_assert!(pages <= self.behind);
         self.check_owner()?;
+        self.shared_by = self.shared_by.or(sharer(source)?);
         if pages == 0 {
             return Ok(());
         }
-        let shared_by = sharer(source)?;
         let added = PageRange::new(self.pages, self.pages + pages);
         let start = self.start.as_ptr().wrapping_add(self.len()).cast();
         // SAFETY: the range is this mapping's inaccessible part, where no references can be.
@@ -124,7 +124,6 @@ impl Mapping {
         mapped?;
         self.pages += pages;
         self.behind -= pages;
-        self.shared_by = self.shared_by.or(shared_by);
         self.advise(added, source)
     }
 
