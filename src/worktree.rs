@@ -198,6 +198,7 @@ impl Worktree {
             unsafe { target.copy_from_nonoverlapping(NonNull::from(&*bytes).cast(), bytes.len()) };
         }
         self.len = state.mapping.len();
+        self.content_len = self.content_len.min(self.len);
         shown?;
         self.content_len = image.content_len;
         Ok(())
@@ -372,6 +373,7 @@ impl State {
                 layout.truncated(pages);
             }
         } else if pages > old {
+            self.mapping.check_owner()?;
             let added = PageRange::new(old, pages);
             let context = error::context("adding pages to a view", added.len());
             match &mut self.backing {

@@ -110,10 +110,12 @@ impl Mapping {
     pub(crate) fn extend(&mut self, pages: usize, source: Source<'_>) -> io::Result<()> {
         debug_assert!(pages <= self.behind);
         self.check_owner()?;
+        let shared_by = sharer(source)?;
         if pages == 0 {
+            // It is this process's also before its first page.
+            self.shared_by = self.shared_by.or(shared_by);
             return Ok(());
         }
-        let shared_by = sharer(source)?;
         let added = PageRange::new(self.pages, self.pages + pages);
         let start = self.start.as_ptr().wrapping_add(self.len()).cast();
         // SAFETY: the range is this mapping's inaccessible part, where no references can be.
