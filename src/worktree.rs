@@ -552,6 +552,7 @@ impl State {
         }
         let image = self.finish_direct(self.mapping.pages(), content_len);
         self.protect_again()?;
+        trace::taken(image.pages, 0, 0, self.tracker.tracking());
         Ok(image)
     }
 

@@ -65,6 +65,7 @@ fn memory_is_shown_under_its_name() {
 
 #[test]
 fn bad_names_are_refused() {
+    let _serial = serial();
     let longest = "n".repeat(79);
     let with = |name: &str| {
         let mut options = SnapshotOptions::new();
@@ -476,6 +477,7 @@ fn stats_tell_why_pages_are_not_protected() {
 
 #[test]
 fn more_than_there_are_addresses_is_refused() {
+    let _serial = serial();
     let mut snapshot = Snapshot::from_slice(&[1]).unwrap();
     let with = |change: &dyn Fn(&mut ViewOptions)| {
         let mut options = ViewOptions::new();
@@ -512,6 +514,7 @@ fn more_than_there_are_addresses_is_refused() {
 
 #[test]
 fn debug_prints_one_brief_line() {
+    let _serial = serial();
     let mut snapshot = SnapshotOptions::new().name("shown").from_slice(&[1; 9]).unwrap();
     for text in [format!("{snapshot:?}"), format!("{:?}", snapshot.view().unwrap())] {
         assert!(text.len() < 400 && !text.contains('\n'), "{text}");
