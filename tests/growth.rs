@@ -350,6 +350,24 @@ fn what_the_kernel_writes_into_grown_pages_is_captured() {
 }
 
 #[test]
+fn views_that_are_armed_stay_so_as_they_grow() {
+    let _serial = serial();
+    for Kind { name, snapshot, .. } in kinds::all() {
+        let mut view = snapshot.view_with(&with_room()).unwrap();
+        if view.set_tracking(Tracking::Armed).is_err() {
+            return skip("views_that_are_armed_stay_so_as_they_grow", "pages cannot be write-protected here");
+        }
+        view.take_snapshot().unwrap();
+        for more in [3, 40, MORE] {
+            view.grow((kinds::PAGES + more) * page_size()).unwrap();
+            let taken = view.take_snapshot().unwrap();
+            assert_eq!(view.stats().why_not_faster, None, "{name}");
+            assert_eq!(taken.stats().captured, snapshot.stats().captured, "{name}: nothing was written");
+        }
+    }
+}
+
+#[test]
 fn what_is_reserved_can_be_used_where_no_address_is_left() {
     alone("what_is_reserved_can_be_used_where_no_address_is_left", || {
         let options = with_room();

@@ -111,6 +111,21 @@ fn zeroed_bytes_are_exact_on_armed_views() {
             return skip("zeroed_bytes_are_exact_on_armed_views", "pages cannot be write-protected here");
         }
         zeroes(name, &mut view, &bytes);
+        // Zeroing, and going back from it, leave the others protected.
+        for range in [30 * page_size()..80 * page_size(), 0..bytes.len()] {
+            view.take_snapshot().unwrap();
+            view.zero(range).unwrap();
+            view.changes().map(drop).unwrap();
+            assert_eq!(view.stats().tracker, Tracking::Armed, "{name}");
+            view.zero(..40 * page_size()).unwrap();
+            view.restore().unwrap();
+            view.take_snapshot().unwrap();
+            assert_eq!(
+                (view.stats().tracker, view.stats().why_not_faster),
+                (Tracking::Armed, None),
+                "{name}"
+            );
+        }
     }
 }
 
@@ -223,6 +238,19 @@ fn the_memory_of_zeroed_pages_goes_back_and_stays_away() {
             // `pagemap` does not tell pages of zeroes that were read from others.
             if known && view.stats().tracker != Tracking::Pagemap {
                 assert!(view.stats().private < LARGE / 8, "{name}: {:?}", view.stats());
+            }
+            // Less than what is worth mapping all of the view anew.
+            for take in [false, true] {
+                let half = view.len() / 2;
+                view.zero(..half).unwrap();
+                if take {
+                    view.take_snapshot().unwrap();
+                }
+                let before = memory().anonymous;
+                view.restore().unwrap();
+                let after = memory().anonymous;
+                assert!(after < before + (8 << 20), "{name}: restoring a part makes pages private");
+                assert_same(name, &view, &root);
             }
             view.restore_to(&taken).unwrap();
             least = memory().anonymous;
