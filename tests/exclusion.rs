@@ -166,7 +166,7 @@ fn bytes_that_stayed_are_remembered_however_often_others_are_restored() {
                 expected[stays.clone()].copy_from_slice(&view[stays.clone()]);
                 for round in 1..20 {
                     view[2 * page_size()..6 * page_size()].fill(round);
-                    view.restore_excluding(&[stays.clone()]).unwrap();
+                    view.restore_excluding(std::slice::from_ref(&stays)).unwrap();
                     let what = format!("{name}, {tracking}, zeroed: {zeroed}, round {round}");
                     assert_same(&what, &view, &expected);
                     assert_eq!(view.changes().unwrap().ranges(), differing(&expected, &root), "{what}");

@@ -292,7 +292,7 @@ fn what_is_written_can_be_run_where_that_was_chosen() {
             let start = view.as_ptr().wrapping_add(page_size());
             // SAFETY: a function that takes nothing and returns an integer was written there.
             let function = unsafe { std::mem::transmute::<*const u8, extern "C" fn() -> u32>(start) };
-            assert_eq!(function(), number.into());
+            assert_eq!(function(), u32::from(number));
             view.restore().unwrap();
             assert_allows("restored", &mut view, 0, 3, "rw-");
         }

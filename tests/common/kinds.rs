@@ -1,10 +1,15 @@
-//! Snapshots of every kind.
+//! Snapshots of every kind, and what is done with any of them.
 
 use std::io::Write;
 
-use memsnap::{Snapshot, page_size};
+use memsnap::{Snapshot, Tracking, View, page_size};
 
-use super::pattern;
+use super::script::read;
+use super::{assert_same, pattern};
+
+/// All ways of tracking.
+pub(crate) const TRACKINGS: [Tracking; 5] =
+    [Tracking::Auto, Tracking::Armed, Tracking::Scan, Tracking::Pagemap, Tracking::Compare];
 
 /// Pages of each.
 pub(crate) const PAGES: usize = 150;
@@ -60,4 +65,27 @@ fn captured(name: &'static str, root: &Snapshot, mut bytes: Vec<u8>) -> Kind {
     bytes[120 * page_size()..132 * page_size()].fill(0);
     view.copy_from_slice(&bytes);
     kind(name, view.take_snapshot().unwrap(), bytes)
+}
+
+/// Writes, takes and restores in a view of any kind.
+pub(crate) fn goes_on<S>(what: &str, view: &mut View<S>, root: &[u8]) {
+    let mut bytes = root.to_vec();
+    assert_same(what, view, root);
+    for round in 1..4 {
+        for at in [0, root.len() / 3, root.len() / 2, root.len() - 1] {
+            view[at] ^= round;
+            bytes[at] ^= round;
+        }
+        let taken = view.take_snapshot().unwrap();
+        assert_same(what, &read(&taken), &bytes);
+        view[root.len() / 4..root.len() / 2].fill(7);
+        view.restore_to(&taken).unwrap();
+        assert_same(what, view, &bytes);
+        view.restore().unwrap();
+        assert_same(what, view, root);
+        view.restore_to(&taken).unwrap();
+        assert_same(what, view, &bytes);
+        assert!(view.changes().unwrap().is_empty(), "{what}");
+    }
+    view.restore().unwrap();
 }
