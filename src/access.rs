@@ -84,7 +84,10 @@ impl Protections {
 
     /// Whether each page of `range` has an access that `allows`.
     pub(crate) fn all(&self, range: PageRange, allows: impl Fn(Access) -> bool) -> bool {
-        self.iter().all(|(part, access)| part.end <= range.start || range.end <= part.start || allows(access))
+        range.len() == 0
+            || self
+                .iter()
+                .all(|(part, access)| part.end <= range.start || range.end <= part.start || allows(access))
     }
 
     /// The parts that cannot be read and have one of `pages`.

@@ -30,6 +30,12 @@ impl PageRange {
         self.start..self.end
     }
 
+    /// The pages that have any of `bytes`.
+    pub(crate) fn around(bytes: &Range<usize>) -> Self {
+        let start = bytes.start / page_size();
+        Self { start, end: if bytes.is_empty() { start } else { bytes.end.div_ceil(page_size()) } }
+    }
+
     /// The pages that lie wholly within `bytes`.
     pub(crate) fn within(bytes: &Range<usize>) -> Self {
         let (start, end) = (bytes.start.div_ceil(page_size()), bytes.end / page_size());

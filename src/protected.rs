@@ -126,7 +126,6 @@ impl<S> View<S, Protected> {
     ) -> Option<(&Worktree, Range<usize>)> {
         let range = self.within("borrow bytes", range).ok()?;
         let tree = self.tree.as_ref()?;
-        let pages = PageRange::new(range.start / page_size(), range.end.div_ceil(page_size()));
-        tree.allows(pages, allows).then_some((tree, range))
+        tree.allows(PageRange::around(&range), allows).then_some((tree, range))
     }
 }

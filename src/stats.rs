@@ -54,7 +54,7 @@ pub struct ViewStats {
     /// Addresses around them that are taken and inaccessible: guards, and room to grow.
     pub reserved: usize,
     /// Bytes in pages of the view's own, which it does not share with the snapshot (an upper bound where
-    /// the tracker is [`Tracking::Compare`]).
+    /// the tracker is [`Tracking::Compare`], or [`Tracking::Pagemap`], which counts zero pages that were read).
     pub private: usize,
     /// Captured pages of the snapshot that was last taken of the view or restored to it.
     pub captured: usize,

@@ -282,8 +282,7 @@ impl<S, A> View<S, A> {
     pub fn zero(&mut self, range: impl RangeBounds<usize>) -> io::Result<()> {
         let range = self.within("zero bytes", &range)?;
         let Some(tree) = &mut self.tree else { return Ok(()) };
-        let pages = PageRange::new(range.start / page_size(), range.end.div_ceil(page_size()));
-        if !tree.allows(pages, Access::can_write) {
+        if !tree.allows(PageRange::around(&range), Access::can_write) {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
                 format!("bytes {range:?} of a view cannot be zeroed: some are protected against writing"),

@@ -334,7 +334,7 @@ impl State {
 
     /// The bytes of `range`, all of which can be read.
     fn bytes(&self, range: Range<usize>) -> &[u8] {
-        let pages = PageRange::new(range.start / page_size(), range.end.div_ceil(page_size()));
+        let pages = PageRange::around(&range);
         // SAFETY: as above.
         let bytes = unsafe { self.mapping.range(pages) };
         &bytes[range.start - pages.bytes().start..][..range.len()]
@@ -375,6 +375,7 @@ impl State {
                 layout.truncated(pages);
             }
         } else if pages > old {
+            self.mapping.check_owner()?;
             let added = PageRange::new(old, pages);
             let context = error::context("adding pages to a view", added.len());
             match &mut self.backing {
@@ -552,6 +553,8 @@ impl State {
         }
         let image = self.finish_direct(self.mapping.pages(), content_len);
         self.protect_again()?;
+        let written = usize::try_from(image.base.allocated()).unwrap_or(usize::MAX) / page_size();
+        trace::taken(image.pages, written, written, self.tracker.tracking());
         Ok(image)
     }
 

@@ -543,28 +543,6 @@ fn a_mutable_view_written_in_place_stays_with_the_parent() {
     }
 }
 
-/// A mutable view that had no pages yet did not know whose it was, so that a child could grow it into the parent's file.
-#[test]
-fn an_empty_mutable_view_that_can_grow_stays_with_the_parent() {
-    let _serial = serial();
-    let mut snapshot = Snapshot::zeroed(0).unwrap();
-    let mut view = snapshot.view_mut_with(ViewOptions::new().reserve(1 << 20)).unwrap();
-    match fork() {
-        Fork::InChild(parent) => {
-            assert!(view.grow(10 * page_size()).is_err());
-            assert!(view.commit().is_err());
-            parent.exit();
-        }
-        Fork::InParent(child) => {
-            child.join();
-            view.grow(5).unwrap();
-            view[..5].fill(7);
-            view.commit().unwrap();
-            assert_eq!(snapshot.view().unwrap().content(), [7; 5]);
-        }
-    }
-}
-
 #[test]
 fn a_mutable_view_that_a_snapshot_was_taken_of_goes_on_in_both_processes() {
     const PAGES: usize = 64;

@@ -2,7 +2,10 @@
 //! skipped.
 #![allow(dead_code)] // Each test file uses its part.
 
+pub(crate) mod kinds;
+pub(crate) mod maps;
 pub(crate) mod script;
+pub(crate) mod seccomp;
 
 use std::fmt::Display;
 use std::io::{self, Read, Write};
@@ -99,6 +102,26 @@ pub(crate) fn run_in_child(script: impl FnOnce()) {
             parent.exit()
         }
         Fork::InParent(child) => child.join(),
+    }
+}
+
+/// Whether a forked child that runs `script` is stopped by the system for an access that is not allowed. The caller
+/// holds [`serial`].
+#[track_caller]
+pub(crate) fn is_stopped(script: impl FnOnce()) -> bool {
+    match fork() {
+        Fork::InChild(parent) => {
+            script();
+            parent.exit()
+        }
+        Fork::InParent(mut child) => {
+            let status = child.reap().expect("a child that was not waited for");
+            match (status.terminating_signal(), status.exit_status()) {
+                (Some(signal), _) if signal == libc::SIGSEGV => true,
+                (None, Some(0)) => false,
+                other => panic!("the child ended with {other:?}"),
+            }
+        }
     }
 }
 

@@ -110,6 +110,7 @@ impl Mapping {
     pub(crate) fn extend(&mut self, pages: usize, source: Source<'_>) -> io::Result<()> {
         debug_assert!(pages <= self.behind);
         self.check_owner()?;
+        // Before the first page is there as well.
         self.shared_by = self.shared_by.or(sharer(source)?);
         if pages == 0 {
             return Ok(());

@@ -1,0 +1,91 @@
+//! Snapshots of every kind, and what is done with any of them.
+
+use std::io::Write;
+
+use memsnap::{Snapshot, Tracking, View, page_size};
+
+use super::script::read;
+use super::{assert_same, pattern};
+
+/// All ways of tracking.
+pub(crate) const TRACKINGS: [Tracking; 5] =
+    [Tracking::Auto, Tracking::Armed, Tracking::Scan, Tracking::Pagemap, Tracking::Compare];
+
+/// Pages of each.
+pub(crate) const PAGES: usize = 150;
+
+/// A snapshot, what it holds, and what it is called.
+pub(crate) struct Kind {
+    pub(crate) name: &'static str,
+    pub(crate) snapshot: Snapshot,
+    pub(crate) bytes: Vec<u8>,
+}
+
+/// One of each kind.
+pub(crate) fn all() -> Vec<Kind> {
+    let bytes = pattern(PAGES, 1);
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&bytes).unwrap();
+    // SAFETY: the file has no name, and nobody writes to it any more.
+    let mapped = unsafe { Snapshot::map_file(&file) }.unwrap();
+    let of_bytes = Snapshot::from_slice(&bytes).unwrap();
+    let mut kinds = vec![
+        kind("from_file", Snapshot::from_file(file).unwrap(), bytes.clone()),
+        kind("map_file", mapped, bytes.clone()),
+        kind("from_reader", Snapshot::from_reader(&bytes[..]).unwrap(), bytes.clone()),
+        kind("zeroed", Snapshot::zeroed(bytes.len()).unwrap(), vec![0; bytes.len()]),
+    ];
+    let zeroed = Snapshot::zeroed(bytes.len()).unwrap();
+    kinds.push(captured("captured over bytes", &of_bytes, bytes.clone()));
+    kinds.push(captured("captured over zeroes", &zeroed, vec![0; bytes.len()]));
+    let mut flat = captured("flat", &of_bytes, bytes.clone());
+    (0..70).for_each(|_| drop(flat.snapshot.view().unwrap()));
+    assert!(flat.snapshot.stats().flat > 0);
+    flat.name = "flat as a whole";
+    kinds.push(flat);
+    let mut flat = captured("flat", &zeroed, vec![0; bytes.len()]);
+    (0..70).for_each(|_| drop(flat.snapshot.view().unwrap()));
+    flat.name = "flat as a whole, over zeroes";
+    kinds.push(flat);
+    kinds.push(kind("from_slice", of_bytes, bytes));
+    kinds
+}
+
+fn kind(name: &'static str, snapshot: Snapshot, bytes: Vec<u8>) -> Kind {
+    Kind { name, snapshot, bytes }
+}
+
+/// Some of its pages views copy; some, in long runs, they map.
+fn captured(name: &'static str, root: &Snapshot, mut bytes: Vec<u8>) -> Kind {
+    let mut view = root.view().unwrap();
+    for page in [2, 5, 6, 140] {
+        bytes[page * page_size()] = 0xC0;
+    }
+    bytes[20 * page_size()..100 * page_size()].fill(0xC1);
+    bytes[120 * page_size()..132 * page_size()].fill(0);
+    view.copy_from_slice(&bytes);
+    kind(name, view.take_snapshot().unwrap(), bytes)
+}
+
+/// Writes, takes and restores in a view of any kind.
+pub(crate) fn goes_on<S>(what: &str, view: &mut View<S>, root: &[u8]) {
+    let mut bytes = root.to_vec();
+    assert_same(what, view, root);
+    for round in 1..4 {
+        for at in [0, root.len() / 3, root.len() / 2, root.len() - 1] {
+            view[at] ^= round;
+            bytes[at] ^= round;
+        }
+        let taken = view.take_snapshot().unwrap();
+        assert_same(what, &read(&taken), &bytes);
+        view[root.len() / 4..root.len() / 2].fill(7);
+        view.restore_to(&taken).unwrap();
+        assert_same(what, view, &bytes);
+        view.restore().unwrap();
+        assert_same(what, view, root);
+        view.restore_to(&taken).unwrap();
+        assert_same(what, view, &bytes);
+        assert!(view.changes().unwrap().is_empty(), "{what}");
+    }
+    view.restore().unwrap();
+}

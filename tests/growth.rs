@@ -1,0 +1,441 @@
+//! Views grow within what was reserved for them, at the same address, and shrink by being restored.
+
+mod common;
+mod support;
+
+use std::io::{ErrorKind, Read};
+use std::sync::Arc;
+
+use common::kinds::{self, Kind};
+use common::maps::{AllMappings, assert_access, present, try_read, try_write};
+use common::script::{differing, read};
+use common::{Fork, assert_same, fork, is_stopped, pattern, run_in_child, serial, skip};
+use memsnap::{Populate, Snapshot, Tracking, View, ViewOptions, page_size};
+use support::{Limit, alone, memory, with_steady_heap};
+
+/// Room for pages beyond those of each kind of snapshot.
+const MORE: usize = 60;
+
+fn with_room() -> ViewOptions {
+    let mut options = ViewOptions::new();
+    options.reserve((kinds::PAGES + MORE) * page_size()).guard(page_size(), 1);
+    options
+}
+
+/// `bytes` with zeroes behind them.
+fn longer(bytes: &[u8], pages: usize) -> Vec<u8> {
+    let mut longer = bytes.to_vec();
+    longer.resize(pages * page_size(), 0);
+    longer
+}
+
+/// Grows, writes, takes, shrinks and grows again.
+fn grows_and_shrinks<S>(what: &str, view: &mut View<S>, root: &[u8]) {
+    let (page, pages) = (page_size(), root.len() / page_size());
+    let address = view.as_ptr();
+    view.iter_mut().for_each(|byte| *byte ^= 1);
+    for round in 0..3 {
+        let mut bytes = longer(view, pages + 10);
+        view.grow(bytes.len()).unwrap();
+        assert_same(what, view, &bytes);
+        bytes = longer(&bytes, pages + MORE);
+        view.grow(bytes.len() - 5).unwrap();
+        assert_same(what, view, &bytes);
+        assert_eq!(view.content().len(), bytes.len() - 5);
+        for at in [root.len(), root.len() + 11 * page, bytes.len() - 1] {
+            view[at] = 0xEE;
+            bytes[at] = 0xEE;
+        }
+        let changes = view.changes().unwrap();
+        let at_end = changes.ranges().last().cloned();
+        assert_eq!(at_end.map(|range| range.end), Some(bytes.len()), "{what}");
+        let large = view.take_snapshot().unwrap();
+        assert_eq!((large.len(), large.content_len()), (bytes.len(), bytes.len() - 5), "{what}");
+        assert!(view.changes().unwrap().is_empty());
+        assert_same(what, &read(&large), &bytes);
+        assert_same(what, &large.view().unwrap(), &bytes);
+        assert!(view.stats().reserved >= page);
+
+        view.restore().unwrap();
+        assert_eq!((view.as_ptr(), view.len()), (address, root.len()), "{what}");
+        assert_same(what, view, root);
+        let behind = address.wrapping_add(root.len());
+        assert_access(what, behind, MORE + 1, "---");
+        assert_eq!(present(behind, MORE), 0, "{what}: memory behind the end");
+        assert_eq!(try_read(behind), None);
+        assert!(view.changes().unwrap().is_empty());
+
+        view.restore_to(&large).unwrap();
+        assert_same(what, view, &bytes);
+        assert_eq!(view.content().len(), bytes.len() - 5);
+        let mut other = large.view().unwrap();
+        other[0] ^= 9;
+        other.restore().unwrap();
+        assert_same(what, &other, &bytes);
+
+        view.restore().unwrap();
+        view.grow(bytes.len()).unwrap();
+        assert_same(&format!("{what}, grown again in round {round}"), view, &longer(root, pages + MORE));
+        let taken = view.take_snapshot().unwrap();
+        assert_same(what, &read(&taken), view);
+        let expected = differing(&bytes, &longer(root, pages + MORE));
+        assert_eq!(large.diff(&taken).unwrap().ranges(), expected, "{what}");
+        view.restore().unwrap();
+    }
+    assert_eq!(view.as_ptr(), address);
+}
+
+#[test]
+fn views_of_every_kind_grow_and_shrink_at_their_address() {
+    let _serial = serial();
+    let options = with_room();
+    for Kind { name, mut snapshot, bytes } in kinds::all() {
+        grows_and_shrinks(&format!("view, {name}"), &mut snapshot.view_with(&options).unwrap(), &bytes);
+        let shared = Arc::new(snapshot.clone());
+        grows_and_shrinks(&format!("arc, {name}"), &mut shared.view_arc_with(&options).unwrap(), &bytes);
+        let mut view = snapshot.view_mut_with(&options).unwrap();
+        grows_and_shrinks(&format!("mutable, {name}"), &mut view, &bytes);
+        drop(view);
+        assert_same(name, &read(&snapshot), &bytes);
+    }
+}
+
+#[test]
+fn empty_views_grow_and_shrink_to_nothing() {
+    let _serial = serial();
+    let mut options = ViewOptions::new();
+    options.reserve(MORE * page_size()).guard(0, 1);
+    for mut snapshot in [Snapshot::zeroed(0).unwrap(), Snapshot::from_slice(&[]).unwrap()] {
+        grows_and_shrinks("empty", &mut snapshot.view_with(&options).unwrap(), &[]);
+        grows_and_shrinks("empty, mutable", &mut snapshot.view_mut_with(&options).unwrap(), &[]);
+        assert!(snapshot.is_empty());
+    }
+}
+
+#[test]
+fn restores_to_snapshots_of_any_length_follow_it() {
+    let _serial = serial();
+    let options = with_room();
+    let kinds = kinds::all();
+    let short: Vec<_> = [0, 1, 30].map(|pages| pattern(pages, 8)).into();
+    let mut others: Vec<_> =
+        short.iter().map(|bytes| (Snapshot::from_slice(bytes).unwrap(), bytes.clone())).collect();
+    others.push((Snapshot::zeroed(9 * page_size()).unwrap(), vec![0; 9 * page_size()]));
+    for Kind { name, snapshot, bytes } in &kinds {
+        let mut grown = snapshot.view_with(&options).unwrap();
+        let mut expected = longer(bytes, kinds::PAGES + MORE);
+        grown.grow(expected.len()).unwrap();
+        expected[bytes.len() + 5 * page_size()..][..20 * page_size()].fill(3);
+        grown.copy_from_slice(&expected);
+        let large = grown.take_snapshot().unwrap();
+        for view in [&mut grown, &mut snapshot.view_with(&options).unwrap()] {
+            for (other, short) in &others {
+                view.fill(0x77);
+                view.restore_to(other).unwrap();
+                assert_same(name, view, short);
+                assert_access(name, view.as_ptr().wrapping_add(short.len()), MORE, "---");
+                view.fill(0x78);
+                view.restore_to(&large).unwrap();
+                assert_same(name, view, &expected);
+                view.restore_to(other).unwrap();
+                view.restore_to(snapshot).unwrap();
+                assert_same(name, view, bytes);
+                let taken = view.take_snapshot().unwrap();
+                assert_eq!((taken.len(), taken.content_len()), (bytes.len(), bytes.len()));
+            }
+        }
+        // Without room: shorter it can be, longer it cannot.
+        let mut narrow = snapshot.view().unwrap();
+        narrow[7] = 0x55;
+        let before = narrow.to_vec();
+        let error = narrow.restore_to(&large).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert_same(name, &narrow, &before);
+        narrow.restore_to(&others[2].0).unwrap();
+        assert_same(name, &narrow, &short[2]);
+        narrow.restore().unwrap();
+        assert_same(name, &narrow, bytes);
+        assert_eq!(snapshot.diff(&large).unwrap().ranges(), [bytes.len()..large.len()]);
+        assert_eq!(large.diff(snapshot).unwrap().ranges(), [bytes.len()..large.len()]);
+        // The pages of one side only are named, with no bytes on the other.
+        for change in snapshot.diff(&large).unwrap() {
+            for page in change.pages() {
+                assert!(page.old.is_empty());
+                assert_same(name, page.new, &expected[page.offset..][..page_size()]);
+            }
+        }
+    }
+}
+
+#[test]
+fn growing_out_of_bounds_is_refused_and_changes_nothing() {
+    let _serial = serial();
+    for Kind { name, mut snapshot, bytes } in kinds::all() {
+        let options = with_room();
+        refuses(name, &mut snapshot.view_with(&options).unwrap(), &bytes);
+        refuses(name, &mut snapshot.view_mut_with(&options).unwrap(), &bytes);
+        let snapshot = Snapshot::from_slice(&bytes).unwrap();
+        let mut narrow = snapshot.view().unwrap();
+        assert_eq!(narrow.grow(bytes.len() + 1).unwrap_err().kind(), ErrorKind::InvalidInput);
+        narrow.grow(bytes.len()).unwrap();
+    }
+    let content = Snapshot::from_slice(&[1; 10]).unwrap();
+    let mut view = content.view().unwrap();
+    assert_eq!(view.grow(9).unwrap_err().kind(), ErrorKind::InvalidInput);
+    view.grow(11).unwrap();
+    assert_eq!((view.len(), view.content()), (page_size(), &[&[1; 10][..], &[0]].concat()[..]));
+    assert!(view.grow(10).is_err());
+    let taken = view.take_snapshot().unwrap();
+    assert_eq!((taken.len(), taken.content_len()), (page_size(), 11));
+    view.restore().unwrap();
+    assert_eq!(view.content(), [1; 10]);
+}
+
+fn refuses<S>(name: &str, view: &mut View<S>, bytes: &[u8]) {
+    let most = (kinds::PAGES + MORE) * page_size();
+    for len in [most + 1, usize::MAX, isize::MAX as usize, bytes.len() - 1, 0] {
+        assert_eq!(view.grow(len).unwrap_err().kind(), ErrorKind::InvalidInput, "{name}: {len}");
+        assert_same(name, view, bytes);
+        assert_eq!(view.content().len(), bytes.len());
+    }
+    view.grow(most).unwrap();
+    assert!(view.grow(most + 1).is_err());
+    assert_eq!(view.len(), most);
+}
+
+#[test]
+fn what_a_mutable_view_grew_by_its_snapshot_holds() {
+    let _serial = serial();
+    for commit in [true, false] {
+        for take in [true, false] {
+            for Kind { name, mut snapshot, bytes } in kinds::all() {
+                let clone = snapshot.clone();
+                let len = bytes.len() + 7 * page_size() + 9;
+                let mut expected = longer(&bytes, kinds::PAGES + 8);
+                let mut view = snapshot.view_mut_with(&with_room()).unwrap();
+                if take {
+                    view.take_snapshot().unwrap();
+                }
+                view.grow(len).unwrap();
+                let edge = bytes.len() - 2..bytes.len() + 2;
+                view[edge.clone()].fill(5);
+                expected[edge].fill(5);
+                if take {
+                    assert_same(name, &read(&view.take_snapshot().unwrap()), &expected);
+                }
+                if commit {
+                    view.commit().unwrap()
+                } else {
+                    drop(view)
+                }
+                assert_eq!((snapshot.len(), snapshot.content_len()), (expected.len(), len), "{name}");
+                assert_same(name, &read(&snapshot), &expected);
+                assert_same(name, snapshot.view().unwrap().content(), &expected[..len]);
+                assert_eq!(clone.len(), bytes.len());
+                assert_same(name, &read(&clone), &bytes);
+            }
+        }
+    }
+}
+
+#[test]
+fn who_touches_what_is_beyond_the_end_is_stopped() {
+    let _serial = serial();
+    let root = Snapshot::from_slice(&pattern(2, 1)).unwrap();
+    let mut view = root.view_with(ViewOptions::new().reserve(10 * page_size())).unwrap();
+    let end = view.as_mut_ptr().wrapping_add(2 * page_size());
+    // SAFETY: in a child that the system stops, or else that ends.
+    let touch = || unsafe { end.write_volatile(1) };
+    assert!(is_stopped(touch));
+    view.grow(10 * page_size()).unwrap();
+    assert!(!is_stopped(touch));
+    assert!(try_write(end, 1));
+    view.restore().unwrap();
+    assert!(is_stopped(touch));
+    // SAFETY: as above.
+    assert!(is_stopped(|| assert_eq!(unsafe { end.read_volatile() }, 1)));
+    assert!(!try_write(end, 1));
+}
+
+#[test]
+fn grown_pages_take_no_memory_and_give_it_back() {
+    alone("grown_pages_take_no_memory_and_give_it_back", || {
+        const LARGE: usize = 64 << 20;
+        let root = Snapshot::from_slice(&pattern(2, 1)).unwrap();
+        let mut view = root.view_with(ViewOptions::new().reserve(1 << 40)).unwrap();
+        let before = memory().rss;
+        view.grow(1 << 36).unwrap();
+        assert!(memory().rss < before + (4 << 20));
+        view.restore().unwrap();
+        view.grow(LARGE).unwrap();
+        view.fill(1);
+        assert!(memory().rss > before + LARGE / 2);
+        view.restore().unwrap();
+        assert!(memory().rss < before + (8 << 20), "{} to {}", before, memory().rss);
+    });
+}
+
+/// A view of no pages was written in place, of a file that a child had too: both could grow into it then.
+#[test]
+fn a_view_written_in_place_grows_in_its_own_process_only() {
+    let _serial = serial();
+    for pages in [0, 5] {
+        let mut snapshot = Snapshot::zeroed(pages * page_size()).unwrap();
+        let mut view = snapshot.view_mut_with(&with_room()).unwrap();
+        match fork() {
+            Fork::InChild(parent) => {
+                for len in [pages + 1, 50] {
+                    assert!(view.grow(len * page_size()).is_err());
+                }
+                assert_eq!(view.len(), pages * page_size());
+                assert!(view.take_snapshot().is_err());
+                assert!(view.restore().is_err());
+                parent.exit();
+            }
+            Fork::InParent(child) => child.join(),
+        }
+        view.grow(40 * page_size()).unwrap();
+        assert_same("the parent's", &view, &vec![0; 40 * page_size()]);
+        view.fill(4);
+        view.commit().unwrap();
+        assert_same("the parent's", &read(&snapshot), &vec![4; 40 * page_size()]);
+    }
+}
+
+#[test]
+fn copies_in_a_child_grow_apart() {
+    let _serial = serial();
+    for Kind { name, snapshot, bytes } in kinds::all() {
+        let mut view = snapshot.view_with(&with_room()).unwrap();
+        run_in_child(|| grows_and_shrinks(name, &mut view, &bytes));
+        view.grow((kinds::PAGES + 1) * page_size()).unwrap();
+        view[bytes.len()] = 1;
+        run_in_child(|| {
+            view.grow((kinds::PAGES + 2) * page_size()).unwrap();
+            view[bytes.len() + page_size()] = 2;
+            assert_eq!(read(&view.take_snapshot().unwrap())[bytes.len()], 1);
+        });
+        assert_eq!(view.len(), bytes.len() + page_size());
+        assert_eq!(read(&view.take_snapshot().unwrap())[bytes.len()], 1);
+    }
+}
+
+#[test]
+fn what_the_kernel_writes_into_grown_pages_is_captured() {
+    let _serial = serial();
+    for tracking in [Tracking::Auto, Tracking::Armed, Tracking::Compare] {
+        for Kind { name, mut snapshot, bytes } in kinds::all() {
+            let mut options = with_room();
+            options.populate(Populate::Read);
+            let mut view = snapshot.view_mut_with(&options).unwrap();
+            if view.set_tracking(tracking).is_err() {
+                skip("what_the_kernel_writes_into_grown_pages_is_captured", format!("{tracking} is refused"));
+                break;
+            }
+            for pages in [kinds::PAGES + 20, kinds::PAGES + MORE] {
+                let mut expected = longer(&view, pages);
+                view.grow(expected.len()).unwrap();
+                view.take_snapshot().unwrap();
+                let start = bytes.len() - 3..bytes.len() + 20;
+                let mut file = std::fs::File::open("/proc/self/exe").unwrap();
+                file.read_exact(&mut view[start.clone()]).unwrap();
+                expected[start.clone()].copy_from_slice(&view[start]);
+                let end = view.len() - 50..view.len();
+                file.read_exact(&mut view[end.clone()]).unwrap();
+                expected[end.clone()].copy_from_slice(&view[end]);
+                assert_same(name, &read(&view.take_snapshot().unwrap()), &expected);
+            }
+        }
+    }
+}
+
+#[test]
+fn views_that_are_armed_stay_so_as_they_grow() {
+    let _serial = serial();
+    for Kind { name, snapshot, .. } in kinds::all() {
+        let mut view = snapshot.view_with(&with_room()).unwrap();
+        if view.set_tracking(Tracking::Armed).is_err() {
+            return skip("views_that_are_armed_stay_so_as_they_grow", "pages cannot be write-protected here");
+        }
+        view.take_snapshot().unwrap();
+        for more in [3, 40, MORE] {
+            view.grow((kinds::PAGES + more) * page_size()).unwrap();
+            view.changes().map(drop).unwrap();
+            assert_eq!(view.stats().why_not_faster, None, "{name}");
+            let taken = view.take_snapshot().unwrap();
+            assert_eq!(taken.stats().captured, snapshot.stats().captured, "{name}: nothing was written");
+        }
+    }
+}
+
+#[test]
+fn what_is_reserved_can_be_used_where_no_address_is_left() {
+    alone("what_is_reserved_can_be_used_where_no_address_is_left", || {
+        let options = with_room();
+        for Kind { name, snapshot, bytes } in kinds::all() {
+            let mut view = snapshot.view_with(&options).unwrap();
+            let limit = Limit::address_space(0);
+            let grown = view.grow((kinds::PAGES + MORE) * page_size());
+            drop(limit);
+            grown.unwrap();
+            assert_same(name, &view, &longer(&bytes, kinds::PAGES + MORE));
+        }
+    });
+}
+
+#[test]
+fn without_mappings_left_growing_fails_and_changes_nothing() {
+    const TEST: &str = "without_mappings_left_growing_fails_and_changes_nothing";
+    with_steady_heap(TEST, || {
+        let bytes = pattern(3, 1);
+        let snapshot = Snapshot::from_slice(&bytes).unwrap();
+        let mut in_place = Snapshot::zeroed(3 * page_size()).unwrap();
+        let mut options = ViewOptions::new();
+        options.reserve(20 * page_size());
+        let mut view = snapshot.view_with(&options).unwrap();
+        let mut in_place = in_place.view_mut_with(&options).unwrap();
+        in_place.copy_from_slice(&bytes);
+        let all = match AllMappings::take() {
+            Ok(all) => all,
+            Err(reason) => return support::skipped(TEST, &reason),
+        };
+        let grown = view.grow(10 * page_size());
+        assert_eq!(grown.is_err(), view.len() == bytes.len());
+        let grown_in_place = in_place.grow(10 * page_size());
+        assert_eq!(grown_in_place.is_err(), in_place.len() == bytes.len());
+        drop(all);
+        assert!(grown.is_err());
+        assert_same("view", &view, &bytes);
+        assert_same("view in place", &in_place[..bytes.len()], &bytes);
+        assert_access("behind", view.as_ptr().wrapping_add(bytes.len()), 17, "---");
+        view.grow(20 * page_size()).unwrap();
+        in_place.grow(20 * page_size()).unwrap();
+        assert_same("view", &view, &longer(&bytes, 20));
+        assert_same("view in place", &in_place, &longer(&bytes, 20));
+    });
+}
+
+/// The length of the content was still that of before, beyond the end of the view.
+#[test]
+fn a_restore_that_fails_after_it_shrank_leaves_a_view_in_order() {
+    let _serial = serial();
+    let root = Snapshot::from_slice(&pattern(1, 1)).unwrap();
+    let mut view = root.view_with(ViewOptions::new().reserve(1 << 20)).unwrap();
+    view.grow(10 * page_size()).unwrap();
+    view[0] = 9;
+    view[9 * page_size()] = 1;
+    // In a child the kernel has to be asked through another descriptor, of which there is none.
+    run_in_child(|| {
+        let limit = Limit::descriptors();
+        let restored = view.restore();
+        drop(limit);
+        let taken = view.take_snapshot().unwrap();
+        assert_eq!(view.content().len(), taken.content_len());
+        assert_same("taken", &read(&taken), &view);
+        assert!(restored.is_err() || view[..] == pattern(1, 1));
+        view.restore().unwrap();
+        assert_same("restored", view.content(), &pattern(1, 1));
+        view.grow(10 * page_size()).unwrap();
+        assert_same("grown", &view, &longer(&pattern(1, 1), 10));
+    });
+}

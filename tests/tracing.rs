@@ -1,0 +1,137 @@
+//! Feature `tracing`: one event for each snapshot taken, each restore and each consolidation.
+
+mod common;
+
+use std::fmt::Debug;
+use std::sync::{Arc, Mutex};
+
+use common::kinds::{self, Kind};
+use memsnap::os::linux::SnapshotExt;
+use memsnap::{Snapshot, View, page_size};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::subscriber::with_default;
+use tracing::{Event, Metadata, Subscriber};
+
+/// Keeps the messages of memsnap's events.
+#[derive(Clone, Default)]
+struct Listener(Arc<Mutex<Vec<Heard>>>);
+
+#[derive(Default)]
+struct Heard {
+    message: String,
+    fields: Vec<(&'static str, String)>,
+}
+
+impl Subscriber for Listener {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "memsnap"
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        panic!("there are no spans");
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut heard = Heard::default();
+        event.record(&mut heard);
+        self.0.lock().unwrap().push(heard);
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+impl Visit for Heard {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        match field.name() {
+            "message" => self.message = format!("{value:?}"),
+            name => self.fields.push((name, format!("{value:?}"))),
+        }
+    }
+}
+
+/// What is told while `script` runs.
+fn events<T>(script: impl FnOnce() -> T) -> (T, Vec<Heard>) {
+    let listener = Listener::default();
+    let result = with_default(listener.clone(), script);
+    let heard = std::mem::take(&mut *listener.0.lock().unwrap());
+    (result, heard)
+}
+
+/// That `script` causes one event, with this message and a field for the size.
+#[track_caller]
+fn tells<T>(what: &str, message: &str, pages: usize, script: impl FnOnce() -> T) -> T {
+    let (result, heard) = events(script);
+    let messages: Vec<_> = heard.iter().map(|heard| heard.message.as_str()).collect();
+    assert_eq!(messages, [message], "{what}");
+    assert!(heard[0].fields.contains(&("pages", pages.to_string())), "{what}: {:?}", heard[0].fields);
+    result
+}
+
+fn takes_and_restores<S>(what: &str, view: &mut View<S>, other: &Snapshot) {
+    let pages = view.len() / page_size();
+    let take = |view: &View<S>| tells(what, "snapshot taken", pages, || view.take_snapshot().unwrap());
+    for round in 0..20 {
+        view[3] ^= 1;
+        take(view);
+        let unchanged = take(view);
+        // The ways in which pages are put back, or all of them mapped anew.
+        let written = [1, 50, kinds::PAGES][round % 3];
+        view[..written * page_size()].fill(5);
+        tells(what, "view restored", pages, || view.restore().unwrap());
+        tells(what, "view restored", pages, || view.restore_to(&unchanged).unwrap());
+        tells(what, "view restored", pages, || view.restore_excluding(&[5..9]).unwrap());
+        if round % 4 == 3 {
+            tells(what, "view restored", pages, || view.restore_to(other).unwrap());
+        }
+    }
+    let (_, heard) = events(|| {
+        view.zero(..).unwrap();
+        view.changes().map(drop).unwrap();
+        let _ = view.stats();
+    });
+    assert_eq!(heard.len(), 0, "{what}");
+}
+
+#[test]
+fn each_snapshot_and_each_restore_is_told_once() {
+    let other = Snapshot::from_slice(&common::pattern(kinds::PAGES, 7)).unwrap();
+    for Kind { name, mut snapshot, .. } in kinds::all() {
+        takes_and_restores(name, &mut snapshot.view().unwrap(), &other);
+        takes_and_restores(&format!("mutable, {name}"), &mut snapshot.view_mut().unwrap(), &other);
+    }
+}
+
+/// The event was missing, for no page is looked at then.
+#[test]
+fn the_first_snapshot_of_a_view_written_in_place_is_told() {
+    let mut snapshot = Snapshot::zeroed(9 * page_size()).unwrap();
+    let mut view = snapshot.view_mut().unwrap();
+    view.fill(3);
+    tells("in place", "snapshot taken", 9, || view.take_snapshot().unwrap());
+}
+
+#[test]
+fn each_consolidation_is_told_once() {
+    let root = Snapshot::from_slice(&common::pattern(kinds::PAGES, 7)).unwrap();
+    let mut view = root.view().unwrap();
+    view[10 * page_size()..90 * page_size()].fill(1);
+    view[95 * page_size()] = 1;
+    let taken = view.take_snapshot().unwrap();
+    // Once for its long runs, once for all of it.
+    let (_, heard) = events(|| (0..200).for_each(|_| drop(taken.view().unwrap())));
+    let messages: Vec<_> = heard.iter().map(|heard| heard.message.as_str()).collect();
+    assert_eq!(messages, ["image consolidated"; 2]);
+
+    view[0] ^= 1;
+    let taken = view.take_snapshot().unwrap();
+    tells("sharing", "image consolidated", kinds::PAGES, || taken.to_fd().unwrap());
+    let (_, heard) = events(|| taken.to_fd().unwrap());
+    assert_eq!(heard.len(), 0);
+}
