@@ -44,12 +44,9 @@ const PINNED: usize = 12_000;
 /// Entries of a page table.
 const TABLE: usize = 512;
 
-/// Private memory that a view keeps through `restore`, unless told otherwise, for the writes that will likely come again: to copy
-/// the old bytes back takes a quarter of what it takes to discard the page and write to it again.
-///
-/// Little, if the library is built with `MEMSNAP_KEEP_LITTLE` set, so that small tests exceed it.
-pub(crate) const KEPT_BYTES: usize =
-    if option_env!("MEMSNAP_KEEP_LITTLE").is_some() { 1 << 14 } else { 64 << 20 };
+/// Private memory that a view keeps through `restore`, unless told otherwise, for the writes that will likely come
+/// again: to copy the old bytes back takes a quarter of what it takes to discard the page and write to it again.
+pub(crate) const KEPT_BYTES: usize = 64 << 20;
 
 /// Whether to rewrite `moved` of `pages` pages costs less than to map all of them anew and have the program
 /// fault in what it needs.

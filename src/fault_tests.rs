@@ -192,7 +192,7 @@ fn every_part() {
 fn parts_of_a_view(root: &Snapshot, bytes: &[u8]) {
     let page = page_size();
     let mut options = ViewOptions::new();
-    options.reserve(2 * bytes.len()).guard(page, page);
+    options.reserve(2 * bytes.len()).guard(page, page).keep_resident(4 * page);
     let mut view = survive(|| root.view_with(&options), |_| assert_shows(root, bytes));
     edit(&mut view, 30);
 

@@ -126,7 +126,7 @@ pub(crate) fn span() -> impl Strategy<Value = Span> {
 pub(crate) fn options() -> impl Strategy<Value = Options> {
     let reserve = prop_oneof![2 => Just(0), 3 => 1..200 * page_size()];
     let guard = prop_oneof![3 => Just(0), 1 => 1..3 * page_size()];
-    let keep = prop_oneof![3 => Just(64 << 20), 1 => Just(0), 1 => 1..9 * page_size()];
+    let keep = prop_oneof![2 => Just(64 << 20), 1 => Just(0), 2 => 1..9 * page_size()];
     let populate =
         prop_oneof![6 => Just(Populate::No), 1 => Just(Populate::Read), 1 => Just(Populate::Write)];
     let tracking = prop_oneof![3 => Just(Tracking::Auto), 1 => tracking()];
