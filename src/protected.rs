@@ -85,6 +85,18 @@ impl<S> View<S, Protected> {
     }
 
     /// These bytes, if they are within the view and all can be read.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::from_slice(b"readable")?;
+    /// let memory = snapshot.view()?.into_protected();
+    /// assert_eq!(memory.get(..4), Some(&b"read"[..]));
+    /// assert!(memory.get(..memory.len() + 1).is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn get(&self, range: impl RangeBounds<usize>) -> Option<&[u8]> {
         let (tree, range) = self.allowed(&range, Access::can_read)?;
@@ -96,6 +108,22 @@ impl<S> View<S, Protected> {
     }
 
     /// These bytes, if they are within the view and all can be written.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::{Access, Snapshot};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = Snapshot::from_slice(b"writable")?;
+    /// let mut memory = snapshot.view()?.into_protected();
+    /// memory.get_mut(..5).unwrap().copy_from_slice(b"Write");
+    /// memory.protect(.., Access::READ)?;
+    /// assert_eq!(memory.get(..8), Some(&b"Writeble"[..]));
+    /// assert!(memory.get_mut(..5).is_none());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn get_mut(&mut self, range: impl RangeBounds<usize>) -> Option<&mut [u8]> {
         let (tree, range) = self.allowed(&range, Access::can_write)?;
@@ -111,6 +139,22 @@ impl<S> View<S, Protected> {
     /// # Errors
     ///
     /// The view itself, where something is.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::{Access, Snapshot};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = Snapshot::zeroed(1)?;
+    /// let mut memory = snapshot.view()?.into_protected();
+    /// memory.protect(.., Access::NONE)?;
+    /// let mut memory = memory.into_open().expect_err("it cannot be read");
+    /// memory.protect(.., Access::READ_WRITE)?;
+    /// assert_eq!(memory.into_open().expect("it can")[0], 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn into_open(self) -> Result<View<S>, Self> {
         if self.tree.as_ref().is_some_and(Worktree::is_protected) {
             Err(self)

@@ -2,28 +2,28 @@
 //! change is taken in, and nothing is copied that is in one file already.
 #![cfg(target_os = "linux")]
 
+mod memory_file;
+mod peer;
+#[path = "../support/mod.rs"]
 mod support;
 
 use std::fs::{self, File};
-use std::io::{self, ErrorKind, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
-use std::mem::{self, MaybeUninit};
+use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
+use std::mem::{self};
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
-use std::{env, ptr, thread};
+use std::{env, thread};
 
+use memory_file::{inode, map, memfd, read, reopen, seals, unmap};
 use memsnap::os::linux::SnapshotExt as _;
 use memsnap::{Snapshot, page_size};
-use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags};
+use peer::{Peer, ROLE, receive, send, signal, to_starter, wait};
+use rustix::fs::{FallocateFlags, MemfdFlags, OFlags, SealFlags};
 use rustix::io::{Errno, FdFlags};
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags,
-};
+use rustix::mm::{MprotectFlags, ProtFlags};
 use support::{
     Limit, allocated, alone, assert_same, closed_on_exec, memory_files, message, padded, pattern, skipped,
 };
@@ -33,113 +33,12 @@ const PAGES: usize = 100;
 /// Neither a byte nor the length can change.
 const FIXED: SealFlags = SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW);
 
-/// Names the test whose other process this is.
-const ROLE: &str = "MEMSNAP_TEST_ROLE";
-
-/// A second process that runs the same test, with a socket between the two.
-struct Peer {
-    child: Option<Child>,
-    socket: UnixStream,
-}
-
-/// The line to the process that started this one, if it was started as the peer of `test`.
-fn to_starter(test: &str) -> Option<UnixStream> {
-    env::var_os(ROLE).is_some_and(|role| role == test).then(|| {
-        let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().unwrap());
-        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        socket
-    })
-}
-
-impl Peer {
-    fn start(test: &str) -> Self {
-        let (socket, theirs) = UnixStream::pair().unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let child = Command::new(env::current_exe().unwrap())
-            .args([test, "--exact", "--nocapture"])
-            .env(ROLE, test)
-            .stdin(OwnedFd::from(theirs))
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
-        Self { child: Some(child), socket }
-    }
-
-    /// Waits for its end, and fails if it failed.
-    fn join(mut self) {
-        let output = self.child.take().unwrap().wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        let passed = output.status.success() && said.contains("test result: ok. 1 passed");
-        assert!(passed, "the other process: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
-    }
-}
-
-impl Drop for Peer {
-    fn drop(&mut self) {
-        if let Some(mut child) = self.child.take() {
-            let _ = child.kill();
-            let _ = child.wait();
-            let mut error = String::new();
-            let _ = child.stderr.map(|mut stderr| stderr.read_to_string(&mut error));
-            eprintln!("the other process said: {error}");
-        }
-    }
-}
-
-fn send(socket: &UnixStream, fd: impl AsFd) {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut rights = SendAncillaryBuffer::new(&mut space);
-    let fds = [fd.as_fd()];
-    assert!(rights.push(SendAncillaryMessage::ScmRights(&fds)));
-    let sent = rustix::net::sendmsg(socket, &[IoSlice::new(b"!")], &mut rights, SendFlags::empty());
-    assert_eq!(sent.unwrap(), 1);
-}
-
-fn receive(socket: &UnixStream) -> OwnedFd {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut rights = RecvAncillaryBuffer::new(&mut space);
-    let mut byte = [0];
-    let flags = RecvFlags::empty();
-    let got = rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], &mut rights, flags).unwrap();
-    assert_eq!((got.bytes, byte), (1, *b"!"), "the other process has ended");
-    let fd = rights.drain().find_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(mut fds) => fds.next(),
-        _ => None,
-    });
-    fd.expect("no descriptor came with the message")
-}
-
-fn signal(mut socket: &UnixStream) {
-    socket.write_all(b".").unwrap();
-}
-
-fn wait(mut socket: &UnixStream) {
-    socket.read_exact(&mut [0]).expect("the other process is there");
-}
-
 #[track_caller]
 fn assert_holds(what: &str, snapshot: &Snapshot, bytes: &[u8]) {
     let mut read = vec![0xA5; snapshot.len()];
     assert_eq!(snapshot.read_at(&mut read, 0).unwrap(), read.len());
     assert_same(what, &read, bytes);
     assert_same(what, &snapshot.view().unwrap(), bytes);
-}
-
-/// What a descriptor gives that is read.
-fn read(fd: &OwnedFd) -> Vec<u8> {
-    let file = File::from(fd.try_clone().unwrap());
-    let mut bytes = vec![0; usize::try_from(file.metadata().unwrap().len()).unwrap()];
-    file.read_exact_at(&mut bytes, 0).unwrap();
-    bytes
-}
-
-fn inode(fd: impl AsFd) -> u64 {
-    rustix::fs::fstat(fd).unwrap().st_ino
-}
-
-fn seals(fd: impl AsFd) -> SealFlags {
-    rustix::fs::fcntl_get_seals(fd).unwrap()
 }
 
 /// Changes pages here and there, among them a run that is worth a mapping.
@@ -156,32 +55,6 @@ fn captured(value: u8) -> (Snapshot, Vec<u8>) {
     let mut view = root.view().unwrap();
     edit(&mut view, value);
     (view.take_snapshot().unwrap(), view.to_vec())
-}
-
-/// A memfd as some other program makes it.
-fn memfd(len: u64, bytes: &[u8], sealed: SealFlags) -> OwnedFd {
-    let fd = rustix::fs::memfd_create("foreign", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
-    rustix::fs::ftruncate(&fd, len).unwrap();
-    rustix::io::pwrite(&fd, bytes, 0).unwrap();
-    rustix::fs::fcntl_add_seals(&fd, sealed).unwrap();
-    fd
-}
-
-/// Another open file on the same memory.
-fn reopen(fd: impl AsFd, flags: OFlags) -> Result<OwnedFd, Errno> {
-    let path = format!("/proc/self/fd/{}", fd.as_fd().as_raw_fd());
-    rustix::fs::open(path, flags | OFlags::CLOEXEC, Mode::empty())
-}
-
-fn map(fd: impl AsFd, access: ProtFlags, len: usize) -> Result<*mut u8, Errno> {
-    // SAFETY: a mapping at an address that the kernel picks touches no memory in use.
-    let start = unsafe { rustix::mm::mmap(ptr::null_mut(), len, access, MapFlags::SHARED, fd, 0) }?;
-    Ok(start.cast())
-}
-
-fn unmap(start: *mut u8, len: usize) {
-    // SAFETY: `map` made it, and the caller has no reference to its bytes.
-    unsafe { rustix::mm::munmap(start.cast(), len) }.unwrap();
 }
 
 #[test]
