@@ -51,7 +51,8 @@ pub enum Protected {}
 /// Dropping a view frees what it holds privately; for a [`MutView`] see [`commit`](Self::commit).
 ///
 /// Memory of a view that is registered with the kernel for writes of its own (fixed buffers of io_uring, RDMA)
-/// is captured as it is at that moment, but has to be registered again after a restore, which may replace it.
+/// is captured as it is at that moment, but has to be registered again after a restore and after
+/// [`zero`](Self::zero), which may replace it.
 ///
 /// # Fork
 ///
