@@ -117,7 +117,7 @@ impl State {
         let Backing::Private(layout) = &self.backing else { return Ok(()) };
         let others = self.unsynced.union(moved);
         // Where nothing is private, what the mapping shows needs no rewriting.
-        let bare = if all_private { others.minus(&found.pages) } else { others.intersection(&uncovered) };
+        let bare = if found.complete { others.minus(&found.pages) } else { others.intersection(&uncovered) };
         let hidden: PageSet = bare.iter().filter(|&page| !layout.shows(page, image)).collect();
         let mut pages = found.pages.union(&others.minus(&bare)).union(&hidden);
         let kept = pages.intersection(keep);

@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use common::script::{differing, read};
 use common::{assert_same, pattern, serial, skip};
-use memsnap::{Snapshot, Tracking, View, page_size};
+use memsnap::{Snapshot, Tracking, View, ViewOptions, page_size};
 
 /// Why a test cannot go on here.
 type Skip = String;
@@ -302,6 +302,33 @@ fn swapped_out_writes_among_many_closed_pages_are_undone() {
         assert_eq!(view.iter().position(|&byte| byte != 2), None, "restored to");
         view.restore().unwrap();
         assert_same("restored", &view, &root);
+        Ok(())
+    });
+}
+
+/// Such a view took pages that were captured, closed and swapped out for pages that it does not have, and left them as
+/// they were where another image was to be shown.
+#[test]
+fn swapped_out_pages_that_were_captured_and_closed_are_put_back() {
+    with_swap("swapped_out_pages_that_were_captured_and_closed_are_put_back", || {
+        let root = pattern(PAGES, 1);
+        let snapshot = Snapshot::from_slice(&root).unwrap();
+        let mut view = snapshot.view_with(ViewOptions::new().keep_resident(0)).unwrap();
+        drop(view.set_tracking(Tracking::Armed));
+        view.take_snapshot().unwrap();
+        for page in written_pages(PAGES) {
+            write(&mut view, page, 7);
+        }
+        let (taken, bytes) = (view.take_snapshot().unwrap(), view.to_vec());
+        page_out(&view, written_pages(PAGES).count())?;
+        view.restore().unwrap();
+        assert_same("restored", &view, &root);
+        view.restore_to(&taken).unwrap();
+        view.take_snapshot().unwrap();
+        page_out(&view, written_pages(PAGES).count())?;
+        view.restore().unwrap();
+        assert_same("restored again", &view, &root);
+        assert_same("taken", &read(&taken), &bytes);
         Ok(())
     });
 }

@@ -82,8 +82,10 @@ pub(crate) struct Found {
     pub(crate) pages: PageSet,
     /// Whether the kernel named them; otherwise they are all that there are.
     pub(crate) known: bool,
-    /// Whether there may be others that have a frame of their own, and were closed.
+    /// Whether they are those written since all were closed, so that others may have a frame of their own.
     pub(crate) since_closed: bool,
+    /// Whether no other page has a frame of its own, in memory or swapped out.
+    pub(crate) complete: bool,
     /// Whether all pages are closed now.
     pub(crate) closed: bool,
     /// Pages that were looked at and found to be neither closed nor written.
@@ -94,7 +96,8 @@ pub(crate) struct Found {
 
 impl Found {
     fn all_private(pages: PageSet) -> Self {
-        Self { pages, known: true, since_closed: false, closed: false, unwritten: 0, others: None }
+        let (known, complete) = (true, true);
+        Self { pages, known, since_closed: false, complete, closed: false, unwritten: 0, others: None }
     }
 }
 
@@ -179,8 +182,12 @@ impl Tracker {
                 && search == Search::Private
             {
                 // A closed page without an entry is a marker, which looks as if it were swapped out.
-                found = pagemap::private(mapping, mapping.all(), Look::InMemory, &shows_zeroes)
-                    .map(|(private, _)| Found::all_private(open.pages.union(&private)));
+                found = pagemap::private(mapping, mapping.all(), Look::InMemory, &shows_zeroes).map(
+                    |(private, _)| Found {
+                        complete: false,
+                        ..Found::all_private(open.pages.union(&private))
+                    },
+                );
             }
             match found {
                 Ok(found) => return Ok(Found { closed: close, ..found }),
@@ -313,5 +320,5 @@ fn sift(mapping: &Mapping, open: &PageSet, shows_zeroes: impl Fn(usize) -> bool)
         }
     }
     let unwritten = open.len() - pages.len();
-    Ok(Found { since_closed: true, unwritten, ..Found::all_private(pages) })
+    Ok(Found { since_closed: true, complete: false, unwritten, ..Found::all_private(pages) })
 }
