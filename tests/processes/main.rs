@@ -19,7 +19,7 @@ use std::{env, thread};
 
 use memory_file::{inode, map, memfd, read, reopen, seals, unmap};
 use memsnap::os::linux::SnapshotExt as _;
-use memsnap::{Snapshot, page_size};
+use memsnap::{Snapshot, Tracking, page_size};
 use peer::{Peer, ROLE, receive, send, signal, to_starter, wait};
 use rustix::fs::{FallocateFlags, MemfdFlags, OFlags, SealFlags};
 use rustix::io::{Errno, FdFlags};
@@ -39,6 +39,11 @@ fn assert_holds(what: &str, snapshot: &Snapshot, bytes: &[u8]) {
     assert_eq!(snapshot.read_at(&mut read, 0).unwrap(), read.len());
     assert_same(what, &read, bytes);
     assert_same(what, &snapshot.view().unwrap(), bytes);
+}
+
+/// Whether written pages are found by comparing all, which reads all.
+fn compares() -> bool {
+    Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker == Tracking::Compare
 }
 
 /// Changes pages here and there, among them a run that is worth a mapping.
@@ -320,7 +325,8 @@ fn a_changed_snapshot_is_copied_once_and_its_views_map_the_copy() {
     assert_eq!(inode(snapshot.clone().to_fd().unwrap()), inode(&fd));
     assert_eq!(snapshot.stats().flat, copy);
     let view = snapshot.view().unwrap();
-    assert_eq!((view.stats().mappings, view.stats().private), (1, 0));
+    assert_eq!(view.stats().mappings, 1);
+    assert!(view.stats().private == 0 || compares());
     assert_same("mapped", &view, &bytes);
     drop(view);
     drop(snapshot);
@@ -366,6 +372,9 @@ fn dotted(root: &Snapshot) -> (Snapshot, Vec<Range<usize>>) {
 
 #[test]
 fn sparse_snapshots_stay_sparse() {
+    if compares() {
+        return skipped("sparse_snapshots_stay_sparse", "views are compared in full");
+    }
     let page = page_size();
     let len = if cfg!(target_pointer_width = "64") { 1 << 40 } else { 1 << 28 };
     let zeroed = Snapshot::zeroed(len).unwrap();
@@ -385,6 +394,9 @@ fn sparse_snapshots_stay_sparse() {
 
 #[test]
 fn holes_of_a_received_file_are_not_looked_at() {
+    if compares() {
+        return skipped("holes_of_a_received_file_are_not_looked_at", "views are compared in full");
+    }
     let zeroed = Snapshot::zeroed(64 << 20).unwrap();
     let received = Snapshot::from_fd(zeroed.to_fd().unwrap()).unwrap();
     let (taken, ranges) = dotted(&received);
