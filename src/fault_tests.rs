@@ -187,6 +187,28 @@ fn every_part() {
     let (bytes, zeroes) = (pattern(3), vec![0; PAGES * page_size()]);
     parts_of_a_view(&make(|| Snapshot::from_slice(&bytes), &bytes), &bytes);
     parts_of_a_view(&make(|| Snapshot::zeroed(zeroes.len()), &zeroes), &zeroes);
+    growth_in_place();
+}
+
+/// A view written in place once kept the pages of a growth that failed after they were mapped, so that the next snapshot
+/// was longer than the view.
+fn growth_in_place() {
+    let (len, longer) = (10 * page_size(), 30 * page_size());
+    let mut snapshot = make(|| Snapshot::zeroed(len), &vec![0; len]);
+    let Ok(mut view) = snapshot.view_mut_with(ViewOptions::new().reserve(longer)) else { return };
+    view.fill(40);
+    if view.grow(longer).is_err() {
+        fault::suspend(|| {
+            assert_eq!(view.len(), len);
+            assert_eq!(view.take_snapshot().unwrap().len(), len);
+            view.grow(longer).unwrap();
+        });
+    }
+    let mut expected = vec![40; len];
+    expected.resize(longer, 0);
+    assert!(*view == *expected, "a view that grew does not show what it showed, and zeroes");
+    fault::suspend(|| view.commit().unwrap());
+    assert_shows(&snapshot, &expected);
 }
 
 fn parts_of_a_view(root: &Snapshot, bytes: &[u8]) {

@@ -125,7 +125,14 @@ impl Mapping {
         mapped?;
         self.pages += pages;
         self.behind -= pages;
-        self.advise(added, source)
+        let advised = self.advise(added, source);
+        if advised.is_err() {
+            self.pages -= pages;
+            self.behind += pages;
+            // SAFETY: as above.
+            let _ = unsafe { reserve(start, pages * page_size(), MapFlags::FIXED) };
+        }
+        advised
     }
 
     /// Makes the pages from `pages` on inaccessible and gives their memory back.
