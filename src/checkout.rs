@@ -60,9 +60,11 @@ impl State {
         let Backing::Private(layout) = &self.backing else { return false };
         let Ok(wanted) = image.reader() else { return false };
         // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
-        if unsafe { self.mapping.discard(&PageSet::all(image.pages)) }.is_err() {
-            // What comes before memory that is locked is gone.
-            self.unsynced = PageSet::all(image.pages);
+        if let Err(error) = unsafe { self.mapping.discard(&PageSet::all(image.pages)) } {
+            if error.kind() != io::ErrorKind::Unsupported {
+                // What comes before memory that is locked is gone.
+                self.unsynced = PageSet::all(image.pages);
+            }
             self.ledger.cannot_start_over();
             return false;
         }

@@ -27,7 +27,7 @@ use crate::image::{Base, Image};
 use crate::options::HugePages;
 use crate::pages::{PageRange, PageSet};
 use crate::store::is_zero;
-use crate::sys::{Handle, Mapping, MemoryFile, Placement, Source, available_memory, file_limit};
+use crate::sys::{Handle, Mapping, MemoryFile, Overlay, Placement, Source, available_memory, file_limit};
 use crate::{error, page_size, trace};
 
 /// Pages from which on a run is mapped: one more mapping costs about as much as copying two pages, and
@@ -208,7 +208,10 @@ impl Layout {
                 continue;
             }
             // SAFETY: the caller's promise.
-            unsafe { mapping.replace_part(run, Source::Zero) }?;
+            match unsafe { mapping.replace_part(run, Source::Zero) } {
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => left.push_range(run),
+                result => result?,
+            }
         }
         self.zeroed = self.zeroed.union(&others.minus(&left));
         // SAFETY: as above.
@@ -241,7 +244,10 @@ impl Layout {
         let mut uncovered = PageSet::new();
         for &run in others.ranges().iter().filter(|run| run.len() >= MIN_RUN).take(MAX_RUNS) {
             // SAFETY: the caller's promise.
-            unsafe { mapping.replace_part(run, self.source()) }?;
+            match unsafe { mapping.replace_part(run, self.source()) } {
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => break,
+                result => result?,
+            }
             if let Some(flat) = self.runs_of_flat() {
                 for &part in flat.covers.intersection(&std::iter::once(run).collect()).ranges() {
                     // SAFETY: as above.
@@ -281,16 +287,17 @@ impl Layout {
 
     fn map_new(&self, placement: &Placement) -> io::Result<Mapping> {
         let pages = self.image.pages;
-        let mut mapping = Mapping::placed(pages, self.whole_source(), placement)
+        let mapping = Mapping::placed(pages, self.whole_source(), &self.overlays(), placement)
             .map_err(error::context("mapping a view", pages))?;
-        self.fill(&mut mapping)?;
+        self.copy_in(&mapping);
         Ok(mapping)
     }
 
     fn replace(&self, mapping: &mut Mapping) -> io::Result<()> {
         // SAFETY: the mapping is borrowed exclusively, and so are its bytes with it.
-        unsafe { mapping.replace(self.whole_source()) }?;
-        self.fill(mapping)
+        unsafe { mapping.replace(self.whole_source(), &self.overlays()) }?;
+        self.copy_in(mapping);
+        Ok(())
     }
 
     /// What is shown where there are neither zeroes nor runs of a flat file.
@@ -315,32 +322,31 @@ impl Layout {
         self.flat.as_deref().filter(|flat| !flat.is_whole())
     }
 
-    /// Brings in all else, over a mapping that shows `self.whole_source()` and has no private pages.
-    fn fill(&self, mapping: &mut Mapping) -> io::Result<()> {
+    /// What is mapped over that.
+    fn overlays(&self) -> Vec<Overlay<'_>> {
         let end = self.image.base.end();
+        let mut overlays = Vec::new();
         if self.base_is_short() && end > 0 {
-            // SAFETY: the mapping is borrowed exclusively, and so are its bytes with it.
-            unsafe { mapping.replace_part(PageRange::new(0, end), self.source()) }?;
+            overlays.push((PageRange::new(0, end), self.source()));
         }
-        for &run in self.zeroed.ranges().iter().take_while(|run| run.start < end) {
-            // SAFETY: as above.
-            unsafe { mapping.replace_part(PageRange::new(run.start, run.end.min(end)), Source::Zero) }?;
-        }
+        let zeroed = self.zeroed.ranges().iter().take_while(|run| run.start < end);
+        overlays.extend(zeroed.map(|run| (PageRange::new(run.start, run.end.min(end)), Source::Zero)));
         if let Some(flat) = self.runs_of_flat() {
-            for &run in flat.covers.ranges() {
-                // SAFETY: as above.
-                unsafe { mapping.replace_part(run, Source::Private(&flat.file)) }?;
-            }
+            overlays.extend(flat.covers.ranges().iter().map(|&run| (run, Source::Private(&flat.file))));
         }
+        overlays
+    }
+
+    /// Copies what is not mapped into a mapping without private pages, of which nobody knows yet.
+    fn copy_in(&self, mapping: &Mapping) {
         if self.flat.as_ref().is_none_or(|flat| flat.covers.len() < self.image.captured.len()) {
             self.image.captured.for_each(|page, captured| {
                 if !self.shows(page, &self.image) {
-                    // SAFETY: the mapping is borrowed exclusively, and a captured page lives elsewhere.
+                    // SAFETY: the mapping's bytes are nobody's yet, and a captured page lives elsewhere.
                     unsafe { mapping.write(page, captured.bytes()) };
                 }
             });
         }
-        Ok(())
     }
 }
 
@@ -356,7 +362,7 @@ impl FlatFile {
 
     /// A file with the bytes of `image` in the pages `written`, and zeroes elsewhere.
     fn write(image: &Image, written: &PageSet) -> io::Result<MemoryFile> {
-        let file = MemoryFile::create(image.pages, image.label.name.as_deref())?;
+        let file = MemoryFile::create(image.pages, image.pages, image.label.name.as_deref())?;
         let reader = image.reader()?;
         // Not every base tells its holes, and what is zero takes no memory.
         let written: PageSet = written.iter().filter(|&page| !is_zero(reader.page(page))).collect();
@@ -398,6 +404,7 @@ impl Flat {
 
     /// A handle for other processes on a file of all of `image` that nobody can write to: one that there is, else
     /// one that is written now, and kept if there is a [`Permit`].
+    #[allow(dead_code, reason = "not every system has a module in `os`")]
     pub(crate) fn share(image: &Image) -> io::Result<Handle> {
         if image.captured.len() == 0
             && let Base::File(base) = &image.base

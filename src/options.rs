@@ -285,7 +285,7 @@ pub enum HugePages {
 
 /// How the written pages of a view are found, from the way that is fastest on a large view in use to the slowest.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "lowercase"))]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Tracking {
     /// The best way that works here, `Armed` once that pays.
@@ -298,6 +298,9 @@ pub enum Tracking {
     Scan,
     /// The same, read from `/proc/self/pagemap`: some 50 ns for each page.
     Pagemap,
+    /// The system tells which pages are in memory and the view's own; these, and all that are not in memory, are
+    /// compared. Windows.
+    WorkingSet,
     /// All bytes are compared. Works anywhere.
     Compare,
 }
@@ -309,6 +312,7 @@ impl fmt::Display for Tracking {
             Self::Armed => "armed",
             Self::Scan => "scan",
             Self::Pagemap => "pagemap",
+            Self::WorkingSet => "working-set",
             Self::Compare => "compare",
         })
     }

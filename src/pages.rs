@@ -1,6 +1,7 @@
 //! Page numbers, ranges and sets of ranges: rounding and bounds, decided in one place, without the
 //! operating system.
 
+use std::io;
 use std::ops::Range;
 
 use crate::page_size;
@@ -48,6 +49,22 @@ pub(crate) fn whole_pages(bytes: usize) -> Option<usize> {
     let pages = bytes.div_ceil(page_size());
     let mapped = pages.checked_mul(page_size())?;
     isize::try_from(mapped).is_ok().then_some(pages)
+}
+
+/// `len` as the length of a slice, in bytes.
+pub(crate) fn addressable(len: u64) -> io::Result<usize> {
+    usize::try_from(len).map_err(|_| too_long(len))
+}
+
+/// What is said of a source of `len` bytes that no slice could hold.
+pub(crate) fn too_long(len: u64) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::InvalidInput,
+        format!(
+            "{len} bytes are more than the {} that a slice can hold",
+            isize::MAX as usize / page_size() * page_size()
+        ),
+    )
 }
 
 /// A set of pages, as ranges that are sorted, disjoint and not adjacent.

@@ -520,7 +520,7 @@ impl Snapshot {
             return Self::make_zeroed(0, label);
         }
         let context = || error::context("copying bytes into a snapshot", pages);
-        let file = MemoryFile::create(pages, label.name.as_deref()).map_err(context())?;
+        let file = MemoryFile::create(pages, pages, label.name.as_deref()).map_err(context())?;
         file.write_at(bytes, 0).map_err(context())?;
         Ok(Self::of_finished(file, bytes.len(), label))
     }

@@ -223,7 +223,7 @@ impl Store {
         drop(slots);
         let returned = places.iter().all(|(segment, pages)| {
             // SAFETY: these slots are free, so that no page refers to their bytes.
-            unsafe { segment.discard(pages) }.is_ok()
+            unsafe { segment.give_back(pages) }.is_ok()
         });
         let mut slots = self.lock();
         if returned {

@@ -33,7 +33,7 @@ use crate::options::{HugePages, Populate, Tracking, ViewOptions};
 use crate::pages::{PageRange, PageSet};
 use crate::stats::{ViewStats, WhyNotFaster};
 use crate::store::zeroes;
-use crate::sys::{Found, Mapping, MemoryFile, Search, Source, Tracker};
+use crate::sys::{Found, Mapping, MemoryFile, REPLACES_UNSEEN, Search, Source, Tracker};
 use crate::{error, page_size, trace};
 
 /// Invariant: `start..start + len` is the range of `state.mapping`, and neither changes. Its bytes are
@@ -91,8 +91,8 @@ impl Worktree {
         let (most, placement) = options.place(image.pages, &image.label)?;
         if image.is_zero()
             && most > 0
-            && let Ok(file) = MemoryFile::create(image.pages, image.label.name.as_deref())
-            && let Ok(mapping) = Mapping::placed(image.pages, Source::Shared(&file), &placement)
+            && let Ok(file) = MemoryFile::create(image.pages, most, image.label.name.as_deref())
+            && let Ok(mapping) = Mapping::placed(image.pages, Source::Shared(&file), &[], &placement)
         {
             return Self::new(mapping, Backing::Direct(file), image, most, options);
         }
@@ -159,8 +159,8 @@ impl Worktree {
     pub(crate) fn capture(&self) -> io::Result<Arc<Image>> {
         let mut state = self.lock();
         match &state.backing {
-            Backing::Direct(_) => state.capture_direct(self.content_len),
-            Backing::Private(_) | Backing::Torn => state.capture_changed(self.content_len),
+            Backing::Direct(_) if REPLACES_UNSEEN => state.capture_direct(self.content_len),
+            _ => state.capture_changed(self.content_len),
         }
     }
 
@@ -483,7 +483,8 @@ impl State {
         match &self.backing {
             Backing::Direct(file) => {
                 self.mapping.check_owner()?;
-                Ok(file.data().below(self.mapping.pages()))
+                // What was captured may have been zeroed since.
+                Ok(file.data().below(self.mapping.pages()).union(&self.synced.captured_pages()))
             }
             Backing::Private(_) | Backing::Torn => Ok(PageSet::all(self.mapping.pages())),
         }
@@ -543,11 +544,11 @@ impl State {
         }
         // SAFETY: the file's pages are what the range shows already; readers see no difference, and a
         // writer would need the tree exclusively.
-        let remapped = unsafe { self.mapping.replace(Source::Private(file)) };
+        let remapped = unsafe { self.mapping.replace(Source::Private(file), &[]) };
         if let Err(error) = remapped {
             // Should the old mapping be gone, the file is still the truth.
             // SAFETY: as above.
-            let _ = unsafe { self.mapping.replace(Source::Shared(file)) };
+            let _ = unsafe { self.mapping.replace(Source::Shared(file), &[]) };
             let context = error::context("making the pages of a mutable view private", self.mapping.pages());
             return self.protect_again().and(Err(context(error)));
         }

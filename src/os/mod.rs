@@ -1,4 +1,4 @@
 //! What only one operating system has.
 
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(memsnap_unix)))]
 pub mod linux;

@@ -6,38 +6,72 @@
 //! | item | contract |
 //! |---|---|
 //! | `page_size()` | bytes a page, a power of two of at most 64 KiB |
-//! | `MemoryFile` | memory that can be mapped: `create`, `write_at`, `write_pages`, `punch`, `finish` (immutable from then on), `share` (a `Handle` on it for other processes, only where nobody can write to it by any means; none elsewhere), `data` (pages that may be other than zero), `allocated` (bytes held) |
-//! | `Mapping` | an owned address range, with inaccessible pages around it as `Placement` says: `new`, `placed`, `replace` all or a part, `discard` private pages, `extend` and `truncate`, `set_access`, `populate` |
-//! | `Source` | what a mapping shows: zeroes, a file privately, a file shared, a file read-only |
+//! | `MemoryFile` | memory that can be mapped: `create` (with room to become longer by `set_pages`), `write_at`, `write_pages`, `punch`, `finish` (immutable from then on), `share` (a `Handle` on it for other processes, only where nobody can write to it by any means; none elsewhere), `data` (at least the pages that are other than zero), `allocated` (bytes held, at least; 0 only if all is zero), `collapse` |
+//! | `Mapping` | an owned address range ([`Span`]), with inaccessible pages around it as `Placement` says: `new`, `placed`, `replace`, `replace_part`, `discard` private pages, `give_back` the memory of pages that nobody needs, `extend` and `truncate`, `set_access`, `populate`, `inaccessible`, `check_owner` |
+//! | `REPLACES_UNSEEN` | whether `replace` with the bytes that are there already goes unnoticed by threads that read them |
 //! | `Tracker` | `find`: every page of a private mapping that may differ from what it shows, or showed when it was closed; more is allowed, fewer never. `arm`, `close`: wishes |
 //! | `copy_of`, `borrowed` | a file's bytes as they are now, and a file mapped in place |
-//! | `received` | a `Handle` that another process sent, as a file in place; an error unless its bytes and length can never change, whatever that process does |
+//! | `received` | a `Handle` that another process sent, as a file in place |
 //! | `stream` | all that a reader gives |
 //! | `available_memory` | bytes that can be had without pushing anything out, if known |
 //! | `file_limit` | files that the process may have open |
 //!
-//! A failed call changes nothing, except that a failed `replace` may leave zeroes behind: whoever
-//! called it assumes nothing about the range afterwards. In a forked child every inherited object
-//! stays usable, but for mappings that are `Source::Shared`: those stay with the parent, and say so.
+//! A failed call changes nothing, except that a failed `replace` or `replace_part` may leave anything behind, also
+//! addresses that cannot be touched, but never somebody else's memory: whoever called it assumes nothing about the
+//! range afterwards. In a forked child every inherited object stays usable, but for mappings that are
+//! `Source::Shared`: those stay with the parent, and say so.
 
 use std::ffi::CStr;
+use std::fmt::Display;
+use std::io;
 use std::sync::Arc;
 
-use crate::options::HugePages;
+use crate::options::{HugePages, Tracking};
+use crate::pages::{PageRange, PageSet};
 
 #[cfg(test)]
 pub(crate) mod fault;
 
-#[cfg(target_os = "linux")]
+mod span;
+pub(crate) use span::Span;
+
+// `--cfg memsnap_unix` has Linux use the backend of all other Unix systems, to test that.
+#[cfg(all(target_os = "linux", not(memsnap_unix)))]
 mod linux;
-#[cfg(target_os = "linux")]
-pub(crate) use linux::{
-    Found, Handle, Mapping, MemoryFile, Search, Source, Tracker, available_memory, borrowed, copy_of,
-    file_limit, page_size, received, stream,
+#[cfg(all(target_os = "linux", not(memsnap_unix)))]
+use linux as system;
+#[cfg(all(unix, any(not(target_os = "linux"), memsnap_unix)))]
+mod posix;
+#[cfg(all(unix, any(not(target_os = "linux"), memsnap_unix)))]
+use posix as system;
+#[cfg(windows)]
+mod windows;
+#[cfg(windows)]
+use windows as system;
+
+#[cfg(not(any(unix, windows)))]
+compile_error!("memsnap needs a backend for this system in src/sys/");
+
+pub(crate) use system::{
+    Handle, Mapping, MemoryFile, REPLACES_UNSEEN, Tracker, available_memory, borrowed, copy_of, file_limit,
+    page_size, received, stream,
 };
 
-#[cfg(not(target_os = "linux"))]
-compile_error!("memsnap runs on Linux; other systems need a backend in src/sys/");
+/// What a range of addresses shows. Page n of the mapping shows page n of the file.
+#[derive(Clone, Copy)]
+pub(crate) enum Source<'a> {
+    /// Zeroes; writes are private. In huge pages only if asked for: one byte would cost 2 MiB.
+    Zero,
+    /// The file; writes are private.
+    Private(&'a MemoryFile),
+    /// The file; writes go into it. Kept out of forked children.
+    Shared(&'a MemoryFile),
+    /// The file, read-only.
+    ReadOnly(&'a MemoryFile),
+}
+
+/// Another source for some of the pages of a mapping. Of several for one page the last counts.
+pub(crate) type Overlay<'a> = (PageRange, Source<'a>);
 
 /// What is wanted of the place of a mapping.
 #[derive(Clone, Default)]
@@ -50,9 +84,56 @@ pub(crate) struct Placement {
     pub(crate) name: Option<Arc<CStr>>,
 }
 
+/// What to look for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Search {
+    /// Pages that have a frame of their own. Those closed count only while they are in memory.
+    Private,
+    /// Pages that may differ from what they showed when they were closed or, if they never were, before they
+    /// were written. Pages swapped out, written by the kernel, or inherited through a fork are among them.
+    Written,
+    /// The same, and closes them in the same step, where pages can be closed. They will not be reported again, so
+    /// the caller remembers them; after an error any page may have been written.
+    WrittenAndClose,
+}
+
+/// What a tracker found.
+pub(crate) struct Found {
+    pub(crate) pages: PageSet,
+    /// Whether the kernel named them; otherwise they are all that there are.
+    pub(crate) known: bool,
+    /// Whether they are those written since all were closed, so that others may have a frame of their own.
+    pub(crate) since_closed: bool,
+    /// Whether no other page has a frame of its own, in memory or swapped out.
+    pub(crate) complete: bool,
+    /// Whether all pages are closed now.
+    pub(crate) closed: bool,
+    /// Pages that were looked at and found to be neither closed nor written.
+    pub(crate) unwritten: usize,
+    /// Pages in memory that are not the mapping's own, where they were counted.
+    pub(crate) others: Option<usize>,
+}
+
+impl Found {
+    pub(crate) fn all_private(pages: PageSet) -> Self {
+        let (known, complete) = (true, true);
+        Self { pages, known, since_closed: false, complete, closed: false, unwritten: 0, others: None }
+    }
+}
+
+/// Of a way to find written pages that cannot work here, because of `obstacle`.
+fn cannot_track(tracking: Tracking, obstacle: impl Display, needs: &str) -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        format!(
+            "tracking by {tracking:?} cannot work here ({obstacle}): it needs {needs}; Tracking::Auto takes what works"
+        ),
+    )
+}
+
 /// The place where tests make the n-th call into the operating system fail.
 #[inline]
-fn call(_name: &'static str) -> std::io::Result<()> {
+fn call(_name: &'static str) -> io::Result<()> {
     #[cfg(test)]
     fault::check(_name)?;
     Ok(())

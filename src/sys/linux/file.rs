@@ -10,11 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, SeekFrom};
 use rustix::io::{Errno, FdFlags};
 
-use super::memory::{Mapping, Source};
+use super::memory::Mapping;
 use super::page_size;
 use crate::options::HugePages;
 use crate::pages::{PageRange, PageSet};
-use crate::sys::{Placement, call};
+use crate::sys::{Placement, Source, call};
 
 /// Under these seals neither a byte nor the length of a file can change, for nobody. `F_SEAL_FUTURE_WRITE` is
 /// not enough: who mapped the file before can still write to it.
@@ -32,8 +32,8 @@ pub(crate) struct MemoryFile {
 }
 
 impl MemoryFile {
-    /// A new memfd of `pages` pages, all zero and taking no memory.
-    pub(crate) fn create(pages: usize, name: Option<&CStr>) -> io::Result<Self> {
+    /// A new memfd of `pages` pages, all zero and taking no memory. Can be given any length.
+    pub(crate) fn create(pages: usize, _room: usize, name: Option<&CStr>) -> io::Result<Self> {
         call("memfd_create")?;
         let name = name.unwrap_or(c"memsnap");
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -145,7 +145,7 @@ impl MemoryFile {
     /// Moves what the file holds into huge pages, as far as it fills any. A wish (Linux 6.1).
     pub(crate) fn collapse(&self) {
         let placement = Placement { huge_pages: HugePages::Advise, ..Placement::default() };
-        if let Ok(mapping) = Mapping::placed(self.pages, Source::ReadOnly(self), &placement) {
+        if let Ok(mapping) = Mapping::placed(self.pages, Source::ReadOnly(self), &[], &placement) {
             self.data().ranges().iter().for_each(|&range| mapping.collapse(range));
         }
     }

@@ -3,6 +3,7 @@
 
 use std::ffi::{CStr, c_void};
 use std::io;
+use std::ops::Deref;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
@@ -12,35 +13,20 @@ use rustix::mm::{
 };
 use rustix::process::set_virtual_memory_region_name;
 
-use super::file::MemoryFile;
 use super::page_size;
 use super::process::{Process, Stamp};
 use crate::access::Access;
 use crate::options::{HugePages, Populate};
 use crate::pages::{PageRange, PageSet};
-use crate::sys::{Placement, call};
-
-/// What a range of addresses shows. Page n of the mapping shows page n of the file.
-#[derive(Clone, Copy)]
-pub(crate) enum Source<'a> {
-    /// Zeroes; writes are private. In huge pages only if asked for: one byte would cost 2 MiB.
-    Zero,
-    /// The file; writes are private.
-    Private(&'a MemoryFile),
-    /// The file; writes go into it. Kept out of forked children.
-    Shared(&'a MemoryFile),
-    /// The file, read-only.
-    ReadOnly(&'a MemoryFile),
-}
+use crate::sys::{Overlay, Placement, Source, Span, call};
 
 /// An address range that belongs to its owner until it is dropped.
 ///
-/// Invariant: `before` pages, then the `pages` from `start` on, and `behind` pages are mapped, and by nobody else,
-/// except in a forked child where `shared_by` names the parent: there the range is not this process's to touch.
-/// All but the `pages` are inaccessible.
+/// Invariant: `before` pages, then those of `span`, and `behind` pages are mapped, and by nobody else, except in a
+/// forked child where `shared_by` names the parent: there the range is not this process's to touch.
+/// All but those of `span` are inaccessible.
 pub(crate) struct Mapping {
-    start: NonNull<u8>,
-    pages: usize,
+    span: Span,
     before: usize,
     behind: usize,
     huge_pages: HugePages,
@@ -48,20 +34,36 @@ pub(crate) struct Mapping {
     shared_by: Option<Stamp>,
 }
 
-// SAFETY: the mapping is an address range of the process, the same in each thread; what may be done
-// with its bytes is decided by those who turn the pointer into references.
-unsafe impl Send for Mapping {}
-// SAFETY: as above; the methods on `&self` leave the bytes alone, or are `unsafe`.
-unsafe impl Sync for Mapping {}
+impl Deref for Mapping {
+    type Target = Span;
+
+    fn deref(&self) -> &Span {
+        &self.span
+    }
+}
 
 impl Mapping {
     /// Maps `pages` pages of `source` at an address that the kernel picks.
     pub(crate) fn new(pages: usize, source: Source<'_>) -> io::Result<Self> {
-        Self::placed(pages, source, &Placement::default())
+        Self::whole(pages, source, &Placement::default())
     }
 
-    /// The same, at an address that has what `placement` asks for.
-    pub(crate) fn placed(pages: usize, source: Source<'_>, placement: &Placement) -> io::Result<Self> {
+    /// Maps `pages` pages of `source`, and `over` it others, at an address that has what `placement` asks for.
+    pub(crate) fn placed(
+        pages: usize,
+        source: Source<'_>,
+        over: &[Overlay<'_>],
+        placement: &Placement,
+    ) -> io::Result<Self> {
+        let mut mapping = Self::whole(pages, source, placement)?;
+        over.iter().try_for_each(|&(range, source)| {
+            // SAFETY: nobody knows of the mapping yet.
+            unsafe { mapping.replace_part(range, source) }
+        })?;
+        Ok(mapping)
+    }
+
+    fn whole(pages: usize, source: Source<'_>, placement: &Placement) -> io::Result<Self> {
         let &Placement { before, behind, huge_pages, ref name } = placement;
         let slack = match huge_pages {
             HugePages::Advise => huge_page_size() / page_size(),
@@ -73,11 +75,13 @@ impl Mapping {
             let shared_by = sharer(source)?;
             // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
             let start = unsafe { map(ptr::null_mut(), PageRange::new(0, pages), source, MapFlags::empty()) }?;
-            let mapping = Self { start, pages, before: 0, behind: 0, huge_pages, name, shared_by };
+            let span = Span { start, pages };
+            let mapping = Self { span, before: 0, behind: 0, huge_pages, name, shared_by };
             mapping.advise(mapping.all(), source)?;
             return Ok(mapping);
         }
-        let mut mapping = Self { huge_pages, name, ..Self::empty() };
+        let mut mapping = Self::empty();
+        (mapping.huge_pages, mapping.name) = (huge_pages, name);
         if inaccessible == 0 {
             return Ok(mapping);
         }
@@ -93,16 +97,15 @@ impl Mapping {
         }
         mapping.behind = len / page_size() - mapping.before;
         // SAFETY: the area has room for all the pages before the first.
-        mapping.start = unsafe { area.add(mapping.before * page_size()) };
+        mapping.span.start = unsafe { area.add(mapping.before * page_size()) };
         mapping.extend(pages, source)?;
         Ok(mapping)
     }
 
     /// No addresses at all; the pointer is aligned to a page.
     pub(crate) fn empty() -> Self {
-        let start = NonNull::new(ptr::without_provenance_mut(page_size())).unwrap_or(NonNull::dangling());
-        let (pages, before, behind) = (0, 0, 0);
-        Self { start, pages, before, behind, huge_pages: HugePages::Never, name: None, shared_by: None }
+        let huge_pages = HugePages::Never;
+        Self { span: Span::empty(), before: 0, behind: 0, huge_pages, name: None, shared_by: None }
     }
 
     /// Makes `pages` more pages accessible, which show the same pages of `source`. There are at least as many
@@ -115,7 +118,7 @@ impl Mapping {
         if pages == 0 {
             return Ok(());
         }
-        let added = PageRange::new(self.pages, self.pages + pages);
+        let added = PageRange::new(self.pages(), self.pages() + pages);
         let start = self.start.as_ptr().wrapping_add(self.len()).cast();
         // SAFETY: the range is this mapping's inaccessible part, where no references can be.
         let mapped = unsafe { map(start, added, source, MapFlags::FIXED) };
@@ -123,11 +126,11 @@ impl Mapping {
             plug(start, pages * page_size(), ProtFlags::empty());
         }
         mapped?;
-        self.pages += pages;
+        self.span.pages += pages;
         self.behind -= pages;
         let advised = self.advise(added, source);
         if advised.is_err() {
-            self.pages -= pages;
+            self.span.pages -= pages;
             self.behind += pages;
             // SAFETY: as above.
             let _ = unsafe { reserve(start, pages * page_size(), MapFlags::FIXED) };
@@ -141,9 +144,9 @@ impl Mapping {
     ///
     /// Nobody holds a reference to bytes of these pages.
     pub(crate) unsafe fn truncate(&mut self, pages: usize) -> io::Result<()> {
-        debug_assert!(pages <= self.pages);
+        debug_assert!(pages <= self.pages());
         self.check_owner()?;
-        let removed = self.pages - pages;
+        let removed = self.pages() - pages;
         if removed == 0 {
             return Ok(());
         }
@@ -154,32 +157,36 @@ impl Mapping {
             plug(start, len, ProtFlags::READ | ProtFlags::WRITE);
             return Err(error);
         }
-        self.pages = pages;
+        self.span.pages = pages;
         self.behind += removed;
         Ok(())
     }
 
-    /// Shows `source` in place of what the whole range shows now; private pages go.
+    /// Shows `source`, and `over` it others, in place of what the whole range shows now; private pages go.
     ///
     /// # Safety
     ///
     /// Nobody holds a reference to bytes of the range, unless the bytes that `source` shows are those
     /// that the range shows already.
-    pub(crate) unsafe fn replace(&mut self, source: Source<'_>) -> io::Result<()> {
+    pub(crate) unsafe fn replace(&mut self, source: Source<'_>, over: &[Overlay<'_>]) -> io::Result<()> {
         let shared_by = sharer(source)?;
         // SAFETY: the caller's promise, for a part that is the whole.
         unsafe { self.replace_part(self.all(), source) }?;
         self.shared_by = shared_by;
-        Ok(())
+        over.iter().try_for_each(|&(range, source)| {
+            // SAFETY: the caller's promise, for a part.
+            unsafe { self.replace_part(range, source) }
+        })
     }
 
-    /// Shows the same pages of `source` in place of what `range` shows now; private pages go.
+    /// Shows the same pages of `source` in place of what `range` shows now; its private pages go, and all others
+    /// stay. Fails with `Unsupported`, and changes nothing, where the system cannot do that.
     ///
     /// # Safety
     ///
     /// As for [`replace`](Self::replace), for the bytes of `range`.
     pub(crate) unsafe fn replace_part(&mut self, range: PageRange, source: Source<'_>) -> io::Result<()> {
-        debug_assert!(range.end <= self.pages);
+        debug_assert!(range.end <= self.pages());
         self.check_owner()?;
         if range.len() == 0 {
             return Ok(());
@@ -201,7 +208,7 @@ impl Mapping {
     ///
     /// Nobody holds a reference to bytes of `range` that needs what is taken away.
     pub(crate) unsafe fn set_access(&self, range: PageRange, access: Access) -> io::Result<()> {
-        debug_assert!(range.end <= self.pages);
+        debug_assert!(range.end <= self.pages());
         self.check_owner()?;
         let mut flags = MprotectFlags::empty();
         flags.set(MprotectFlags::READ, access.can_read());
@@ -212,14 +219,15 @@ impl Mapping {
         Ok(unsafe { mprotect(self.address(range.start), range.len() * page_size(), flags) }?)
     }
 
-    /// Drops the private pages of `pages`, which show their source again.
+    /// Drops the private pages of `pages`, which show their source again. Fails with `Unsupported`, and changes
+    /// nothing, where the system cannot do that.
     ///
     /// # Safety
     ///
     /// Nobody holds a reference to bytes of these pages.
     pub(crate) unsafe fn discard(&self, pages: &PageSet) -> io::Result<()> {
         for range in pages.ranges() {
-            debug_assert!(range.end <= self.pages);
+            debug_assert!(range.end <= self.pages());
             call("madvise")?;
             let len = range.len() * page_size();
             // SAFETY: the range is inside this mapping, and its bytes are the caller's to change.
@@ -228,10 +236,20 @@ impl Mapping {
         Ok(())
     }
 
+    /// Gives back the memory of `pages`, whose bytes are anything afterwards. For mappings of zeroes.
+    ///
+    /// # Safety
+    ///
+    /// Nobody holds a reference to bytes of these pages.
+    pub(crate) unsafe fn give_back(&self, pages: &PageSet) -> io::Result<()> {
+        // SAFETY: forwarded to the caller.
+        unsafe { self.discard(pages) }
+    }
+
     /// Makes the pages of `range` ready in one go, which spares a fault a page. Fails with `Unsupported` where the
     /// kernel cannot do that (before 5.14).
     pub(crate) fn populate(&self, range: PageRange, populate: Populate) -> io::Result<()> {
-        debug_assert!(range.end <= self.pages);
+        debug_assert!(range.end <= self.pages());
         let advice = match populate {
             Populate::No => return Ok(()),
             Populate::Read => Advice::LinuxPopulateRead,
@@ -258,69 +276,6 @@ impl Mapping {
     /// The inaccessible pages before it and behind it.
     pub(crate) fn inaccessible(&self) -> (usize, usize) {
         (self.before, self.behind)
-    }
-
-    pub(crate) fn as_ptr(&self) -> NonNull<u8> {
-        self.start
-    }
-
-    /// The first byte of `page`, which is at most the number of pages.
-    pub(crate) fn page_ptr(&self, page: usize) -> NonNull<u8> {
-        debug_assert!(page <= self.pages);
-        // SAFETY: the offset is within the mapping or one past its end.
-        unsafe { self.start.add(page * page_size()) }
-    }
-
-    /// The bytes of `page`.
-    ///
-    /// # Safety
-    ///
-    /// As for [`range`](Self::range).
-    pub(crate) unsafe fn page(&self, page: usize) -> &[u8] {
-        // SAFETY: forwarded to the caller.
-        unsafe { self.range(PageRange::new(page, page + 1)) }
-    }
-
-    /// The bytes of `range`.
-    ///
-    /// # Safety
-    ///
-    /// The pages are the mapping's, and nobody writes to them as long as the slice is in use.
-    pub(crate) unsafe fn range(&self, range: PageRange) -> &[u8] {
-        debug_assert!(range.end <= self.pages);
-        // SAFETY: the pages are mapped, at least readable, and their bytes are the caller's promise.
-        unsafe { std::slice::from_raw_parts(self.page_ptr(range.start).as_ptr(), range.len() * page_size()) }
-    }
-
-    /// Overwrites the pages from `page` on with `bytes`, which are whole pages.
-    ///
-    /// # Safety
-    ///
-    /// The pages are the mapping's and writable; nobody holds a reference to their bytes, of which `bytes`
-    /// are none.
-    pub(crate) unsafe fn write(&self, page: usize, bytes: &[u8]) {
-        debug_assert!(
-            bytes.len().is_multiple_of(page_size()) && page + bytes.len() / page_size() <= self.pages
-        );
-        let source = NonNull::from(bytes).cast();
-        // SAFETY: both are as long as `bytes`; that the pages may be written and are not the source is the
-        // caller's promise.
-        unsafe { self.page_ptr(page).copy_from_nonoverlapping(source, bytes.len()) };
-    }
-
-    pub(crate) fn pages(&self) -> usize {
-        self.pages
-    }
-
-    /// All of its pages.
-    pub(super) fn all(&self) -> PageRange {
-        PageRange::new(0, self.pages)
-    }
-
-    /// The length in bytes.
-    #[inline]
-    pub(crate) fn len(&self) -> usize {
-        self.pages * page_size()
     }
 
     /// Fails in a forked child whose parent kept this mapping to itself.
@@ -369,7 +324,7 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        let pages = self.before + self.pages + self.behind;
+        let pages = self.before + self.pages() + self.behind;
         if pages == 0 || !self.owned_here() {
             return;
         }

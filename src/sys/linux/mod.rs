@@ -13,9 +13,12 @@ mod userfault;
 pub(crate) use std::os::fd::OwnedFd as Handle;
 
 pub(crate) use file::MemoryFile;
-pub(crate) use memory::{Mapping, Source};
+pub(crate) use memory::Mapping;
 pub(crate) use source::{borrowed, copy_of, received, stream};
-pub(crate) use tracker::{Found, Search, Tracker};
+pub(crate) use tracker::Tracker;
+
+/// A `MAP_FIXED` mapping takes the place of another in one step, under the lock that page faults take.
+pub(crate) const REPLACES_UNSEEN: bool = true;
 
 /// Bytes in a page.
 #[inline]

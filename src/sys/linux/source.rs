@@ -12,9 +12,8 @@ use rustix::fs::{Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 
 use super::file::{MemoryFile, UNCHANGING, data_extents};
-use super::page_size;
 use crate::error;
-use crate::pages::whole_pages;
+use crate::pages::{addressable, too_long, whole_pages};
 use crate::sys::call;
 
 /// Files below this size are copied also where they could be cloned: a clone costs a file of its own
@@ -51,7 +50,8 @@ pub(crate) fn copy_of(file: &File, name: Option<&CStr>) -> io::Result<(MemoryFil
         return Ok(clone);
     }
     let len = addressable(metadata.len())?;
-    let mut copy = MemoryFile::create(whole_pages(len).ok_or_else(|| too_long(metadata.len()))?, name)?;
+    let pages = whole_pages(len).ok_or_else(|| too_long(metadata.len()))?;
+    let mut copy = MemoryFile::create(pages, pages, name)?;
     let mut buffer = vec![0; CHUNK.min(len)];
     for extent in data_extents(file, metadata.len()) {
         let mut offset = addressable(extent.start)?;
@@ -79,7 +79,7 @@ pub(crate) fn copy_of(file: &File, name: Option<&CStr>) -> io::Result<(MemoryFil
 
 /// All that `reader` gives until its end, and the number of bytes.
 pub(crate) fn stream(mut reader: impl Read, name: Option<&CStr>) -> io::Result<(MemoryFile, usize)> {
-    let mut copy = MemoryFile::create(0, name)?;
+    let mut copy = MemoryFile::create(0, 0, name)?;
     let mut buffer = vec![0; CHUNK];
     let mut len = 0_usize;
     loop {
@@ -179,18 +179,4 @@ fn clone_of(file: &File) -> Option<(MemoryFile, usize)> {
 fn readable(file: impl AsFd) -> Result<bool, Errno> {
     let mode = rustix::fs::fcntl_getfl(file)?;
     Ok(mode & OFlags::RWMODE != OFlags::WRONLY && !mode.contains(OFlags::PATH))
-}
-
-fn addressable(len: u64) -> io::Result<usize> {
-    usize::try_from(len).map_err(|_| too_long(len))
-}
-
-fn too_long(len: u64) -> io::Error {
-    io::Error::new(
-        io::ErrorKind::InvalidInput,
-        format!(
-            "{len} bytes are more than the {} that a slice can hold",
-            isize::MAX as usize / page_size() * page_size()
-        ),
-    )
 }

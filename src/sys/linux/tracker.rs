@@ -28,6 +28,7 @@ use super::pagemap::{self, Look};
 use super::{may_have_pinned_memory, userfault};
 use crate::options::Tracking;
 use crate::pages::{PageRange, PageSet};
+use crate::sys::{Found, Search, cannot_track};
 use crate::stats::WhyNotFaster;
 
 /// How written pages are found; see the module.
@@ -64,43 +65,6 @@ pub(crate) struct Tracker {
     obstacle: Option<WhyNotFaster>,
 }
 
-/// What to look for.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Search {
-    /// Pages that have a frame of their own. Those closed count only while they are in memory.
-    Private,
-    /// Pages that may differ from what they showed when they were closed or, if they never were, before they
-    /// were written. Pages swapped out, written by the kernel, or inherited through a fork are among them.
-    Written,
-    /// The same, and closes them in the same step, where pages can be closed. They will not be reported again, so
-    /// the caller remembers them; after an error any page may have been written.
-    WrittenAndClose,
-}
-
-/// What a tracker found.
-pub(crate) struct Found {
-    pub(crate) pages: PageSet,
-    /// Whether the kernel named them; otherwise they are all that there are.
-    pub(crate) known: bool,
-    /// Whether they are those written since all were closed, so that others may have a frame of their own.
-    pub(crate) since_closed: bool,
-    /// Whether no other page has a frame of its own, in memory or swapped out.
-    pub(crate) complete: bool,
-    /// Whether all pages are closed now.
-    pub(crate) closed: bool,
-    /// Pages that were looked at and found to be neither closed nor written.
-    pub(crate) unwritten: usize,
-    /// Pages in memory that are not the mapping's own, where they were counted.
-    pub(crate) others: Option<usize>,
-}
-
-impl Found {
-    fn all_private(pages: PageSet) -> Self {
-        let (known, complete) = (true, true);
-        Self { pages, known, since_closed: false, complete, closed: false, unwritten: 0, others: None }
-    }
-}
-
 impl Tracker {
     /// For a mapping just made. Fails where another way than the automatic one is wanted that cannot work.
     pub(crate) fn new(tracking: Tracking, mapping: &Mapping) -> io::Result<Self> {
@@ -127,7 +91,7 @@ impl Tracker {
         let tier = match chosen {
             Tracking::Auto | Tracking::Armed | Tracking::Scan => Tier::Scan,
             Tracking::Pagemap => Tier::Pagemap,
-            Tracking::Compare => Tier::Compare,
+            Tracking::WorkingSet | Tracking::Compare => Tier::Compare,
         };
         *self = Self { tier, tracking: chosen, obstacle: None };
         Ok(())
@@ -280,6 +244,7 @@ fn probe(tracking: Tracking, mapping: &Mapping) -> io::Result<()> {
     }
     let (needs, worked) = match tracking {
         Tracking::Auto | Tracking::Compare => return Ok(()),
+        Tracking::WorkingSet => return Err(cannot_track(tracking, "this is Linux", "Windows")),
         Tracking::Armed => {
             let needs = "Linux 6.7 and userfaultfd, or access to /dev/userfaultfd";
             let written = || pagemap::written(mapping, first, false).map(drop);
@@ -297,12 +262,7 @@ fn probe(tracking: Tracking, mapping: &Mapping) -> io::Result<()> {
     };
     match worked {
         Err(shortage @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => Err(shortage.into()),
-        Err(error) => Err(io::Error::new(
-            io::ErrorKind::Unsupported,
-            format!(
-                "tracking by {tracking:?} cannot work here ({error}): it needs {needs}; Tracking::Auto takes what works"
-            ),
-        )),
+        Err(error) => Err(cannot_track(tracking, error, needs)),
         Ok(()) => Ok(()),
     }
 }
