@@ -101,14 +101,12 @@ pub(crate) struct Layout {
 impl Layout {
     /// A new mapping that shows `image`.
     pub(crate) fn map(image: &Arc<Image>, placement: &Placement) -> io::Result<(Mapping, Self)> {
-        let layout = Self::plan(image);
-        let mapping = layout.map_new(placement);
-        match mapping {
-            Err(_) if layout.flat.is_some() => {
-                let layout = Self::without_flat(image);
-                Ok((layout.map_new(placement)?, layout))
+        let mut layout = Self::plan(image);
+        loop {
+            match layout.map_new(placement) {
+                Err(_) if layout.flat.is_some() => layout = Self::without_flat(image),
+                mapping => return Ok((mapping?, layout)),
             }
-            mapping => Ok((mapping?, layout)),
         }
     }
 
@@ -324,8 +322,11 @@ impl Layout {
 
     /// What is mapped over that.
     fn overlays(&self) -> Vec<Overlay<'_>> {
-        let end = self.image.base.end();
         let mut overlays = Vec::new();
+        if self.flat.is_none() && self.zeroed.is_empty() {
+            return overlays;
+        }
+        let end = self.image.base.end();
         if self.base_is_short() && end > 0 {
             overlays.push((PageRange::new(0, end), self.source()));
         }
