@@ -2,23 +2,16 @@
 //! operations: afterwards everything shows the old or the new state, never a mixture that counts as
 //! clean, and a restore repairs.
 
-use std::fs::File;
 use std::io::{self, Write};
-use std::os::fd::OwnedFd;
-use std::os::unix::fs::FileExt;
 
-use rustix::fs::OFlags;
-use rustix::io::FdFlags;
-
-use crate::os::linux::SnapshotExt as _;
-use crate::sys::{self, fault};
+use crate::sys::fault;
 use crate::{Access, Snapshot, View, ViewOptions, page_size};
 
 /// Enough for runs of pages to be mapped.
 const PAGES: usize = 102;
 
 /// Tries `operation` with faults. After a failure: `check` what exists, and try again without faults.
-fn survive<T>(mut operation: impl FnMut() -> io::Result<T>, check: impl FnOnce(io::Error)) -> T {
+pub(crate) fn survive<T>(mut operation: impl FnMut() -> io::Result<T>, check: impl FnOnce(io::Error)) -> T {
     operation().unwrap_or_else(|error| {
         fault::suspend(|| {
             check(error);
@@ -27,13 +20,13 @@ fn survive<T>(mut operation: impl FnMut() -> io::Result<T>, check: impl FnOnce(i
     })
 }
 
-fn make(operation: impl FnMut() -> io::Result<Snapshot>, bytes: &[u8]) -> Snapshot {
+pub(crate) fn make(operation: impl FnMut() -> io::Result<Snapshot>, bytes: &[u8]) -> Snapshot {
     let snapshot = survive(operation, drop);
     assert_shows(&snapshot, bytes);
     snapshot
 }
 
-fn assert_shows(snapshot: &Snapshot, bytes: &[u8]) {
+pub(crate) fn assert_shows(snapshot: &Snapshot, bytes: &[u8]) {
     fault::suspend(|| {
         let mut read = vec![0xA5; bytes.len()];
         assert_eq!(snapshot.read_at(&mut read, 0).unwrap(), bytes.len());
@@ -42,14 +35,14 @@ fn assert_shows(snapshot: &Snapshot, bytes: &[u8]) {
 }
 
 /// Opens a view of `snapshot`, which shows `bytes`.
-fn open<'a>(snapshot: &'a Snapshot, bytes: &[u8]) -> View<&'a Snapshot> {
+pub(crate) fn open<'a>(snapshot: &'a Snapshot, bytes: &[u8]) -> View<&'a Snapshot> {
     let view = survive(|| snapshot.view(), |_| assert_shows(snapshot, bytes));
     assert!(&*view == bytes, "a new view does not show its snapshot");
     view
 }
 
 /// Takes a snapshot of what `view` shows.
-fn take<S>(view: &View<S>) -> Snapshot {
+pub(crate) fn take<S>(view: &View<S>) -> Snapshot {
     let shown = view.to_vec();
     let taken =
         survive(|| view.take_snapshot(), |_| assert!(**view == *shown, "a failed take changed the view"));
@@ -59,7 +52,7 @@ fn take<S>(view: &View<S>) -> Snapshot {
 }
 
 /// Runs `restore`, after which the view shows `bytes`.
-fn show<S>(view: &mut View<S>, bytes: &[u8], restore: impl Fn(&mut View<S>) -> io::Result<()>) {
+pub(crate) fn show<S>(view: &mut View<S>, bytes: &[u8], restore: impl Fn(&mut View<S>) -> io::Result<()>) {
     let address = view.as_ptr();
     if restore(view).is_err() {
         fault::suspend(|| {
@@ -77,39 +70,14 @@ fn show<S>(view: &mut View<S>, bytes: &[u8], restore: impl Fn(&mut View<S>) -> i
     assert!(**view == *bytes, "a restored view does not show its snapshot");
 }
 
-/// Has `snapshot`, which holds `bytes`, go through a descriptor, and works on what comes out.
-fn pass_on(snapshot: &Snapshot, bytes: &[u8]) {
-    let fd = survive(|| snapshot.to_fd(), |_| assert_shows(snapshot, bytes));
-    assert_gives(&fd, bytes);
-    let received = make(|| Snapshot::from_fd(fault::suspend(|| fd.try_clone())?), bytes);
-    let mut view = open(&received, bytes);
-    edit(&mut view, 30);
-    let taken = take(&view);
-    let taken_bytes = view.to_vec();
-    show(&mut view, bytes, View::restore);
-    for _ in 0..2 {
-        let fd = survive(|| taken.to_fd(), |_| assert_shows(&taken, &taken_bytes));
-        assert_gives(&fd, &taken_bytes);
-    }
-    open(&taken, &taken_bytes);
-}
-
-fn assert_gives(fd: &OwnedFd, bytes: &[u8]) {
-    let file = File::from(fault::suspend(|| fd.try_clone().unwrap()));
-    assert_eq!(file.metadata().unwrap().len(), bytes.len() as u64);
-    let mut read = vec![0xA5; bytes.len()];
-    file.read_exact_at(&mut read, 0).unwrap();
-    assert!(read == bytes, "a file for other processes does not hold its bytes");
-}
-
-fn edit(bytes: &mut [u8], value: u8) {
+pub(crate) fn edit(bytes: &mut [u8], value: u8) {
     let page = page_size();
     bytes[3 * page..80 * page].fill(value);
     bytes[90 * page + 7] = value;
     bytes[99 * page] = value;
 }
 
-fn pattern(value: u8) -> Vec<u8> {
+pub(crate) fn pattern(value: u8) -> Vec<u8> {
     (0..PAGES * page_size()).map(|i| (i / 99).to_le_bytes()[0] ^ value).collect()
 }
 
@@ -167,8 +135,6 @@ fn every_operation() {
         for _ in 0..10 {
             survive(|| first.view(), drop);
         }
-        pass_on(&first, &first_bytes);
-        pass_on(&branch, &branch_bytes);
         let mut flat = open(&first, &first_bytes);
         edit(&mut flat, 12);
         show(&mut flat, &second_bytes, |view| view.restore_to(&second));
@@ -295,50 +261,32 @@ fn mutate(snapshot: &mut Snapshot, commit: bool) {
 
 const SCRIPTS: [fn(); 2] = [every_operation, every_part];
 
+/// Runs `script` with each single call failing.
+pub(crate) fn with_every_single_failure(script: fn()) {
+    let ((), calls) = fault::inject(u64::MAX, 0, script);
+    assert!(calls > 50, "{calls} calls are not all operations");
+    for call in 0..calls {
+        fault::inject(call, 1, script);
+    }
+}
+
+/// Runs `script` with some or all calls failing from one on.
+pub(crate) fn with_failures_that_last(script: fn()) {
+    let ((), calls) = fault::inject(u64::MAX, 0, script);
+    for call in (0..calls).step_by(3) {
+        fault::inject(call, 5, script);
+        fault::inject(call, u64::MAX, script);
+    }
+}
+
 #[test]
 fn every_single_failure_leaves_old_or_new() {
-    for script in SCRIPTS {
-        let ((), calls) = fault::inject(u64::MAX, 0, script);
-        assert!(calls > 50, "{calls} calls are not all operations");
-        for call in 0..calls {
-            fault::inject(call, 1, script);
-        }
-    }
+    SCRIPTS.into_iter().for_each(with_every_single_failure);
 }
 
 #[test]
 fn failures_that_last_leave_old_or_new() {
-    for script in SCRIPTS {
-        let ((), calls) = fault::inject(u64::MAX, 0, script);
-        for call in (0..calls).step_by(3) {
-            fault::inject(call, 5, script);
-            fault::inject(call, u64::MAX, script);
-        }
-    }
-}
-
-/// Where there is no `/proc` to open the memory anew.
-#[test]
-fn without_a_file_of_its_own_the_same_open_file_will_do() {
-    let bytes = pattern(1);
-    let snapshot = Snapshot::from_slice(&bytes).unwrap();
-    let mode = |fd: &OwnedFd| rustix::fs::fcntl_getfl(fd).unwrap() & OFlags::RWMODE;
-    assert_eq!(mode(&snapshot.to_fd().unwrap()), OFlags::RDONLY);
-    let (sent, _) = fault::inject(1, 1, || snapshot.to_fd().unwrap());
-    assert_eq!(mode(&sent), OFlags::RDWR, "the failed call was another");
-    rustix::io::pwrite(&sent, b"x", 0).unwrap_err();
-    assert_gives(&sent, &bytes);
-    rustix::io::fcntl_setfd(&sent, FdFlags::empty()).unwrap();
-    let again = sent.try_clone().unwrap();
-    let ((kept, _), _) = fault::inject(1, 1, || sys::received(sent).unwrap());
-    assert_eq!(rustix::io::fcntl_getfd(File::from(kept)), Ok(FdFlags::CLOEXEC));
-    let (received, _) = fault::inject(1, 1, || Snapshot::from_fd(again).unwrap());
-    let zeroed = Snapshot::zeroed(bytes.len()).unwrap();
-    for snapshot in [&snapshot, &received] {
-        assert_eq!(snapshot.diff(&zeroed).unwrap().ranges(), [0..bytes.len()]);
-        assert_shows(snapshot, &bytes);
-        assert_gives(&snapshot.to_fd().unwrap(), &bytes);
-    }
+    SCRIPTS.into_iter().for_each(with_failures_that_last);
 }
 
 #[test]

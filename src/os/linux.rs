@@ -144,3 +144,6 @@ impl SnapshotExt for Snapshot {
         Ok(Self::of_file(file, len, Label::default()))
     }
 }
+
+#[cfg(test)]
+mod fault_tests;
