@@ -1,8 +1,9 @@
 //! At the limits of a process (descriptors, address space, mappings, locked memory): errors say what
 //! ran out, nothing is lost, and everything works again when there is room again.
+#![cfg(all(target_os = "linux", not(memsnap_unix)))]
 #![allow(clippy::single_range_in_vec_init)] // What is compared with is a list of ranges.
 
-mod support;
+mod common;
 
 use std::fs::{self, File};
 use std::io;
@@ -10,9 +11,12 @@ use std::io::Write;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use common::linux::with_steady_heap;
+use common::maps::memory;
+use common::unix::Limit;
+use common::{alone, assert_same, message, noise, padded, skip};
 use memsnap::{Snapshot, Tracking, View, page_size};
 use rustix::mm::MlockAllFlags;
-use support::{Limit, alone, assert_same, memory, message, padded, pattern, skipped, with_steady_heap};
 
 /// Whether an error says, in words or by the name of the limit, which resource ran out.
 #[track_caller]
@@ -51,7 +55,7 @@ fn touch(bytes: &mut [u8], pages: usize) {
 #[test]
 fn without_descriptors_new_snapshots_fail_and_all_others_go_on() {
     alone("without_descriptors_new_snapshots_fail_and_all_others_go_on", || {
-        let bytes = pattern(1000 * page_size(), 1);
+        let bytes = noise(1000 * page_size(), 1);
         let mut changed = bytes.clone();
         touch(&mut changed, 100);
         changed[200 * page_size()..300 * page_size()].fill(3);
@@ -118,7 +122,7 @@ fn without_descriptors_new_snapshots_fail_and_all_others_go_on() {
 #[test]
 fn a_first_capture_without_descriptors_fails_clearly_and_works_later() {
     alone("a_first_capture_without_descriptors_fails_clearly_and_works_later", || {
-        let bytes = pattern(100 * page_size(), 2);
+        let bytes = noise(100 * page_size(), 2);
         let mut changed = bytes.clone();
         touch(&mut changed, 10);
         let snapshot = Snapshot::from_slice(&bytes).unwrap();
@@ -157,7 +161,7 @@ fn a_first_capture_without_descriptors_fails_clearly_and_works_later() {
 fn without_address_space_views_fail_and_work_later() {
     const TEST: &str = "without_address_space_views_fail_and_work_later";
     with_steady_heap(TEST, || {
-        let bytes = pattern(8 << 20, 3);
+        let bytes = noise(8 << 20, 3);
         let mut snapshot = Arc::new(Snapshot::from_slice(&bytes).unwrap());
         let zero = Snapshot::zeroed(64 << 20).unwrap();
         let mut open = snapshot.view_arc().unwrap();
@@ -199,7 +203,7 @@ fn without_address_space_views_fail_and_work_later() {
 fn without_address_space_for_captured_pages_taking_fails_and_works_later() {
     const TEST: &str = "without_address_space_for_captured_pages_taking_fails_and_works_later";
     with_steady_heap(TEST, || {
-        let bytes = pattern(16 << 20, 4);
+        let bytes = noise(16 << 20, 4);
         let snapshot = Snapshot::from_slice(&bytes).unwrap();
         let mut view = snapshot.view().unwrap();
         assert_eq!(view.changes().unwrap().ranges(), []);
@@ -241,7 +245,7 @@ fn without_address_space_for_captured_pages_taking_fails_and_works_later() {
 fn without_address_space_for_the_base_comparing_fails_and_works_later() {
     const TEST: &str = "without_address_space_for_the_base_comparing_fails_and_works_later";
     with_steady_heap(TEST, || {
-        let bytes = pattern(16 << 20, 5);
+        let bytes = noise(16 << 20, 5);
         let snapshot = Snapshot::from_slice(&bytes).unwrap();
         let stranger = Snapshot::from_slice(&bytes[1..]).unwrap();
         let mut views = [(); 2].map(|()| snapshot.view().unwrap());
@@ -318,7 +322,7 @@ fn a_first_capture_without_address_space_fails_clearly_and_works_later() {
 fn without_address_space_restore_to_works_or_can_be_repeated() {
     const TEST: &str = "without_address_space_restore_to_works_or_can_be_repeated";
     with_steady_heap(TEST, || {
-        let bytes = pattern(4 << 20, 6);
+        let bytes = noise(4 << 20, 6);
         let mut changed = bytes.clone();
         touch(&mut changed, 300);
         changed[500 * page_size()..600 * page_size()].fill(1);
@@ -387,7 +391,7 @@ fn changes_that_cannot_be_captured_at_a_drop_are_kept_and_reported() {
         for (call, run) in calls() {
             for commit in [false, true] {
                 let what = format!("{call}, {}", if commit { "commit" } else { "drop" });
-                let bytes = pattern((4 << 20) + 5, 7);
+                let bytes = noise((4 << 20) + 5, 7);
                 let mut changed = padded(bytes.clone());
                 touch(&mut changed, 500);
                 let mut snapshot = Arc::new(Snapshot::from_slice(&bytes).unwrap());
@@ -431,7 +435,7 @@ fn an_error_at_a_drop_is_reported_once_even_if_there_is_room_again() {
     const TEST: &str = "an_error_at_a_drop_is_reported_once_even_if_there_is_room_again";
     with_steady_heap(TEST, || {
         for (call, run) in calls() {
-            let bytes = pattern(4 << 20, 8);
+            let bytes = noise(4 << 20, 8);
             let mut changed = bytes.clone();
             touch(&mut changed, 500);
             let mut snapshot = Arc::new(Snapshot::from_slice(&bytes).unwrap());
@@ -452,7 +456,7 @@ fn an_error_at_a_drop_is_reported_once_even_if_there_is_room_again() {
 fn kept_changes_can_be_shown_by_another_view() {
     const TEST: &str = "kept_changes_can_be_shown_by_another_view";
     with_steady_heap(TEST, || {
-        let bytes = pattern(4 << 20, 9);
+        let bytes = noise(4 << 20, 9);
         let mut changed = bytes.clone();
         touch(&mut changed, 500);
         let mut snapshot = Snapshot::from_slice(&bytes).unwrap();
@@ -478,7 +482,7 @@ fn kept_changes_can_be_shown_by_another_view() {
 fn a_mutable_view_filled_in_place_needs_no_address_space_to_end() {
     const TEST: &str = "a_mutable_view_filled_in_place_needs_no_address_space_to_end";
     with_steady_heap(TEST, || {
-        let bytes = pattern(8 << 20, 10);
+        let bytes = noise(8 << 20, 10);
         for commit in [false, true] {
             let mut snapshot = Snapshot::zeroed(bytes.len()).unwrap();
             let mut view = snapshot.view_mut().unwrap();
@@ -508,12 +512,12 @@ fn with_all_mappings_used_up_what_exists_goes_on() {
     with_steady_heap(TEST, || {
         let limit = match mappings_limit() {
             Ok(limit) => limit,
-            Err(reason) => return skipped(TEST, &reason),
+            Err(reason) => return skip(TEST, reason),
         };
-        let bytes = pattern(20 * page_size(), 11);
+        let bytes = noise(20 * page_size(), 11);
         let mut changed = bytes.clone();
         touch(&mut changed, 10);
-        let small = pattern(page_size(), 12);
+        let small = noise(page_size(), 12);
         let snapshot = Snapshot::from_slice(&bytes).unwrap();
         let one = Snapshot::from_slice(&small).unwrap();
         one.read_at(&mut [0], 0).unwrap();
@@ -587,9 +591,9 @@ fn with_all_mappings_used_up_a_first_capture_fails_clearly_and_works_later() {
     with_steady_heap(TEST, || {
         let limit = match mappings_limit() {
             Ok(limit) => limit,
-            Err(reason) => return skipped(TEST, &reason),
+            Err(reason) => return skip(TEST, reason),
         };
-        let bytes = pattern(300 * page_size(), 13);
+        let bytes = noise(300 * page_size(), 13);
         let mut changed = bytes.clone();
         touch(&mut changed, 100);
         changed[10 * page_size()..90 * page_size()].fill(5);
@@ -640,7 +644,7 @@ fn views_that_cannot_be_unmapped_give_their_memory_back() {
     with_steady_heap(TEST, || {
         let limit = match mappings_limit() {
             Ok(limit) => limit,
-            Err(reason) => return skipped(TEST, &reason),
+            Err(reason) => return skip(TEST, reason),
         };
         let one = Snapshot::from_slice(&[1]).unwrap();
         let zero = Snapshot::zeroed(1 << 20).unwrap();
@@ -651,14 +655,14 @@ fn views_that_cannot_be_unmapped_give_their_memory_back() {
         while let Ok(view) = one.view() {
             views.push(view);
         }
-        let before = memory().anonymous;
+        let before = memory().unwrap().anonymous;
         let mut kept = Vec::with_capacity(32);
         for (i, view) in zeroed.into_iter().enumerate() {
             if i % 2 == 1 {
                 kept.push(view);
             }
         }
-        let given_back = before.saturating_sub(memory().anonymous);
+        let given_back = before.saturating_sub(memory().unwrap().anonymous);
         assert!(given_back > 28 << 20, "{given_back} bytes of 32 MiB came back");
         assert!(kept.iter().all(|view| view.iter().all(|&byte| byte == 9)));
         drop(views);
@@ -675,16 +679,16 @@ fn locked_memory_can_be_restored_and_captured() {
     const TEST: &str = "locked_memory_can_be_restored_and_captured";
     alone(TEST, || {
         if let Err(error) = rustix::mm::mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE) {
-            return skipped(TEST, &format!("mlockall: {error}"));
+            return skip(TEST, format!("mlockall: {error}"));
         }
         // More than a view keeps resident when it is restored: the rest would be discarded if it could be.
-        let bytes = pattern(80 << 20, 14);
+        let bytes = noise(80 << 20, 14);
         let mut changed = bytes.clone();
         changed.chunks_mut(page_size()).for_each(|page| page[9] ^= 0xFF);
         for base in [Snapshot::from_slice(&bytes), Snapshot::zeroed(bytes.len())] {
             let base = match base {
                 Ok(base) => base,
-                Err(error) => return skipped(TEST, &message(&error)),
+                Err(error) => return skip(TEST, message(&error)),
             };
             let mut view = base.view().unwrap();
             let root = view.to_vec();

@@ -1,14 +1,14 @@
 //! A forked child goes on with the views and snapshots it inherited, at the same time as its parent, and
 //! neither sees or spoils the other's bytes.
+#![cfg(unix)]
 
 mod common;
 
-use std::ptr;
-use std::slice;
 use std::sync::Arc;
 
 use common::script::{Script, differing, read};
-use common::{Fork, assert_same, fork, pattern, serial};
+use common::unix::{Fork, fork};
+use common::{assert_same, pattern, serial};
 use memsnap::{ArcView, Snapshot, Tracking, ViewOptions, page_size};
 
 /// Has `one` run to its end in one process while the other waits, and then `other` in the other; first
@@ -468,7 +468,10 @@ fn a_mutable_view_of_bytes_ends_in_each_process_on_its_own() {
 }
 
 /// Maps memory of the caller's at these addresses, which nothing is mapped at.
+#[cfg(all(target_os = "linux", not(memsnap_unix)))]
 fn occupy(address: *mut u8, len: usize) -> &'static mut [u8] {
+    use std::{ptr, slice};
+
     let (protection, flags) = (
         libc::PROT_READ | libc::PROT_WRITE,
         libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_FIXED_NOREPLACE,
@@ -478,6 +481,12 @@ fn occupy(address: *mut u8, len: usize) -> &'static mut [u8] {
     assert!(ptr::eq(mapped.cast(), address), "the view's addresses are in use in the child");
     // SAFETY: the mapping was made just now, is `len` zeroes long, and lives as long as the process.
     unsafe { slice::from_raw_parts_mut(address, len) }
+}
+
+/// Where the view may still be mapped in the child: memory anywhere.
+#[cfg(not(all(target_os = "linux", not(memsnap_unix))))]
+fn occupy(_: *mut u8, len: usize) -> &'static mut [u8] {
+    vec![0; len].leak()
 }
 
 #[test]

@@ -1,4 +1,5 @@
 //! Snapshots and views are in huge pages where that is wished for and the system has them, and as exact there.
+#![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
 mod common;
 

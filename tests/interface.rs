@@ -1,18 +1,18 @@
 //! The promises of the interface: lengths, slices, addresses, and what each call means.
 #![allow(clippy::single_range_in_vec_init)] // What is compared with is a list of ranges.
 
-mod support;
+mod common;
 
-use std::fs::File;
-use std::io::{ErrorKind, Read, Write};
+use std::fs::OpenOptions;
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::mem;
 use std::ops::{Bound, Range};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Barrier};
 use std::thread;
 
+use common::{assert_same, message, noise, padded};
 use memsnap::{ArcView, CowView, MutView, Snapshot, View, page_size};
-use support::{assert_same, message, padded, pattern};
 
 /// A snapshot of `bytes` by each constructor that takes bytes.
 fn made_of(bytes: &[u8]) -> Vec<(&'static str, Snapshot)> {
@@ -33,7 +33,7 @@ fn made_of(bytes: &[u8]) -> Vec<(&'static str, Snapshot)> {
 
 /// Snapshots of one length in every state that one can be in, and what each holds.
 fn every_kind(content_len: usize) -> Vec<(&'static str, Snapshot, Vec<u8>)> {
-    let bytes = pattern(content_len, 7);
+    let bytes = noise(content_len, 7);
     let mut kinds: Vec<_> =
         made_of(&bytes).into_iter().map(|(kind, made)| (kind, made, padded(bytes.clone()))).collect();
 
@@ -90,7 +90,7 @@ fn odd_len() -> usize {
 fn lengths_are_whole_pages_and_content_is_as_given() {
     assert_eq!(Snapshot::zeroed(1).unwrap().len(), page_size());
     for len in [0, 1, page_size() - 1, page_size(), page_size() + 1, odd_len()] {
-        let bytes = pattern(len, 1);
+        let bytes = noise(len, 1);
         let mut made = made_of(&bytes);
         made.push(("zeroed", Snapshot::zeroed(len).unwrap()));
         for (constructor, snapshot) in made {
@@ -166,7 +166,7 @@ fn an_empty_snapshot_is_allowed_everywhere() {
 
 #[test]
 fn a_view_indexes_like_a_slice() {
-    let bytes = padded(pattern(2 * page_size(), 3));
+    let bytes = padded(noise(2 * page_size(), 3));
     let snapshot = Snapshot::from_slice(&bytes).unwrap();
     let mut view = snapshot.view().unwrap();
     let end = view.len();
@@ -228,7 +228,7 @@ fn a_view_is_a_slice_wherever_one_is_wanted() {
 
 #[test]
 fn debug_output_tells_lengths_and_not_megabytes() {
-    let snapshot = Snapshot::from_slice(&pattern(1 << 20, 1)).unwrap();
+    let snapshot = Snapshot::from_slice(&noise(1 << 20, 1)).unwrap();
     let view = snapshot.view().unwrap();
     for text in [format!("{snapshot:?}"), format!("{view:?}"), format!("{view:#?}")] {
         assert!(text.contains(&snapshot.len().to_string()), "{text}");
@@ -259,7 +259,7 @@ fn handles_and_views_can_be_sent_and_shared() {
 
 #[test]
 fn threads_may_take_snapshots_of_one_view_at_the_same_time() {
-    let mut expected = pattern(1000 * page_size(), 3);
+    let mut expected = noise(1000 * page_size(), 3);
     let snapshot = Snapshot::from_slice(&expected).unwrap();
     let mut view = snapshot.view().unwrap();
     for round in 0..20 {
@@ -351,7 +351,7 @@ fn restore_to_changes_more_than_a_view_keeps_resident() {
     // Some of what differs is copied into the view, the rest is left to be read again.
     let filled = |seed| {
         let mut snapshot = Snapshot::zeroed(160 << 20).unwrap();
-        let bytes = pattern(90 << 20, seed);
+        let bytes = noise(90 << 20, seed);
         snapshot.view_mut().unwrap()[..bytes.len()].copy_from_slice(&bytes);
         (snapshot, bytes)
     };
@@ -395,8 +395,8 @@ fn a_mutable_view_shows_any_snapshot_and_leaves_its_bytes() {
 
 #[test]
 fn content_follows_the_snapshot_that_is_shown() {
-    let long = Snapshot::from_slice(&pattern(2 * page_size() - 1, 1)).unwrap();
-    let short = Snapshot::from_slice(&pattern(page_size() + 1, 2)).unwrap();
+    let long = Snapshot::from_slice(&noise(2 * page_size() - 1, 1)).unwrap();
+    let short = Snapshot::from_slice(&noise(page_size() + 1, 2)).unwrap();
     let zero = Snapshot::zeroed(page_size() + 7).unwrap();
     let mut view = long.view().unwrap();
     let mut mutable = zero.clone();
@@ -420,7 +420,7 @@ fn content_follows_the_snapshot_that_is_shown() {
 fn a_greater_length_is_refused_and_nothing_changes() {
     for (kind, mut snapshot, bytes) in every_kind(odd_len()) {
         for wrong in [odd_len() + page_size(), 3 * odd_len()] {
-            let other = Snapshot::from_slice(&pattern(wrong, 9)).unwrap();
+            let other = Snapshot::from_slice(&noise(wrong, 9)).unwrap();
             let check = |error: std::io::Error| {
                 assert_eq!(error.kind(), ErrorKind::InvalidInput, "{kind}: {error}");
                 for len in [snapshot.len(), other.len()] {
@@ -504,13 +504,13 @@ fn changes_are_the_pages_that_differ_from_what_was_last_agreed_on() {
 }
 
 #[test]
-fn bytes_that_the_kernel_writes_count() {
-    let bytes = pattern(3 * page_size(), 4);
+fn bytes_that_the_system_writes_count() {
+    let bytes = noise(3 * page_size(), 4);
     let snapshot = Snapshot::zeroed(10 * page_size()).unwrap();
     let mut view = snapshot.view().unwrap();
     let mut file = tempfile::tempfile().unwrap();
     file.write_all(&bytes).unwrap();
-    rustix::fs::seek(&file, rustix::fs::SeekFrom::Start(0)).unwrap();
+    file.rewind().unwrap();
     file.read_exact(&mut view[2 * page_size()..5 * page_size()]).unwrap();
     assert_eq!(view.changes().unwrap().ranges(), [2 * page_size()..5 * page_size()]);
     let taken = view.take_snapshot().unwrap();
@@ -701,11 +701,11 @@ fn sizes_beyond_the_address_space_are_refused_by_the_view() {
 
 #[test]
 fn errors_name_the_operation() {
-    let directory = File::open("/").unwrap();
-    let again = directory.try_clone().unwrap();
-    let error = Snapshot::from_file(again).unwrap_err();
+    let path = tempfile::NamedTempFile::new().unwrap();
+    let write_only = || OpenOptions::new().write(true).open(path.path()).unwrap();
+    let error = Snapshot::from_file(write_only()).unwrap_err();
     assert!(message(&error).contains("snapshot of a file"), "{error}");
     // SAFETY: it is refused, and so not mapped.
-    let error = unsafe { Snapshot::map_file(&directory) }.unwrap_err();
+    let error = unsafe { Snapshot::map_file(&write_only()) }.unwrap_err();
     assert!(message(&error).contains("mapping a file"), "{error}");
 }

@@ -3,6 +3,7 @@
 //! The zero page in a view of zeroes is a page that was only read, so the tracker passes it over. In any
 //! other view it is a page that was overwritten with zeroes and then merged: taken for clean, its old
 //! bytes would be captured, and its zeroes survive a restore.
+#![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
 use std::fs;
 

@@ -3,18 +3,20 @@
 //!
 //! Each script runs in a child under a seccomp filter. The parent never uses memsnap, so that a child
 //! can be refused the very first call.
+#![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
 mod common;
 
 use std::fs::File;
 use std::thread;
 
-use common::script::{Script, read};
-use common::seccomp::{
+use common::linux::seccomp::{
     Argument, MFD_NOEXEC_SEAL, NEW_USERFAULTFD, Refusal, filters_are_available, install,
     kernel_has_pagemap_scan, refuse, refuse_ioctl, refuse_madvise, refuse_pagemap_scan,
 };
-use common::{Fork, assert_same, fork, pattern, run_in_child, serial, skip};
+use common::script::{Script, read};
+use common::unix::{Fork, fork, run_in_child};
+use common::{assert_same, pattern, serial, skip};
 use memsnap::{Snapshot, Tracking, page_size};
 
 /// The tier that is expected where nothing better than `tier` is possible.

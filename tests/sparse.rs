@@ -1,16 +1,39 @@
-//! A tebibyte of zeroes costs what is written to it: memory, and the time to find it.
+//! However many zeroes there are, they cost what is written to them: memory, and the time to find it.
 
-mod support;
+mod common;
 
-use memsnap::{Snapshot, Tracking, page_size};
-use support::{alone, memory, pattern, skipped};
+use std::sync::LazyLock;
 
-const LEN: usize = 1 << 40;
+use common::maps::{Memory, memory};
+use common::{alone, noise, skip};
+use memsnap::{CowView, Snapshot, Tracking, page_size};
+
+/// Pages where all of them have to be looked at.
+const FEW: usize = 20_000;
+
+/// Bytes: a tebibyte, where written pages are found in it within milliseconds.
+static LEN: LazyLock<usize> = LazyLock::new(|| {
+    let found_by = Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker;
+    let large = usize::try_from(1_u64 << 40).ok().filter(|_| found_by == Tracking::Scan);
+    large.unwrap_or(FEW * page_size())
+});
 const PAGES: usize = 1000;
+
+/// Whether it is known which pages of a view are private, and not only which may be.
+fn is_exact(view: &CowView<'_>) -> bool {
+    view.stats().tracker == Tracking::Scan
+}
+
+/// More memory that the process holds than `before`; nothing where that is not known, or where comparing reads holes of
+/// memory files, which makes memory of them.
+fn held_since(before: Option<Memory>) -> usize {
+    let known = memory().zip(before).filter(|_| *LEN > FEW * page_size());
+    known.map_or(0, |(now, before)| now.rss.saturating_sub(before.rss))
+}
 
 /// Where the pages are that get written: all over the view, each with bytes of its own.
 fn places() -> impl Iterator<Item = usize> {
-    let step = LEN / page_size() / PAGES;
+    let step = *LEN / page_size() / PAGES;
     (0..PAGES).map(move |i| (i * step + i % 7) * page_size())
 }
 
@@ -31,35 +54,31 @@ fn assert_shows(what: &str, view: &[u8], bytes: Option<&[u8]>) {
         let next = place + page_size();
         assert!(view[next..next + page_size()] == *zeroes, "{what}: the page at {next} is not zero");
     }
-    assert!(view[LEN - page_size()..] == *zeroes, "{what}: the last page is not zero");
+    assert!(view[*LEN - page_size()..] == *zeroes, "{what}: the last page is not zero");
 }
 
 #[test]
-#[cfg(target_pointer_width = "64")]
-fn a_tebibyte_of_zeroes_costs_what_is_written_to_it() {
-    const TEST: &str = "a_tebibyte_of_zeroes_costs_what_is_written_to_it";
+fn zeroes_cost_what_is_written_to_them() {
+    const TEST: &str = "zeroes_cost_what_is_written_to_them";
     alone(TEST, || {
-        let zeroed = Snapshot::zeroed(LEN).unwrap();
+        let zeroed = Snapshot::zeroed(*LEN).unwrap();
         let mut view = match zeroed.view() {
             Ok(view) => view,
-            Err(error) => return skipped(TEST, &error.to_string()),
+            Err(error) => return skip(TEST, error),
         };
-        if Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker != Tracking::Scan {
-            return skipped(TEST, "only PAGEMAP_SCAN finds the written pages of a tebibyte in milliseconds");
-        }
-        let (first, second) = (pattern(PAGES * page_size(), 1), pattern(PAGES * page_size(), 2));
+        let (first, second) = (noise(PAGES * page_size(), 1), noise(PAGES * page_size(), 2));
         let written = PAGES * page_size();
         let _ = (view.stats(), memory());
         let before = memory();
         // Some of it is page tables of the test's own, and the table of the image.
         let within = |copies: usize, what: &str| {
-            let held = memory().rss.saturating_sub(before.rss);
+            let held = held_since(before);
             let most = copies * written + (4 << 20);
             assert!(held <= most, "{what}: {held} bytes held for {copies} copies of {written}");
         };
 
         write(&mut view, &first);
-        assert_eq!(view.stats().private, written);
+        assert!(view.stats().private == written || !is_exact(&view));
         within(1, "written");
         let taken = view.take_snapshot().unwrap();
         assert_eq!(taken.stats().captured, written);
@@ -71,7 +90,7 @@ fn a_tebibyte_of_zeroes_costs_what_is_written_to_it() {
         let other = taken.view().unwrap();
         assert_shows("view of the taken", &other, Some(&first));
         within(3, "viewed");
-        assert_eq!(other.stats().private, written);
+        assert!(other.stats().private == written || !is_exact(&other));
 
         let differing: Vec<_> = places().map(|place| place..place + page_size()).collect();
         assert_eq!(zeroed.diff(&taken).unwrap().ranges(), differing);
@@ -102,19 +121,15 @@ fn a_tebibyte_of_zeroes_costs_what_is_written_to_it() {
 }
 
 #[test]
-#[cfg(target_pointer_width = "64")]
 fn reading_zeroes_takes_no_memory() {
     const TEST: &str = "reading_zeroes_takes_no_memory";
     alone(TEST, || {
-        let zeroed = Snapshot::zeroed(LEN).unwrap();
+        let zeroed = Snapshot::zeroed(*LEN).unwrap();
         let mut written = match zeroed.view() {
             Ok(view) => view,
-            Err(error) => return skipped(TEST, &error.to_string()),
+            Err(error) => return skip(TEST, error),
         };
-        if Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker != Tracking::Scan {
-            return skipped(TEST, "only PAGEMAP_SCAN finds the written pages of a tebibyte in milliseconds");
-        }
-        written[LEN / 2] = 1;
+        written[*LEN / 2] = 1;
         let taken = written.take_snapshot().unwrap();
         for snapshot in [&zeroed, &taken] {
             let mut view = snapshot.view().unwrap();
@@ -122,14 +137,14 @@ fn reading_zeroes_takes_no_memory() {
             assert_shows("untouched", &view, None);
             let sum: u32 = places().map(|place| u32::from(view[place] | view[place + 5 * page_size()])).sum();
             assert_eq!(sum, 0);
-            let held = memory().rss.saturating_sub(before.rss);
+            let held = held_since(before);
             assert!(held < 1 << 20, "reading took {held} bytes");
             // What was only read is no change, nor does it cost anything to restore.
             assert_eq!(view.changes().unwrap().ranges(), []);
-            assert!(view.stats().private <= page_size(), "{:?}", view.stats());
+            assert!(view.stats().private <= page_size() || !is_exact(&view), "{:?}", view.stats());
             assert_eq!(view.take_snapshot().unwrap().stats().captured, snapshot.stats().captured);
             view.restore().unwrap();
-            let held = memory().rss.saturating_sub(before.rss);
+            let held = held_since(before);
             assert!(held < 1 << 20, "restoring took {held} bytes");
         }
         // As little as from a view does it take from the snapshot.
@@ -139,32 +154,28 @@ fn reading_zeroes_takes_no_memory() {
             assert_eq!(taken.read_at(&mut buffer, place).unwrap(), buffer.len());
             assert!(buffer.iter().all(|&byte| byte == 0));
         }
-        let held = memory().rss.saturating_sub(before.rss);
+        let held = held_since(before);
         assert!(held < 1 << 20, "read_at took {held} bytes");
     });
 }
 
 #[test]
-#[cfg(target_pointer_width = "64")]
-fn a_tebibyte_filled_in_place_costs_what_is_written_to_it() {
-    const TEST: &str = "a_tebibyte_filled_in_place_costs_what_is_written_to_it";
+fn zeroes_filled_in_place_cost_what_is_written_to_them() {
+    const TEST: &str = "zeroes_filled_in_place_cost_what_is_written_to_them";
     alone(TEST, || {
-        let mut snapshot = Snapshot::zeroed(LEN).unwrap();
+        let mut snapshot = Snapshot::zeroed(*LEN).unwrap();
         let earlier = snapshot.clone();
         let mut view = match snapshot.view_mut() {
             Ok(view) => view,
-            Err(error) => return skipped(TEST, &error.to_string()),
+            Err(error) => return skip(TEST, error),
         };
-        if Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker != Tracking::Scan {
-            return skipped(TEST, "only PAGEMAP_SCAN finds the written pages of a tebibyte in milliseconds");
-        }
-        let (first, second) = (pattern(PAGES * page_size(), 3), pattern(PAGES * page_size(), 4));
+        let (first, second) = (noise(PAGES * page_size(), 3), noise(PAGES * page_size(), 4));
         let written = PAGES * page_size();
         let differing: Vec<_> = places().map(|place| place..place + page_size()).collect();
         let _ = memory();
         let before = memory();
         let within = |copies: usize, what: &str| {
-            let held = memory().rss.saturating_sub(before.rss);
+            let held = held_since(before);
             let most = copies * written + (4 << 20);
             assert!(held <= most, "{what}: {held} bytes held for {copies} copies of {written}");
         };

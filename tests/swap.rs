@@ -1,6 +1,7 @@
 //! Pages that were swapped out are captured, listed and undone like those in memory.
 //!
 //! Swaps to a file that the test adds to the system, which takes root, or to what swap there is.
+#![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
 mod common;
 

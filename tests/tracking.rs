@@ -1,9 +1,9 @@
 //! Which tier a view comes to by itself, and that bytes are right while it changes.
 
-mod support;
+mod common;
 
+use common::{assert_same, noise, skip};
 use memsnap::{Snapshot, Tracking, ViewOptions, page_size};
-use support::{assert_same, pattern, skipped};
 
 const LEN: usize = 32 << 20;
 
@@ -27,9 +27,9 @@ fn is_forced() -> bool {
 fn snapshots_of_a_view_in_use_lead_to_arming() {
     const TEST: &str = "snapshots_of_a_view_in_use_lead_to_arming";
     if !can_be_armed() || is_forced() {
-        return skipped(TEST, "pages cannot be write-protected here, or a tier is forced");
+        return skip(TEST, "pages cannot be write-protected here, or a tier is forced");
     }
-    let mut bytes = pattern(LEN, 1);
+    let mut bytes = noise(LEN, 1);
     let snapshot = Snapshot::from_slice(&bytes).unwrap();
     let mut view = snapshot.view().unwrap();
     let mut taken = Vec::new();
@@ -46,7 +46,7 @@ fn snapshots_of_a_view_in_use_lead_to_arming() {
         assert_same("restored to", &view, bytes);
     }
     view.restore().unwrap();
-    assert_same("restored", &view, &pattern(LEN, 1));
+    assert_same("restored", &view, &noise(LEN, 1));
 }
 
 /// What is mapped anew in a view is protected like the rest, so that nothing has to be looked at again because of it.
@@ -54,9 +54,9 @@ fn snapshots_of_a_view_in_use_lead_to_arming() {
 fn armed_views_stay_armed_when_they_grow_and_are_zeroed() {
     const TEST: &str = "armed_views_stay_armed_when_they_grow_and_are_zeroed";
     if !can_be_armed() {
-        return skipped(TEST, "pages cannot be write-protected here");
+        return skip(TEST, "pages cannot be write-protected here");
     }
-    let mut bytes = pattern(LEN, 1);
+    let mut bytes = noise(LEN, 1);
     let snapshot = Snapshot::from_slice(&bytes).unwrap();
     let mut options = ViewOptions::new();
     options.reserve(2 * LEN).tracking(Tracking::Armed);
@@ -79,7 +79,7 @@ fn armed_views_stay_armed_when_they_grow_and_are_zeroed() {
         assert!(view.changes().unwrap().is_empty());
         if round % 2 == 0 {
             view.restore().unwrap();
-            assert_same("restored", &view, &pattern(LEN, 1));
+            assert_same("restored", &view, &noise(LEN, 1));
             assert_eq!(view.stats().tracker, Tracking::Armed);
             view.restore_to(&taken).unwrap();
             assert_same("restored to", &view, &bytes);
@@ -91,10 +91,10 @@ fn armed_views_stay_armed_when_they_grow_and_are_zeroed() {
 #[test]
 fn sparse_and_small_views_are_not_armed() {
     if is_forced() {
-        return skipped("sparse_and_small_views_are_not_armed", "a tier is forced");
+        return skip("sparse_and_small_views_are_not_armed", "a tier is forced");
     }
-    let large = Snapshot::from_slice(&pattern(LEN, 1)).unwrap();
-    let small = Snapshot::from_slice(&pattern(10 * page_size(), 1)).unwrap();
+    let large = Snapshot::from_slice(&noise(LEN, 1)).unwrap();
+    let small = Snapshot::from_slice(&noise(10 * page_size(), 1)).unwrap();
     for snapshot in [large, small] {
         let mut view = snapshot.view().unwrap();
         for round in 0..100 {
@@ -117,9 +117,9 @@ fn sparse_and_small_views_are_not_armed() {
 fn restores_of_a_view_in_use_lead_to_arming() {
     const TEST: &str = "restores_of_a_view_in_use_lead_to_arming";
     if !can_be_armed() || is_forced() {
-        return skipped(TEST, "pages cannot be write-protected here, or a tier is forced");
+        return skip(TEST, "pages cannot be write-protected here, or a tier is forced");
     }
-    let bytes = pattern(LEN, 1);
+    let bytes = noise(LEN, 1);
     let snapshot = Snapshot::from_slice(&bytes).unwrap();
     let (mut read_once, mut read_always) = (snapshot.view().unwrap(), snapshot.view().unwrap());
     assert_same("read once", &read_once, &bytes);
@@ -141,7 +141,7 @@ fn restores_of_a_view_in_use_lead_to_arming() {
 /// tell that they were written since.
 #[test]
 fn a_snapshot_after_a_restore_captures_nothing() {
-    let bytes = pattern(LEN, 1);
+    let bytes = noise(LEN, 1);
     let snapshot = Snapshot::from_slice(&bytes).unwrap();
     let mut view = snapshot.view().unwrap();
     drop(view.set_tracking(Tracking::Armed));

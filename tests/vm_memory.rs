@@ -1,15 +1,15 @@
 //! Guest memory made of views: what is written through it is captured and undone, at one host address.
 
-mod support;
+mod common;
 
 use std::io::ErrorKind;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::thread;
 
+use common::{assert_same, noise, padded};
 use memsnap::vm_memory::GuestRegion;
 use memsnap::{Snapshot, View, page_size};
-use support::{assert_same, padded, pattern};
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion, GuestRegionCollection,
     MemoryRegionAddress,
@@ -53,7 +53,7 @@ impl Guest {
         let high_start = 1 << 32;
         let next_start = high_start + (HIGH_PAGES * page_size()) as u64;
         let low = vec![0; LOW_PAGES * page_size()];
-        let high = padded(pattern(HIGH_PAGES * page_size() - 5, 1));
+        let high = padded(noise(HIGH_PAGES * page_size() - 5, 1));
         let next = vec![0; LOW_PAGES * page_size()];
         Self {
             low: region_of(Snapshot::zeroed(low.len()).unwrap(), 0),
@@ -89,7 +89,7 @@ fn objects_and_slices_are_read_and_written_across_regions() {
     memory.store(7_u64, address(high, 8), Ordering::Release).unwrap();
     assert_eq!(memory.load::<u64>(address(high, 8), Ordering::Acquire).unwrap(), 7);
 
-    let written = pattern(3 * page_size(), 2);
+    let written = noise(3 * page_size(), 2);
     let border = GuestAddress(next - page_size() as u64);
     memory.write_slice(&written, border).unwrap();
     let mut read = vec![0; written.len()];
@@ -98,7 +98,7 @@ fn objects_and_slices_are_read_and_written_across_regions() {
     assert_same("before", &bytes_of(&guest.high)[(HIGH_PAGES - 1) * page_size()..], &written[..page_size()]);
     assert_same("behind", &bytes_of(&guest.next)[..2 * page_size()], &written[page_size()..]);
 
-    let streamed = pattern(2 * page_size(), 3);
+    let streamed = noise(2 * page_size(), 3);
     memory.read_exact_volatile_from(border, &mut &streamed[..], streamed.len()).unwrap();
     memory.read_slice(&mut read, border).unwrap();
     assert_same("streamed", &read[..streamed.len()], &streamed);
@@ -152,7 +152,7 @@ fn writes_are_captured_and_undone_at_the_same_host_address() {
     let (high, next) = (guest.high_start, guest.next_start);
     let before = guest.contents.clone();
     let mut after = before.clone();
-    let written = pattern(2 * page_size() + 3, 4);
+    let written = noise(2 * page_size() + 3, 4);
     let starts = [0, high, next].map(GuestAddress);
     let hosts = starts.map(|start| guest.memory().get_host_address(start).unwrap());
 
@@ -196,7 +196,7 @@ fn writes_are_captured_and_undone_at_the_same_host_address() {
 
 #[test]
 fn host_addresses_are_those_of_the_view() {
-    let snapshot = Snapshot::from_slice(&pattern(2 * page_size(), 5)).unwrap();
+    let snapshot = Snapshot::from_slice(&noise(2 * page_size(), 5)).unwrap();
     let mut view = snapshot.view().unwrap();
     view[3] = 9;
     let start = view.as_ptr();
@@ -263,7 +263,7 @@ fn what_threads_wrote_is_captured_once_they_are_done() {
     for round in 0..ROUNDS {
         let memory = guest.memory();
         let written: Vec<_> =
-            (0..THREADS).map(|i| pattern(page_size(), (round * THREADS + i) as u64)).collect();
+            (0..THREADS).map(|i| noise(page_size(), (round * THREADS + i) as u64)).collect();
         let threads: Vec<_> = written
             .iter()
             .enumerate()
@@ -305,7 +305,7 @@ fn what_threads_wrote_is_captured_once_they_are_done() {
 /// Threads that borrow the guest memory, which borrows nothing that has to live for ever.
 #[test]
 fn regions_may_borrow_their_snapshots() {
-    let snapshot = Snapshot::from_slice(&pattern(8 * page_size(), 6)).unwrap();
+    let snapshot = Snapshot::from_slice(&noise(8 * page_size(), 6)).unwrap();
     let region = GuestRegion::new(snapshot.view().unwrap(), GuestAddress(0)).unwrap();
     let memory = GuestRegionCollection::from_regions(vec![region]).unwrap();
     thread::scope(|scope| {

@@ -1,16 +1,14 @@
 //! Zeroing part of a view returns its memory, and is exact to the byte in all that comes after.
 
 mod common;
-mod support;
 
 use std::ops::Range;
 
 use common::kinds::{self, Kind};
-use common::maps::present;
+use common::maps::{memory, present};
 use common::script::{Random, differing, read};
-use common::{assert_same, pattern, serial, skip};
+use common::{alone, assert_same, memory_file_bytes, pattern, serial, skip};
 use memsnap::{Snapshot, Tracking, View, ViewOptions, page_size};
-use support::{alone, memory, memory_file_bytes};
 
 const LARGE: usize = 64 << 20;
 
@@ -210,7 +208,12 @@ fn large_snapshots() -> Vec<(&'static str, Snapshot)> {
 
 #[test]
 fn the_memory_of_zeroed_pages_goes_back_and_stays_away() {
-    alone("the_memory_of_zeroed_pages_goes_back_and_stays_away", || {
+    const TEST: &str = "the_memory_of_zeroed_pages_goes_back_and_stays_away";
+    alone(TEST, || {
+        if memory().is_none() {
+            return skip(TEST, "the memory of the process is not known");
+        }
+        let memory = || memory().unwrap();
         for (name, snapshot) in large_snapshots() {
             let root = read(&snapshot);
             let mut view = snapshot.view().unwrap();
@@ -267,10 +270,11 @@ fn zeroing_what_is_written_in_place_returns_it() {
         let mut snapshot = Snapshot::zeroed(LARGE).unwrap();
         let mut view = snapshot.view_mut().unwrap();
         view.fill(1);
-        assert!(memory_file_bytes() >= LARGE as u64);
+        assert!(memory_file_bytes().is_none_or(|held| held >= LARGE as u64));
         view.zero(page_size() / 2..LARGE - page_size()).unwrap();
-        assert!(memory_file_bytes() <= 4 * page_size() as u64);
-        assert_eq!(present(view.as_ptr().wrapping_add(page_size()), 1000), 0);
+        assert!(memory_file_bytes().is_none_or(|held| held <= 4 * page_size() as u64));
+        let present = present(view.as_ptr().wrapping_add(page_size()), 1000);
+        assert!(present.is_none_or(|present| present == 0));
         let mut expected = vec![0; LARGE];
         expected[..page_size() / 2].fill(1);
         expected[LARGE - page_size()..].fill(1);

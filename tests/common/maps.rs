@@ -1,12 +1,14 @@
 //! What the system says of a range of addresses, without touching it in a way that could stop the process.
 
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::ops::Range;
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
+use std::slice;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use memsnap::page_size;
+
+use super::LINUX;
 
 /// A mapping of this process.
 #[derive(Debug)]
@@ -28,7 +30,7 @@ impl Area {
     }
 }
 
-/// The mappings that have some of the `len` bytes from `start` on.
+/// Of Linux: the mappings that have some of the `len` bytes from `start` on.
 pub(crate) fn areas(start: *const u8, len: usize) -> Vec<Area> {
     let wanted = start.addr()..start.addr() + len;
     let mut areas: Vec<Area> = Vec::new();
@@ -55,100 +57,100 @@ fn first_line(line: &str) -> Option<Area> {
 }
 
 /// What may be done with each of `pages` pages from `start` on, as in `rw-`; `gap` where nothing is mapped.
-pub(crate) fn access(start: *const u8, pages: usize) -> Vec<String> {
+fn access(start: *const u8, pages: usize) -> Vec<String> {
     let areas = areas(start, pages * page_size());
     let addresses = (0..pages).map(|page| start.addr() + page * page_size());
     let of = |address| areas.iter().find(|area| area.range.contains(&address));
     addresses.map(|address| of(address).map_or("gap".into(), |area| area.access[..3].to_owned())).collect()
 }
 
-/// Whether each of `pages` pages from `start` on is accessible like this, as in `rw-`.
+/// Checks that each of `pages` pages from `start` on is accessible like this, as in `rw-`. Where no mappings can be
+/// listed some are tried, by writing the byte that is there if any can be written.
 #[track_caller]
 pub(crate) fn assert_access(what: &str, start: *const u8, pages: usize, expected: &str) {
-    let access = access(start, pages);
-    let other = access.iter().position(|access| access != expected);
-    assert_eq!(other, None, "{what}: {} of {pages} pages", other.map_or("", |page| &access[page]));
+    if LINUX {
+        let access = access(start, pages);
+        let other = access.iter().position(|access| access != expected);
+        assert_eq!(other, None, "{what}: {} of {pages} pages", other.map_or("", |page| &access[page]));
+        return;
+    }
+    for page in (0..pages).step_by(pages / 20 + 1).chain(pages.checked_sub(1)) {
+        let address = start.wrapping_add(page * page_size());
+        let byte = try_read(address);
+        assert_eq!(byte.is_some(), expected.starts_with('r'), "{what}: reading page {page} of {pages}");
+        let written = try_write(address.cast_mut(), byte.unwrap_or(0));
+        assert_eq!(written, expected.contains('w'), "{what}: writing page {page} of {pages}");
+    }
 }
 
-/// The pages from `start` on that are in memory, the page of zeroes included.
-pub(crate) fn present(start: *const u8, pages: usize) -> usize {
+/// The pages from `start` on that are in memory, the page of zeroes included, if the system tells.
+pub(crate) fn present(start: *const u8, pages: usize) -> Option<usize> {
     const PRESENT: u64 = 1 << 63;
+    if !LINUX {
+        return None;
+    }
     let mut entries = vec![0; pages * 8];
     let first = (start.addr() / page_size()) as u64;
-    File::open("/proc/self/pagemap").unwrap().read_exact_at(&mut entries, first * 8).unwrap();
+    let mut pagemap = File::open("/proc/self/pagemap").unwrap();
+    pagemap.seek(SeekFrom::Start(first * 8)).unwrap();
+    pagemap.read_exact(&mut entries).unwrap();
     let entries = entries.chunks_exact(8).map(|entry| u64::from_ne_bytes(entry.try_into().unwrap()));
-    entries.filter(|entry| entry & PRESENT != 0).count()
+    Some(entries.filter(|entry| entry & PRESENT != 0).count())
 }
 
-/// The byte at `address`, if the kernel can read it for this process.
+/// Of the memory that is mapped in this process, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Memory {
+    pub(crate) rss: usize,
+    /// Memory of the process's own.
+    pub(crate) anonymous: usize,
+    /// Pages of memory files, as far as they are mapped.
+    pub(crate) shared: usize,
+}
+
+/// What the system says, if it does.
+pub(crate) fn memory() -> Option<Memory> {
+    if !LINUX {
+        return None;
+    }
+    let rollup = fs::read_to_string("/proc/self/smaps_rollup").unwrap();
+    let field = |name| kib(&rollup, name).unwrap_or_else(|| panic!("no {name} in\n{rollup}"));
+    Some(Memory { rss: field("Rss:"), anonymous: field("Pss_Anon:"), shared: field("Pss_Shmem:") })
+}
+
+pub(crate) fn kib(report: &str, name: &str) -> Option<usize> {
+    let line = report.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()? * 1024)
+}
+
+/// A file for bytes that the system is to copy.
+fn file() -> MutexGuard<'static, File> {
+    static FILE: LazyLock<Mutex<File>> = LazyLock::new(|| Mutex::new(tempfile::tempfile().unwrap()));
+    FILE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The byte at `address`, if the system can read it for this process.
 pub(crate) fn try_read(address: *const u8) -> Option<u8> {
-    let (mut reader, writer) = io::pipe().unwrap();
-    // SAFETY: whatever the address is, the kernel reads there or says that it cannot.
-    let written = unsafe { libc::write(writer.as_raw_fd(), address.cast(), 1) };
-    if written != 1 {
-        assert_eq!(io::Error::last_os_error().raw_os_error(), Some(libc::EFAULT));
+    let mut file = file();
+    file.rewind().unwrap();
+    // SAFETY: only the system reads there, or says that it cannot.
+    let there = unsafe { slice::from_raw_parts(address, 1) };
+    if file.write(there).ok()? == 0 {
         return None;
     }
     let mut byte = [0];
-    reader.read_exact(&mut byte).unwrap();
+    file.rewind().unwrap();
+    file.read_exact(&mut byte).unwrap();
     Some(byte[0])
 }
 
-/// Has the kernel write `byte` at `address`, of memory that is the caller's and that no reference is to.
+/// Has the system write `byte` at `address`, of memory that is the caller's and that no reference is to.
 pub(crate) fn try_write(address: *mut u8, byte: u8) -> bool {
-    let (reader, mut writer) = io::pipe().unwrap();
-    writer.write_all(&[byte]).unwrap();
-    // SAFETY: the kernel writes there, where the caller may, or says that it cannot.
-    let read = unsafe { libc::read(reader.as_raw_fd(), address.cast(), 1) };
-    assert!(read == 1 || io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT));
-    read == 1
-}
-
-/// Address ranges that take up all mappings that the process may have, until it is dropped.
-pub(crate) struct AllMappings {
-    start: *mut libc::c_void,
-    len: usize,
-}
-
-impl AllMappings {
-    /// `Err` tells why that cannot be done within a test.
-    pub(crate) fn take() -> Result<Self, String> {
-        let limit = fs::read_to_string("/proc/sys/vm/max_map_count").map_err(|error| error.to_string())?;
-        let limit: usize = limit.trim().parse().map_err(|_| format!("max_map_count is {limit:?}"))?;
-        if limit > 300_000 {
-            return Err(format!("max_map_count is {limit}"));
-        }
-        let (len, flags) =
-            (2 * limit * page_size(), libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
-        // SAFETY: a new mapping at an address that the kernel picks.
-        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error().to_string());
-        }
-        let all = Self { start, len };
-        for page in (0..2 * limit).step_by(2) {
-            let address = start.wrapping_byte_add(page * page_size());
-            // SAFETY: the page is of the mapping made above, which nobody uses.
-            if unsafe { libc::mprotect(address, page_size(), libc::PROT_READ) } != 0 {
-                break;
-            }
-        }
-        // What one call more would have taken too many of. These few stay.
-        for _ in 0..limit {
-            let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
-            // SAFETY: as above.
-            let one = unsafe { libc::mmap(std::ptr::null_mut(), page_size(), libc::PROT_NONE, flags, -1, 0) };
-            if one == libc::MAP_FAILED {
-                return Ok(all);
-            }
-        }
-        Err("there is no limit to mappings".into())
-    }
-}
-
-impl Drop for AllMappings {
-    fn drop(&mut self) {
-        // SAFETY: the range was mapped by `take`, and nobody uses it.
-        unsafe { libc::munmap(self.start, self.len) };
-    }
+    let mut file = file();
+    file.rewind().unwrap();
+    file.write_all(&[byte]).unwrap();
+    file.rewind().unwrap();
+    // SAFETY: only the system writes there, where the caller may, or says that it cannot.
+    let there = unsafe { slice::from_raw_parts_mut(address, 1) };
+    file.read(there).is_ok_and(|read| read == 1)
 }

@@ -1,50 +1,19 @@
-//! What images are to the kernel: sealed memory files, and views of them that take few mappings and
-//! little memory of their own, whatever was captured where.
+//! Views of images take few mappings and little memory of their own, whatever was captured where.
 #![allow(clippy::single_range_in_vec_init)] // What is compared with is a list of ranges.
 
-mod support;
+#[path = "../common/mod.rs"]
+mod common;
+#[cfg(all(target_os = "linux", not(memsnap_unix)))]
+mod linux;
 
-use std::fs::{self, OpenOptions};
-use std::os::fd::AsRawFd;
-use std::os::unix::fs::FileExt;
 use std::thread;
 
+use common::{assert_same, noise};
 use memsnap::{CowView, Snapshot, Tracking, ViewOptions, page_size};
-use rustix::fs::{SealFlags, fcntl_get_seals};
-use support::{
-    allocated, alone, assert_same, closed_on_exec, memory_file_bytes, memory_files, pattern, skipped,
-};
-
-/// Checks that this many memory files are open, and that nobody can change any.
-#[track_caller]
-fn assert_sealed(what: &str, count: usize) {
-    let files = memory_files();
-    assert_eq!(files.len(), count, "{what}: memory files");
-    for file in files {
-        let seals = fcntl_get_seals(&file).unwrap();
-        assert!(seals.contains(SealFlags::GROW | SealFlags::SHRINK), "{what}: {seals:?}");
-        assert!(seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE), "{what}: {seals:?}");
-        let path = format!("/proc/self/fd/{}", file.as_raw_fd());
-        if let Ok(writable) = OpenOptions::new().write(true).open(path) {
-            assert!(writable.write_all_at(&[1], 0).is_err(), "{what}: written to");
-            assert!(writable.set_len(0).is_err(), "{what}: emptied");
-        }
-    }
-    assert_closed_on_exec(what, count);
-}
-
-#[track_caller]
-fn assert_closed_on_exec(what: &str, count: usize) {
-    assert_eq!(closed_on_exec(), vec![true; count], "{what}: closed on exec");
-}
 
 /// Whether the tracker knows which pages are private, rather than that they may be.
 fn knows_private(view: &CowView<'_>) -> bool {
     view.stats().tracker != Tracking::Compare
-}
-
-fn mappings() -> usize {
-    fs::read_to_string("/proc/self/maps").unwrap().lines().count()
 }
 
 /// Fills `len` pages at each multiple of `step` pages with something of their own.
@@ -55,81 +24,8 @@ fn change(bytes: &mut [u8], len: usize, step: usize) {
 }
 
 #[test]
-fn images_are_sealed_and_closed_on_exec() {
-    alone("images_are_sealed_and_closed_on_exec", || {
-        let bytes = pattern(100 * page_size() + 5, 1);
-        assert_sealed("nothing", 0);
-        let made = Snapshot::from_slice(&bytes).unwrap();
-        assert_sealed("from_slice", 1);
-        let streamed = Snapshot::from_reader(&bytes[..]).unwrap();
-        assert_sealed("from_reader", 2);
-        let mut file = tempfile::tempfile().unwrap();
-        std::io::Write::write_all(&mut file, &bytes).unwrap();
-        let copied = Snapshot::from_file(file).unwrap();
-        assert_sealed("from_file", 3);
-
-        let mut filled = Snapshot::zeroed(bytes.len()).unwrap();
-        assert_sealed("zeroed", 3);
-        let mut view = filled.view_mut().unwrap();
-        assert_closed_on_exec("while it is filled", 4);
-        view[..bytes.len()].copy_from_slice(&bytes);
-        view.commit().unwrap();
-        assert_sealed("committed", 4);
-
-        let mut dropped = Snapshot::zeroed(bytes.len()).unwrap();
-        dropped.view_mut().unwrap()[5] = 1;
-        assert_sealed("dropped", 5);
-
-        let mut taken_of = Snapshot::zeroed(bytes.len()).unwrap();
-        let mut view = taken_of.view_mut().unwrap();
-        view[5] = 1;
-        let taken = view.take_snapshot().unwrap();
-        assert_sealed("taken while the mutable view goes on", 6);
-        view[5] = 2;
-        drop(view);
-        assert_eq!((taken.view().unwrap()[5], taken_of.view().unwrap()[5]), (1, 2));
-        assert_sealed("and ended", 6);
-
-        for snapshot in [&streamed, &copied, &filled] {
-            assert_same("bytes", &made.view().unwrap(), &snapshot.view().unwrap());
-        }
-        drop((made, streamed, copied, filled, dropped, taken, taken_of));
-        assert_sealed("all gone", 0);
-    });
-}
-
-#[test]
-fn what_views_of_changed_images_are_mapped_from_is_sealed_too() {
-    alone("what_views_of_changed_images_are_mapped_from_is_sealed_too", || {
-        let bytes = pattern(1000 * page_size(), 2);
-        let base = Snapshot::from_slice(&bytes).unwrap();
-        let mut view = base.view().unwrap();
-        change(&mut view, 50, 200);
-        let runs = view.take_snapshot().unwrap();
-        assert_sealed("taken", 1);
-        assert_same("runs", &runs.view().unwrap(), &view);
-        assert_sealed("with runs that are mapped", 2);
-        view.restore().unwrap();
-        change(&mut view, 1, 20);
-        let often = view.take_snapshot().unwrap();
-        for _ in 0..100 {
-            assert_eq!(often.view().unwrap()[0], view[0]);
-        }
-        assert_sealed("consolidated", 3);
-        assert_same("often", &often.view().unwrap(), &view);
-        drop(view);
-        drop(runs);
-        assert_sealed("one gone", 2);
-        drop(often);
-        assert_sealed("the other gone", 1);
-        assert_same("base", &base.view().unwrap(), &bytes);
-    });
-}
-
-#[test]
 fn a_long_run_of_changed_pages_is_mapped() {
-    for base in [Snapshot::from_slice(&pattern(4000 * page_size(), 3)), Snapshot::zeroed(4000 * page_size())]
-    {
+    for base in [Snapshot::from_slice(&noise(4000 * page_size(), 3)), Snapshot::zeroed(4000 * page_size())] {
         let base = base.unwrap();
         let mut written = base.view().unwrap();
         let run = 1500 * page_size()..2500 * page_size();
@@ -155,7 +51,7 @@ fn a_long_run_of_changed_pages_is_mapped() {
 
 #[test]
 fn short_runs_of_changed_pages_are_copied() {
-    let base = Snapshot::from_slice(&pattern(4000 * page_size(), 4)).unwrap();
+    let base = Snapshot::from_slice(&noise(4000 * page_size(), 4)).unwrap();
     let mut written = base.view().unwrap();
     change(&mut written, 2, 100);
     let taken = written.take_snapshot().unwrap();
@@ -167,43 +63,12 @@ fn short_runs_of_changed_pages_are_copied() {
     assert_same("copied", &view, &written);
 }
 
-#[test]
-fn many_runs_of_changed_pages_take_a_bounded_number_of_mappings() {
-    alone("many_runs_of_changed_pages_take_a_bounded_number_of_mappings", || {
-        const RUNS: usize = 5000;
-        let base = Snapshot::zeroed(RUNS * 13 * page_size()).unwrap();
-        let mut written = base.view().unwrap();
-        change(&mut written, 10, 13);
-        let taken = written.take_snapshot().unwrap();
-        assert_eq!(taken.stats().captured, RUNS * 10 * page_size());
-        let mut views = Vec::new();
-        for _ in 0..4 {
-            let before = mappings();
-            let view = taken.view().unwrap();
-            let took = mappings() - before;
-            assert!(took <= RUNS, "{took} mappings for {RUNS} runs");
-            assert!(took <= view.stats().mappings + 1, "{took} mappings and {:?}", view.stats());
-            views.push(view);
-            if views.len() > 1 {
-                // The first is left as it is, others come and go.
-                assert_same("runs", &views.pop().unwrap(), &written);
-            }
-        }
-        assert_same("runs", &views[0], &written);
-        let mut view = views.swap_remove(0);
-        view.restore_to(&base).unwrap();
-        assert!(view.iter().all(|&byte| byte == 0));
-        view.restore().unwrap();
-        assert_same("restored", &view, &written);
-    });
-}
-
 /// Pages beyond the end of a view that shrank are mapped as zeroes when it grows again, whatever the flat image that it
 /// was opened on has there: a restore must not take those for shown.
 #[test]
 fn a_view_of_a_flat_image_that_shrank_and_grew_shows_it_again() {
     let page = page_size();
-    let base = Snapshot::from_slice(&pattern(200 * page, 8)).unwrap();
+    let base = Snapshot::from_slice(&noise(200 * page, 8)).unwrap();
     let mut options = ViewOptions::new();
     options.reserve(400 * page);
     let mut view = base.view_with(&options).unwrap();
@@ -228,7 +93,7 @@ fn a_view_of_a_flat_image_that_shrank_and_grew_shows_it_again() {
 
 /// A snapshot over 64 MiB in which each fourth page was captured, and its bytes.
 fn scattered() -> (Snapshot, Snapshot, Vec<u8>) {
-    let mut bytes = pattern(64 << 20, 5);
+    let mut bytes = noise(64 << 20, 5);
     let base = Snapshot::from_slice(&bytes).unwrap();
     let mut view = base.view().unwrap();
     change(&mut view, 1, 4);
@@ -240,57 +105,45 @@ fn scattered() -> (Snapshot, Snapshot, Vec<u8>) {
 
 #[test]
 fn the_hundredth_view_of_an_image_costs_what_one_of_a_flat_image_does() {
-    alone("the_hundredth_view_of_an_image_costs_what_one_of_a_flat_image_does", || {
-        let (base, taken, bytes) = scattered();
-        assert_eq!(taken.stats().captured, bytes.len() / 4);
-        let mut first = taken.view().unwrap();
-        assert_same("first", &first, &bytes);
-        let (descriptors, before) = (memory_files().len(), mappings());
-        for _ in 0..100 {
-            let view = taken.view().unwrap();
-            assert_eq!(view[..page_size()], bytes[..page_size()]);
-        }
-        assert!(mappings() <= before + 1, "views that are gone left mappings behind");
-        assert_eq!(memory_files().len(), descriptors + 1);
+    let (base, taken, bytes) = scattered();
+    assert_eq!(taken.stats().captured, bytes.len() / 4);
+    let mut first = taken.view().unwrap();
+    assert_same("first", &first, &bytes);
+    for _ in 0..100 {
+        let view = taken.view().unwrap();
+        assert_eq!(view[..page_size()], bytes[..page_size()]);
+    }
 
-        let mut view = taken.view().unwrap();
-        for _ in 0..2 {
-            assert_eq!(view.stats().mappings, 1);
-            if knows_private(&view) {
-                assert_eq!(view.stats().private, 0);
-            }
-            assert_same("flat", &view, &bytes);
+    let mut view = taken.view().unwrap();
+    for _ in 0..2 {
+        assert_eq!(view.stats().mappings, 1);
+        if knows_private(&view) {
+            assert_eq!(view.stats().private, 0);
         }
-        let flat = usize::try_from(taken.stats().flat).unwrap();
-        assert!(flat <= bytes.len() + page_size(), "{flat} bytes for an image of {}", bytes.len());
-        assert_eq!(taken.stats().captured, bytes.len() / 4);
+        assert_same("flat", &view, &bytes);
+    }
+    let flat = usize::try_from(taken.stats().flat).unwrap();
+    assert!(flat <= bytes.len() + page_size(), "{flat} bytes for an image of {}", bytes.len());
+    assert_eq!(taken.stats().captured, bytes.len() / 4);
 
-        // Views of either kind, and of relatives, are put back and forth alike.
-        let root = base.view().unwrap();
-        for (which, view) in [("first", &mut first), ("flat", &mut view)] {
-            view[7 * page_size()..9 * page_size()].fill(7);
-            let changed = view.to_vec();
-            assert_eq!(view.changes().unwrap().ranges(), [7 * page_size()..9 * page_size()], "{which}");
-            let child = view.take_snapshot().unwrap();
-            view.restore().unwrap();
-            assert_same(which, view, &bytes);
-            view.restore_to(&base).unwrap();
-            assert_same(which, view, &root);
-            view.restore_to(&child).unwrap();
-            assert_same(which, view, &changed);
-            assert_same(which, &child.view().unwrap(), &changed);
-            view.restore_to(&taken).unwrap();
-            assert_same(which, view, &bytes);
-            assert_eq!(view.changes().unwrap().ranges(), []);
-        }
-
-        // What the views are mapped from goes with them and the snapshot.
-        let held = memory_file_bytes();
-        drop((first, view, root));
-        drop(taken);
-        assert!(memory_file_bytes() <= held - flat as u64);
-        assert_eq!(memory_files().len(), descriptors);
-    });
+    // Views of either kind, and of relatives, are put back and forth alike.
+    let root = base.view().unwrap();
+    for (which, view) in [("first", &mut first), ("flat", &mut view)] {
+        view[7 * page_size()..9 * page_size()].fill(7);
+        let changed = view.to_vec();
+        assert_eq!(view.changes().unwrap().ranges(), [7 * page_size()..9 * page_size()], "{which}");
+        let child = view.take_snapshot().unwrap();
+        view.restore().unwrap();
+        assert_same(which, view, &bytes);
+        view.restore_to(&base).unwrap();
+        assert_same(which, view, &root);
+        view.restore_to(&child).unwrap();
+        assert_same(which, view, &changed);
+        assert_same(which, &child.view().unwrap(), &changed);
+        view.restore_to(&taken).unwrap();
+        assert_same(which, view, &bytes);
+        assert_eq!(view.changes().unwrap().ranges(), []);
+    }
 }
 
 #[test]
@@ -317,55 +170,4 @@ fn threads_that_view_one_image_at_the_same_time_see_the_same_bytes() {
         assert_eq!(view.stats().private, 0, "not flat after so many views");
     }
     assert_same("base", &base.view().unwrap(), &root);
-}
-
-#[test]
-fn a_sparse_image_does_not_become_dense_by_being_viewed() {
-    alone("a_sparse_image_does_not_become_dense_by_being_viewed", || {
-        let base = Snapshot::zeroed(1 << 30).unwrap();
-        let mut written = base.view().unwrap();
-        let step = (1 << 30) / 100 / page_size();
-        for i in 0..100 {
-            written[i * step * page_size()] = 1;
-        }
-        let taken = written.take_snapshot().unwrap();
-        for _ in 0..200 {
-            let view = taken.view().unwrap();
-            assert_eq!((view[0], view[step * page_size()], view[page_size()]), (1, 1, 0));
-        }
-        let view = taken.view().unwrap();
-        let sum: usize = (0..view.len()).step_by(page_size()).map(|at| usize::from(view[at])).sum();
-        assert_eq!(sum, 100);
-        let held = memory_file_bytes();
-        assert!(held <= 1 << 20, "{held} bytes in memory files for 100 pages");
-    });
-}
-
-#[test]
-fn the_flat_image_of_a_sparse_file_is_sparse() {
-    const TEST: &str = "the_flat_image_of_a_sparse_file_is_sparse";
-    let file = tempfile::tempfile().unwrap();
-    file.set_len(512 << 20).unwrap();
-    file.write_all_at(&pattern(page_size(), 6), 100 << 20).unwrap();
-    if allocated(&file) > 1 << 20 {
-        return skipped(TEST, "the file system of the temporary directory knows no holes");
-    }
-    // SAFETY: nobody else has the unnamed file, and it is not written again.
-    let mapped = unsafe { Snapshot::map_file(&file) }.unwrap();
-    let copied = Snapshot::from_file(file).unwrap();
-    for (constructor, base) in [("from_file", copied), ("map_file", mapped)] {
-        let mut view = base.view().unwrap();
-        view[5] = 1;
-        let taken = view.take_snapshot().unwrap();
-        for _ in 0..100 {
-            assert_eq!(taken.view().unwrap()[5], 1);
-        }
-        let flat = taken.stats().flat;
-        assert!(flat <= 1 << 20, "{constructor}: a flat image of {flat} bytes for two pages of data");
-        assert_same(
-            constructor,
-            &taken.view().unwrap()[100 << 20..][..page_size()],
-            &pattern(page_size(), 6),
-        );
-    }
 }

@@ -3,15 +3,18 @@
 //!
 //! `PROPTEST_CASES=1000000 cargo test --release --test model` runs it for longer.
 
+#[path = "../common/mod.rs"]
+mod common;
 mod ops;
+mod system;
 
 use std::io::{ErrorKind, Write};
 use std::mem;
 use std::ops::Range;
 use std::sync::Arc;
 
-use memsnap::os::linux::SnapshotExt;
-use memsnap::{Access, ArcView, Changes, Snapshot, View, page_size};
+use common::assert_same;
+use memsnap::{Access, ArcView, Changes, Snapshot, Tracking, View, page_size};
 use ops::{End, MutOp, Op, Options, Part, Unprotect, apply, content_len, op};
 use proptest::prelude::*;
 
@@ -96,15 +99,6 @@ fn assert_changes(changes: Changes<'_>, old: &[u8], new: &[u8]) {
             offset = end;
         }
         assert_eq!(offset, change.range().end);
-    }
-}
-
-/// Compares without printing megabytes.
-fn assert_same(what: &str, real: &[u8], model: &[u8]) {
-    assert_eq!(real.len(), model.len(), "{what}: length");
-    if real != model {
-        let at = (0..real.len()).find(|&i| real[i] != model[i]).unwrap();
-        panic!("{what}: byte {at} (page {}) is {}, expected {}", at / page_size(), real[at], model[at]);
     }
 }
 
@@ -254,15 +248,14 @@ impl Model {
             }
             Op::PassOn(i) => {
                 let Some(snapshot) = pick(&self.snapshots, i) else { return };
-                let received = Snapshot::from_fd(snapshot.real.to_fd().unwrap()).unwrap();
+                let Some(received) = system::passed_on(&snapshot.real) else { return };
                 let memory = Memory::new(snapshot.memory.bytes.clone());
                 self.add(received, memory);
             }
             Op::View(i, options) => {
                 let Some(snapshot) = pick(&self.snapshots, i) else { return };
                 let mut real = snapshot.real.view_arc_with(&options.for_view()).unwrap();
-                // Where it cannot work the view goes on as before.
-                let _ = real.set_tracking(options.tracking);
+                track(&mut real, options.tracking);
                 let model = ViewModel::of(&snapshot.memory, options);
                 model.check("new view", &real);
                 self.views.push(ModelView { real, model });
@@ -310,7 +303,7 @@ impl Model {
             }
             Op::Track(i, tracking) => {
                 let Some(view) = pick_mut(&mut self.views, i) else { return };
-                let _ = view.real.set_tracking(tracking);
+                track(&mut view.real, tracking);
             }
             Op::Part(i, part) => {
                 if self.views.is_empty() {
@@ -363,7 +356,7 @@ impl Model {
         let mut model = ViewModel::of(&memory, options);
         let mut taken = Vec::new();
         let mut view = real.view_mut_with(&options.for_view()).unwrap();
-        let _ = view.set_tracking(options.tracking);
+        track(&mut view, options.tracking);
         let address = view.as_ptr();
         for op in ops {
             match op {
@@ -371,7 +364,7 @@ impl Model {
                     apply(edit, &mut view);
                     apply(edit, &mut model.shows.bytes);
                 }
-                MutOp::Track(tracking) => drop(view.set_tracking(tracking)),
+                MutOp::Track(tracking) => track(&mut view, tracking),
                 MutOp::Part(part) => view = model.run(view, part, &mut self.snapshots),
                 MutOp::Take => {
                     taken.push((view.take_snapshot().unwrap(), model.shows.clone()));
@@ -400,7 +393,7 @@ impl Model {
             End::Forget => {
                 // SAFETY: the range was mapped by the view that is forgotten here, so that nobody unmaps it again
                 // or refers to it.
-                unsafe { unmap(view) };
+                unsafe { system::forget(view) };
                 memory = model.root;
             }
         }
@@ -436,17 +429,10 @@ fn restore_to<S>(view: &mut View<S>, model: &mut ViewModel, snapshot: &ModelSnap
     }
 }
 
-/// Forgets a view without leaving its addresses taken for the rest of the test.
-///
-/// # Safety
-///
-/// No pointer into the view is used afterwards.
-unsafe fn unmap<S>(mut view: View<S>) {
-    let (start, len) = (view.as_mut_ptr(), view.len());
-    mem::forget(view);
-    if len > 0 {
-        // SAFETY: the range was the forgotten view's, whose destructor does not run.
-        unsafe { rustix::mm::munmap(start.cast(), len) }.unwrap();
+/// Where it cannot work the view goes on as before.
+fn track<S>(view: &mut View<S>, tracking: Tracking) {
+    if let Err(error) = view.set_tracking(tracking) {
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     }
 }
 

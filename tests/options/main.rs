@@ -1,63 +1,22 @@
 //! What the options of snapshots and views ask for is what the system then shows. For huge pages see
 //! `huge_pages`.
 
+#[path = "../common/mod.rs"]
 mod common;
-mod support;
+#[cfg(all(target_os = "linux", not(memsnap_unix)))]
+mod linux;
 
 use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
+use common::alone::Doomed;
 use common::kinds::{self, Kind, TRACKINGS, goes_on};
-use common::maps::{areas, assert_access, present, try_read};
+use common::maps::{assert_access, try_read, try_write};
 use common::script::read;
-use common::seccomp::{
-    NEW_USERFAULTFD, filters_are_available, install, refuse, refuse_ioctl, refuse_pagemap_scan,
-};
-use common::{assert_same, is_stopped, pattern, run_in_child, serial, skip};
+use common::{assert_same, pattern, serial, skip};
 use memsnap::{
     HugePages, Populate, Snapshot, SnapshotOptions, Tracking, View, ViewOptions, WhyNotFaster, page_size,
 };
-
-fn names<S>(view: &View<S>) -> Vec<String> {
-    areas(view.as_ptr(), view.len()).into_iter().map(|area| area.name).collect()
-}
-
-#[test]
-fn memory_is_shown_under_its_name() {
-    const TEST: &str = "memory_is_shown_under_its_name";
-    let _serial = serial();
-    let mut options = SnapshotOptions::new();
-    options.name("guest: memory/1");
-    let (file, anon) = ("/memfd:guest: memory/1 (deleted)", "[anon:guest: memory/1]");
-    let bytes = pattern(kinds::PAGES, 1);
-    let of_bytes = options.from_slice(&bytes).unwrap();
-    let of_stream = options.from_reader(&bytes[..]).unwrap();
-    let mut of_zeroes = options.zeroed(bytes.len()).unwrap();
-    for snapshot in [&of_bytes, &of_stream] {
-        assert_eq!(names(&snapshot.view().unwrap()), [file]);
-    }
-    assert_eq!(names(&of_zeroes.view_mut().unwrap()), [file]);
-    let mut view = of_bytes.view_with(ViewOptions::new().reserve(1 << 20)).unwrap();
-    view[10 * page_size()..90 * page_size()].fill(9);
-    let taken = view.take_snapshot().unwrap();
-    assert!(names(&taken.view().unwrap()).iter().all(|name| name == file));
-    (0..70).for_each(|_| drop(taken.view().unwrap()));
-    assert!(taken.stats().flat > 0);
-    assert_eq!(names(&taken.view().unwrap()), [file]);
-
-    let unnamed = Snapshot::zeroed(1).unwrap();
-    if names(&of_zeroes.view().unwrap()) != [anon] {
-        return skip(TEST, "the kernel has no names for anonymous memory");
-    }
-    assert_ne!(names(&unnamed.view().unwrap()), [anon]);
-    view.grow(180 * page_size()).unwrap();
-    assert_eq!(names(&view), [file, anon]);
-    view.restore().unwrap();
-    view.zero(20 * page_size()..60 * page_size()).unwrap();
-    assert_eq!(names(&view), [file, anon, file]);
-    let zeroes = of_zeroes.view().unwrap().take_snapshot().unwrap();
-    assert_eq!(names(&zeroes.view().unwrap()), [anon]);
-}
 
 #[test]
 fn bad_names_are_refused() {
@@ -83,67 +42,6 @@ fn bad_names_are_refused() {
     }
 }
 
-/// The page faults of this thread while `script` runs.
-fn faults(script: impl FnOnce()) -> i64 {
-    let count = || {
-        // SAFETY: a structure of numbers, for which zero is a value.
-        let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-        // SAFETY: the structure lives through the call, which fills it in.
-        assert_eq!(unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) }, 0);
-        usage.ru_minflt
-    };
-    let before = count();
-    script();
-    count() - before
-}
-
-#[test]
-fn populated_pages_are_ready() {
-    let _serial = serial();
-    const PAGES: usize = 4000;
-    let bytes = pattern(PAGES, 1);
-    let few = 100;
-    // Bytes that are in memory, which `vec!` of zeroes are not.
-    let mut zeroes = bytes.clone();
-    zeroes.fill(0);
-    let mut snapshots = vec![("zeroes", Snapshot::zeroed(bytes.len()).unwrap(), zeroes)];
-    snapshots.push(("bytes", Snapshot::from_slice(&bytes).unwrap(), bytes));
-    for (name, mut snapshot, mut bytes) in snapshots {
-        let mut unprepared = snapshot.view().unwrap();
-        let write = |view: &mut [u8]| view.iter_mut().step_by(page_size()).for_each(|byte| *byte ^= 1);
-        assert_eq!(present(unprepared.as_ptr(), PAGES), 0);
-        let unprepared_faults = faults(|| write(&mut unprepared));
-        assert!(unprepared_faults >= PAGES as i64, "{name}: {unprepared_faults}");
-        drop(unprepared);
-
-        let view = snapshot.view_with(ViewOptions::new().populate(Populate::Read)).unwrap();
-        assert_eq!(present(view.as_ptr(), PAGES), PAGES, "{name}");
-        assert!(faults(|| assert_same(name, &view, &bytes)) < few, "{name}");
-        if matches!(view.stats().tracker, Tracking::Scan | Tracking::Armed) {
-            assert_eq!(view.stats().private, 0, "{name}");
-        }
-        assert!(view.changes().unwrap().is_empty());
-        drop(view);
-
-        let mut populated = ViewOptions::new();
-        populated.populate(Populate::Write);
-        let mut view = snapshot.view_with(&populated).unwrap();
-        assert_eq!(view.stats().private, bytes.len(), "{name}");
-        assert!(faults(|| write(&mut view)) < few, "{name}");
-        write(&mut view);
-        assert_eq!(view.take_snapshot().unwrap().stats().captured, 0);
-        view[0] ^= 1;
-        assert_eq!(view.take_snapshot().unwrap().stats().captured, page_size());
-        drop(view);
-
-        let mut view = snapshot.view_mut_with(&populated).unwrap();
-        assert!(faults(|| write(&mut view)) < few, "mutable, {name}");
-        write(&mut bytes);
-        view.commit().unwrap();
-        assert_same(name, &read(&snapshot), &bytes);
-    }
-}
-
 fn is_guarded<S>(what: &str, view: &mut View<S>, (before, after): (usize, usize), room: usize) {
     let (page, start, len) = (page_size(), view.as_mut_ptr(), view.len());
     let (front, back) = (before.div_ceil(page), (room + after).div_ceil(page));
@@ -160,18 +58,16 @@ fn is_guarded<S>(what: &str, view: &mut View<S>, (before, after): (usize, usize)
     }
     for address in forbidden {
         assert_eq!(try_read(address), None, "{what}");
-        // SAFETY: in a child that the system stops.
-        assert!(is_stopped(|| unsafe { address.write_volatile(1) }), "{what}");
-        // SAFETY: as above.
-        assert!(is_stopped(|| _ = unsafe { address.read_volatile() }), "{what}");
+        assert!(!try_write(address, 1), "{what}");
     }
 }
 
 #[test]
-fn guards_stop_who_goes_beyond_the_ends() {
+fn pages_beyond_the_ends_are_guarded() {
     let _serial = serial();
     let room = 10 * page_size();
-    for guard in [(0, 1), (1, 0), (3 * page_size(), 5 * page_size() - 1), (1 << 30, 1 << 31)] {
+    let large = if cfg!(target_pointer_width = "64") { 1 << 31 } else { 1 << 26 };
+    for guard in [(0, 1), (1, 0), (3 * page_size(), 5 * page_size() - 1), (large / 2, large)] {
         let bytes = pattern(3, 1);
         for mut snapshot in [Snapshot::from_slice(&bytes).unwrap(), Snapshot::zeroed(bytes.len()).unwrap()] {
             let root = read(&snapshot);
@@ -189,6 +85,47 @@ fn guards_stop_who_goes_beyond_the_ends() {
             drop(view);
             let shared = Arc::new(snapshot);
             is_guarded("arc", &mut shared.view_arc_with(&options).unwrap(), guard, room);
+        }
+    }
+}
+
+#[test]
+fn guards_stop_who_goes_beyond_the_ends() {
+    let mut doomed = Doomed::of("guards_stop_who_goes_beyond_the_ends");
+    let _serial = serial();
+    for mut snapshot in [Snapshot::from_slice(&[1]).unwrap(), Snapshot::zeroed(1).unwrap()] {
+        let mut options = ViewOptions::new();
+        options.guard(2 * page_size(), page_size()).reserve(2 * page_size());
+        let mut view = snapshot.view_mut_with(&options).unwrap();
+        let (start, end) = (view.as_mut_ptr(), view.as_mut_ptr().wrapping_add(page_size()));
+        let last = end.wrapping_add(2 * page_size() - 1);
+        for address in [start.wrapping_sub(1), start.wrapping_sub(2 * page_size()), end, last] {
+            // SAFETY: in a process that the system stops.
+            doomed.assert_stopped(true, || unsafe { address.write_volatile(1) });
+        }
+        // SAFETY: as above.
+        doomed.assert_stopped(true, || _ = unsafe { last.read_volatile() });
+        // SAFETY: as above, or else it ends.
+        doomed.assert_stopped(false, || unsafe { start.write_volatile(1) });
+    }
+}
+
+/// What is to be seen wherever pages can be prepared or not.
+#[test]
+fn populated_views_are_as_exact_as_others() {
+    let _serial = serial();
+    for populate in [Populate::Read, Populate::Write] {
+        let mut options = ViewOptions::new();
+        options.populate(populate);
+        for Kind { name, mut snapshot, bytes } in kinds::all() {
+            let what = format!("{populate:?}, {name}");
+            let view = snapshot.view_with(&options).unwrap();
+            assert_same(&what, &view, &bytes);
+            assert!(view.changes().unwrap().is_empty(), "{what}");
+            assert_eq!(view.take_snapshot().unwrap().stats().captured, snapshot.stats().captured, "{what}");
+            drop(view);
+            goes_on(&what, &mut snapshot.view_with(&options).unwrap(), &bytes);
+            goes_on(&what, &mut snapshot.view_mut_with(&options).unwrap(), &bytes);
         }
     }
 }
@@ -271,11 +208,12 @@ fn is_tracked<S>(what: &str, view: &View<S>, tracking: Tracking) {
     }
 }
 
-/// Which of the ways of tracking views can be opened with, in the order of `TRACKINGS`.
-fn possible() -> [bool; 5] {
+/// The ways of tracking that views can be opened with.
+fn possible() -> Vec<Tracking> {
     let bytes = pattern(9, 1);
     let mut snapshots = [Snapshot::from_slice(&bytes).unwrap(), Snapshot::zeroed(bytes.len()).unwrap()];
-    TRACKINGS.map(|tracking| {
+    let can = |tracking: &Tracking| {
+        let tracking = *tracking;
         let mut options = ViewOptions::new();
         options.tracking(tracking);
         let mut results: Vec<io::Result<()>> = Vec::new();
@@ -305,77 +243,15 @@ fn possible() -> [bool; 5] {
             }
         }
         can
-    })
-}
-
-#[test]
-fn what_the_system_refuses_is_an_error_not_another_way() {
-    const TEST: &str = "what_the_system_refuses_is_an_error_not_another_way";
-    let _serial = serial();
-    if !filters_are_available() {
-        return skip(TEST, "the kernel has no seccomp filters");
-    }
-    run_in_child(|| {
-        let usual = possible();
-        assert!(usual[0] && usual[4]);
-        run_refused(&usual);
-    });
-}
-
-fn run_refused(usual: &[bool; 5]) {
-    let forced = option_env!("MEMSNAP_TIER").is_some();
-    let no_userfault =
-        [refuse(libc::SYS_userfaultfd, libc::EPERM), refuse_ioctl(NEW_USERFAULTFD, libc::ENOTTY)];
-    run_in_child(|| {
-        install(&no_userfault);
-        // The descriptor that is open stays in use, but a child has to open its own.
-        assert_eq!(possible(), [true, false, usual[2], usual[3], true]);
-    });
-    run_in_child(|| {
-        install(&[refuse_pagemap_scan(libc::EPERM)]);
-        assert_eq!(possible(), [true, false, false, usual[3], true]);
-        if usual[2] && !forced {
-            let snapshot = Snapshot::from_slice(&[1; 9]).unwrap();
-            let view = snapshot.view().unwrap();
-            view.changes().unwrap();
-            let refused = WhyNotFaster::Refused { tracking: Tracking::Scan, os_error: libc::EPERM };
-            let stats = view.stats();
-            assert_eq!((stats.tracker, stats.why_not_faster), (Tracking::Pagemap, Some(refused)));
-            assert!(refused.to_string().starts_with("scan is refused: "), "{refused}");
-        }
-    });
-    run_in_child(|| {
-        install(&[refuse_pagemap_scan(libc::EPERM), refuse(libc::SYS_pread64, libc::EACCES)]);
-        assert_eq!(possible(), [true, false, false, false, true]);
-    });
-}
-
-#[test]
-fn stats_tell_why_pages_are_not_protected() {
-    const TEST: &str = "stats_tell_why_pages_are_not_protected";
-    let _serial = serial();
-    let snapshot = Snapshot::from_slice(&pattern(20, 1)).unwrap();
-    let mut view = match snapshot.view_with(ViewOptions::new().tracking(Tracking::Armed)) {
-        Err(error) => return skip(TEST, error),
-        Ok(view) => view,
     };
-    let locked = pattern(1, 1);
-    // SAFETY: the page is mapped; to lock it changes no byte.
-    if unsafe { libc::mlock(locked.as_ptr().cast(), 1) } != 0 {
-        return skip(TEST, io::Error::last_os_error());
-    }
-    goes_on("locked", &mut view, &pattern(20, 1));
-    let stats = view.stats();
-    assert_eq!((stats.tracker, stats.why_not_faster), (Tracking::Scan, Some(WhyNotFaster::PinnedMemory)));
-    // SAFETY: as above.
-    assert_eq!(unsafe { libc::munlock(locked.as_ptr().cast(), 1) }, 0);
-    goes_on("unlocked", &mut view, &pattern(20, 1));
-    let stats = view.stats();
-    assert_eq!((stats.tracker, stats.why_not_faster), (Tracking::Armed, None));
-    if option_env!("MEMSNAP_TIER").is_none() {
-        let stats = snapshot.view().unwrap().stats();
-        assert_eq!((stats.tracker, stats.why_not_faster), (Tracking::Scan, Some(WhyNotFaster::NotWorthIt)));
-    }
+    TRACKINGS.into_iter().filter(can).collect()
+}
+
+#[test]
+fn a_way_of_tracking_works_in_all_views_or_none() {
+    let _serial = serial();
+    let possible = possible();
+    assert!(possible.contains(&Tracking::Auto) && possible.contains(&Tracking::Compare), "{possible:?}");
 }
 
 #[test]

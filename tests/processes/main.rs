@@ -1,11 +1,11 @@
 //! Snapshots that go from process to process: nobody can write to what is handed out, nothing that could
 //! change is taken in, and nothing is copied that is in one file already.
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
+#[path = "../common/mod.rs"]
+mod common;
 mod memory_file;
 mod peer;
-#[path = "../support/mod.rs"]
-mod support;
 
 use std::fs::{self, File};
 use std::io::{self, ErrorKind, Read, Seek, SeekFrom, Write};
@@ -17,6 +17,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use std::{env, thread};
 
+use common::linux::{allocated, closed_on_exec, memory_files};
+use common::unix::Limit;
+use common::{alone, assert_same, message, noise, padded, skip};
 use memory_file::{inode, map, memfd, read, reopen, seals, unmap};
 use memsnap::os::linux::SnapshotExt as _;
 use memsnap::{Snapshot, Tracking, page_size};
@@ -24,9 +27,6 @@ use peer::{Peer, ROLE, receive, send, signal, to_starter, wait};
 use rustix::fs::{FallocateFlags, MemfdFlags, OFlags, SealFlags};
 use rustix::io::{Errno, FdFlags};
 use rustix::mm::{MprotectFlags, ProtFlags};
-use support::{
-    Limit, allocated, alone, assert_same, closed_on_exec, memory_files, message, padded, pattern, skipped,
-};
 
 const PAGES: usize = 100;
 
@@ -56,7 +56,7 @@ fn edit(bytes: &mut [u8], value: u8) {
 
 /// A snapshot with captured pages, and its bytes.
 fn captured(value: u8) -> (Snapshot, Vec<u8>) {
-    let root = Snapshot::from_slice(&pattern(PAGES * page_size(), 1)).unwrap();
+    let root = Snapshot::from_slice(&noise(PAGES * page_size(), 1)).unwrap();
     let mut view = root.view().unwrap();
     edit(&mut view, value);
     (view.take_snapshot().unwrap(), view.to_vec())
@@ -157,7 +157,7 @@ fn assert_handle_is_unwritable(what: &str, fd: &OwnedFd, len: usize) {
 
 #[test]
 fn nobody_can_write_to_what_was_handed_out() {
-    let bytes = pattern(PAGES * page_size(), 1);
+    let bytes = noise(PAGES * page_size(), 1);
     let from_slice = Snapshot::from_slice(&bytes).unwrap();
     let from_reader = Snapshot::from_reader(&bytes[..]).unwrap();
     let mut file = tempfile::tempfile().unwrap();
@@ -219,7 +219,7 @@ fn assert_refused(what: &str, fd: impl Into<OwnedFd>, kind: ErrorKind, reasons: 
 
 #[test]
 fn a_memfd_that_lacks_a_seal_is_refused_and_the_error_names_it() {
-    let bytes = pattern(3 * page_size(), 2);
+    let bytes = noise(3 * page_size(), 2);
     let all = [
         (SealFlags::SHRINK, "F_SEAL_SHRINK"),
         (SealFlags::GROW, "F_SEAL_GROW"),
@@ -251,7 +251,7 @@ fn a_memfd_that_lacks_a_seal_is_refused_and_the_error_names_it() {
 
 #[test]
 fn what_is_no_memory_file_for_reading_is_refused() {
-    let bytes = pattern(3 * page_size(), 2);
+    let bytes = noise(3 * page_size(), 2);
     let invalid = ErrorKind::InvalidInput;
     let denied = ErrorKind::PermissionDenied;
     let mut file = tempfile::tempfile().unwrap();
@@ -293,13 +293,13 @@ fn huge_pages_are_refused() {
     });
     match huge {
         Ok(fd) => assert_refused("huge", fd, ErrorKind::InvalidInput, &["huge pages", "MFD_HUGETLB"]),
-        Err(error) => skipped("huge_pages_are_refused", &format!("no memfd in huge pages: {error}")),
+        Err(error) => skip("huge_pages_are_refused", format!("no memfd in huge pages: {error}")),
     }
 }
 
 #[test]
 fn what_is_in_one_file_is_not_copied() {
-    let bytes = pattern(PAGES * page_size(), 3);
+    let bytes = noise(PAGES * page_size(), 3);
     let snapshot = Snapshot::from_slice(&bytes).unwrap();
     let before = snapshot.stats();
     let (first, second) = (snapshot.to_fd().unwrap(), snapshot.clone().to_fd().unwrap());
@@ -373,7 +373,7 @@ fn dotted(root: &Snapshot) -> (Snapshot, Vec<Range<usize>>) {
 #[test]
 fn sparse_snapshots_stay_sparse() {
     if compares() {
-        return skipped("sparse_snapshots_stay_sparse", "views are compared in full");
+        return skip("sparse_snapshots_stay_sparse", "views are compared in full");
     }
     let page = page_size();
     let len = if cfg!(target_pointer_width = "64") { 1 << 40 } else { 1 << 28 };
@@ -395,7 +395,7 @@ fn sparse_snapshots_stay_sparse() {
 #[test]
 fn holes_of_a_received_file_are_not_looked_at() {
     if compares() {
-        return skipped("holes_of_a_received_file_are_not_looked_at", "views are compared in full");
+        return skip("holes_of_a_received_file_are_not_looked_at", "views are compared in full");
     }
     let zeroed = Snapshot::zeroed(64 << 20).unwrap();
     let received = Snapshot::from_fd(zeroed.to_fd().unwrap()).unwrap();
@@ -415,7 +415,7 @@ fn holes_of_a_received_file_are_not_looked_at() {
 fn a_file_of_any_length_is_taken_in_whole_pages() {
     let page = page_size();
     for len in [1, page - 1, page, page + 1, 5 * page + 77] {
-        let bytes = pattern(len, 6);
+        let bytes = noise(len, 6);
         let what = format!("{len} bytes");
         let snapshot = Snapshot::from_fd(memfd(len as u64, &bytes, FIXED)).unwrap();
         assert_eq!(snapshot.content_len(), len);
@@ -447,7 +447,7 @@ fn what_the_sender_left_behind_the_end_is_no_content() {
 #[test]
 fn holes_of_a_received_file_are_zeroes() {
     let page = page_size();
-    let bytes = pattern(page, 6);
+    let bytes = noise(page, 6);
     let fd = memfd(10 * page as u64, &bytes, SealFlags::empty());
     rustix::io::pwrite(&fd, &bytes, 5 * page as u64).unwrap();
     rustix::fs::fcntl_add_seals(&fd, FIXED).unwrap();
@@ -465,7 +465,7 @@ fn holes_of_a_received_file_are_zeroes() {
 #[test]
 fn who_can_still_write_cannot_seal_and_is_refused() {
     let page = page_size();
-    let fd = memfd(page as u64, &pattern(page, 7), SealFlags::SHRINK | SealFlags::GROW);
+    let fd = memfd(page as u64, &noise(page, 7), SealFlags::SHRINK | SealFlags::GROW);
     let start = map(&fd, ProtFlags::READ | ProtFlags::WRITE, page).unwrap();
     assert_eq!(rustix::fs::fcntl_add_seals(&fd, SealFlags::WRITE), Err(Errno::BUSY));
     let refused = |what| {
@@ -476,12 +476,12 @@ fn who_can_still_write_cannot_seal_and_is_refused() {
     refused("mapped for writing, sealed against future writes");
     unmap(start, page);
     rustix::fs::fcntl_add_seals(&fd, SealFlags::WRITE).unwrap();
-    assert_holds("sealed", &Snapshot::from_fd(fd).unwrap(), &pattern(page, 7));
+    assert_holds("sealed", &Snapshot::from_fd(fd).unwrap(), &noise(page, 7));
 }
 
 #[test]
 fn a_received_snapshot_is_one_like_others() {
-    let bytes = pattern(PAGES * page_size(), 8);
+    let bytes = noise(PAGES * page_size(), 8);
     let mut received = Snapshot::from_fd(memfd(bytes.len() as u64, &bytes, FIXED)).unwrap();
     let root = received.clone();
     let mut view = root.view().unwrap();
@@ -574,7 +574,7 @@ fn a_base_that_somebody_can_still_write_is_copied() {
 
 #[test]
 fn offsets_are_left_alone() {
-    let bytes = pattern(PAGES * page_size(), 9);
+    let bytes = noise(PAGES * page_size(), 9);
     let mut sender = File::from(memfd(bytes.len() as u64, &bytes, FIXED));
     sender.seek(SeekFrom::Start(5)).unwrap();
     let received = Snapshot::from_fd(sender.try_clone().unwrap().into()).unwrap();
@@ -593,13 +593,13 @@ fn offsets_are_left_alone() {
 /// Who opens a file under a lease waits for its holder, up to 45 seconds.
 #[test]
 fn a_lease_of_the_sender_holds_nobody_up() {
-    let bytes = pattern(page_size(), 9);
+    let bytes = noise(page_size(), 9);
     // Of a file that only one has open, by its path.
     let sender = reopen(memfd(bytes.len() as u64, &bytes, FIXED), OFlags::RDWR).unwrap();
     // SAFETY: the call takes no pointer.
     if unsafe { libc::fcntl(sender.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) } != 0 {
         let reason = format!("no lease: {}", io::Error::last_os_error());
-        return skipped("a_lease_of_the_sender_holds_nobody_up", &reason);
+        return skip("a_lease_of_the_sender_holds_nobody_up", &reason);
     }
     // The holder is told of whoever wants the file by a signal that would end the process.
     // SAFETY: ignoring a signal runs no code.
@@ -658,7 +658,7 @@ fn sparse(seed: u8) -> (Snapshot, Vec<u8>) {
 #[test]
 fn without_descriptors_there_is_an_error_and_later_a_file() {
     alone("without_descriptors_there_is_an_error_and_later_a_file", || {
-        let root = Snapshot::from_slice(&pattern(PAGES * page_size(), 1)).unwrap();
+        let root = Snapshot::from_slice(&noise(PAGES * page_size(), 1)).unwrap();
         let (changed, bytes) = sparse(1);
         let limit = Limit::descriptors();
         for snapshot in [&root, &changed] {
@@ -673,7 +673,7 @@ fn without_descriptors_there_is_an_error_and_later_a_file() {
         // A received file needs no other descriptor.
         let limit = Limit::descriptors();
         let received = Snapshot::from_fd(fd).unwrap();
-        assert_holds("received", &received, &pattern(PAGES * page_size(), 1));
+        assert_holds("received", &received, &noise(PAGES * page_size(), 1));
         drop(limit);
     });
 }

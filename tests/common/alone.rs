@@ -1,0 +1,77 @@
+//! Tests in processes of their own.
+
+use std::env;
+use std::process::{self, Command, Output, Stdio};
+
+use super::tell;
+
+/// Names the test that a re-executed test binary is to run.
+const ALONE: &str = "MEMSNAP_TEST_ALONE";
+
+/// Names the access, by the test and a number, that a re-executed test binary is to end with.
+const DOOMED: &str = "MEMSNAP_TEST_DOOMED";
+
+/// The exit code of a process that was to be stopped and was not.
+const NOT_STOPPED: i32 = 77;
+
+/// Runs `body`, which is all of the test named `test`, in a process of its own: limits, memory and
+/// descriptors belong to processes, and other tests run in this one.
+pub(crate) fn alone(test: &str, body: impl FnOnce()) {
+    alone_with(test, &[], body);
+}
+
+/// The same, with these variables in its environment.
+pub(crate) fn alone_with(test: &str, environment: &[(&str, &str)], body: impl FnOnce()) {
+    if env::var_os(ALONE).is_some_and(|name| name == test) {
+        return body();
+    }
+    let output = run(test, &[environment, &[(ALONE, test)]].concat());
+    let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let passed = output.status.success() && said.contains("test result: ok. 1 passed");
+    assert!(passed, "{test} in a process of its own: {}\n{said}\n{error}", output.status);
+    error.lines().filter(|line| line.starts_with("skipped: ") || line.starts_with("note: ")).for_each(tell);
+}
+
+/// Runs this test binary for one test, which is at the root of its crate or in one of the modules of that.
+fn run(test: &str, environment: &[(&str, &str)]) -> Output {
+    Command::new(env::current_exe().unwrap())
+        .args(["", "unix::", "linux::"].map(|module| format!("{module}{test}")))
+        .args(["--exact", "--nocapture"])
+        .envs(environment.iter().copied())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap()
+}
+
+/// Processes that do what a test does, up to an access that the system may stop them for.
+pub(crate) struct Doomed {
+    test: &'static str,
+    started: usize,
+}
+
+impl Doomed {
+    pub(crate) fn of(test: &'static str) -> Self {
+        Self { test, started: 0 }
+    }
+
+    /// Checks whether a process that comes to this line of the test, and runs `script`, is stopped.
+    #[track_caller]
+    pub(crate) fn assert_stopped(&mut self, expected: bool, script: impl FnOnce()) {
+        let access = format!("{} {}", self.test, self.started);
+        self.started += 1;
+        match env::var(DOOMED) {
+            Ok(this) if this == access => {
+                script();
+                process::exit(NOT_STOPPED);
+            }
+            Ok(_) => return,
+            Err(_) => {}
+        }
+        let output = run(self.test, &[(DOOMED, &access)]);
+        let end = output.status.to_string();
+        let stopped = ["SIGSEGV", "SIGBUS", "0xc0000005"].iter().any(|name| end.contains(name));
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(stopped || output.status.code() == Some(NOT_STOPPED), "{access}: {end}\n{error}");
+        assert_eq!(stopped, expected, "{access}: {end}");
+    }
+}

@@ -1,0 +1,124 @@
+//! What the tests of limits, files and memory ask of Linux.
+
+pub(crate) mod seccomp;
+
+use std::fs::{self, File};
+use std::io;
+
+use memsnap::page_size;
+use rustix::process::Resource;
+
+use super::alone::alone_with;
+use super::unix::Limit;
+use super::{maps, skip};
+
+/// Runs `body` [alone](super::alone), in a process whose heap goes on where no mapping can be made any more.
+pub(crate) fn with_steady_heap(test: &str, body: impl FnOnce()) {
+    if !cfg!(target_env = "gnu") {
+        return skip(test, "only the heap of glibc can be kept from needing mappings of its own");
+    }
+    // One heap, which grows in steps that outlast the test.
+    let top = (64 << 20).to_string();
+    let heap = [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TOP_PAD_", top.as_str())];
+    alone_with(test, &heap, body);
+}
+
+/// The numbers of this process's descriptors on memory files of memsnap.
+fn memory_descriptors() -> Vec<String> {
+    let mut numbers = Vec::new();
+    for entry in fs::read_dir("/proc/self/fd").unwrap() {
+        let entry = entry.unwrap();
+        // The descriptor of the directory is listed too; it is of no interest.
+        let target = fs::read_link(entry.path()).unwrap_or_default();
+        if target.to_string_lossy().starts_with("/memfd:memsnap") {
+            numbers.push(entry.file_name().into_string().unwrap());
+        }
+    }
+    numbers
+}
+
+/// Handles on the memory files of memsnap that are open in this process.
+pub(crate) fn memory_files() -> Vec<File> {
+    let paths = memory_descriptors().into_iter().map(|number| format!("/proc/self/fd/{number}"));
+    paths.map(|path| File::open(path).unwrap()).collect()
+}
+
+/// Whether each descriptor on a memory file of memsnap is closed on exec.
+pub(crate) fn closed_on_exec() -> Vec<bool> {
+    const O_CLOEXEC: u32 = 0o2_000_000;
+    let flags = memory_descriptors().into_iter().map(|number| {
+        let info = fs::read_to_string(format!("/proc/self/fdinfo/{number}")).unwrap();
+        let flags = info.lines().find_map(|line| line.strip_prefix("flags:")).unwrap();
+        u32::from_str_radix(flags.trim(), 8).unwrap()
+    });
+    flags.map(|flags| flags & O_CLOEXEC != 0).collect()
+}
+
+/// Memory or disk that a file takes up.
+pub(crate) fn allocated(file: &File) -> u64 {
+    std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap()) * 512
+}
+
+/// Memory that the memory files of memsnap take up, mapped or not, if the system tells.
+#[allow(clippy::unnecessary_wraps)] // Other systems do not tell.
+pub(crate) fn memory_file_bytes() -> Option<u64> {
+    Some(memory_files().iter().map(allocated).sum())
+}
+
+impl Limit {
+    /// No more than `spare` bytes of address space can be mapped.
+    pub(crate) fn address_space(spare: usize) -> Self {
+        let status = fs::read_to_string("/proc/self/status").unwrap();
+        let used = maps::kib(&status, "VmSize:").unwrap();
+        Self::set(Resource::As, (used + spare) as u64)
+    }
+}
+
+/// Address ranges that take up all mappings that the process may have, until it is dropped.
+pub(crate) struct AllMappings {
+    start: *mut libc::c_void,
+    len: usize,
+}
+
+impl AllMappings {
+    /// `Err` tells why that cannot be done within a test.
+    pub(crate) fn take() -> Result<Self, String> {
+        let limit = fs::read_to_string("/proc/sys/vm/max_map_count").map_err(|error| error.to_string())?;
+        let limit: usize = limit.trim().parse().map_err(|_| format!("max_map_count is {limit:?}"))?;
+        if limit > 300_000 {
+            return Err(format!("max_map_count is {limit}"));
+        }
+        let (len, flags) =
+            (2 * limit * page_size(), libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
+        // SAFETY: a new mapping at an address that the kernel picks.
+        let start = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
+        if start == libc::MAP_FAILED {
+            return Err(io::Error::last_os_error().to_string());
+        }
+        let all = Self { start, len };
+        for page in (0..2 * limit).step_by(2) {
+            let address = start.wrapping_byte_add(page * page_size());
+            // SAFETY: the page is of the mapping made above, which nobody uses.
+            if unsafe { libc::mprotect(address, page_size(), libc::PROT_READ) } != 0 {
+                break;
+            }
+        }
+        // What one call more would have taken too many of. These few stay.
+        for _ in 0..limit {
+            let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
+            // SAFETY: as above.
+            let one = unsafe { libc::mmap(std::ptr::null_mut(), page_size(), libc::PROT_NONE, flags, -1, 0) };
+            if one == libc::MAP_FAILED {
+                return Ok(all);
+            }
+        }
+        Err("there is no limit to mappings".into())
+    }
+}
+
+impl Drop for AllMappings {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `take`, and nobody uses it.
+        unsafe { libc::munmap(self.start, self.len) };
+    }
+}

@@ -1,0 +1,185 @@
+//! What the tests ask of Unix: forked children, and limits of the process.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::{panic, thread};
+
+use rustix::process::{
+    Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getrlimit, kill_process, setrlimit, waitpid,
+};
+
+/// The side of a fork on which the caller finds itself.
+pub(crate) enum Fork {
+    InParent(Child),
+    InChild(Parent),
+}
+
+/// What the parent holds: a line to the child, and where it reports a panic.
+pub(crate) struct Child {
+    pid: Pid,
+    line: UnixStream,
+    report: UnixStream,
+    reaped: bool,
+}
+
+/// What the child holds: a line to the parent. The child ends with it: well by `exit`, badly when it
+/// is dropped, as a panic does on its way out, so that a child never returns to the test harness.
+pub(crate) struct Parent(UnixStream);
+
+/// Forks. The caller holds [`serial`](super::serial), so that no other thread is using memsnap.
+pub(crate) fn fork() -> Fork {
+    let (line, childs_line) = UnixStream::pair().unwrap();
+    let (report, reporter) = UnixStream::pair().unwrap();
+    // SAFETY: the other threads of the process are the harness and tests that wait in `serial`. The child
+    // needs none of the locks that they may hold: it prints nothing, and glibc keeps `malloc` usable.
+    match unsafe { libc::fork() } {
+        -1 => panic!("fork: {}", io::Error::last_os_error()),
+        0 => {
+            drop((line, report));
+            // SAFETY: `alarm` touches no memory; the signal ends a child that hangs.
+            unsafe { libc::alarm(100) };
+            panic::set_hook(Box::new(move |info| {
+                let _ = writeln!(&reporter, "{info}");
+            }));
+            Fork::InChild(Parent(childs_line))
+        }
+        pid => {
+            let pid = Pid::from_raw(pid).unwrap();
+            Fork::InParent(Child { pid, line, report, reaped: false })
+        }
+    }
+}
+
+/// Runs `script` in a forked child, and fails if it does.
+#[track_caller]
+pub(crate) fn run_in_child(script: impl FnOnce()) {
+    match fork() {
+        Fork::InChild(parent) => {
+            script();
+            parent.exit()
+        }
+        Fork::InParent(child) => child.join(),
+    }
+}
+
+impl Parent {
+    pub(crate) fn signal(&mut self) {
+        self.0.write_all(b".").expect("the parent is there");
+    }
+
+    /// Waits for a `signal` of the parent.
+    pub(crate) fn wait(&mut self) {
+        self.0.read_exact(&mut [0]).expect("the parent is there");
+    }
+
+    pub(crate) fn exit(self) -> ! {
+        // SAFETY: `_exit` ends the process at once, without destructors or exit handlers of the harness.
+        unsafe { libc::_exit(0) }
+    }
+}
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        // SAFETY: as in `exit`.
+        unsafe { libc::_exit(if thread::panicking() { 101 } else { 102 }) }
+    }
+}
+
+impl Child {
+    #[track_caller]
+    pub(crate) fn signal(&mut self) {
+        if self.line.write_all(b".").is_err() {
+            self.finish();
+            panic!("the child has ended");
+        }
+    }
+
+    /// Waits for a `signal` of the child.
+    #[track_caller]
+    pub(crate) fn wait(&mut self) {
+        if self.line.read_exact(&mut [0]).is_err() {
+            self.finish();
+            panic!("the child has ended");
+        }
+    }
+
+    /// Waits for the end of the child, and fails if it failed.
+    #[track_caller]
+    pub(crate) fn join(mut self) {
+        self.finish();
+    }
+
+    #[track_caller]
+    fn finish(&mut self) {
+        let mut message = String::new();
+        let _ = self.report.read_to_string(&mut message);
+        let status = self.reap();
+        let code = status.and_then(WaitStatus::exit_status);
+        let signal = status.and_then(WaitStatus::terminating_signal);
+        assert!(code == Some(0), "the child failed (exit {code:?}, signal {signal:?}): {message}");
+    }
+
+    fn reap(&mut self) -> Option<WaitStatus> {
+        self.reaped = true;
+        waitpid(Some(self.pid), WaitOptions::empty()).ok().flatten().map(|(_, status)| status)
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        if !self.reaped {
+            let _ = self.line.shutdown(Shutdown::Both);
+            let _ = kill_process(self.pid, Signal::KILL);
+            self.reap();
+        }
+    }
+}
+
+/// A soft limit of the process, in force until it is dropped.
+pub(crate) struct Limit {
+    resource: Resource,
+    before: Rlimit,
+    /// Whatever takes up the descriptors below the limit.
+    fill: Vec<File>,
+}
+
+impl Limit {
+    /// No further descriptor can be opened.
+    pub(crate) fn descriptors() -> Self {
+        let mut limit = Self::set(Resource::Nofile, 64);
+        limit.fill();
+        limit
+    }
+
+    /// As many descriptors as `most` can be open.
+    pub(crate) fn descriptors_to(most: u64) -> Self {
+        Self::set(Resource::Nofile, most)
+    }
+
+    /// Takes the descriptors that were closed meanwhile.
+    pub(crate) fn fill(&mut self) {
+        while let Ok(file) = File::open("/dev/null") {
+            self.fill.push(file);
+        }
+    }
+
+    pub(crate) fn set(resource: Resource, limit: u64) -> Self {
+        let before = getrlimit(resource);
+        setrlimit(resource, Rlimit { current: Some(limit), maximum: before.maximum }).unwrap();
+        Self { resource, before, fill: Vec::with_capacity(64) }
+    }
+}
+
+impl Drop for Limit {
+    fn drop(&mut self) {
+        setrlimit(self.resource, Rlimit { ..self.before }).unwrap();
+    }
+}
+
+/// A pipe's reading end as a file, to which a thread writes `bytes`.
+pub(crate) fn pipe_of(bytes: Vec<u8>) -> File {
+    File::from(OwnedFd::from(super::pipe_of(bytes)))
+}
