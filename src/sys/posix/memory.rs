@@ -19,7 +19,7 @@ pub(in crate::sys) const NO_RESERVE: MapFlags = MapFlags::NORESERVE;
 pub(in crate::sys) const NO_RESERVE: MapFlags = MapFlags::empty();
 
 /// Of mappings that take the place of no other. Elsewhere the address is a wish, and granted if it is free.
-#[cfg(any(target_os = "linux", target_os = "android"))]
+#[cfg(target_os = "linux")]
 pub(in crate::sys) const NO_REPLACE: MapFlags = MapFlags::FIXED_NOREPLACE;
 #[cfg(target_os = "freebsd")]
 pub(in crate::sys) const NO_REPLACE: MapFlags =
@@ -27,12 +27,7 @@ pub(in crate::sys) const NO_REPLACE: MapFlags =
 #[cfg(target_os = "netbsd")]
 pub(in crate::sys) const NO_REPLACE: MapFlags =
     MapFlags::from_bits_retain(libc::MAP_TRYFIXED.cast_unsigned());
-#[cfg(not(any(
-    target_os = "linux",
-    target_os = "android",
-    target_os = "freebsd",
-    target_os = "netbsd"
-)))]
+#[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd")))]
 pub(in crate::sys) const NO_REPLACE: MapFlags = MapFlags::empty();
 
 /// Gives back memory whose bytes may become anything: at once on Linux, elsewhere when the system wants it.
