@@ -35,6 +35,9 @@ pub(crate) mod fault;
 mod span;
 pub(crate) use span::Span;
 
+#[cfg(unix)]
+mod unix;
+
 // `--cfg memsnap_unix` has Linux use the backend of all other Unix systems, to test that.
 #[cfg(all(target_os = "linux", not(memsnap_unix)))]
 mod linux;
@@ -54,8 +57,10 @@ compile_error!("memsnap needs a backend for this system in src/sys/");
 
 pub(crate) use system::{
     Handle, Mapping, MemoryFile, REPLACES_UNSEEN, Tracker, available_memory, borrowed, copy_of, file_limit,
-    page_size, received, stream,
+    page_size, stream,
 };
+#[allow(unused_imports, reason = "not every system has a module in `os`")]
+pub(crate) use system::received;
 
 /// What a range of addresses shows. Page n of the mapping shows page n of the file.
 #[derive(Clone, Copy)]

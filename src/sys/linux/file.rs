@@ -1,8 +1,8 @@
-//! Files whose pages are memory: memfds, private copies on disk, and files of somebody else's.
+//! Memfds, private copies on disk, and files of somebody else's.
 
 use std::ffi::CStr;
 use std::fs::File;
-use std::io::{self, IoSlice};
+use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,117 +10,62 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, SeekFrom};
 use rustix::io::{Errno, FdFlags};
 
-use super::memory::Mapping;
-use super::page_size;
 use crate::options::HugePages;
 use crate::pages::{PageRange, PageSet};
+use crate::sys::unix::{Mapping, MemoryFile, page_size};
 use crate::sys::{Placement, Source, call};
 
 /// Under these seals neither a byte nor the length of a file can change, for nobody. `F_SEAL_FUTURE_WRITE` is
 /// not enough: who mapped the file before can still write to it.
 pub(super) const UNCHANGING: SealFlags = SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW);
 
-/// The most buffers that one `pwritev` takes (`UIO_MAXIOV`).
-const MAX_BUFFERS: usize = 1024;
-
-/// An open file of `pages` whole pages.
-pub(crate) struct MemoryFile {
-    fd: OwnedFd,
-    pages: usize,
-    /// The open file, and with it the offset, is somebody else's too.
+/// Whether the open file, and with it the offset, is somebody else's too.
+pub(in crate::sys) struct Kind {
     borrowed: AtomicBool,
 }
 
-impl MemoryFile {
-    /// A new memfd of `pages` pages, all zero and taking no memory. Can be given any length.
-    pub(crate) fn create(pages: usize, _room: usize, name: Option<&CStr>) -> io::Result<Self> {
-        call("memfd_create")?;
-        let name = name.unwrap_or(c"memsnap");
-        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-        // Linux before 6.3 does not know MFD_NOEXEC_SEAL and says EINVAL.
-        let fd = match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
-            Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags),
-            result => result,
-        }?;
-        let mut file = Self::adopt(fd);
-        file.set_pages(pages)?;
-        Ok(file)
+impl Kind {
+    fn own() -> Self {
+        Self { borrowed: AtomicBool::new(false) }
     }
 
+    fn borrowed() -> Self {
+        Self { borrowed: AtomicBool::new(true) }
+    }
+}
+
+/// A new memfd, empty.
+pub(in crate::sys) fn new_file(name: &CStr) -> io::Result<(OwnedFd, Kind)> {
+    call("memfd_create")?;
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // Linux before 6.3 does not know MFD_NOEXEC_SEAL and says EINVAL.
+    let fd = match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags),
+        result => result,
+    }?;
+    Ok((fd, Kind::own()))
+}
+
+/// Another descriptor of somebody else's file.
+pub(in crate::sys) fn borrowed_file(fd: BorrowedFd<'_>) -> io::Result<(OwnedFd, Kind)> {
+    call("dup")?;
+    Ok((fd.try_clone_to_owned()?, Kind::borrowed()))
+}
+
+impl MemoryFile {
     /// Takes over a file of our own, to be given its length.
     pub(super) fn adopt(fd: OwnedFd) -> Self {
-        Self { fd, pages: 0, borrowed: AtomicBool::new(false) }
-    }
-
-    /// Another handle on somebody else's file of `pages` pages.
-    pub(super) fn borrow(fd: BorrowedFd<'_>, pages: usize) -> io::Result<Self> {
-        call("dup")?;
-        Ok(Self { fd: fd.try_clone_to_owned()?, pages, borrowed: AtomicBool::new(true) })
+        Self { fd, pages: 0, kind: Kind::own() }
     }
 
     /// Takes over somebody else's file of `pages` pages, whose seals are [`UNCHANGING`].
     pub(super) fn receive(fd: OwnedFd, pages: usize) -> io::Result<Self> {
         if let Ok(fd) = reopen(&fd) {
-            return Ok(Self { fd, pages, borrowed: AtomicBool::new(false) });
+            return Ok(Self { fd, pages, kind: Kind::own() });
         }
         call("fcntl")?;
         rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
-        Ok(Self { fd, pages, borrowed: AtomicBool::new(true) })
-    }
-
-    /// Makes the file `pages` pages long; what is added is zero.
-    pub(crate) fn set_pages(&mut self, pages: usize) -> io::Result<()> {
-        call("ftruncate")?;
-        rustix::fs::ftruncate(&self.fd, (pages * page_size()) as u64)?;
-        self.pages = pages;
-        Ok(())
-    }
-
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
-    pub(crate) fn pages(&self) -> usize {
-        self.pages
-    }
-
-    /// Writes `bytes` at byte `offset`.
-    pub(crate) fn write_at(&self, bytes: &[u8], offset: usize) -> io::Result<()> {
-        self.write_vectored(&mut [IoSlice::new(bytes)], offset as u64)
-    }
-
-    /// Writes these pages behind each other, the first at page `first`.
-    pub(crate) fn write_pages<'a>(
-        &self,
-        first: usize,
-        pages: impl Iterator<Item = &'a [u8]>,
-    ) -> io::Result<()> {
-        let mut buffers: Vec<_> = pages.map(IoSlice::new).collect();
-        let mut offset = (first * page_size()) as u64;
-        for batch in buffers.chunks_mut(MAX_BUFFERS) {
-            let len: usize = batch.iter().map(|buffer| buffer.len()).sum();
-            self.write_vectored(batch, offset)?;
-            offset += len as u64;
-        }
-        Ok(())
-    }
-
-    fn write_vectored(&self, mut buffers: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
-        // Skips empty buffers, for which a write of no bytes is no failure.
-        IoSlice::advance_slices(&mut buffers, 0);
-        while !buffers.is_empty() {
-            call("pwritev")?;
-            match rustix::io::pwritev(&self.fd, buffers, offset) {
-                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                Ok(written) => {
-                    offset += written as u64;
-                    IoSlice::advance_slices(&mut buffers, written);
-                }
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Ok(())
+        Ok(Self { fd, pages, kind: Kind::borrowed() })
     }
 
     /// Has the kernel enforce from now on that bytes and length never change.
@@ -162,14 +107,14 @@ impl MemoryFile {
         if let Ok(fd) = reopen(&self.fd) {
             return Ok(Some(fd));
         }
-        self.borrowed.store(true, Ordering::Relaxed);
+        self.kind.borrowed.store(true, Ordering::Relaxed);
         call("dup")?;
         Ok(Some(self.fd.try_clone()?))
     }
 
     /// The pages that may hold something other than zeroes.
     pub(crate) fn data(&self) -> PageSet {
-        if self.borrowed.load(Ordering::Relaxed) {
+        if self.kind.borrowed.load(Ordering::Relaxed) {
             // To look for holes would move the offset, and wait for whoever is reading from there.
             return PageSet::all(self.pages);
         }
@@ -210,7 +155,7 @@ fn reopen(fd: &OwnedFd) -> io::Result<OwnedFd> {
 }
 
 /// The byte ranges below `len` that are not holes: all of them where the file system cannot tell.
-pub(super) fn data_extents(fd: impl AsFd, len: u64) -> Vec<Range<u64>> {
+pub(in crate::sys) fn data_extents(fd: impl AsFd, len: u64) -> Vec<Range<u64>> {
     // Other handles of the same open file share the offset, so it is put back.
     let offset = rustix::fs::tell(&fd);
     let extents = seek_extents(&fd, len);

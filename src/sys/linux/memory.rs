@@ -1,224 +1,48 @@
-//! Address ranges: `mmap` and `madvise`.
+//! What Linux does with mappings besides what all Unix systems do: `madvise`.
 #![allow(unsafe_code)]
 
-use std::ffi::{CStr, c_void};
 use std::io;
-use std::ops::Deref;
-use std::ptr::{self, NonNull};
-use std::sync::Arc;
 
 use rustix::io::Errno;
-use rustix::mm::{
-    Advice, MapFlags, MprotectFlags, ProtFlags, madvise, mmap, mmap_anonymous, mprotect, munmap,
-};
+use rustix::mm::{Advice, MapFlags, madvise};
 use rustix::process::set_virtual_memory_region_name;
 
-use super::page_size;
-use super::process::{Process, Stamp};
-use crate::access::Access;
 use crate::options::{HugePages, Populate};
 use crate::pages::{PageRange, PageSet};
-use crate::sys::{Overlay, Placement, Source, Span, call};
+use crate::sys::unix::{Mapping, page_size};
+use crate::sys::{Source, call};
 
-/// An address range that belongs to its owner until it is dropped.
-///
-/// Invariant: `before` pages, then those of `span`, and `behind` pages are mapped, and by nobody else, except in a
-/// forked child where `shared_by` names the parent: there the range is not this process's to touch.
-/// All but those of `span` are inaccessible.
-pub(crate) struct Mapping {
-    span: Span,
-    before: usize,
-    behind: usize,
-    huge_pages: HugePages,
-    name: Option<Arc<CStr>>,
-    shared_by: Option<Stamp>,
+/// Of mappings that count against no limit before they are used.
+pub(in crate::sys) const NO_RESERVE: MapFlags = MapFlags::NORESERVE;
+
+/// Of mappings that take the place of no other. A kernel before 4.17 ignores the flag and maps elsewhere.
+pub(in crate::sys) const NO_REPLACE: MapFlags = MapFlags::FIXED_NOREPLACE;
+
+/// What the pages of a mapping show where they are not private, which the kernel knows here.
+#[derive(Default)]
+pub(in crate::sys) struct Shown(());
+
+impl Shown {
+    pub(in crate::sys) fn set(&mut self, _range: PageRange, _source: Source<'_>) {}
+
+    pub(in crate::sys) fn truncate(&mut self, _pages: usize) {}
 }
 
-impl Deref for Mapping {
-    type Target = Span;
-
-    fn deref(&self) -> &Span {
-        &self.span
+/// Pages of which a multiple is a good address for a mapping, if that matters.
+pub(in crate::sys) fn slack(huge_pages: HugePages) -> usize {
+    match huge_pages {
+        HugePages::Advise => huge_page_size() / page_size(),
+        HugePages::Never => 0,
     }
+}
+
+/// Bytes in a huge page, of which a multiple is a good address for a mapping: what x86-64 has, and AArch64 with
+/// pages of 4 KiB.
+fn huge_page_size() -> usize {
+    (2 << 20).max(page_size())
 }
 
 impl Mapping {
-    /// Maps `pages` pages of `source` at an address that the kernel picks.
-    pub(crate) fn new(pages: usize, source: Source<'_>) -> io::Result<Self> {
-        Self::whole(pages, source, &Placement::default())
-    }
-
-    /// Maps `pages` pages of `source`, and `over` it others, at an address that has what `placement` asks for.
-    pub(crate) fn placed(
-        pages: usize,
-        source: Source<'_>,
-        over: &[Overlay<'_>],
-        placement: &Placement,
-    ) -> io::Result<Self> {
-        let mut mapping = Self::whole(pages, source, placement)?;
-        over.iter().try_for_each(|&(range, source)| {
-            // SAFETY: nobody knows of the mapping yet.
-            unsafe { mapping.replace_part(range, source) }
-        })?;
-        Ok(mapping)
-    }
-
-    fn whole(pages: usize, source: Source<'_>, placement: &Placement) -> io::Result<Self> {
-        let &Placement { before, behind, huge_pages, ref name } = placement;
-        let slack = match huge_pages {
-            HugePages::Advise => huge_page_size() / page_size(),
-            HugePages::Never => 0,
-        };
-        let inaccessible = before.saturating_add(behind).saturating_add(slack);
-        let name = name.clone();
-        if inaccessible == 0 && pages > 0 {
-            let shared_by = sharer(source)?;
-            // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
-            let start = unsafe { map(ptr::null_mut(), PageRange::new(0, pages), source, MapFlags::empty()) }?;
-            let span = Span { start, pages };
-            let mapping = Self { span, before: 0, behind: 0, huge_pages, name, shared_by };
-            mapping.advise(mapping.all(), source)?;
-            return Ok(mapping);
-        }
-        let mut mapping = Self::empty();
-        (mapping.huge_pages, mapping.name) = (huge_pages, name);
-        if inaccessible == 0 {
-            return Ok(mapping);
-        }
-        let len = inaccessible.checked_add(pages).and_then(|total| total.checked_mul(page_size()));
-        let len = len.filter(|&len| isize::try_from(len).is_ok()).ok_or(Errno::NOMEM)?;
-        call("mmap")?;
-        // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
-        let area = unsafe { reserve(ptr::null_mut(), len, MapFlags::empty()) }?;
-        mapping.before = before;
-        if slack > 0 {
-            let first = area.addr().get() + before * page_size();
-            mapping.before += (first.next_multiple_of(huge_page_size()) - first) / page_size();
-        }
-        mapping.behind = len / page_size() - mapping.before;
-        // SAFETY: the area has room for all the pages before the first.
-        mapping.span.start = unsafe { area.add(mapping.before * page_size()) };
-        mapping.extend(pages, source)?;
-        Ok(mapping)
-    }
-
-    /// No addresses at all; the pointer is aligned to a page.
-    pub(crate) fn empty() -> Self {
-        let huge_pages = HugePages::Never;
-        Self { span: Span::empty(), before: 0, behind: 0, huge_pages, name: None, shared_by: None }
-    }
-
-    /// Makes `pages` more pages accessible, which show the same pages of `source`. There are at least as many
-    /// inaccessible ones behind.
-    pub(crate) fn extend(&mut self, pages: usize, source: Source<'_>) -> io::Result<()> {
-        debug_assert!(pages <= self.behind);
-        self.check_owner()?;
-        // Before the first page is there as well.
-        self.shared_by = self.shared_by.or(sharer(source)?);
-        if pages == 0 {
-            return Ok(());
-        }
-        let added = PageRange::new(self.pages(), self.pages() + pages);
-        let start = self.start.as_ptr().wrapping_add(self.len()).cast();
-        // SAFETY: the range is this mapping's inaccessible part, where no references can be.
-        let mapped = unsafe { map(start, added, source, MapFlags::FIXED) };
-        if mapped.is_err() {
-            plug(start, pages * page_size(), ProtFlags::empty());
-        }
-        mapped?;
-        self.span.pages += pages;
-        self.behind -= pages;
-        let advised = self.advise(added, source);
-        if advised.is_err() {
-            self.span.pages -= pages;
-            self.behind += pages;
-            // SAFETY: as above.
-            let _ = unsafe { reserve(start, pages * page_size(), MapFlags::FIXED) };
-        }
-        advised
-    }
-
-    /// Makes the pages from `pages` on inaccessible and gives their memory back.
-    ///
-    /// # Safety
-    ///
-    /// Nobody holds a reference to bytes of these pages.
-    pub(crate) unsafe fn truncate(&mut self, pages: usize) -> io::Result<()> {
-        debug_assert!(pages <= self.pages());
-        self.check_owner()?;
-        let removed = self.pages() - pages;
-        if removed == 0 {
-            return Ok(());
-        }
-        call("mmap")?;
-        let (start, len) = (self.address(pages), removed * page_size());
-        // SAFETY: the range is inside this mapping; the bytes are the caller's promise.
-        if let Err(error) = unsafe { reserve(start, len, MapFlags::FIXED) } {
-            plug(start, len, ProtFlags::READ | ProtFlags::WRITE);
-            return Err(error);
-        }
-        self.span.pages = pages;
-        self.behind += removed;
-        Ok(())
-    }
-
-    /// Shows `source`, and `over` it others, in place of what the whole range shows now; private pages go.
-    ///
-    /// # Safety
-    ///
-    /// Nobody holds a reference to bytes of the range, unless the bytes that `source` shows are those
-    /// that the range shows already.
-    pub(crate) unsafe fn replace(&mut self, source: Source<'_>, over: &[Overlay<'_>]) -> io::Result<()> {
-        let shared_by = sharer(source)?;
-        // SAFETY: the caller's promise, for a part that is the whole.
-        unsafe { self.replace_part(self.all(), source) }?;
-        self.shared_by = shared_by;
-        over.iter().try_for_each(|&(range, source)| {
-            // SAFETY: the caller's promise, for a part.
-            unsafe { self.replace_part(range, source) }
-        })
-    }
-
-    /// Shows the same pages of `source` in place of what `range` shows now; its private pages go, and all others
-    /// stay. Fails with `Unsupported`, and changes nothing, where the system cannot do that.
-    ///
-    /// # Safety
-    ///
-    /// As for [`replace`](Self::replace), for the bytes of `range`.
-    pub(crate) unsafe fn replace_part(&mut self, range: PageRange, source: Source<'_>) -> io::Result<()> {
-        debug_assert!(range.end <= self.pages());
-        self.check_owner()?;
-        if range.len() == 0 {
-            return Ok(());
-        }
-        let start = self.address(range.start);
-        // SAFETY: the range is inside this mapping, which `check_owner` found to be this process's, so
-        // that MAP_FIXED replaces nothing of anybody else's; the bytes are the caller's promise.
-        let replaced = unsafe { map(start, range, source, MapFlags::FIXED) };
-        if replaced.is_err() {
-            plug(start, range.len() * page_size(), ProtFlags::READ | ProtFlags::WRITE);
-        }
-        replaced?;
-        self.advise(range, source)
-    }
-
-    /// Says what may be done with the bytes of `range`. After an error that may be anything, for each page.
-    ///
-    /// # Safety
-    ///
-    /// Nobody holds a reference to bytes of `range` that needs what is taken away.
-    pub(crate) unsafe fn set_access(&self, range: PageRange, access: Access) -> io::Result<()> {
-        debug_assert!(range.end <= self.pages());
-        self.check_owner()?;
-        let mut flags = MprotectFlags::empty();
-        flags.set(MprotectFlags::READ, access.can_read());
-        flags.set(MprotectFlags::WRITE, access.can_write());
-        flags.set(MprotectFlags::EXEC, access.can_execute());
-        call("mprotect")?;
-        // SAFETY: the range is inside this mapping; who refers to its bytes is the caller's promise.
-        Ok(unsafe { mprotect(self.address(range.start), range.len() * page_size(), flags) }?)
-    }
-
     /// Drops the private pages of `pages`, which show their source again. Fails with `Unsupported`, and changes
     /// nothing, where the system cannot do that.
     ///
@@ -273,32 +97,8 @@ impl Mapping {
         }
     }
 
-    /// The inaccessible pages before it and behind it.
-    pub(crate) fn inaccessible(&self) -> (usize, usize) {
-        (self.before, self.behind)
-    }
-
-    /// Fails in a forked child whose parent kept this mapping to itself.
-    pub(crate) fn check_owner(&self) -> io::Result<()> {
-        if self.owned_here() {
-            return Ok(());
-        }
-        Err(io::Error::new(
-            io::ErrorKind::PermissionDenied,
-            "this mutable view was opened before a fork and stays with the parent process; \
-             open a view of your own in the child",
-        ))
-    }
-
-    fn owned_here(&self) -> bool {
-        self.shared_by.is_none_or(|owner| Process::current().and_then(Process::stamp) == Ok(owner))
-    }
-
-    fn address(&self, page: usize) -> *mut c_void {
-        self.page_ptr(page).as_ptr().cast()
-    }
-
-    fn advise(&self, range: PageRange, source: Source<'_>) -> io::Result<()> {
+    /// Asks for what the placement wishes of pages that were mapped just now, and keeps shared ones out of children.
+    pub(in crate::sys) fn advise(&self, range: PageRange, source: Source<'_>) -> io::Result<()> {
         let advise = |advice| {
             // SAFETY: the range is inside this mapping; no advice used here changes a byte of it.
             unsafe { madvise(self.address(range.start), range.len() * page_size(), advice) }
@@ -319,97 +119,5 @@ impl Mapping {
             advise(Advice::LinuxDontFork)?;
         }
         Ok(())
-    }
-}
-
-impl Drop for Mapping {
-    fn drop(&mut self) {
-        let pages = self.before + self.pages() + self.behind;
-        if pages == 0 || !self.owned_here() {
-            return;
-        }
-        let start = self.start.as_ptr().wrapping_sub(self.before * page_size()).cast();
-        // SAFETY: the range is this mapping, and its owner is going, so no references are left.
-        let unmapped = unsafe { munmap(start, pages * page_size()) };
-        if unmapped.is_err() {
-            // The kernel merged the range with a neighbour's and has no mapping left to split it off:
-            // give the memory back at least, and leave the addresses taken.
-            // SAFETY: as above.
-            let _ = unsafe { madvise(self.address(0), self.len(), Advice::LinuxDontNeed) };
-        }
-    }
-}
-
-/// The process that a mapping of `source` has to stay in, if it has to.
-fn sharer(source: Source<'_>) -> io::Result<Option<Stamp>> {
-    let Source::Shared(_) = source else { return Ok(None) };
-    Ok(Some(Process::current().and_then(Process::stamp)?))
-}
-
-/// Maps the pages `range` of `source` at `address`.
-///
-/// # Safety
-///
-/// With `MAP_FIXED` in `flags`, the addresses are the caller's, and nobody holds a reference to bytes
-/// there that the new mapping does not show.
-unsafe fn map(
-    address: *mut c_void,
-    range: PageRange,
-    source: Source<'_>,
-    flags: MapFlags,
-) -> io::Result<NonNull<u8>> {
-    call("mmap")?;
-    let len = range.len() * page_size();
-    let offset = (range.start * page_size()) as u64;
-    let read_write = ProtFlags::READ | ProtFlags::WRITE;
-    let private = MapFlags::PRIVATE | MapFlags::NORESERVE | flags;
-    let mapped = match source {
-        // SAFETY: forwarded to the caller.
-        Source::Zero => unsafe { mmap_anonymous(address, len, read_write, private) },
-        // SAFETY: forwarded to the caller.
-        Source::Private(file) => unsafe { mmap(address, len, read_write, private, file.fd(), offset) },
-        Source::Shared(file) => {
-            let shared = MapFlags::SHARED | MapFlags::NORESERVE | flags;
-            // SAFETY: forwarded to the caller.
-            unsafe { mmap(address, len, read_write, shared, file.fd(), offset) }
-        }
-        // Private, since kernels before 6.7 refuse a shared mapping of a file that is sealed against
-        // writes, also one that can only be read.
-        // SAFETY: forwarded to the caller.
-        Source::ReadOnly(file) => unsafe { mmap(address, len, ProtFlags::READ, private, file.fd(), offset) },
-    }?;
-    NonNull::new(mapped.cast()).ok_or_else(|| io::Error::other("mmap returned address zero"))
-}
-
-/// Takes `len` bytes of address space, inaccessible and without memory.
-///
-/// # Safety
-///
-/// As for [`map`].
-unsafe fn reserve(address: *mut c_void, len: usize, flags: MapFlags) -> io::Result<NonNull<u8>> {
-    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | flags;
-    // SAFETY: forwarded to the caller.
-    let mapped = unsafe { mmap_anonymous(address, len, ProtFlags::empty(), flags) }?;
-    NonNull::new(mapped.cast()).ok_or_else(|| io::Error::other("mmap returned address zero"))
-}
-
-/// Bytes in a huge page, of which a multiple is a good address for a mapping: what x86-64 has, and AArch64 with
-/// pages of 4 KiB.
-fn huge_page_size() -> usize {
-    (2 << 20).max(page_size())
-}
-
-/// After a failed `MAP_FIXED`: kernels before 6.12 may have unmapped the old range already. Whatever is
-/// missing is mapped again as zeroes with this access, so that the owner's pointer never dangles.
-fn plug(start: *mut c_void, len: usize, access: ProtFlags) {
-    let flags = MapFlags::PRIVATE | MapFlags::NORESERVE | MapFlags::FIXED_NOREPLACE;
-    // SAFETY: MAP_FIXED_NOREPLACE replaces nothing that is mapped.
-    let plugged = unsafe { mmap_anonymous(start, len, access, flags) };
-    if let Ok(elsewhere) = plugged
-        && elsewhere != start
-    {
-        // A kernel before 4.17 ignored the flag, found the range in use, and mapped another.
-        // SAFETY: that mapping was made just now and nobody knows its address.
-        let _ = unsafe { munmap(elsewhere, len) };
     }
 }

@@ -9,36 +9,27 @@ mod source;
 mod tracker;
 mod userfault;
 
+use rustix::fs::OFlags;
+
+pub(super) use std::os::fd::OwnedFd as Descriptor;
 /// What another process can be given to have a file.
 pub(crate) use std::os::fd::OwnedFd as Handle;
 
-pub(crate) use file::MemoryFile;
-pub(crate) use memory::Mapping;
-pub(crate) use source::{borrowed, copy_of, received, stream};
+pub(crate) use super::unix::{
+    Mapping, MemoryFile, available_memory, borrowed, copy_of, file_limit, page_size, stream,
+};
+pub(super) use file::{Kind, borrowed_file, data_extents, new_file};
+pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, slack};
+pub(super) use process::Stamp as Owner;
+pub(crate) use source::received;
+pub(super) use source::clone_of;
 pub(crate) use tracker::Tracker;
+
+/// Of a descriptor that gives no access to bytes.
+pub(super) const NOT_OPEN: OFlags = OFlags::PATH;
 
 /// A `MAP_FIXED` mapping takes the place of another in one step, under the lock that page faults take.
 pub(crate) const REPLACES_UNSEEN: bool = true;
-
-/// Bytes in a page.
-#[inline]
-pub(crate) fn page_size() -> usize {
-    rustix::param::page_size()
-}
-
-/// The kernel's estimate of the memory that new work can have without swapping.
-pub(crate) fn available_memory() -> Option<usize> {
-    let info = std::fs::read_to_string("/proc/meminfo").ok()?;
-    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
-}
-
-/// Files that the process may have open.
-pub(crate) fn file_limit() -> usize {
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))
-}
 
 /// Whether the kernel may hold pages of this process that it, or a device, writes to without a fault: memory
 /// pinned or locked for io_uring's fixed buffers, RDMA or VFIO.

@@ -9,10 +9,9 @@ use std::ptr;
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 
-use super::memory::Mapping;
-use super::page_size;
 use super::process::Process;
 use crate::pages::{PageRange, PageSet};
+use crate::sys::unix::{Mapping, page_size};
 use crate::sys::call;
 
 /// `PAGE_IS_*` of `linux/fs.h`.

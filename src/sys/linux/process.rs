@@ -6,6 +6,7 @@
 //! all, and callers do without.
 #![allow(unsafe_code)]
 
+use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
 use std::ptr;
 use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
@@ -16,6 +17,7 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::userfault;
+use crate::sys::unix::MemoryFile;
 
 static PAGE: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
 
@@ -31,7 +33,18 @@ struct Descriptor(AtomicI32);
 
 /// A value that no other process has, parents and children included.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(super) struct Stamp(u64);
+pub(in crate::sys) struct Stamp(u64);
+
+impl Stamp {
+    /// Of the process that a shared mapping has to stay in: this one.
+    pub(in crate::sys) fn of_shared(_file: &MemoryFile) -> io::Result<Self> {
+        Ok(Process::current().and_then(Process::stamp)?)
+    }
+
+    pub(in crate::sys) fn is_current(self) -> bool {
+        Process::current().and_then(Process::stamp) == Ok(self)
+    }
+}
 
 impl Process {
     /// The page of the calling process. `NOMEM` may pass, other errors will not.

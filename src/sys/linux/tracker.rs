@@ -23,11 +23,11 @@ use std::io;
 
 use rustix::io::Errno;
 
-use super::memory::Mapping;
 use super::pagemap::{self, Look};
 use super::{may_have_pinned_memory, userfault};
 use crate::options::Tracking;
 use crate::pages::{PageRange, PageSet};
+use crate::sys::unix::Mapping;
 use crate::sys::{Found, Search, cannot_track};
 use crate::stats::WhyNotFaster;
 

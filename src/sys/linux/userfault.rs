@@ -11,9 +11,9 @@ use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 use rustix::mm::{UserfaultfdFlags, userfaultfd};
 
-use super::memory::Mapping;
 use super::process::Process;
 use crate::pages::PageRange;
+use crate::sys::unix::Mapping;
 use crate::sys::call;
 
 /// `UFFD_USER_MODE_ONLY`: faults of the kernel are not ours to handle, for which no privilege is needed. With

@@ -1,0 +1,226 @@
+//! What these systems do with mappings besides what all of Unix does.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use rustix::mm::MapFlags;
+
+use crate::options::{HugePages, Populate};
+use crate::pages::{PageRange, PageSet};
+use crate::sys::unix::{Mapping, MemoryFile, page_size};
+use crate::sys::{Source, call};
+
+/// Of mappings that count against no limit before they are used.
+#[cfg(not(any(target_os = "freebsd", target_os = "dragonfly")))]
+pub(in crate::sys) const NO_RESERVE: MapFlags = MapFlags::NORESERVE;
+#[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
+pub(in crate::sys) const NO_RESERVE: MapFlags = MapFlags::empty();
+
+/// Of mappings that take the place of no other. Elsewhere the address is a wish, and granted if it is free.
+#[cfg(target_os = "linux")]
+pub(in crate::sys) const NO_REPLACE: MapFlags = MapFlags::FIXED_NOREPLACE;
+#[cfg(target_os = "freebsd")]
+pub(in crate::sys) const NO_REPLACE: MapFlags =
+    MapFlags::FIXED.union(MapFlags::from_bits_retain(libc::MAP_EXCL.cast_unsigned()));
+#[cfg(target_os = "netbsd")]
+pub(in crate::sys) const NO_REPLACE: MapFlags =
+    MapFlags::from_bits_retain(libc::MAP_TRYFIXED.cast_unsigned());
+#[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd")))]
+pub(in crate::sys) const NO_REPLACE: MapFlags = MapFlags::empty();
+
+/// Gives back memory whose bytes may become anything: at once on Linux, elsewhere when the system wants it.
+const GIVE_BACK: libc::c_int =
+    if cfg!(any(target_os = "linux", target_os = "android")) { libc::MADV_DONTNEED } else { libc::MADV_FREE };
+
+/// Ranges that discards may map anew, one by one, before the whole mapping is: each can be one more mapping of the
+/// process, for not every system joins them again.
+const MAX_PIECES: usize = 1024;
+
+/// No pages for alignment: there are no huge pages that could be asked for.
+pub(in crate::sys) fn slack(_huge_pages: HugePages) -> usize {
+    0
+}
+
+/// What the pages of a mapping show where they are not private.
+#[derive(Default)]
+pub(in crate::sys) struct Shown {
+    /// All pages, in ascending ranges.
+    parts: Vec<(PageRange, Content)>,
+    /// Ranges mapped anew by discards.
+    pieces: AtomicUsize,
+}
+
+/// A [`Source`] that is kept.
+enum Content {
+    Zero,
+    Private(MemoryFile),
+    Shared(MemoryFile),
+    ReadOnly(MemoryFile),
+}
+
+impl Content {
+    fn of(source: Source<'_>) -> Self {
+        match source {
+            Source::Zero => Self::Zero,
+            Source::Private(file) => Self::Private(file.again()),
+            Source::Shared(file) => Self::Shared(file.again()),
+            Source::ReadOnly(file) => Self::ReadOnly(file.again()),
+        }
+    }
+
+    fn again(&self) -> Self {
+        Self::of(self.source())
+    }
+
+    fn is(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Zero, Self::Zero) => true,
+            (Self::Private(a), Self::Private(b))
+            | (Self::Shared(a), Self::Shared(b))
+            | (Self::ReadOnly(a), Self::ReadOnly(b)) => Arc::ptr_eq(&a.fd, &b.fd),
+            _ => false,
+        }
+    }
+
+    fn source(&self) -> Source<'_> {
+        match self {
+            Self::Zero => Source::Zero,
+            Self::Private(file) => Source::Private(file),
+            Self::Shared(file) => Source::Shared(file),
+            Self::ReadOnly(file) => Source::ReadOnly(file),
+        }
+    }
+}
+
+impl Shown {
+    /// Notes that `range`, which starts at most at the end of what is known, shows `source`.
+    pub(in crate::sys) fn set(&mut self, range: PageRange, source: Source<'_>) {
+        let first = self.parts.partition_point(|(part, _)| part.end <= range.start);
+        let behind = self.parts.partition_point(|(part, _)| part.start < range.end);
+        let start = self.parts.get(first).map_or(range.start, |(part, _)| part.start.min(range.start));
+        let end = self.parts[..behind].last().map_or(range.end, |(part, _)| part.end.max(range.end));
+        let (mut before, mut after) = (None, None);
+        if start < range.start {
+            before = Some((PageRange::new(start, range.start), self.parts[first].1.again()));
+        }
+        if range.end < end {
+            after = Some((PageRange::new(range.end, end), self.parts[behind - 1].1.again()));
+        }
+        let now = Some((range, Content::of(source)));
+        self.parts.splice(first..behind, before.into_iter().chain(now).chain(after));
+        self.parts.dedup_by(|(later, content), (part, same)| {
+            let joined = content.is(same);
+            if joined {
+                part.end = later.end;
+            }
+            joined
+        });
+        if self.parts.len() == 1 {
+            self.pieces = AtomicUsize::new(0);
+        }
+    }
+
+    /// Forgets the pages from `pages` on.
+    pub(in crate::sys) fn truncate(&mut self, pages: usize) {
+        self.parts.retain(|(part, _)| part.start < pages);
+        if let Some((last, _)) = self.parts.last_mut() {
+            last.end = last.end.min(pages);
+        }
+    }
+
+    /// What the pages of `range` show, part by part.
+    fn within(&self, range: PageRange) -> impl Iterator<Item = (PageRange, Source<'_>)> {
+        let first = self.parts.partition_point(|(part, _)| part.end <= range.start);
+        self.parts[first..].iter().take_while(move |(part, _)| part.start < range.end).map(
+            move |(part, content)| {
+                (PageRange::new(part.start.max(range.start), part.end.min(range.end)), content.source())
+            },
+        )
+    }
+}
+
+impl Mapping {
+    /// Drops the private pages of `pages`, which show their source again and can be written. Fails with `Unsupported`,
+    /// and changes nothing, where that could take too many mappings; after another error they show anything.
+    ///
+    /// # Safety
+    ///
+    /// Nobody holds a reference to bytes of these pages.
+    pub(crate) unsafe fn discard(&self, pages: &PageSet) -> io::Result<()> {
+        let parts: Vec<_> = pages.ranges().iter().flat_map(|&range| self.shown.within(range)).collect();
+        let pieces = if pages.len() == self.pages() {
+            0
+        } else {
+            self.shown.pieces.load(Ordering::Relaxed) + parts.len()
+        };
+        if pieces > MAX_PIECES {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        self.shown.pieces.store(pieces, Ordering::Relaxed);
+        let private = parts.into_iter().filter(|(_, source)| !matches!(source, Source::Shared(_)));
+        private.into_iter().try_for_each(|(range, source)| {
+            // SAFETY: the bytes are the caller's to change.
+            unsafe { self.show(range, source) }
+        })
+    }
+
+    /// Gives back the memory of `pages`, whose bytes are anything afterwards. For mappings of zeroes.
+    ///
+    /// # Safety
+    ///
+    /// Nobody holds a reference to bytes of these pages.
+    pub(crate) unsafe fn give_back(&self, pages: &PageSet) -> io::Result<()> {
+        pages.ranges().iter().try_for_each(|range| {
+            debug_assert!(range.end <= self.pages());
+            call("madvise")?;
+            let len = range.len() * page_size();
+            // SAFETY: the range is inside this mapping, and its bytes are the caller's to change.
+            check(unsafe { libc::madvise(self.address(range.start), len, GIVE_BACK) })
+        })
+    }
+
+    /// Makes the pages of `range` ready in one go: not here, so that whoever wants them touches them.
+    pub(crate) fn populate(&self, _range: PageRange, populate: Populate) -> io::Result<()> {
+        match populate {
+            Populate::No => Ok(()),
+            Populate::Read | Populate::Write => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Keeps pages out of children that were just mapped shared.
+    pub(in crate::sys) fn advise(&self, range: PageRange, source: Source<'_>) -> io::Result<()> {
+        match source {
+            Source::Shared(_) => self.keep_from_children(range),
+            Source::Zero | Source::Private(_) | Source::ReadOnly(_) => Ok(()),
+        }
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android"))]
+    fn keep_from_children(&self, range: PageRange) -> io::Result<()> {
+        call("madvise")?;
+        let len = range.len() * page_size();
+        // SAFETY: the range is inside this mapping; no byte of it changes.
+        check(unsafe { libc::madvise(self.address(range.start), len, libc::MADV_DONTFORK) })
+    }
+
+    #[cfg(target_os = "freebsd")]
+    fn keep_from_children(&self, range: PageRange) -> io::Result<()> {
+        call("minherit")?;
+        let len = range.len() * page_size();
+        // SAFETY: the range is inside this mapping; no byte of it changes.
+        check(unsafe { libc::minherit(self.address(range.start), len, libc::INHERIT_NONE) })
+    }
+
+    /// Not needed where no file is mapped shared.
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+    fn keep_from_children(&self, _range: PageRange) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+}
+
+/// The outcome of a system call.
+fn check(result: libc::c_int) -> io::Result<()> {
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

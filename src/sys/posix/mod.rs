@@ -1,0 +1,37 @@
+//! Unix as POSIX describes it: macOS, the BSDs, illumos and Android; Linux too with `--cfg memsnap_unix`, for tests.
+//!
+//! | what | how | without it |
+//! |---|---|---|
+//! | memory to map | `memfd_create` (Linux, Android, FreeBSD 13) | a temporary file without a name |
+//! | views written in place | a shared mapping of such memory, kept out of children by `madvise` or `minherit` | a private mapping, captured when the view ends |
+//! | written pages | all are compared | |
+//! | private pages discarded | the same memory is mapped again, up to a number of times | copied over |
+//!
+//! Nothing here takes what POSIX leaves open for granted. `mmap` over an older mapping need not be atomic for those who
+//! read there, and may leave a hole behind when it fails. `MADV_DONTNEED` is a hint: the bytes may stay or go.
+
+mod file;
+mod memory;
+mod process;
+mod tracker;
+
+use std::io;
+
+pub(crate) use std::os::fd::OwnedFd as Handle;
+
+pub(crate) use super::unix::{
+    Mapping, MemoryFile, available_memory, borrowed, copy_of, file_limit, page_size, stream,
+};
+pub(super) use file::{Descriptor, Kind, NOT_OPEN, borrowed_file, clone_of, data_extents, new_file};
+pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, slack};
+pub(super) use process::Owner;
+pub(crate) use tracker::Tracker;
+
+/// POSIX does not say that nobody notices.
+pub(crate) const REPLACES_UNSEEN: bool = false;
+
+/// Nothing that another process can be given keeps its bytes.
+#[allow(dead_code, reason = "no module in `os` takes handles here")]
+pub(crate) fn received(_handle: Handle) -> io::Result<(MemoryFile, usize)> {
+    Err(io::ErrorKind::Unsupported.into())
+}

@@ -1,0 +1,348 @@
+//! Address ranges: `mmap`, `mprotect` and `munmap`.
+#![allow(unsafe_code)]
+
+use std::ffi::{CStr, c_void};
+use std::io;
+use std::ops::Deref;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+
+use rustix::io::Errno;
+use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
+
+use super::page_size;
+use crate::access::Access;
+use crate::options::HugePages;
+use crate::pages::{PageRange, PageSet};
+use crate::sys::system::{NO_REPLACE, NO_RESERVE, Owner, Shown, slack};
+use crate::sys::{Overlay, Placement, Source, Span, call};
+
+/// An address range that belongs to its owner until it is dropped.
+///
+/// Invariant: `before` pages, then those of `span`, and `behind` pages are mapped, and by nobody else, except in a
+/// forked child where `shared_by` names the parent: there the range is not this process's to touch.
+/// All but those of `span` are inaccessible.
+pub(crate) struct Mapping {
+    span: Span,
+    before: usize,
+    behind: usize,
+    pub(in crate::sys) shown: Shown,
+    pub(in crate::sys) huge_pages: HugePages,
+    pub(in crate::sys) name: Option<Arc<CStr>>,
+    shared_by: Option<Owner>,
+}
+
+impl Deref for Mapping {
+    type Target = Span;
+
+    fn deref(&self) -> &Span {
+        &self.span
+    }
+}
+
+impl Mapping {
+    /// Maps `pages` pages of `source` at an address that the kernel picks.
+    pub(crate) fn new(pages: usize, source: Source<'_>) -> io::Result<Self> {
+        Self::whole(pages, source, &Placement::default())
+    }
+
+    /// Maps `pages` pages of `source`, and `over` it others, at an address that has what `placement` asks for.
+    pub(crate) fn placed(
+        pages: usize,
+        source: Source<'_>,
+        over: &[Overlay<'_>],
+        placement: &Placement,
+    ) -> io::Result<Self> {
+        let mut mapping = Self::whole(pages, source, placement)?;
+        over.iter().try_for_each(|&(range, source)| {
+            // SAFETY: nobody knows of the mapping yet.
+            unsafe { mapping.replace_part(range, source) }
+        })?;
+        Ok(mapping)
+    }
+
+    fn whole(pages: usize, source: Source<'_>, placement: &Placement) -> io::Result<Self> {
+        let &Placement { before, behind, huge_pages, ref name } = placement;
+        let slack = slack(huge_pages);
+        let inaccessible = before.saturating_add(behind).saturating_add(slack);
+        let mut mapping = Self::empty();
+        (mapping.huge_pages, mapping.name) = (huge_pages, name.clone());
+        if inaccessible == 0 {
+            if pages > 0 {
+                mapping.shared_by = sharer(source)?;
+                let all = PageRange::new(0, pages);
+                // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
+                mapping.span.start = unsafe { map(ptr::null_mut(), all, source, MapFlags::empty()) }?;
+                mapping.span.pages = pages;
+                mapping.shown.set(all, source);
+                mapping.advise(all, source)?;
+            }
+            return Ok(mapping);
+        }
+        let len = inaccessible.checked_add(pages).and_then(|total| total.checked_mul(page_size()));
+        let len = len.filter(|&len| isize::try_from(len).is_ok()).ok_or(Errno::NOMEM)?;
+        call("mmap")?;
+        // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
+        let area = unsafe { reserve(ptr::null_mut(), len, MapFlags::empty()) }?;
+        mapping.before = before;
+        if slack > 0 {
+            let first = area.addr().get() + before * page_size();
+            mapping.before += (first.next_multiple_of(slack * page_size()) - first) / page_size();
+        }
+        mapping.behind = len / page_size() - mapping.before;
+        // SAFETY: the area has room for all the pages before the first.
+        mapping.span.start = unsafe { area.add(mapping.before * page_size()) };
+        mapping.extend(pages, source)?;
+        Ok(mapping)
+    }
+
+    /// No addresses at all; the pointer is aligned to a page.
+    pub(crate) fn empty() -> Self {
+        Self {
+            span: Span::empty(),
+            before: 0,
+            behind: 0,
+            shown: Shown::default(),
+            huge_pages: HugePages::Never,
+            name: None,
+            shared_by: None,
+        }
+    }
+
+    /// Makes `pages` more pages accessible, which show the same pages of `source`. There are at least as many
+    /// inaccessible ones behind.
+    pub(crate) fn extend(&mut self, pages: usize, source: Source<'_>) -> io::Result<()> {
+        debug_assert!(pages <= self.behind);
+        self.check_owner()?;
+        // Before the first page is there as well.
+        self.shared_by = self.shared_by.or(sharer(source)?);
+        if pages == 0 {
+            return Ok(());
+        }
+        let added = PageRange::new(self.pages(), self.pages() + pages);
+        let start = self.start.as_ptr().wrapping_add(self.len()).cast();
+        // SAFETY: the range is this mapping's inaccessible part, where no references can be.
+        let mapped = unsafe { map(start, added, source, MapFlags::FIXED) };
+        if mapped.is_err() {
+            plug(start, pages * page_size(), ProtFlags::empty());
+        }
+        mapped?;
+        self.span.pages += pages;
+        self.behind -= pages;
+        self.shown.set(added, source);
+        let advised = self.advise(added, source);
+        if advised.is_err() {
+            self.span.pages -= pages;
+            self.behind += pages;
+            self.shown.truncate(self.pages());
+            // SAFETY: as above.
+            let _ = unsafe { reserve(start, pages * page_size(), MapFlags::FIXED) };
+        }
+        advised
+    }
+
+    /// Makes the pages from `pages` on inaccessible and gives their memory back.
+    ///
+    /// # Safety
+    ///
+    /// Nobody holds a reference to bytes of these pages.
+    pub(crate) unsafe fn truncate(&mut self, pages: usize) -> io::Result<()> {
+        debug_assert!(pages <= self.pages());
+        self.check_owner()?;
+        let removed = self.pages() - pages;
+        if removed == 0 {
+            return Ok(());
+        }
+        call("mmap")?;
+        let (start, len) = (self.address(pages), removed * page_size());
+        // SAFETY: the range is inside this mapping; the bytes are the caller's promise.
+        if let Err(error) = unsafe { reserve(start, len, MapFlags::FIXED) } {
+            plug(start, len, ProtFlags::READ | ProtFlags::WRITE);
+            return Err(error);
+        }
+        self.span.pages = pages;
+        self.behind += removed;
+        self.shown.truncate(pages);
+        Ok(())
+    }
+
+    /// Shows `source`, and `over` it others, in place of what the whole range shows now; private pages go.
+    ///
+    /// # Safety
+    ///
+    /// Nobody holds a reference to bytes of the range, unless the bytes that `source` shows are those
+    /// that the range shows already.
+    pub(crate) unsafe fn replace(&mut self, source: Source<'_>, over: &[Overlay<'_>]) -> io::Result<()> {
+        let shared_by = sharer(source)?;
+        // SAFETY: the caller's promise, for a part that is the whole.
+        unsafe { self.replace_part(self.all(), source) }?;
+        self.shared_by = shared_by;
+        over.iter().try_for_each(|&(range, source)| {
+            // SAFETY: the caller's promise, for a part.
+            unsafe { self.replace_part(range, source) }
+        })
+    }
+
+    /// Shows the same pages of `source` in place of what `range` shows now; its private pages go, and all others
+    /// stay. Fails with `Unsupported`, and changes nothing, where the system cannot do that.
+    ///
+    /// # Safety
+    ///
+    /// As for [`replace`](Self::replace), for the bytes of `range`.
+    pub(crate) unsafe fn replace_part(&mut self, range: PageRange, source: Source<'_>) -> io::Result<()> {
+        debug_assert!(range.end <= self.pages());
+        self.check_owner()?;
+        if range.len() == 0 {
+            return Ok(());
+        }
+        // SAFETY: `check_owner` found the mapping to be this process's; the bytes are the caller's promise.
+        unsafe { self.show(range, source) }?;
+        self.shown.set(range, source);
+        self.advise(range, source)
+    }
+
+    /// Maps pages of `source` in place of what `range` shows, and takes no note of it.
+    ///
+    /// # Safety
+    ///
+    /// As for [`replace`](Self::replace), for the bytes of `range`; the mapping is this process's.
+    pub(in crate::sys) unsafe fn show(&self, range: PageRange, source: Source<'_>) -> io::Result<()> {
+        debug_assert!(range.end <= self.pages());
+        let start = self.address(range.start);
+        // SAFETY: the range is inside this mapping, so that MAP_FIXED replaces nothing of anybody else's; the rest is the
+        // caller's promise.
+        let mapped = unsafe { map(start, range, source, MapFlags::FIXED) };
+        if mapped.is_err() {
+            plug(start, range.len() * page_size(), ProtFlags::READ | ProtFlags::WRITE);
+        }
+        mapped.map(drop)
+    }
+
+    /// Says what may be done with the bytes of `range`. After an error that may be anything, for each page.
+    ///
+    /// # Safety
+    ///
+    /// Nobody holds a reference to bytes of `range` that needs what is taken away.
+    pub(crate) unsafe fn set_access(&self, range: PageRange, access: Access) -> io::Result<()> {
+        debug_assert!(range.end <= self.pages());
+        self.check_owner()?;
+        let mut flags = MprotectFlags::empty();
+        flags.set(MprotectFlags::READ, access.can_read());
+        flags.set(MprotectFlags::WRITE, access.can_write());
+        flags.set(MprotectFlags::EXEC, access.can_execute());
+        call("mprotect")?;
+        // SAFETY: the range is inside this mapping; who refers to its bytes is the caller's promise.
+        Ok(unsafe { mprotect(self.address(range.start), range.len() * page_size(), flags) }?)
+    }
+
+    /// The inaccessible pages before it and behind it.
+    pub(crate) fn inaccessible(&self) -> (usize, usize) {
+        (self.before, self.behind)
+    }
+
+    /// Fails in a forked child whose parent kept this mapping to itself.
+    pub(crate) fn check_owner(&self) -> io::Result<()> {
+        if self.owned_here() {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::PermissionDenied,
+            "this mutable view was opened before a fork and stays with the parent process; \
+             open a view of your own in the child",
+        ))
+    }
+
+    fn owned_here(&self) -> bool {
+        self.shared_by.is_none_or(Owner::is_current)
+    }
+
+    pub(in crate::sys) fn address(&self, page: usize) -> *mut c_void {
+        self.page_ptr(page).as_ptr().cast()
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        let pages = self.before + self.pages() + self.behind;
+        if pages == 0 || !self.owned_here() {
+            return;
+        }
+        let start = self.start.as_ptr().wrapping_sub(self.before * page_size()).cast();
+        // SAFETY: the range is this mapping, and its owner is going, so no references are left.
+        let unmapped = unsafe { munmap(start, pages * page_size()) };
+        if unmapped.is_err() {
+            // The kernel merged the range with a neighbour's and has no mapping left to split it off:
+            // give the memory back at least, and leave the addresses taken.
+            // SAFETY: as above.
+            let _ = unsafe { self.discard(&PageSet::all(self.pages())) };
+        }
+    }
+}
+
+/// The process that a mapping of `source` has to stay in, if it has to.
+fn sharer(source: Source<'_>) -> io::Result<Option<Owner>> {
+    let Source::Shared(file) = source else { return Ok(None) };
+    Ok(Some(Owner::of_shared(file)?))
+}
+
+/// Maps the pages `range` of `source` at `address`.
+///
+/// # Safety
+///
+/// With `MAP_FIXED` in `flags`, the addresses are the caller's, and nobody holds a reference to bytes
+/// there that the new mapping does not show.
+unsafe fn map(
+    address: *mut c_void,
+    range: PageRange,
+    source: Source<'_>,
+    flags: MapFlags,
+) -> io::Result<NonNull<u8>> {
+    call("mmap")?;
+    let len = range.len() * page_size();
+    let offset = (range.start * page_size()) as u64;
+    let read_write = ProtFlags::READ | ProtFlags::WRITE;
+    let private = MapFlags::PRIVATE | NO_RESERVE | flags;
+    let mapped = match source {
+        // SAFETY: forwarded to the caller.
+        Source::Zero => unsafe { mmap_anonymous(address, len, read_write, private) },
+        // SAFETY: forwarded to the caller.
+        Source::Private(file) => unsafe { mmap(address, len, read_write, private, file.fd(), offset) },
+        Source::Shared(file) => {
+            let shared = MapFlags::SHARED | NO_RESERVE | flags;
+            // SAFETY: forwarded to the caller.
+            unsafe { mmap(address, len, read_write, shared, file.fd(), offset) }
+        }
+        // Private, since kernels before 6.7 refuse a shared mapping of a file that is sealed against
+        // writes, also one that can only be read.
+        // SAFETY: forwarded to the caller.
+        Source::ReadOnly(file) => unsafe { mmap(address, len, ProtFlags::READ, private, file.fd(), offset) },
+    }?;
+    NonNull::new(mapped.cast()).ok_or_else(|| io::Error::other("mmap returned address zero"))
+}
+
+/// Takes `len` bytes of address space, inaccessible and without memory.
+///
+/// # Safety
+///
+/// As for [`map`].
+unsafe fn reserve(address: *mut c_void, len: usize, flags: MapFlags) -> io::Result<NonNull<u8>> {
+    let flags = MapFlags::PRIVATE | NO_RESERVE | flags;
+    // SAFETY: forwarded to the caller.
+    let mapped = unsafe { mmap_anonymous(address, len, ProtFlags::empty(), flags) }?;
+    NonNull::new(mapped.cast()).ok_or_else(|| io::Error::other("mmap returned address zero"))
+}
+
+/// After a failed `MAP_FIXED`: the old range may have been unmapped already (on Linux before 6.12). Whatever is
+/// missing is mapped again as zeroes with this access, so that the owner's pointer never dangles.
+fn plug(start: *mut c_void, len: usize, access: ProtFlags) {
+    let flags = MapFlags::PRIVATE | NO_RESERVE | NO_REPLACE;
+    // SAFETY: with these flags nothing that is mapped is replaced.
+    let plugged = unsafe { mmap_anonymous(start, len, access, flags) };
+    if let Ok(elsewhere) = plugged
+        && elsewhere != start
+    {
+        // The address was no more than a wish, and in use.
+        // SAFETY: that mapping was made just now and nobody knows its address.
+        let _ = unsafe { munmap(elsewhere, len) };
+    }
+}
