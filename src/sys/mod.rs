@@ -80,6 +80,8 @@ pub(crate) struct Placement {
     pub(crate) before: usize,
     pub(crate) behind: usize,
     pub(crate) huge_pages: HugePages,
+    /// Pages may be made executable.
+    pub(crate) executable: bool,
     /// For those who look at the process.
     pub(crate) name: Option<Arc<CStr>>,
 }

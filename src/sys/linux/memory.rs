@@ -64,7 +64,7 @@ impl Mapping {
     }
 
     fn whole(pages: usize, source: Source<'_>, placement: &Placement) -> io::Result<Self> {
-        let &Placement { before, behind, huge_pages, ref name } = placement;
+        let &Placement { before, behind, huge_pages, ref name, .. } = placement;
         let slack = match huge_pages {
             HugePages::Advise => huge_page_size() / page_size(),
             HugePages::Never => 0,
