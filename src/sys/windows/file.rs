@@ -6,7 +6,7 @@ use std::io;
 use std::os::windows::io::OwnedHandle;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use windows_sys::Win32::System::Memory::{FILE_MAP_EXECUTE, FILE_MAP_READ};
+use windows_sys::Win32::System::Memory::{FILE_MAP_READ, SECTION_MAP_EXECUTE};
 
 use super::page_size;
 use super::section::{self, View};
@@ -64,7 +64,7 @@ impl MemoryFile {
         }
         let len = room.checked_mul(page_size()).ok_or(io::ErrorKind::OutOfMemory)?;
         let section = section::create(len, room > pages)?;
-        let body = section::duplicate(&section, FILE_MAP_READ | FILE_MAP_EXECUTE)?;
+        let body = section::duplicate(&section, FILE_MAP_READ | SECTION_MAP_EXECUTE)?;
         let mut file = Self::of(Some(body), None, pages, true);
         *file.lock() = Some(Writer { section, pages: room, view: None });
         if room > pages {
