@@ -5,7 +5,7 @@ mod common;
 use std::io::ErrorKind;
 use std::ops::Range;
 
-use common::kinds::{self, Kind};
+use common::kinds::{self, Kind, TRACKINGS};
 use common::script::{Random, differing, read};
 use common::{assert_same, pattern, serial, skip};
 use memsnap::{Snapshot, Tracking, View, ViewOptions, page_size};
@@ -149,7 +149,7 @@ fn bytes_stay_through_many_restores() {
 fn bytes_that_stayed_are_remembered_however_often_others_are_restored() {
     let _serial = serial();
     for Kind { name, snapshot, bytes: root } in kinds::all() {
-        for tracking in [Tracking::Auto, Tracking::Armed] {
+        for &tracking in TRACKINGS {
             for zeroed in [false, true] {
                 let mut view = snapshot.view().unwrap();
                 if view.set_tracking(tracking).is_err() {

@@ -103,7 +103,7 @@ fn views_in_huge_pages_are_exact_however_they_are_tracked() {
     options.huge_pages(HugePages::Advise);
     let of_bytes = options.from_slice(&bytes).unwrap();
     let of_zeroes = options.zeroed(bytes.len()).unwrap();
-    for tracking in TRACKINGS {
+    for &tracking in TRACKINGS {
         for populate in [Populate::No, Populate::Read, Populate::Write] {
             for (snapshot, bytes) in [(&of_bytes, &bytes), (&of_zeroes, &vec![0; bytes.len()])] {
                 let what = format!("{tracking}, {populate:?}");

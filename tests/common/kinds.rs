@@ -5,11 +5,26 @@ use std::io::Write;
 use memsnap::{Snapshot, Tracking, View, page_size};
 
 use super::script::read;
-use super::{assert_same, pattern};
+use super::{LINUX, assert_same, pattern};
 
 /// All ways of tracking.
-pub(crate) const TRACKINGS: [Tracking; 5] =
-    [Tracking::Auto, Tracking::Armed, Tracking::Scan, Tracking::Pagemap, Tracking::Compare];
+pub(crate) const ALL_TRACKINGS: [Tracking; 6] = [
+    Tracking::Auto,
+    Tracking::Armed,
+    Tracking::Scan,
+    Tracking::Pagemap,
+    Tracking::WorkingSet,
+    Tracking::Compare,
+];
+
+/// Those that may work on this system.
+pub(crate) const TRACKINGS: &[Tracking] = if LINUX {
+    &[Tracking::Auto, Tracking::Armed, Tracking::Scan, Tracking::Pagemap, Tracking::Compare]
+} else if cfg!(windows) {
+    &[Tracking::Auto, Tracking::WorkingSet, Tracking::Compare]
+} else {
+    &[Tracking::Auto, Tracking::Compare]
+};
 
 /// Pages of each.
 pub(crate) const PAGES: usize = 150;

@@ -292,7 +292,7 @@ fn what_the_kernel_writes_into_grown_pages_is_captured() {
             options.populate(Populate::Read);
             let mut view = snapshot.view_mut_with(&options).unwrap();
             if view.set_tracking(tracking).is_err() {
-                skip("what_the_kernel_writes_into_grown_pages_is_captured", format!("{tracking} is refused"));
+                skip("what_the_system_writes_into_grown_pages_is_captured", format!("{tracking} is refused"));
                 break;
             }
             for pages in [kinds::PAGES + 20, kinds::PAGES + MORE] {

@@ -154,8 +154,9 @@ pub(crate) fn mut_op() -> impl Strategy<Value = MutOp> {
 }
 
 pub(crate) fn tracking() -> impl Strategy<Value = Tracking> {
-    use Tracking::{Armed, Auto, Compare, Pagemap, Scan};
-    prop_oneof![4 => Just(Armed), 2 => Just(Auto), 1 => Just(Scan), 1 => Just(Pagemap), 1 => Just(Compare)]
+    use Tracking::{Armed, Auto, Compare, Pagemap, Scan, WorkingSet};
+    let other = prop::sample::select(vec![Scan, Pagemap, WorkingSet, Compare]);
+    prop_oneof![4 => Just(Armed), 2 => Just(Auto), 4 => other]
 }
 
 pub(crate) fn op() -> impl Strategy<Value = Op> {

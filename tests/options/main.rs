@@ -160,7 +160,7 @@ fn restores_leave_as_much_private_memory_as_they_were_told() {
 #[test]
 fn each_way_of_tracking_works_or_says_that_it_cannot() {
     let _serial = serial();
-    for tracking in TRACKINGS {
+    for &tracking in TRACKINGS {
         let mut options = ViewOptions::new();
         options.tracking(tracking);
         for Kind { name, mut snapshot, bytes } in kinds::all() {
