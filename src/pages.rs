@@ -80,6 +80,7 @@ impl PageSet {
     }
 
     /// No pages yet, but room for some ranges.
+    #[allow(dead_code, reason = "not every system says in advance how many there may be")]
     pub(crate) fn with_room(ranges: usize) -> Self {
         Self { ranges: Vec::with_capacity(ranges), pages: 0 }
     }

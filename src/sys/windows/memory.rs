@@ -520,8 +520,7 @@ impl Mapping {
     /// memory for that, they cannot be written.
     fn plug(&mut self) {
         self.torn = false;
-        let all = PageRange::new(0, self.pages());
-        let holes = self.contents(all).filter(|(_, content)| *content == Content::Placeholder);
+        let holes = self.contents(self.all()).filter(|(_, content)| *content == Content::Placeholder);
         for (hole, _) in holes.collect::<Vec<_>>() {
             let plugged = unfailing(|| self.map_zeroes(hole).or_else(|_| self.map_read_only(hole)));
             self.torn |= plugged.is_err();

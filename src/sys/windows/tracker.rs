@@ -103,7 +103,7 @@ impl Tracker {
             return Ok(all);
         }
         let mut pages = PageSet::new();
-        for (range, content) in mapping.contents(PageRange::new(0, mapping.pages())) {
+        for (range, content) in mapping.contents(mapping.all()) {
             match content {
                 Content::Zeroes { watched: true } => watched(mapping, range, &mut pages)?,
                 Content::Zeroes { watched: false } | Content::Placeholder | Content::Shared => {
