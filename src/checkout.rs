@@ -38,6 +38,11 @@ impl State {
                 return self.put_back(image, &moved, keep);
             }
         }
+        self.map_anew(image, keep)
+    }
+
+    /// Shows `image` but in the pages `keep` by mapping all of it.
+    fn map_anew(&mut self, image: &Arc<Image>, keep: &PageSet) -> io::Result<()> {
         self.mapping.check_owner()?;
         let kept: Vec<_> = keep.iter().map(|page| (page, self.page(page).to_vec())).collect();
         self.backing = Backing::Torn;
@@ -112,6 +117,10 @@ impl State {
         }
         let search = if self.ledger.keeps_much() { Search::Private } else { Search::Written };
         let found = self.find_and_note(search)?;
+        if !found.known && found.pages.len() > self.ledger.kept_pages {
+            // To compare them all would cost more, and leave more memory to the view.
+            return self.map_anew(image, keep);
+        }
         let wanted = image.reader()?;
         // What is written and discarded here stays open.
         self.all_closed = false;

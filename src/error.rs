@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::page_size;
+use crate::sys::LIMITS;
 
 /// What was tried, and the operating system's answer.
 #[derive(Debug)]
@@ -15,14 +16,11 @@ struct Context {
 impl fmt::Display for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { attempt, source } = self;
-        let hint = match source.raw_os_error() {
-            Some(EMFILE) => "; the limit is open files (`ulimit -n`), a snapshot takes one",
-            Some(ENOMEM) => {
-                "; the limits are memory, address space (`ulimit -v`) and mappings (`vm.max_map_count`)"
-            }
-            _ => "",
-        };
-        write!(f, "{attempt}: {source}{hint}")
+        let of_number = |number| LIMITS.iter().find(|(shortage, _)| *shortage == number);
+        match source.raw_os_error().and_then(of_number) {
+            Some((_, limits)) => write!(f, "{attempt}: {source}; {limits}"),
+            None => write!(f, "{attempt}: {source}"),
+        }
     }
 }
 
@@ -31,10 +29,6 @@ impl std::error::Error for Context {
         Some(&self.source)
     }
 }
-
-/// The same numbers on every Unix.
-const ENOMEM: i32 = 12;
-const EMFILE: i32 = 24;
 
 fn wrap(attempt: String, source: io::Error) -> io::Error {
     io::Error::new(source.kind(), Context { attempt, source })

@@ -239,21 +239,22 @@ impl Layout {
     ) -> io::Result<PageSet> {
         let zeroed = self.zeroed.below(self.image.base.end()).minus(keep);
         let others: PageSet = zeroed.iter().filter(|&page| !image.shows_zeroes(page)).collect();
-        let mut uncovered = PageSet::new();
-        for &run in others.ranges().iter().filter(|run| run.len() >= MIN_RUN).take(MAX_RUNS) {
+        let runs = others.ranges().iter().filter(|run| run.len() >= MIN_RUN).take(MAX_RUNS);
+        let runs: PageSet = runs.copied().collect();
+        let flat = self.runs_of_flat();
+        let of_flat = flat.map_or_else(PageSet::new, |flat| runs.intersection(&flat.covers));
+        let of_source = runs.minus(&of_flat);
+        let of_source = of_source.ranges().iter().map(|&part| (part, self.source()));
+        let private = |flat| (of_flat.ranges().iter()).map(move |&part| (part, Source::Private(flat)));
+        let mut uncovered = Vec::new();
+        for (part, source) in of_source.chain(flat.into_iter().flat_map(|flat| private(&flat.file))) {
             // SAFETY: the caller's promise.
-            match unsafe { mapping.replace_part(run, self.source()) } {
-                Err(error) if error.kind() == io::ErrorKind::Unsupported => break,
-                result => result?,
+            match unsafe { mapping.replace_part(part, source) } {
+                Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
+                result => result.map(|()| uncovered.push(part))?,
             }
-            if let Some(flat) = self.runs_of_flat() {
-                for &part in flat.covers.intersection(&std::iter::once(run).collect()).ranges() {
-                    // SAFETY: as above.
-                    unsafe { mapping.replace_part(part, Source::Private(&flat.file)) }?;
-                }
-            }
-            uncovered.push_range(run);
         }
+        let uncovered = uncovered.into_iter().collect();
         self.zeroed = self.zeroed.minus(&uncovered);
         Ok(uncovered)
     }

@@ -238,16 +238,18 @@ impl ViewOptions {
     /// The pages that a view of `pages` pages may grow to, and where it is to be.
     pub(crate) fn place(&self, pages: usize, label: &Label) -> io::Result<(usize, Placement)> {
         if self.reserve == 0 && self.guard == (0, 0) {
-            let place =
-                Placement { huge_pages: self.huge_pages, name: label.name.clone(), before: 0, behind: 0 };
-            return Ok((pages, place));
+            return Ok((pages, self.placement(0, 0, label)));
         }
         let rounded = |bytes| whole_pages(bytes).ok_or_else(|| self.too_much());
         let most = rounded(self.reserve)?.max(pages);
         let (before, after) = (rounded(self.guard.0)?, rounded(self.guard.1)?);
         let behind = (most - pages).checked_add(after).ok_or_else(|| self.too_much())?;
-        let place = Placement { before, behind, huge_pages: self.huge_pages, name: label.name.clone() };
-        Ok((most, place))
+        Ok((most, self.placement(before, behind, label)))
+    }
+
+    fn placement(&self, before: usize, behind: usize, label: &Label) -> Placement {
+        let &Self { huge_pages, executable, .. } = self;
+        Placement { before, behind, huge_pages, executable, name: label.name.clone() }
     }
 
     fn too_much(&self) -> io::Error {

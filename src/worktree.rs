@@ -409,7 +409,7 @@ impl State {
                 match unsafe { layout.show_zeroes(&mut self.mapping, range) } {
                     Ok(left) => {
                         self.tracker.renewed(&self.mapping, range);
-                        left
+                        self.may_hold_data(left)
                     }
                     Err(_) => {
                         self.backing = Backing::Torn;
@@ -421,6 +421,20 @@ impl State {
         };
         // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive; the page of zeroes is elsewhere.
         left.iter().for_each(|page| unsafe { self.mapping.write(page, zeroes()) });
+    }
+
+    /// Those of `pages`, of a private mapping, that may be other than zero. To write zeroes to the others would take
+    /// memory.
+    fn may_hold_data(&mut self, pages: PageSet) -> PageSet {
+        let Backing::Private(layout) = &self.backing else { return pages };
+        let shown: PageSet = pages.iter().filter(|&page| layout.shows_zeroes(page)).collect();
+        if shown.is_empty() {
+            return pages;
+        }
+        match self.find(Search::Private) {
+            Ok(found) if found.complete => pages.minus(&shown.minus(&found.pages)),
+            _ => pages,
+        }
     }
 
     /// Asks the tracker, of a private mapping.
@@ -486,7 +500,10 @@ impl State {
                 // What was captured may have been zeroed since.
                 Ok(file.data().below(self.mapping.pages()).union(&self.synced.captured_pages()))
             }
-            Backing::Private(_) | Backing::Torn => Ok(PageSet::all(self.mapping.pages())),
+            Backing::Private(_) | Backing::Torn => {
+                self.mapping.check_owner()?;
+                Ok(PageSet::all(self.mapping.pages()))
+            }
         }
     }
 

@@ -2,3 +2,5 @@
 
 #[cfg(all(target_os = "linux", not(memsnap_unix)))]
 pub mod linux;
+#[cfg(windows)]
+pub mod windows;

@@ -32,7 +32,9 @@ use crate::pages::{PageRange, PageSet};
 #[cfg(test)]
 pub(crate) mod fault;
 
+mod limits;
 mod span;
+pub(crate) use limits::LIMITS;
 pub(crate) use span::Span;
 
 #[cfg(unix)]
@@ -84,8 +86,13 @@ pub(crate) struct Placement {
     /// Inaccessible pages before the first and behind the last.
     pub(crate) before: usize,
     pub(crate) behind: usize,
+    #[allow(dead_code, reason = "a wish, which not every system can grant")]
     pub(crate) huge_pages: HugePages,
+    /// Pages may be made executable.
+    #[allow(dead_code, reason = "only some systems have to know in advance")]
+    pub(crate) executable: bool,
     /// For those who look at the process.
+    #[allow(dead_code, reason = "a wish, which not every system can grant")]
     pub(crate) name: Option<Arc<CStr>>,
 }
 

@@ -62,7 +62,7 @@ impl Mapping {
     }
 
     fn whole(pages: usize, source: Source<'_>, placement: &Placement) -> io::Result<Self> {
-        let &Placement { before, behind, huge_pages, ref name } = placement;
+        let &Placement { before, behind, huge_pages, ref name, .. } = placement;
         let slack = slack(huge_pages);
         let inaccessible = before.saturating_add(behind).saturating_add(slack);
         let mut mapping = Self::empty();

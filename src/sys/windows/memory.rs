@@ -1,0 +1,625 @@
+//! Address ranges: placeholders, and what is mapped into them.
+#![allow(unsafe_code)]
+
+use std::collections::BTreeSet;
+use std::ffi::c_void;
+use std::io;
+use std::ops::Deref;
+use std::os::windows::io::{AsRawHandle, OwnedHandle};
+use std::ptr::{self, NonNull};
+use std::sync::OnceLock;
+
+use windows_sys::Win32::System::Memory::{
+    DiscardVirtualMemory, MEM_COMMIT, MEM_DECOMMIT, MEM_PRESERVE_PLACEHOLDER, MEM_RELEASE,
+    MEM_REPLACE_PLACEHOLDER, MEM_RESERVE, MEM_RESERVE_PLACEHOLDER, MEMORY_MAPPED_VIEW_ADDRESS, MapViewOfFile3,
+    PAGE_EXECUTE_READ, PAGE_EXECUTE_READWRITE, PAGE_EXECUTE_WRITECOPY, PAGE_NOACCESS, PAGE_PROTECTION_FLAGS,
+    PAGE_READONLY, PAGE_READWRITE, PAGE_WRITECOPY, UnmapViewOfFile, UnmapViewOfFile2, VIRTUAL_FREE_TYPE,
+    VirtualAlloc, VirtualAlloc2, VirtualFree, VirtualProtect,
+};
+use windows_sys::Win32::System::SystemServices::{MEM_COALESCE_PLACEHOLDERS, MEM_WRITE_WATCH};
+
+use super::page_size;
+use super::section::{self, checked, this_process};
+use crate::access::Access;
+use crate::options::Populate;
+use crate::pages::{PageRange, PageSet};
+use crate::sys::{Overlay, Placement, Source, Span, call};
+
+/// Pages of the section of zeroes that stands in for memory where there is none to be had.
+const ZERO_PAGES: usize = 256;
+
+/// An address range that belongs to its owner until it is dropped.
+///
+/// Invariant: `regions` are, in order and without gaps, what the system has in the addresses of `before` pages, those of
+/// `span`, and `behind` pages, and nobody else has any there. All but those of `span` are inaccessible; those are
+/// accessible but for placeholders, of which there are none unless `torn`.
+pub(crate) struct Mapping {
+    span: Span,
+    before: usize,
+    behind: usize,
+    regions: Vec<Region>,
+    executable: bool,
+    /// Written pages of zeroes will be asked for.
+    watched: bool,
+    /// A failed call left pages that nothing could be mapped for.
+    torn: bool,
+}
+
+/// What one call into the system made, and one can unmake.
+#[derive(Clone, Copy)]
+struct Region {
+    /// Counted from the first page of the whole range, `before` included.
+    range: PageRange,
+    content: Content,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Content {
+    Placeholder,
+    /// Private memory; `watched` if the system keeps track of the pages written.
+    Zeroes {
+        watched: bool,
+    },
+    /// A view of a section, copied where it is written.
+    Private,
+    /// A view of a section that is written.
+    Shared,
+    /// A view of a section, read-only.
+    ReadOnly,
+}
+
+impl Deref for Mapping {
+    type Target = Span;
+
+    fn deref(&self) -> &Span {
+        &self.span
+    }
+}
+
+impl Mapping {
+    /// Maps `pages` pages of `source` at an address that the system picks.
+    pub(crate) fn new(pages: usize, source: Source<'_>) -> io::Result<Self> {
+        let mut mapping = Self::reserve(pages, &Placement::default())?;
+        mapping.fill(0, pages, source, &[])?;
+        Ok(mapping)
+    }
+
+    /// Maps `pages` pages of `source`, and in place of it others, at an address that has what `placement` asks for.
+    pub(crate) fn placed(
+        pages: usize,
+        source: Source<'_>,
+        over: &[Overlay<'_>],
+        placement: &Placement,
+    ) -> io::Result<Self> {
+        let mut mapping = Self::reserve(pages, placement)?;
+        mapping.executable = placement.executable;
+        mapping.watched = true;
+        mapping.fill(0, pages, source, over)?;
+        Ok(mapping)
+    }
+
+    /// No addresses at all; the pointer is aligned to a page.
+    pub(crate) fn empty() -> Self {
+        let span = Span::empty();
+        let regions = Vec::new();
+        Self { span, before: 0, behind: 0, regions, executable: false, watched: false, torn: false }
+    }
+
+    /// A range of `pages` pages, none of which can be touched yet.
+    fn reserve(pages: usize, placement: &Placement) -> io::Result<Self> {
+        let mut mapping = Self::empty();
+        let total = placement.before.checked_add(pages).and_then(|sum| sum.checked_add(placement.behind));
+        let len = total.and_then(|total| total.checked_mul(page_size()));
+        let len = len.filter(|&len| isize::try_from(len).is_ok()).ok_or(io::ErrorKind::OutOfMemory)?;
+        if len == 0 {
+            return Ok(mapping);
+        }
+        call("VirtualAlloc2")?;
+        let kind = MEM_RESERVE | MEM_RESERVE_PLACEHOLDER;
+        // SAFETY: the system picks an unused address, so that no memory in use changes.
+        let start = unsafe {
+            VirtualAlloc2(this_process(), ptr::null(), len, kind, PAGE_NOACCESS, ptr::null_mut(), 0)
+        };
+        let start = NonNull::new(start.cast::<u8>()).ok_or_else(io::Error::last_os_error)?;
+        (mapping.before, mapping.behind) = (placement.before, placement.behind);
+        // SAFETY: the range has room for all the pages before the first.
+        mapping.span.start = unsafe { start.add(placement.before * page_size()) };
+        mapping.span.pages = pages;
+        let range = PageRange::new(0, len / page_size());
+        mapping.regions.push(Region { range, content: Content::Placeholder });
+        Ok(mapping)
+    }
+
+    /// Makes `pages` more pages accessible, which show the same pages of `source`. There are at least as many
+    /// inaccessible ones behind.
+    pub(crate) fn extend(&mut self, pages: usize, source: Source<'_>) -> io::Result<()> {
+        debug_assert!(pages <= self.behind);
+        self.check_owner()?;
+        let (old, new) = (self.pages(), self.pages() + pages);
+        self.vacate_covered(old)?;
+        let hidden = self.hidden(old, new);
+        let extended = hidden
+            .iter()
+            .try_for_each(|&part| self.uncover(part, source))
+            .and_then(|()| self.fill(hidden.last().map_or(old, |&(range, _)| range.end), new, source, &[]));
+        if extended.is_err() {
+            let _ = self.cover(old, new);
+            let _ = self.vacate_covered(old);
+            return extended;
+        }
+        self.span.pages = new;
+        self.behind -= pages;
+        Ok(())
+    }
+
+    /// Makes the pages from `pages` on inaccessible and gives their memory back, as far as whole regions are among
+    /// them.
+    ///
+    /// # Safety
+    ///
+    /// Nobody holds a reference to bytes of these pages.
+    pub(crate) unsafe fn truncate(&mut self, pages: usize) -> io::Result<()> {
+        debug_assert!(pages <= self.pages());
+        self.check_owner()?;
+        let old = self.pages();
+        if let Err(error) = self.cover(pages, old) {
+            let range = PageRange::new(pages, old);
+            // SAFETY: nothing is taken away.
+            let _ = unsafe { self.set_access(range, Access::READ_WRITE) };
+            return Err(error);
+        }
+        let _ = self.vacate_covered(pages);
+        self.span.pages = pages;
+        self.behind += old - pages;
+        Ok(())
+    }
+
+    /// Shows `source`, and in place of it others, instead of what the whole range shows now; private pages go.
+    ///
+    /// # Safety
+    ///
+    /// Nobody holds a reference to bytes of the range.
+    pub(crate) unsafe fn replace(&mut self, source: Source<'_>, over: &[Overlay<'_>]) -> io::Result<()> {
+        let pages = self.pages();
+        let replaced = self.vacate(0, self.regions.len()).and_then(|()| self.fill(0, pages, source, over));
+        self.plug();
+        replaced
+    }
+
+    /// Shows the same pages of `source` in place of what `range` shows now. Fails with `Unsupported`, and changes nothing,
+    /// unless that is whole regions: of others, the private pages around would be lost.
+    ///
+    /// # Safety
+    ///
+    /// As for [`replace`](Self::replace), for the bytes of `range`.
+    pub(crate) unsafe fn replace_part(&mut self, range: PageRange, source: Source<'_>) -> io::Result<()> {
+        debug_assert!(range.end <= self.pages());
+        if range.len() == 0 {
+            return Ok(());
+        }
+        let (start, end) = (self.before + range.start, self.before + range.end);
+        let first = self.regions.partition_point(|region| region.range.end <= start);
+        let last = self.regions.partition_point(|region| region.range.start < end);
+        let regions = &self.regions[first..last];
+        if regions.first().is_none_or(|first| first.range.start != start)
+            || regions.last().is_none_or(|last| last.range.end != end)
+        {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        let replaced =
+            self.vacate(first, last).and_then(|()| self.fill(range.start, range.end, source, &[]));
+        self.plug();
+        replaced
+    }
+
+    /// Says what may be done with the bytes of `range`. After an error that may be anything, for each page.
+    ///
+    /// # Safety
+    ///
+    /// Nobody holds a reference to bytes of `range` that needs what is taken away.
+    pub(crate) unsafe fn set_access(&self, range: PageRange, access: Access) -> io::Result<()> {
+        debug_assert!(range.end <= self.pages());
+        self.contents(range).try_for_each(|(part, content)| {
+            // SAFETY: the caller's promise.
+            unsafe { self.protect(part, content.protection(access)) }
+        })
+    }
+
+    /// Private pages of a view of a section cannot be dropped one by one, and those of zeroes not without the risk of
+    /// not getting others for them.
+    ///
+    /// # Safety
+    ///
+    /// Nobody holds a reference to bytes of these pages.
+    #[allow(clippy::unused_self)]
+    pub(crate) unsafe fn discard(&self, pages: &PageSet) -> io::Result<()> {
+        if pages.is_empty() { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
+    }
+
+    /// Gives back the memory of `pages`, whose bytes are anything afterwards. For mappings of zeroes.
+    ///
+    /// # Safety
+    ///
+    /// Nobody holds a reference to bytes of these pages.
+    pub(crate) unsafe fn give_back(&self, pages: &PageSet) -> io::Result<()> {
+        for &range in pages.ranges() {
+            debug_assert!(range.end <= self.pages());
+            call("DiscardVirtualMemory")?;
+            let (start, len) = (self.page_ptr(range.start), range.len() * page_size());
+            // SAFETY: the range is inside this mapping, and its bytes are the caller's to change.
+            let result = unsafe { DiscardVirtualMemory(start.as_ptr().cast(), len) };
+            if result != 0 {
+                return Err(io::Error::from_raw_os_error(result.cast_signed()));
+            }
+        }
+        Ok(())
+    }
+
+    /// There is nothing that brings pages into the working set but to touch them.
+    #[allow(clippy::unused_self)]
+    pub(crate) fn populate(&self, _: PageRange, populate: Populate) -> io::Result<()> {
+        if populate == Populate::No { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
+    }
+
+    /// The inaccessible pages before it and behind it.
+    pub(crate) fn inaccessible(&self) -> (usize, usize) {
+        (self.before, self.behind)
+    }
+
+    /// Fails if there are pages that nothing could be mapped for.
+    pub(crate) fn check_owner(&self) -> io::Result<()> {
+        if !self.torn {
+            return Ok(());
+        }
+        Err(io::Error::new(
+            io::ErrorKind::OutOfMemory,
+            "a restore failed and left this view without memory; drop it and open another",
+        ))
+    }
+
+    /// What `range` shows, part by part.
+    pub(super) fn contents(&self, range: PageRange) -> impl Iterator<Item = (PageRange, Content)> {
+        let (start, end) = (self.before + range.start, self.before + range.end);
+        let first = self.regions.partition_point(|region| region.range.end <= start);
+        let regions = self.regions[first..].iter().take_while(move |region| region.range.start < end);
+        regions.map(move |region| {
+            let (start, end) = (region.range.start.max(start), region.range.end.min(end));
+            (PageRange::new(start - self.before, end - self.before), region.content)
+        })
+    }
+
+    /// The address of a page counted as in `regions`.
+    fn address(&self, page: usize) -> *mut c_void {
+        let start = self.start.as_ptr().wrapping_sub(self.before * page_size());
+        start.wrapping_add(page * page_size()).cast()
+    }
+
+    /// The pages from `start` to `end`, behind the last, that are mapped all the same: they were truncated.
+    fn hidden(&self, start: usize, end: usize) -> Vec<(PageRange, Content)> {
+        let is_mapped = |(_, content): &(PageRange, Content)| *content != Content::Placeholder;
+        self.contents(PageRange::new(start, end)).take_while(is_mapped).collect()
+    }
+
+    /// Makes a truncated part accessible again, so that it shows `source`.
+    fn uncover(&self, (range, content): (PageRange, Content), source: Source<'_>) -> io::Result<()> {
+        let (start, len) = (self.address(self.before + range.start), range.len() * page_size());
+        match (content, source) {
+            (Content::Zeroes { .. }, Source::Zero) => {
+                call("VirtualAlloc")?;
+                // SAFETY: the range is inside this mapping, and inaccessible so far, so that nobody refers to it.
+                let start = unsafe { VirtualAlloc(start, len, MEM_COMMIT, PAGE_READWRITE) };
+                if start.is_null() { Err(io::Error::last_os_error()) } else { Ok(()) }
+            }
+            (Content::Private, Source::Zero) | (Content::Shared, Source::Zero | Source::Shared(_)) => {
+                // SAFETY: nothing is taken away.
+                unsafe { self.protect(range, content.protection(Access::READ_WRITE)) }?;
+                if let Source::Zero = source {
+                    // SAFETY: the range is inside this mapping, writable, and nobody refers to it yet.
+                    unsafe { start.cast::<u8>().write_bytes(0, len) };
+                }
+                Ok(())
+            }
+            _ => Err(io::ErrorKind::Unsupported.into()),
+        }
+    }
+
+    /// Makes the pages from `start` to `end` inaccessible where they are mapped.
+    fn cover(&self, start: usize, end: usize) -> io::Result<()> {
+        let mapped = self.contents(PageRange::new(start, end));
+        mapped.filter(|(_, content)| *content != Content::Placeholder).try_for_each(|(range, _)| {
+            // SAFETY: the callers' promise, or nobody knows of these pages yet.
+            unsafe { self.protect(range, PAGE_NOACCESS) }
+        })
+    }
+
+    /// Gives back what is mapped from page `start` on, which is inaccessible: whole regions, and memory.
+    fn vacate_covered(&mut self, start: usize) -> io::Result<()> {
+        let first = self.before + start;
+        let next = self.regions.partition_point(|region| region.range.start < first);
+        let straddling = next.checked_sub(1).map(|index| self.regions[index]);
+        if let Some(Region { range, content: Content::Zeroes { .. } }) = straddling
+            && range.end > first
+        {
+            call("VirtualFree")?;
+            let (start, len) = (self.address(first), (range.end - first) * page_size());
+            // SAFETY: the range is private memory of this mapping, and inaccessible, so that nobody refers to it.
+            unsafe { free(start, len, MEM_DECOMMIT) }?;
+        }
+        self.vacate(next, self.regions.len())
+    }
+
+    /// # Safety
+    ///
+    /// As for [`set_access`](Self::set_access).
+    unsafe fn protect(&self, range: PageRange, protection: PAGE_PROTECTION_FLAGS) -> io::Result<()> {
+        call("VirtualProtect")?;
+        let mut before = 0;
+        let (start, len) = (self.address(self.before + range.start), range.len() * page_size());
+        // SAFETY: the range is inside this mapping; who refers to its bytes is the caller's promise.
+        checked(unsafe { VirtualProtect(start, len, protection, &raw mut before) })
+    }
+
+    /// Turns the regions number `first` to `last` into one placeholder.
+    fn vacate(&mut self, first: usize, last: usize) -> io::Result<()> {
+        for index in first..last {
+            let Region { range, content } = self.regions[index];
+            let (start, len) = (self.address(range.start), range.len() * page_size());
+            match content {
+                Content::Placeholder => continue,
+                Content::Zeroes { .. } => {
+                    call("VirtualFree")?;
+                    // SAFETY: the range is all of one allocation; callers own its bytes.
+                    unsafe { free(start, len, MEM_RELEASE | MEM_PRESERVE_PLACEHOLDER) }?;
+                }
+                Content::Private | Content::Shared | Content::ReadOnly => {
+                    call("UnmapViewOfFile2")?;
+                    let view = MEMORY_MAPPED_VIEW_ADDRESS { Value: start };
+                    // SAFETY: the range is all of one view; callers own its bytes.
+                    checked(unsafe { UnmapViewOfFile2(this_process(), view, MEM_PRESERVE_PLACEHOLDER) })?;
+                }
+            }
+            self.regions[index].content = Content::Placeholder;
+        }
+        if last > first + 1 {
+            let range = PageRange::new(self.regions[first].range.start, self.regions[last - 1].range.end);
+            call("VirtualFree")?;
+            let (start, len) = (self.address(range.start), range.len() * page_size());
+            // SAFETY: the range is placeholders, in which nothing is.
+            unsafe { free(start, len, MEM_RELEASE | MEM_COALESCE_PLACEHOLDERS) }?;
+            let merged = Region { range, content: Content::Placeholder };
+            self.regions.splice(first..last, std::iter::once(merged));
+        }
+        Ok(())
+    }
+
+    /// Maps `source`, and in place of it others, from page `start` to `end`, which is within one placeholder.
+    fn fill(
+        &mut self,
+        start: usize,
+        end: usize,
+        source: Source<'_>,
+        over: &[Overlay<'_>],
+    ) -> io::Result<()> {
+        for (range, source) in disjoint(PageRange::new(start, end), source, over) {
+            let (Source::Private(file) | Source::Shared(file) | Source::ReadOnly(file)) = source else {
+                self.map_zeroes(range)?;
+                continue;
+            };
+            for (pages, section) in file.sections() {
+                let (start, end) = (range.start.max(pages.start), range.end.min(pages.end));
+                if start >= end {
+                    continue;
+                }
+                let (part, offset) = (PageRange::new(start, end), (start - pages.start) * page_size());
+                match source {
+                    Source::Shared(_) => {
+                        file.with_writer(|section| self.map_view(part, Content::Shared, section, offset))
+                    }
+                    Source::ReadOnly(_) => self.map_view(part, Content::ReadOnly, section, offset),
+                    Source::Private(_) | Source::Zero => {
+                        self.map_view(part, Content::Private, section, offset)
+                    }
+                }?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Maps private memory in the placeholder that has `range`.
+    fn map_zeroes(&mut self, range: PageRange) -> io::Result<()> {
+        let index = self.carve(range)?;
+        let watched = self.watched && self.allocate(range, MEM_WRITE_WATCH).is_ok();
+        if !watched {
+            self.allocate(range, 0)?;
+        }
+        self.regions[index].content = Content::Zeroes { watched };
+        Ok(())
+    }
+
+    fn allocate(&self, range: PageRange, more: u32) -> io::Result<()> {
+        call("VirtualAlloc2")?;
+        let (start, len) = (self.address(self.before + range.start), range.len() * page_size());
+        let kind = MEM_RESERVE | MEM_COMMIT | MEM_REPLACE_PLACEHOLDER | more;
+        // SAFETY: the range is a placeholder of this mapping, in which nothing is.
+        let allocated = unsafe {
+            VirtualAlloc2(this_process(), start, len, kind, PAGE_READWRITE, ptr::null_mut(), 0)
+        };
+        if allocated.is_null() { Err(io::Error::last_os_error()) } else { Ok(()) }
+    }
+
+    /// Maps a view of `section` from byte `offset` on in the placeholder that has `range`.
+    fn map_view(
+        &mut self,
+        range: PageRange,
+        content: Content,
+        section: &OwnedHandle,
+        offset: usize,
+    ) -> io::Result<()> {
+        let index = self.carve(range)?;
+        call("MapViewOfFile3")?;
+        let access = content.protection(Access::READ_WRITE);
+        let most = if self.executable { executable(access) } else { access };
+        let (start, len) = (self.address(self.before + range.start), range.len() * page_size());
+        let view = |protection| {
+            // SAFETY: the range is a placeholder of this mapping, in which nothing is.
+            let view = unsafe {
+                MapViewOfFile3(
+                    section.as_raw_handle(),
+                    this_process(),
+                    start,
+                    offset as u64,
+                    len,
+                    MEM_REPLACE_PLACEHOLDER,
+                    protection,
+                    ptr::null_mut(),
+                    0,
+                )
+            };
+            if view.Value.is_null() { Err(io::Error::last_os_error()) } else { Ok(()) }
+        };
+        // A section that cannot be executable still has all other views.
+        let mapped = view(most).map(|()| most).or_else(|error| {
+            if most == access { Err(error) } else { view(access).map(|()| access) }
+        })?;
+        self.regions[index].content = content;
+        if mapped != access {
+            // SAFETY: nobody knows of these pages yet, or what they showed is gone.
+            unsafe { self.protect(range, access) }?;
+        }
+        Ok(())
+    }
+
+    /// Cuts a placeholder of just the pages `range` out of the one that has them, and gives its number among the regions.
+    fn carve(&mut self, range: PageRange) -> io::Result<usize> {
+        let (start, end) = (self.before + range.start, self.before + range.end);
+        self.cut(start)?;
+        self.cut(end)?;
+        Ok(self.regions.partition_point(|region| region.range.end <= start))
+    }
+
+    /// Cuts the placeholder in two that has `page`, unless it starts there.
+    fn cut(&mut self, page: usize) -> io::Result<()> {
+        let index = self.regions.partition_point(|region| region.range.end <= page);
+        let Some(&Region { range, content }) = self.regions.get(index) else { return Ok(()) };
+        if range.start == page {
+            return Ok(());
+        }
+        if content != Content::Placeholder {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        call("VirtualFree")?;
+        let (start, len) = (self.address(range.start), (page - range.start) * page_size());
+        // SAFETY: the range is a part of a placeholder, in which nothing is.
+        unsafe { free(start, len, MEM_RELEASE | MEM_PRESERVE_PLACEHOLDER) }?;
+        self.regions[index].range.start = page;
+        self.regions.insert(index, Region { range: PageRange::new(range.start, page), content });
+        Ok(())
+    }
+
+    /// After a failure: maps zeroes where nothing is mapped, so that the owner's pointer never dangles. Where there is no
+    /// memory for that, they cannot be written.
+    fn plug(&mut self) {
+        self.torn = false;
+        let holes = self.contents(self.all()).filter(|(_, content)| *content == Content::Placeholder);
+        for (hole, _) in holes.collect::<Vec<_>>() {
+            let plugged = unfailing(|| self.map_zeroes(hole).or_else(|_| self.map_read_only(hole)));
+            self.torn |= plugged.is_err();
+        }
+    }
+
+    /// Maps zeroes that can be read, which takes no memory, in the placeholder that has `range`.
+    fn map_read_only(&mut self, range: PageRange) -> io::Result<()> {
+        let zeroes = zeroes()?;
+        range.iter().step_by(ZERO_PAGES).try_for_each(|start| {
+            let part = PageRange::new(start, range.end.min(start + ZERO_PAGES));
+            self.map_view(part, Content::ReadOnly, zeroes, 0)
+        })
+    }
+}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        for &Region { range, content } in &self.regions {
+            let start = self.address(range.start);
+            // What cannot be released stays taken.
+            let _ = match content {
+                // SAFETY: the region is this mapping's, and its owner is going, so no references are left.
+                Content::Placeholder | Content::Zeroes { .. } => unsafe { free(start, 0, MEM_RELEASE) },
+                Content::Private | Content::Shared | Content::ReadOnly => {
+                    // SAFETY: as above.
+                    checked(unsafe { UnmapViewOfFile(MEMORY_MAPPED_VIEW_ADDRESS { Value: start }) })
+                }
+            };
+        }
+    }
+}
+
+impl Content {
+    fn protection(self, access: Access) -> PAGE_PROTECTION_FLAGS {
+        match self {
+            _ if !access.can_read() => PAGE_NOACCESS,
+            _ if access.can_execute() => PAGE_EXECUTE_READ,
+            Self::Zeroes { .. } | Self::Shared if access.can_write() => PAGE_READWRITE,
+            Self::Private if access.can_write() => PAGE_WRITECOPY,
+            _ => PAGE_READONLY,
+        }
+    }
+}
+
+/// The protection that lets a view be executable later.
+fn executable(protection: PAGE_PROTECTION_FLAGS) -> PAGE_PROTECTION_FLAGS {
+    match protection {
+        PAGE_WRITECOPY => PAGE_EXECUTE_WRITECOPY,
+        PAGE_READWRITE => PAGE_EXECUTE_READWRITE,
+        PAGE_READONLY => PAGE_EXECUTE_READ,
+        other => other,
+    }
+}
+
+/// # Safety
+///
+/// The range is a mapping's own, and nobody holds a reference to bytes of it that do not stay.
+unsafe fn free(start: *mut c_void, len: usize, kind: VIRTUAL_FREE_TYPE) -> io::Result<()> {
+    // SAFETY: forwarded to the caller.
+    checked(unsafe { VirtualFree(start, len, kind) })
+}
+
+/// Runs what repairs after a failure, which tests do not make fail too.
+fn unfailing<T>(repair: impl FnOnce() -> T) -> T {
+    #[cfg(test)]
+    return crate::sys::fault::suspend(repair);
+    #[cfg(not(test))]
+    repair()
+}
+
+/// A section of [`ZERO_PAGES`] zeroes, which nobody can write to.
+fn zeroes() -> io::Result<&'static OwnedHandle> {
+    static ZEROES: OnceLock<OwnedHandle> = OnceLock::new();
+    if let Some(zeroes) = ZEROES.get() {
+        return Ok(zeroes);
+    }
+    let zeroes = section::create(ZERO_PAGES * page_size(), false)?;
+    Ok(ZEROES.get_or_init(|| zeroes))
+}
+
+/// The pages `range` with the source that counts for each: the last of `over` that has it, else `source`.
+fn disjoint<'a>(range: PageRange, source: Source<'a>, over: &[Overlay<'a>]) -> Vec<Overlay<'a>> {
+    let mut cuts = vec![(range.start, true, 0), (range.end, false, 0)];
+    for (number, (part, _)) in over.iter().enumerate().filter(|(_, (part, _))| part.len() > 0) {
+        cuts.push((part.start, true, number + 1));
+        cuts.push((part.end, false, number + 1));
+    }
+    cuts.sort_unstable();
+    let (mut parts, mut here, mut from) = (Vec::new(), BTreeSet::<usize>::new(), range.start);
+    for (page, starts, number) in cuts {
+        if let Some(&last) = here.last()
+            && from < page
+        {
+            let source = if last == 0 { source } else { over[last - 1].1 };
+            parts.push((PageRange::new(from, page), source));
+        }
+        from = page;
+        if starts { here.insert(number) } else { here.remove(&number) };
+    }
+    parts
+}

@@ -1,0 +1,222 @@
+//! Which pages of a private mapping may differ from what it shows.
+//!
+//! - **working set**: of memory of zeroes the system keeps track of the pages written (`MEM_WRITE_WATCH`), and
+//!   `GetWriteWatch` lists them. Of the pages of a view of a section, `QueryWorkingSetEx` tells which are in memory,
+//!   and which of those are the section's, shared or to be shared; and `VirtualQuery` which are no longer
+//!   copy-on-write. Reported are all pages but those that are in memory, the section's, and not writable in place.
+//! - **compare**: nothing is known, so every page is reported.
+//!
+//! The first never misses a page. A written page of a copy-on-write view is a private copy of the page, and marked
+//! `PAGE_READWRITE` ("Memory Protection Constants"). While it is in the working set it is not sharable, which is what
+//! `Shared` says of pages that are `Valid` (`PSAPI_WORKING_SET_EX_BLOCK`); trimmed, paged out or inaccessible it is not
+//! valid. Should the system come to keep one frame for private pages of equal content and call it shared, the
+//! protection still tells. None of this depends on who wrote: the system itself, for `ReadFile` or on behalf of a device,
+//! writes to a private copy as well. The record of pages written to memory of zeroes lasts as long as the memory does, for it
+//! is never reset here; so a page that a device may write to counts from when it was locked for that.
+//!
+//! What is reported is compared with the image, page by page. That brings the pages of the view that were not in memory
+//! into it, so that they need not be compared the next time.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::ptr;
+
+use windows_sys::Win32::System::Memory::{
+    GetWriteWatch, PAGE_EXECUTE_READWRITE, PAGE_PROTECTION_FLAGS, PAGE_READWRITE,
+};
+use windows_sys::Win32::System::ProcessStatus::{K32QueryWorkingSetEx, PSAPI_WORKING_SET_EX_INFORMATION};
+
+use super::memory::{Content, Mapping};
+use super::page_size;
+use super::section::{checked, query, this_process};
+use crate::options::Tracking;
+use crate::pages::{PageRange, PageSet};
+use crate::stats::WhyNotFaster;
+use crate::sys::{Found, Search, call, cannot_track};
+
+/// What the automatic choice is: another one if the library is built with `MEMSNAP_TIER` set, for tests.
+const DEFAULT: Tracking = match option_env!("MEMSNAP_TIER") {
+    Some(name) => match name.as_bytes() {
+        b"working-set" => Tracking::WorkingSet,
+        b"compare" => Tracking::Compare,
+        _ => panic!("MEMSNAP_TIER is one of working-set and compare"),
+    },
+    None => Tracking::WorkingSet,
+};
+
+/// Pages asked about in one call.
+const BATCH: usize = 4096;
+
+/// In the attributes of a page: it is in the working set, and it can be shared.
+const VALID: usize = 1;
+const SHARED: usize = 1 << 15;
+
+/// Finds the written pages of one mapping.
+#[derive(Clone, Copy)]
+pub(crate) struct Tracker {
+    tracking: Tracking,
+    why_not_faster: Option<WhyNotFaster>,
+}
+
+impl Tracker {
+    /// For a mapping just made. Fails where another way than the automatic one is wanted that cannot work.
+    pub(crate) fn new(tracking: Tracking, mapping: &Mapping) -> io::Result<Self> {
+        let mut tracker = Self { tracking: DEFAULT, why_not_faster: None };
+        tracker.switch(mapping, tracking)?;
+        Ok(tracker)
+    }
+
+    /// Finds pages in this way from now on, if it can work.
+    pub(crate) fn switch(&mut self, _: &Mapping, tracking: Tracking) -> io::Result<()> {
+        let tracking = match tracking {
+            Tracking::Auto => DEFAULT,
+            Tracking::WorkingSet | Tracking::Compare => tracking,
+            Tracking::Armed | Tracking::Scan | Tracking::Pagemap => {
+                return Err(cannot_track(tracking, "this is Windows", "Linux"));
+            }
+        };
+        let why_not_faster = (tracking == Tracking::Compare).then_some(WhyNotFaster::Chosen);
+        *self = Self { tracking, why_not_faster };
+        Ok(())
+    }
+
+    /// The tier in use.
+    pub(crate) fn tracking(self) -> Tracking {
+        self.tracking
+    }
+
+    /// Why it is none of the faster ones.
+    pub(crate) fn why_not_faster(self) -> Option<WhyNotFaster> {
+        self.why_not_faster
+    }
+
+    /// Looks for pages of `mapping`.
+    pub(crate) fn find(
+        &mut self,
+        _: Search,
+        mapping: &Mapping,
+        _count: bool,
+        _shows_zeroes: impl Fn(usize) -> bool,
+    ) -> io::Result<Found> {
+        let all = Found { known: false, ..Found::all_private(PageSet::all(mapping.pages())) };
+        if self.tracking == Tracking::Compare {
+            return Ok(all);
+        }
+        let mut pages = PageSet::new();
+        for (range, content) in mapping.contents(mapping.all()) {
+            match content {
+                Content::Zeroes { watched: true } => watched(mapping, range, &mut pages)?,
+                Content::Zeroes { watched: false } | Content::Placeholder | Content::Shared => {
+                    pages.push_range(range);
+                }
+                Content::Private | Content::ReadOnly => {
+                    let mut in_place = PageSet::new();
+                    writable(mapping, range, &mut in_place)?;
+                    let mut others = PageSet::new();
+                    private_or_absent(mapping, range, &mut others)?;
+                    others.union(&in_place).ranges().iter().for_each(|&range| pages.push_range(range));
+                }
+            }
+        }
+        Ok(Found { pages, ..all })
+    }
+
+    /// Nothing can be closed.
+    #[allow(clippy::unused_self)]
+    pub(crate) fn arm(&mut self, _: &Mapping) -> bool {
+        false
+    }
+
+    #[allow(clippy::unused_self)]
+    pub(crate) fn close(self, _: &Mapping) -> bool {
+        false
+    }
+
+    #[allow(clippy::unused_self)]
+    pub(crate) fn renewed(&mut self, _: &Mapping, _: PageRange) {}
+
+    #[allow(clippy::unused_self)]
+    pub(crate) fn disarm(&mut self) {}
+
+    #[allow(clippy::unused_self)]
+    pub(crate) fn is_armed(self) -> bool {
+        false
+    }
+
+    #[allow(clippy::unused_self)]
+    pub(crate) fn must_arm(self) -> bool {
+        false
+    }
+}
+
+/// The pages of memory of zeroes that were written.
+fn watched(mapping: &Mapping, range: PageRange, pages: &mut PageSet) -> io::Result<()> {
+    let first = mapping.as_ptr().addr().get();
+    let mut addresses = vec![ptr::null_mut(); BATCH.min(range.len())];
+    let mut from = range.start;
+    while from < range.end {
+        call("GetWriteWatch")?;
+        let (mut count, mut granularity) = (addresses.len(), 0);
+        let len = (range.end - from) * page_size();
+        // SAFETY: the answers have places, as many as said.
+        let result = unsafe {
+            GetWriteWatch(
+                0,
+                mapping.page_ptr(from).as_ptr().cast(),
+                len,
+                addresses.as_mut_ptr(),
+                &raw mut count,
+                &raw mut granularity,
+            )
+        };
+        if result != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        let written = &addresses[..count.min(addresses.len())];
+        written.iter().for_each(|address| pages.push((address.addr() - first) / page_size()));
+        from = match written.last() {
+            Some(last) if written.len() == addresses.len() => (last.addr() - first) / page_size() + 1,
+            _ => range.end,
+        };
+    }
+    Ok(())
+}
+
+/// The pages of a view that are not in memory, or not the section's.
+fn private_or_absent(mapping: &Mapping, range: PageRange, pages: &mut PageSet) -> io::Result<()> {
+    let mut entries = vec![PSAPI_WORKING_SET_EX_INFORMATION::default(); BATCH.min(range.len())];
+    for start in range.iter().step_by(BATCH) {
+        let batch = PageRange::new(start, range.end.min(start + BATCH));
+        let entries = &mut entries[..batch.len()];
+        for (entry, page) in entries.iter_mut().zip(batch.iter()) {
+            entry.VirtualAddress = mapping.page_ptr(page).as_ptr().cast();
+        }
+        call("QueryWorkingSetEx")?;
+        let size = u32::try_from(size_of_val(entries)).unwrap_or(0);
+        // SAFETY: the entries are as many as said.
+        checked(unsafe { K32QueryWorkingSetEx(this_process(), entries.as_mut_ptr().cast(), size) })?;
+        for (entry, page) in entries.iter().zip(batch.iter()) {
+            // SAFETY: whatever the system wrote, it is a number too.
+            let flags = unsafe { entry.VirtualAttributes.Flags };
+            if flags & (VALID | SHARED) != VALID | SHARED {
+                pages.push(page);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The pages of a view that would be written in place.
+fn writable(mapping: &Mapping, range: PageRange, pages: &mut PageSet) -> io::Result<()> {
+    const IN_PLACE: PAGE_PROTECTION_FLAGS = PAGE_READWRITE | PAGE_EXECUTE_READWRITE;
+    let mut from = range.start;
+    while from < range.end {
+        let information = query(mapping.page_ptr(from))?;
+        let end = range.end.min(from + (information.RegionSize / page_size()).max(1));
+        if information.Protect & IN_PLACE != 0 {
+            pages.push_range(PageRange::new(from, end));
+        }
+        from = end;
+    }
+    Ok(())
+}
