@@ -161,6 +161,9 @@ fn value(call: libc::c_long, number: u8, value: u32, errno: libc::c_int) -> Refu
     Refusal { call, argument: Some(Argument { number, mask: u32::MAX, value }), errno }
 }
 
+/// `libc` knows it with glibc only.
+const MADV_COLLAPSE: libc::c_int = 25;
+
 /// `PR_SET_VMA`, by which memory gets a name.
 const NAME_MEMORY: u32 = 0x5356_4d41;
 
@@ -193,7 +196,7 @@ fn in_gvisor() {
     for advice in [
         libc::MADV_FREE,
         libc::MADV_WIPEONFORK,
-        libc::MADV_COLLAPSE,
+        MADV_COLLAPSE,
         libc::MADV_POPULATE_READ,
         libc::MADV_POPULATE_WRITE,
     ] {
@@ -214,7 +217,7 @@ fn on_linux_5_10() {
         flag(libc::SYS_memfd_create, 1, MFD_NOEXEC_SEAL, libc::EINVAL),
         refuse_madvise(libc::MADV_POPULATE_READ),
         refuse_madvise(libc::MADV_POPULATE_WRITE),
-        refuse_madvise(libc::MADV_COLLAPSE),
+        refuse_madvise(MADV_COLLAPSE),
         value(libc::SYS_prctl, 0, NAME_MEMORY, libc::EINVAL),
         refuse_pagemap_scan(libc::ENOTTY),
     ];
@@ -237,7 +240,7 @@ fn where_all_that_can_be_refused_is() {
             [
                 libc::MADV_WIPEONFORK,
                 libc::MADV_DONTFORK,
-                libc::MADV_COLLAPSE,
+                MADV_COLLAPSE,
                 libc::MADV_HUGEPAGE,
                 libc::MADV_NOHUGEPAGE,
                 libc::MADV_POPULATE_READ,

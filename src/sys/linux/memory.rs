@@ -20,6 +20,9 @@ use crate::options::{HugePages, Populate};
 use crate::pages::{PageRange, PageSet};
 use crate::sys::{Placement, call};
 
+/// The same on all architectures that Rust has; `libc` knows it with glibc only.
+const MADV_COLLAPSE: libc::c_int = 25;
+
 /// What a range of addresses shows. Page n of the mapping shows page n of the file.
 #[derive(Clone, Copy)]
 pub(crate) enum Source<'a> {
@@ -251,7 +254,7 @@ impl Mapping {
         let end = self.address(range.end).addr() / huge_page_size() * huge_page_size();
         if start < end {
             // SAFETY: the addresses are inside this mapping; the bytes of its pages move, and none changes.
-            unsafe { libc::madvise(self.address(0).with_addr(start), end - start, libc::MADV_COLLAPSE) };
+            unsafe { libc::madvise(self.address(0).with_addr(start), end - start, MADV_COLLAPSE) };
         }
     }
 
