@@ -3,7 +3,7 @@
 //!
 //! Each test runs in a child, and the parent never uses memsnap, so that a child can be refused the very first call.
 
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
 mod common;
 
@@ -12,12 +12,13 @@ use std::fs;
 use std::io;
 
 use common::kinds::{self, TRACKINGS, goes_on};
-use common::script::{Script, read};
-use common::seccomp::{
+use common::linux::seccomp::{
     Argument, MFD_NOEXEC_SEAL, NEW_USERFAULTFD, Refusal, filters_are_available, install,
     kernel_has_pagemap_scan, refuse, refuse_ioctl, refuse_madvise, refuse_pagemap_scan,
 };
-use common::{assert_same, pattern, run_in_child, serial, skip};
+use common::script::{Script, read};
+use common::unix::run_in_child;
+use common::{assert_same, pattern, serial, skip};
 use memsnap::os::linux::SnapshotExt as _;
 use memsnap::{
     Access, HugePages, Populate, Snapshot, SnapshotOptions, Tracking, View, ViewOptions, page_size,
@@ -85,7 +86,8 @@ fn is_refusal(error: &io::Error) -> bool {
 }
 
 fn all_options() -> Vec<ViewOptions> {
-    let mut all: Vec<_> = TRACKINGS.map(|tracking| ViewOptions::new().tracking(tracking).clone()).into();
+    let mut all: Vec<_> =
+        TRACKINGS.iter().map(|&tracking| ViewOptions::new().tracking(tracking).clone()).collect();
     all.extend(
         [Populate::Read, Populate::Write].map(|populate| ViewOptions::new().populate(populate).clone()),
     );
@@ -161,6 +163,9 @@ fn value(call: libc::c_long, number: u8, value: u32, errno: libc::c_int) -> Refu
     Refusal { call, argument: Some(Argument { number, mask: u32::MAX, value }), errno }
 }
 
+/// `libc` knows it with glibc only.
+const MADV_COLLAPSE: libc::c_int = 25;
+
 /// `PR_SET_VMA`, by which memory gets a name.
 const NAME_MEMORY: u32 = 0x5356_4d41;
 
@@ -193,7 +198,7 @@ fn in_gvisor() {
     for advice in [
         libc::MADV_FREE,
         libc::MADV_WIPEONFORK,
-        libc::MADV_COLLAPSE,
+        MADV_COLLAPSE,
         libc::MADV_POPULATE_READ,
         libc::MADV_POPULATE_WRITE,
     ] {
@@ -214,7 +219,7 @@ fn on_linux_5_10() {
         flag(libc::SYS_memfd_create, 1, MFD_NOEXEC_SEAL, libc::EINVAL),
         refuse_madvise(libc::MADV_POPULATE_READ),
         refuse_madvise(libc::MADV_POPULATE_WRITE),
-        refuse_madvise(libc::MADV_COLLAPSE),
+        refuse_madvise(MADV_COLLAPSE),
         value(libc::SYS_prctl, 0, NAME_MEMORY, libc::EINVAL),
         refuse_pagemap_scan(libc::ENOTTY),
     ];
@@ -237,7 +242,7 @@ fn where_all_that_can_be_refused_is() {
             [
                 libc::MADV_WIPEONFORK,
                 libc::MADV_DONTFORK,
-                libc::MADV_COLLAPSE,
+                MADV_COLLAPSE,
                 libc::MADV_HUGEPAGE,
                 libc::MADV_NOHUGEPAGE,
                 libc::MADV_POPULATE_READ,

@@ -77,7 +77,9 @@ fn kernel_gives_huge_pages(of_file: bool) -> bool {
     assert_ne!(start, libc::MAP_FAILED);
     let start: *mut u8 = start.cast();
     let whole = start.wrapping_add(start.addr().next_multiple_of(HUGE) - start.addr());
-    let advice = if of_file { libc::MADV_COLLAPSE } else { libc::MADV_HUGEPAGE };
+    /// `libc` knows it with glibc only.
+    const MADV_COLLAPSE: libc::c_int = 25;
+    let advice = if of_file { MADV_COLLAPSE } else { libc::MADV_HUGEPAGE };
     // SAFETY: the range is within the mapping, which has a huge page less of them.
     unsafe { libc::madvise(whole.cast(), len - HUGE, advice) };
     if of_file {

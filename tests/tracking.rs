@@ -156,3 +156,32 @@ fn a_snapshot_after_a_restore_captures_nothing() {
         assert_same("taken", &taken.view().unwrap(), &bytes);
     }
 }
+
+/// A view comes to the best way that can be asked for; which one that is, the machine's kernel decides. Where the
+/// kernel is chosen for a test, `MEMSNAP_EXPECTED_TIER` says what it has to be.
+#[test]
+fn views_come_to_the_best_way_of_this_kernel() {
+    const PAGES: usize = 512;
+    if is_forced() {
+        return skip("views_come_to_the_best_way_of_this_kernel", "a tier is forced");
+    }
+    let snapshot = Snapshot::from_slice(&noise(PAGES * page_size(), 1)).unwrap();
+    let mut view = snapshot.view().unwrap();
+    let ways = [Tracking::Armed, Tracking::Scan, Tracking::Pagemap, Tracking::WorkingSet, Tracking::Compare];
+    // To ask for protected pages is no error where they may yet be refused.
+    let can = |&way: &Tracking| if way == Tracking::Armed { can_be_armed() } else { opens(&snapshot, way) };
+    let best = ways.into_iter().find(can).unwrap();
+    for round in 0..200 {
+        let sum: usize = view.iter().step_by(page_size()).map(|&byte| usize::from(byte)).sum();
+        view[round % PAGES * page_size()] = sum.to_le_bytes()[0];
+        view.take_snapshot().unwrap();
+    }
+    assert_eq!(view.stats().tracker, best, "{:?}", view.stats());
+    if let Ok(expected) = std::env::var("MEMSNAP_EXPECTED_TIER") {
+        assert_eq!(best.to_string(), expected, "{:?}", view.stats());
+    }
+}
+
+fn opens(snapshot: &Snapshot, tracking: Tracking) -> bool {
+    snapshot.view_with(ViewOptions::new().tracking(tracking)).is_ok()
+}

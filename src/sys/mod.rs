@@ -57,12 +57,12 @@ use windows as system;
 #[cfg(not(any(unix, windows)))]
 compile_error!("memsnap needs a backend for this system in src/sys/");
 
+#[allow(unused_imports, reason = "not every system has a module in `os`")]
+pub(crate) use system::received;
 pub(crate) use system::{
     Handle, Mapping, MemoryFile, REPLACES_UNSEEN, Tracker, available_memory, borrowed, copy_of, file_limit,
     page_size, stream,
 };
-#[allow(unused_imports, reason = "not every system has a module in `os`")]
-pub(crate) use system::received;
 
 /// What a range of addresses shows. Page n of the mapping shows page n of the file.
 #[derive(Clone, Copy)]

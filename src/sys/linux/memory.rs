@@ -12,6 +12,9 @@ use crate::pages::{PageRange, PageSet};
 use crate::sys::unix::{Mapping, page_size};
 use crate::sys::{Source, call};
 
+/// The same on all architectures that Rust has; `libc` knows it with glibc only.
+const MADV_COLLAPSE: libc::c_int = 25;
+
 /// Of mappings that count against no limit before they are used.
 pub(in crate::sys) const NO_RESERVE: MapFlags = MapFlags::NORESERVE;
 
@@ -93,7 +96,7 @@ impl Mapping {
         let end = self.address(range.end).addr() / huge_page_size() * huge_page_size();
         if start < end {
             // SAFETY: the addresses are inside this mapping; the bytes of its pages move, and none changes.
-            unsafe { libc::madvise(self.address(0).with_addr(start), end - start, libc::MADV_COLLAPSE) };
+            unsafe { libc::madvise(self.address(0).with_addr(start), end - start, MADV_COLLAPSE) };
         }
     }
 

@@ -21,8 +21,8 @@ pub(crate) use super::unix::{
 pub(super) use file::{Kind, borrowed_file, data_extents, new_file};
 pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, slack};
 pub(super) use process::Stamp as Owner;
-pub(crate) use source::received;
 pub(super) use source::clone_of;
+pub(crate) use source::received;
 pub(crate) use tracker::Tracker;
 
 /// Of a descriptor that gives no access to bytes.

@@ -11,8 +11,8 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 
 use super::process::Process;
 use crate::pages::{PageRange, PageSet};
-use crate::sys::unix::{Mapping, page_size};
 use crate::sys::call;
+use crate::sys::unix::{Mapping, page_size};
 
 /// `PAGE_IS_*` of `linux/fs.h`.
 const WRITTEN: u64 = 1 << 1;

@@ -27,9 +27,9 @@ use super::pagemap::{self, Look};
 use super::{may_have_pinned_memory, userfault};
 use crate::options::Tracking;
 use crate::pages::{PageRange, PageSet};
+use crate::stats::WhyNotFaster;
 use crate::sys::unix::Mapping;
 use crate::sys::{Found, Search, cannot_track};
-use crate::stats::WhyNotFaster;
 
 /// How written pages are found; see the module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

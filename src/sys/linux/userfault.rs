@@ -13,8 +13,8 @@ use rustix::mm::{UserfaultfdFlags, userfaultfd};
 
 use super::process::Process;
 use crate::pages::PageRange;
-use crate::sys::unix::Mapping;
 use crate::sys::call;
+use crate::sys::unix::Mapping;
 
 /// `UFFD_USER_MODE_ONLY`: faults of the kernel are not ours to handle, for which no privilege is needed. With
 /// asynchronous protection there is nothing to handle in any case.

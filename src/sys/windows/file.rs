@@ -12,7 +12,6 @@ use super::page_size;
 use super::section::{self, View};
 use crate::pages::{PageRange, PageSet};
 
-
 /// Pages that a file may have in advance of its length: for each of them the system takes 8 bytes when the section is
 /// made.
 const MOST_ROOM: usize = 1 << 22;

@@ -11,10 +11,10 @@ use std::sync::OnceLock;
 
 use windows_sys::Win32::System::Memory::{
     DiscardVirtualMemory, MEM_COMMIT, MEM_DECOMMIT, MEM_PRESERVE_PLACEHOLDER, MEM_RELEASE,
-    MEM_REPLACE_PLACEHOLDER, MEM_RESERVE, MEM_RESERVE_PLACEHOLDER, MEMORY_MAPPED_VIEW_ADDRESS, MapViewOfFile3,
-    PAGE_EXECUTE_READ, PAGE_EXECUTE_READWRITE, PAGE_EXECUTE_WRITECOPY, PAGE_NOACCESS, PAGE_PROTECTION_FLAGS,
-    PAGE_READONLY, PAGE_READWRITE, PAGE_WRITECOPY, UnmapViewOfFile, UnmapViewOfFile2, VIRTUAL_FREE_TYPE,
-    VirtualAlloc, VirtualAlloc2, VirtualFree, VirtualProtect,
+    MEM_REPLACE_PLACEHOLDER, MEM_RESERVE, MEM_RESERVE_PLACEHOLDER, MEMORY_MAPPED_VIEW_ADDRESS,
+    MapViewOfFile3, PAGE_EXECUTE_READ, PAGE_EXECUTE_READWRITE, PAGE_EXECUTE_WRITECOPY, PAGE_NOACCESS,
+    PAGE_PROTECTION_FLAGS, PAGE_READONLY, PAGE_READWRITE, PAGE_WRITECOPY, UnmapViewOfFile, UnmapViewOfFile2,
+    VIRTUAL_FREE_TYPE, VirtualAlloc, VirtualAlloc2, VirtualFree, VirtualProtect,
 };
 use windows_sys::Win32::System::SystemServices::{MEM_COALESCE_PLACEHOLDERS, MEM_WRITE_WATCH};
 
@@ -206,8 +206,7 @@ impl Mapping {
         {
             return Err(io::ErrorKind::Unsupported.into());
         }
-        let replaced =
-            self.vacate(first, last).and_then(|()| self.fill(range.start, range.end, source, &[]));
+        let replaced = self.vacate(first, last).and_then(|()| self.fill(range.start, range.end, source, &[]));
         self.plug();
         replaced
     }
@@ -393,13 +392,7 @@ impl Mapping {
     }
 
     /// Maps `source`, and in place of it others, from page `start` to `end`, which is within one placeholder.
-    fn fill(
-        &mut self,
-        start: usize,
-        end: usize,
-        source: Source<'_>,
-        over: &[Overlay<'_>],
-    ) -> io::Result<()> {
+    fn fill(&mut self, start: usize, end: usize, source: Source<'_>, over: &[Overlay<'_>]) -> io::Result<()> {
         for (range, source) in disjoint(PageRange::new(start, end), source, over) {
             let (Source::Private(file) | Source::Shared(file) | Source::ReadOnly(file)) = source else {
                 self.map_zeroes(range)?;
@@ -441,9 +434,8 @@ impl Mapping {
         let (start, len) = (self.address(self.before + range.start), range.len() * page_size());
         let kind = MEM_RESERVE | MEM_COMMIT | MEM_REPLACE_PLACEHOLDER | more;
         // SAFETY: the range is a placeholder of this mapping, in which nothing is.
-        let allocated = unsafe {
-            VirtualAlloc2(this_process(), start, len, kind, PAGE_READWRITE, ptr::null_mut(), 0)
-        };
+        let allocated =
+            unsafe { VirtualAlloc2(this_process(), start, len, kind, PAGE_READWRITE, ptr::null_mut(), 0) };
         if allocated.is_null() { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
@@ -478,9 +470,9 @@ impl Mapping {
             if view.Value.is_null() { Err(io::Error::last_os_error()) } else { Ok(()) }
         };
         // A section that cannot be executable still has all other views.
-        let mapped = view(most).map(|()| most).or_else(|error| {
-            if most == access { Err(error) } else { view(access).map(|()| access) }
-        })?;
+        let mapped = view(most)
+            .map(|()| most)
+            .or_else(|error| if most == access { Err(error) } else { view(access).map(|()| access) })?;
         self.regions[index].content = content;
         if mapped != access {
             // SAFETY: nobody knows of these pages yet, or what they showed is gone.
@@ -619,7 +611,11 @@ fn disjoint<'a>(range: PageRange, source: Source<'a>, over: &[Overlay<'a>]) -> V
             parts.push((PageRange::new(from, page), source));
         }
         from = page;
-        if starts { here.insert(number) } else { here.remove(&number) };
+        if starts {
+            here.insert(number)
+        } else {
+            here.remove(&number)
+        };
     }
     parts
 }

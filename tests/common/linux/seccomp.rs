@@ -42,7 +42,8 @@ pub(crate) fn refuse_pagemap_scan(errno: c_int) -> Refusal {
 }
 
 pub(crate) fn refuse_ioctl(command: libc::Ioctl, errno: c_int) -> Refusal {
-    let command = u32::try_from(command).unwrap();
+    // An `int` with some libcs, and then negative.
+    let command = u32::try_from(command as i64 & 0xFFFF_FFFF).unwrap();
     let argument = Some(Argument { number: 1, mask: u32::MAX, value: command });
     Refusal { call: libc::SYS_ioctl, argument, errno }
 }
