@@ -30,6 +30,8 @@ use crate::options::{HugePages, Tracking};
 use crate::pages::{PageRange, PageSet};
 
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 pub(crate) mod fault;
 
 mod limits;
