@@ -5,7 +5,7 @@ mod support;
 use memsnap::{Snapshot, Tracking, page_size};
 use support::{alone, memory, pattern, skipped};
 
-const LEN: usize = 1 << 40;
+const LEN: usize = if cfg!(target_pointer_width = "64") { 1 << 40 } else { 1 << 29 };
 const PAGES: usize = 1000;
 
 /// Where the pages are that get written: all over the view, each with bytes of its own.
