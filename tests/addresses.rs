@@ -1,18 +1,18 @@
 //! Sizes for which there are no addresses are errors, which name them; nothing wraps around and nothing is cut off.
 
-#![cfg(target_os = "linux")]
+#![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
-mod support;
+mod common;
 
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::FileExt;
 
+use common::{alone, message};
 use memsnap::os::linux::SnapshotExt as _;
 use memsnap::{Snapshot, ViewOptions, page_size};
 use rustix::fs::{MemfdFlags, SealFlags};
-use support::{alone, message};
 
 /// Of 32 bits, the lower ones are those of a gibibyte and a little.
 const LONG: u64 = (5 << 30) + 7;
