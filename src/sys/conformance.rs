@@ -680,7 +680,7 @@ fn ways_of_tracking_can_be_changed_and_find_nothing_in_nothing() {
         let before = tracker.tracking();
         match tracker.switch(&area, tracking) {
             Ok(()) if tracking == Tracking::Auto => {}
-            Ok(()) => tracker.arm(&area).then_some(()).unwrap_or_default(),
+            Ok(()) => _ = tracker.arm(&area),
             Err(error) => {
                 assert_eq!((error.kind(), tracker.tracking()), (io::ErrorKind::Unsupported, before));
             }
