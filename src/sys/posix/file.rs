@@ -150,3 +150,39 @@ impl MemoryFile {
         (self.pages * page_size()) as u64
     }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(unsafe_code)]
+
+    use std::os::fd::AsFd;
+
+    use rustix::fs::Mode;
+    use rustix::io::FdFlags;
+
+    use super::*;
+    use crate::sys::{Mapping, Source};
+
+    #[test]
+    fn a_temporary_file_is_reached_by_its_descriptor_alone() {
+        let fd = temporary().unwrap();
+        let stat = rustix::fs::fstat(&fd).unwrap();
+        assert_eq!(stat.st_nlink, 0);
+        assert_eq!(Mode::from_raw_mode(stat.st_mode), Mode::RUSR | Mode::WUSR);
+        assert!(rustix::io::fcntl_getfd(fd.as_fd()).unwrap().contains(FdFlags::CLOEXEC));
+    }
+
+    #[test]
+    fn a_temporary_file_is_mapped_privately_and_not_shared() {
+        let fd = Arc::new(temporary().unwrap());
+        let mut file = MemoryFile { fd, pages: 0, kind: Kind::Disk };
+        file.set_pages(3).unwrap();
+        file.write_at(b"bytes", page_size()).unwrap();
+        assert_eq!(file.allocated(), 3 * page_size() as u64);
+        let mapping = Mapping::new(3, Source::Private(&file)).unwrap();
+        // SAFETY: nobody writes to the mapping.
+        assert_eq!(unsafe { mapping.page(1) }[..6], *b"bytes\0");
+        let shared = Mapping::new(3, Source::Shared(&file)).map(drop);
+        assert!(shared.is_err_and(|error| error.kind() == io::ErrorKind::Unsupported));
+    }
+}

@@ -224,3 +224,91 @@ impl Mapping {
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn file(pages: usize) -> MemoryFile {
+        MemoryFile::create(pages, pages, None).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_is_what_was_set_last(
+            steps in prop::collection::vec((0_usize..30, 1_usize..12, 0_usize..4, any::<bool>()), 0..20),
+            (at, len) in (0_usize..30, 0_usize..12),
+        ) {
+            let files = [file(1), file(1)];
+            let sources =
+                [Source::Zero, Source::Private(&files[0]), Source::Private(&files[1]), Source::ReadOnly(&files[0])];
+            let number = |source: Source<'_>| {
+                sources.iter().position(|other| Content::of(*other).is(&Content::of(source))).unwrap()
+            };
+            let (mut shown, mut model) = (Shown::default(), vec![0; 20]);
+            shown.set(PageRange::new(0, 20), Source::Zero);
+            for (start, len, source, truncate) in steps {
+                if truncate {
+                    let end = start.max(1);
+                    shown.truncate(end);
+                    model.truncate(end);
+                } else {
+                    let start = start.min(model.len());
+                    shown.set(PageRange::new(start, start + len), sources[source]);
+                    model.resize(model.len().max(start + len), 0);
+                    model[start..start + len].fill(source);
+                }
+                let mut end = 0;
+                for (part, content) in &shown.parts {
+                    prop_assert!(part.start == end && part.len() > 0);
+                    prop_assert!(model[part.iter()].iter().all(|&source| source == number(content.source())));
+                    end = part.end;
+                }
+                prop_assert_eq!(end, model.len());
+                prop_assert!(shown.parts.windows(2).all(|pair| !pair[0].1.is(&pair[1].1)));
+            }
+            let range = PageRange::new(at.min(model.len()), (at + len).min(model.len()));
+            let mut end = range.start;
+            for (part, source) in shown.within(range) {
+                prop_assert!(part.start == end && part.len() > 0);
+                prop_assert!(model[part.iter()].iter().all(|&other| other == number(source)));
+                end = part.end;
+            }
+            prop_assert_eq!(end, range.end);
+        }
+    }
+
+    /// Each range mapped anew could be a mapping more, of which a process has so many.
+    #[test]
+    fn discards_take_no_more_than_their_share_of_mappings() {
+        let (pages, file) = (4 * MAX_PIECES, file(4 * MAX_PIECES));
+        let mapping = Mapping::new(pages, Source::Private(&file)).unwrap();
+        let half: PageSet = (0..MAX_PIECES).step_by(2).collect();
+        let all = PageSet::all(pages);
+        for _ in 0..2 {
+            for allowed in [true, true, false, false] {
+                // SAFETY: nobody refers to the mapping's bytes.
+                let discarded = unsafe { mapping.discard(&half) };
+                assert_eq!(discarded.is_ok(), allowed, "{discarded:?}");
+            }
+            // SAFETY: as above.
+            unsafe { mapping.discard(&all) }.unwrap();
+        }
+    }
+
+    /// A view written in place is never discarded, since its bytes are nowhere else.
+    #[test]
+    fn what_is_shared_is_not_discarded() {
+        let file = file(2);
+        let Ok(mapping) = Mapping::new(2, Source::Shared(&file)) else { return };
+        let bytes = vec![7; page_size()];
+        // SAFETY: nobody refers to the mapping's bytes.
+        unsafe { mapping.write(1, &bytes) };
+        // SAFETY: as above.
+        unsafe { mapping.discard(&PageSet::all(2)) }.unwrap();
+        // SAFETY: as above.
+        assert_eq!(unsafe { mapping.page(1) }, bytes);
+    }
+}

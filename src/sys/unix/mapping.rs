@@ -346,3 +346,43 @@ fn plug(start: *mut c_void, len: usize, access: ProtFlags) {
         let _ = unsafe { munmap(elsewhere, len) };
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plug_fills_a_hole_and_takes_the_place_of_nothing() {
+        const PAGES: usize = 4;
+        let mapping = Mapping::new(PAGES, Source::Zero).unwrap();
+        let (start, len) = (mapping.address(0), mapping.len());
+        let bytes = vec![7; page_size()];
+        // SAFETY: nobody refers to the mapping's bytes.
+        unsafe { mapping.write(1, &bytes) };
+        plug(start, len, ProtFlags::READ);
+        // SAFETY: nobody writes to the mapping.
+        assert_eq!(unsafe { mapping.page(1) }, bytes);
+        // Were it gone, or only to be read, this would end the process.
+        // SAFETY: as for the first.
+        unsafe { mapping.write(1, &bytes) };
+
+        // In a child, where no other thread takes the hole.
+        // SAFETY: until it ends, the child does nothing but system calls and writes to memory of its own.
+        let child = unsafe { libc::fork() };
+        if child == 0 {
+            // SAFETY: nobody refers to the mapping's bytes.
+            let _ = unsafe { munmap(start, len) };
+            plug(start, len, ProtFlags::READ | ProtFlags::WRITE);
+            // SAFETY: as for the first; where the hole is still there, this ends the child.
+            unsafe { mapping.write(1, &bytes) };
+            // SAFETY: nobody writes to the mapping.
+            let zero = unsafe { mapping.page(0) }.iter().all(|byte| *byte == 0);
+            // SAFETY: ends the child at once.
+            unsafe { libc::_exit(i32::from(!zero)) };
+        }
+        let mut status = -1;
+        // SAFETY: `status` is written to and nothing else.
+        assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
+        assert_eq!(status, 0, "the hole is there, or not zero");
+    }
+}
