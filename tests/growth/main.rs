@@ -11,7 +11,7 @@ use std::io::{ErrorKind, Read};
 use std::sync::Arc;
 
 use common::alone::Doomed;
-use common::kinds::{self, Kind};
+use common::kinds::{self, Kind, TRACKINGS};
 use common::maps::{assert_access, memory, present, try_read, try_write};
 use common::script::{differing, read};
 use common::{alone, assert_same, pattern, serial, skip};
@@ -284,9 +284,9 @@ fn grown_pages_take_no_memory_and_give_it_back() {
 }
 
 #[test]
-fn what_the_kernel_writes_into_grown_pages_is_captured() {
+fn what_the_system_writes_into_grown_pages_is_captured() {
     let _serial = serial();
-    for tracking in [Tracking::Auto, Tracking::Armed, Tracking::Compare] {
+    for &tracking in TRACKINGS {
         for Kind { name, mut snapshot, bytes } in kinds::all() {
             let mut options = with_room();
             options.populate(Populate::Read);

@@ -10,7 +10,7 @@ use std::io::{self, ErrorKind};
 use std::sync::Arc;
 
 use common::alone::Doomed;
-use common::kinds::{self, Kind, TRACKINGS, goes_on};
+use common::kinds::{self, ALL_TRACKINGS, Kind, TRACKINGS, goes_on};
 use common::maps::{assert_access, try_read, try_write};
 use common::script::read;
 use common::{assert_same, pattern, serial, skip};
@@ -244,7 +244,7 @@ fn possible() -> Vec<Tracking> {
         }
         can
     };
-    TRACKINGS.into_iter().filter(can).collect()
+    ALL_TRACKINGS.into_iter().filter(can).collect()
 }
 
 #[test]
@@ -252,6 +252,7 @@ fn a_way_of_tracking_works_in_all_views_or_none() {
     let _serial = serial();
     let possible = possible();
     assert!(possible.contains(&Tracking::Auto) && possible.contains(&Tracking::Compare), "{possible:?}");
+    assert!(possible.iter().all(|tracking| TRACKINGS.contains(tracking)), "{possible:?}");
 }
 
 #[test]
