@@ -6,14 +6,12 @@ mod common;
 use std::fs::{File, OpenOptions};
 use std::io::{self, IoSliceMut, Read, Seek, Write};
 use std::ops::Range;
-use std::os::fd::AsRawFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::thread;
 
 use common::script::{differing, read};
 use common::{assert_same, pattern, skip};
-use io_uring::{IoUring, opcode, types};
-use memsnap::{Snapshot, Tracking, View, page_size};
+use memsnap::{Snapshot, View, page_size};
 
 const PAGES: usize = 120;
 
@@ -168,7 +166,13 @@ fn bytes_read_around_the_page_cache_are_captured_and_undone() {
 /// Pages that are registered with an io_uring are written by the kernel without a look at the page table, where
 /// write-protection would be noticed: a view that closed them once would never learn of it.
 #[test]
+#[cfg(target_pointer_width = "64")]
 fn writes_into_memory_pinned_before_are_captured_and_undone() {
+    use std::os::fd::AsRawFd;
+
+    use io_uring::{IoUring, opcode, types};
+    use memsnap::Tracking;
+
     let test = "writes_into_memory_pinned_before_are_captured_and_undone";
     let mut ring = match IoUring::new(4) {
         Ok(ring) => ring,

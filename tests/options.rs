@@ -84,7 +84,7 @@ fn bad_names_are_refused() {
 }
 
 /// The page faults of this thread while `script` runs.
-fn faults(script: impl FnOnce()) -> i64 {
+fn faults(script: impl FnOnce()) -> libc::c_long {
     let count = || {
         // SAFETY: a structure of numbers, for which zero is a value.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };

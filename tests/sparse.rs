@@ -1,11 +1,13 @@
 //! A tebibyte of zeroes costs what is written to it: memory, and the time to find it.
 
+#![cfg(target_pointer_width = "64")]
+
 mod support;
 
 use memsnap::{Snapshot, Tracking, page_size};
 use support::{alone, memory, pattern, skipped};
 
-const LEN: usize = if cfg!(target_pointer_width = "64") { 1 << 40 } else { 1 << 29 };
+const LEN: usize = 1 << 40;
 const PAGES: usize = 1000;
 
 /// Where the pages are that get written: all over the view, each with bytes of its own.
@@ -35,7 +37,6 @@ fn assert_shows(what: &str, view: &[u8], bytes: Option<&[u8]>) {
 }
 
 #[test]
-#[cfg(target_pointer_width = "64")]
 fn a_tebibyte_of_zeroes_costs_what_is_written_to_it() {
     const TEST: &str = "a_tebibyte_of_zeroes_costs_what_is_written_to_it";
     alone(TEST, || {
@@ -102,7 +103,6 @@ fn a_tebibyte_of_zeroes_costs_what_is_written_to_it() {
 }
 
 #[test]
-#[cfg(target_pointer_width = "64")]
 fn reading_zeroes_takes_no_memory() {
     const TEST: &str = "reading_zeroes_takes_no_memory";
     alone(TEST, || {
@@ -145,7 +145,6 @@ fn reading_zeroes_takes_no_memory() {
 }
 
 #[test]
-#[cfg(target_pointer_width = "64")]
 fn a_tebibyte_filled_in_place_costs_what_is_written_to_it() {
     const TEST: &str = "a_tebibyte_filled_in_place_costs_what_is_written_to_it";
     alone(TEST, || {
