@@ -113,7 +113,7 @@ fn populated_pages_are_ready() {
         let write = |view: &mut [u8]| view.iter_mut().step_by(page_size()).for_each(|byte| *byte ^= 1);
         assert_eq!(present(unprepared.as_ptr(), PAGES), 0);
         let unprepared_faults = faults(|| write(&mut unprepared));
-        assert!(unprepared_faults >= PAGES as i64, "{name}: {unprepared_faults}");
+        assert!(unprepared_faults >= PAGES as libc::c_long, "{name}: {unprepared_faults}");
         drop(unprepared);
 
         let view = snapshot.view_with(ViewOptions::new().populate(Populate::Read)).unwrap();
