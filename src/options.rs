@@ -133,7 +133,7 @@ fn checked_name(name: &str) -> io::Result<Arc<CStr>> {
 /// # fn main() -> std::io::Result<()> {
 /// let snapshot = Snapshot::zeroed(1 << 16)?;
 /// let mut options = ViewOptions::new();
-/// options.reserve(1 << 32).guard(0, 1 << 31).populate(Populate::Write);
+/// options.reserve(1 << 30).guard(0, 1 << 26).populate(Populate::Write);
 /// let mut memory = snapshot.view_with(&options)?;
 /// let address = memory.as_ptr();
 /// memory.grow(1 << 20)?;

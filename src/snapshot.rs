@@ -41,7 +41,8 @@ pub struct Snapshot {
 impl Snapshot {
     /// A snapshot of `len` zero bytes.
     ///
-    /// Takes no memory, and neither does reading a view of it: only pages written do.
+    /// Takes no memory, and neither does reading a view of it: only pages written do. Windows has to promise a view all
+    /// the memory that it could write, also this one.
     ///
     /// # Errors
     ///
@@ -51,7 +52,7 @@ impl Snapshot {
     ///
     /// ```
     /// # fn main() -> std::io::Result<()> {
-    /// # if cfg!(target_pointer_width = "64") {
+    /// # if cfg!(all(unix, target_pointer_width = "64")) {
     /// let snapshot = memsnap::Snapshot::zeroed(1 << 40)?; // a tebibyte
     /// let mut view = snapshot.view()?;
     /// view[1 << 39] = 1;

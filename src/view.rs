@@ -258,8 +258,9 @@ impl<S, A> View<S, A> {
 
     /// Makes these bytes zero, and gives the memory of whole pages among them back instead of writing to it.
     ///
-    /// Over the bytes of a file or of captured pages, runs of less than 8 pages are written. A snapshot taken
-    /// afterwards keeps zero pages without memory.
+    /// Over the bytes of a file or of captured pages, runs of less than 8 pages are written; so is all that the view has of
+    /// its own on Windows, where single pages cannot be given back. A snapshot taken afterwards keeps zero pages without
+    /// memory.
     ///
     /// # Errors
     ///

@@ -431,7 +431,7 @@ impl State {
         if shown.is_empty() {
             return pages;
         }
-        match self.find(Search::Private) {
+        match self.find(Search::Written) {
             Ok(found) if found.complete => pages.minus(&shown.minus(&found.pages)),
             _ => pages,
         }

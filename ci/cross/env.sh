@@ -6,6 +6,9 @@ here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 # Everything is in this folder, some 4 GB, which can be removed at any time.
 export MEMSNAP_CROSS=${MEMSNAP_CROSS:-${XDG_CACHE_HOME:-$HOME/.cache}/memsnap/cross}
 cache=$MEMSNAP_CROSS
+# To be given another number when the library is built in another way, for cargo goes on with what it built before
+# unless its flags change.
+sysroot=$cache/sysroot-2
 
 # CARGO_TARGET_..., the name by which cargo knows a setting of a target.
 setting() { # TARGET NAME
@@ -18,8 +21,8 @@ setting() { # TARGET NAME
 flags() { # TARGET FLAGS...
     local target=$1
     shift
-    export "$(setting "$target" RUSTFLAGS)=--sysroot=$cache/sysroot $*"
-    export "$(setting "$target" RUSTDOCFLAGS)=--sysroot=$cache/sysroot $*"
+    export "$(setting "$target" RUSTFLAGS)=--sysroot=$sysroot $*"
+    export "$(setting "$target" RUSTDOCFLAGS)=--sysroot=$sysroot $*"
 }
 
 linker() { export "$(setting "$1" LINKER)=$2"; }

@@ -679,8 +679,7 @@ fn ways_of_tracking_can_be_changed_and_find_nothing_in_nothing() {
     for (page, tracking) in ALL.into_iter().chain(ALL).enumerate() {
         let before = tracker.tracking();
         match tracker.switch(&area, tracking) {
-            Ok(()) if tracking == Tracking::Auto => {}
-            Ok(()) => _ = tracker.arm(&area),
+            Ok(()) => _ = tracking == Tracking::Auto || tracker.arm(&area),
             Err(error) => {
                 assert_eq!((error.kind(), tracker.tracking()), (io::ErrorKind::Unsupported, before));
             }

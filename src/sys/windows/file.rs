@@ -124,17 +124,18 @@ impl MemoryFile {
 
     /// Writes `bytes` at byte `offset`.
     pub(crate) fn write_at(&self, bytes: &[u8], offset: usize) -> io::Result<()> {
+        if bytes.is_empty() {
+            return Ok(());
+        }
         let mut writer = self.lock();
         let end = offset.checked_add(bytes.len()).filter(|&end| end <= self.committed * page_size());
         let (Some(writer), Some(_)) = (writer.as_mut(), end) else {
             return Err(io::ErrorKind::WriteZero.into());
         };
-        if !bytes.is_empty() {
-            let view = writer.view()?;
-            // SAFETY: the view is writable and as long as the section; that nobody refers to bytes of a file that is
-            // being written is what mappings of it promise.
-            unsafe { view.write(bytes, offset) };
-        }
+        let view = writer.view()?;
+        // SAFETY: the view is writable and as long as the section; that nobody refers to bytes of a file that is
+        // being written is what mappings of it promise.
+        unsafe { view.write(bytes, offset) };
         Ok(())
     }
 

@@ -28,10 +28,14 @@ use crate::sys::{Overlay, Placement, Source, Span, call};
 /// Pages of the section of zeroes that stands in for memory where there is none to be had.
 const ZERO_PAGES: usize = 256;
 
+/// Bytes of inaccessible addresses before all others, of no use but this: Wine 10 takes a range for free whose first
+/// 64 KiB are cut in two.
+const LEAD: usize = 1 << 16;
+
 /// An address range that belongs to its owner until it is dropped.
 ///
-/// Invariant: `regions` are, in order and without gaps, what the system has in the addresses of `before` pages, those of
-/// `span`, and `behind` pages, and nobody else has any there. All but those of `span` are inaccessible; those are
+/// Invariant: `regions` are, in order and without gaps, what the system has in the addresses of `before` pages ([`LEAD`]
+/// among them), those of `span`, and `behind` pages, and nobody else has any there. All but those of `span` are inaccessible; those are
 /// accessible but for placeholders, of which there are none unless `torn`.
 pub(crate) struct Mapping {
     span: Span,
@@ -108,12 +112,14 @@ impl Mapping {
     /// A range of `pages` pages, none of which can be touched yet.
     fn reserve(pages: usize, placement: &Placement) -> io::Result<Self> {
         let mut mapping = Self::empty();
-        let total = placement.before.checked_add(pages).and_then(|sum| sum.checked_add(placement.behind));
-        let len = total.and_then(|total| total.checked_mul(page_size()));
-        let len = len.filter(|&len| isize::try_from(len).is_ok()).ok_or(io::ErrorKind::OutOfMemory)?;
-        if len == 0 {
+        let &Placement { before, behind, .. } = placement;
+        if before == 0 && pages == 0 && behind == 0 {
             return Ok(mapping);
         }
+        let lead = LEAD / page_size();
+        let total = [before, pages, behind].into_iter().try_fold(lead, usize::checked_add);
+        let len = total.and_then(|total| total.checked_mul(page_size()));
+        let len = len.filter(|&len| isize::try_from(len).is_ok()).ok_or(io::ErrorKind::OutOfMemory)?;
         call("VirtualAlloc2")?;
         let kind = MEM_RESERVE | MEM_RESERVE_PLACEHOLDER;
         // SAFETY: the system picks an unused address, so that no memory in use changes.
@@ -121,9 +127,9 @@ impl Mapping {
             VirtualAlloc2(this_process(), ptr::null(), len, kind, PAGE_NOACCESS, ptr::null_mut(), 0)
         };
         let start = NonNull::new(start.cast::<u8>()).ok_or_else(io::Error::last_os_error)?;
-        (mapping.before, mapping.behind) = (placement.before, placement.behind);
+        (mapping.before, mapping.behind) = (lead + before, behind);
         // SAFETY: the range has room for all the pages before the first.
-        mapping.span.start = unsafe { start.add(placement.before * page_size()) };
+        mapping.span.start = unsafe { start.add(mapping.before * page_size()) };
         mapping.span.pages = pages;
         let range = PageRange::new(0, len / page_size());
         mapping.regions.push(Region { range, content: Content::Placeholder });
@@ -181,7 +187,9 @@ impl Mapping {
     /// Nobody holds a reference to bytes of the range.
     pub(crate) unsafe fn replace(&mut self, source: Source<'_>, over: &[Overlay<'_>]) -> io::Result<()> {
         let pages = self.pages();
-        let replaced = self.vacate(0, self.regions.len()).and_then(|()| self.fill(0, pages, source, over));
+        let first = self.regions.partition_point(|region| region.range.end <= self.before);
+        let replaced =
+            self.vacate(first, self.regions.len()).and_then(|()| self.fill(0, pages, source, over));
         self.plug();
         replaced
     }
@@ -262,7 +270,7 @@ impl Mapping {
 
     /// The inaccessible pages before it and behind it.
     pub(crate) fn inaccessible(&self) -> (usize, usize) {
-        (self.before, self.behind)
+        (self.before.saturating_sub(LEAD / page_size()), self.behind)
     }
 
     /// Fails if there are pages that nothing could be mapped for.
@@ -618,4 +626,143 @@ fn disjoint<'a>(range: PageRange, source: Source<'a>, over: &[Overlay<'a>]) -> V
         };
     }
     parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sys::MemoryFile;
+    use crate::sys::fault::inject;
+
+    const PAGES: usize = 40;
+
+    fn file(value: u8) -> MemoryFile {
+        let file = MemoryFile::create(PAGES, PAGES, None).unwrap();
+        file.write_at(&vec![value; PAGES * page_size()], 0).unwrap();
+        file.finish();
+        file
+    }
+
+    fn shown(mapping: &Mapping, page: usize) -> u8 {
+        // SAFETY: nobody writes to the mapping meanwhile.
+        unsafe { mapping.page(page) }
+        [0]
+    }
+
+    #[test]
+    fn of_overlays_the_last_counts() {
+        let ranges = [(3, 9), (0, 4), (8, 8), (5, 7), (5, 20), (6, 12)];
+        let files: Vec<_> = (0..ranges.len()).map(|_| MemoryFile::create(0, 0, None).unwrap()).collect();
+        let over: Vec<_> = ranges
+            .iter()
+            .zip(&files)
+            .map(|(&(start, end), file)| (PageRange::new(start, end), Source::Private(file)))
+            .collect();
+        let parts = disjoint(PageRange::new(0, PAGES), Source::Zero, &over);
+        let mut next = 0;
+        for (range, source) in parts {
+            assert_eq!(range.start, next);
+            next = range.end;
+            for page in range.iter() {
+                let last = over.iter().rposition(|(part, _)| part.iter().contains(&page));
+                match source {
+                    Source::Private(file) => assert!(ptr::eq(file, &raw const files[last.unwrap()])),
+                    _ => assert_eq!(last, None),
+                }
+            }
+        }
+        assert_eq!(next, PAGES);
+    }
+
+    #[test]
+    fn after_a_failure_no_address_is_free_and_every_page_can_be_read() {
+        let (one, two) = (file(1), file(2));
+        let placement = Placement { before: 3, behind: 5, ..Placement::default() };
+        let over = [(PageRange::new(4, 9), Source::Zero), (PageRange::new(20, 30), Source::Private(&two))];
+        for failing in 0..30 {
+            let mut mapping = Mapping::placed(PAGES, Source::Private(&one), &over, &placement).unwrap();
+            // SAFETY: nobody has the mapping's bytes.
+            let (result, _) = inject(failing, 1, || unsafe { mapping.replace(Source::Private(&two), &over) });
+            mapping.check_owner().unwrap();
+            for page in 0..PAGES {
+                let (start, byte) = (mapping.page_ptr(page).as_ptr(), shown(&mapping, page));
+                // SAFETY: the page is the mapping's, and nobody else has it.
+                unsafe { start.write(byte) };
+                assert!(query(&mapping, page).State & MEM_COMMIT != 0);
+            }
+            // SAFETY: as above.
+            result.or_else(|_| unsafe { mapping.replace(Source::Private(&two), &over) }).unwrap();
+            let expected = |page| if (4..9).contains(&page) { 0 } else { 2 };
+            assert!((0..PAGES).all(|page| shown(&mapping, page) == expected(page)));
+        }
+    }
+
+    fn query(mapping: &Mapping, page: usize) -> windows_sys::Win32::System::Memory::MEMORY_BASIC_INFORMATION {
+        section::query(mapping.page_ptr(page)).unwrap()
+    }
+
+    #[test]
+    fn without_memory_zeroes_can_still_be_read() {
+        let mut mapping = Mapping::reserve(2 * ZERO_PAGES + 3, &Placement::default()).unwrap();
+        let range = mapping.all();
+        mapping.map_read_only(range).unwrap();
+        assert!((0..range.end).all(|page| shown(&mapping, page) == 0));
+        assert_eq!(query(&mapping, 5).Protect, PAGE_READONLY);
+        let file = file(1);
+        let mut mapping = Mapping::placed(PAGES, Source::Zero, &[], &Placement::default()).unwrap();
+        mapping.torn = true;
+        mapping.check_owner().unwrap_err();
+        // SAFETY: nobody has the mapping's bytes.
+        unsafe { mapping.replace(Source::Private(&file), &[]) }.unwrap();
+        mapping.check_owner().unwrap();
+    }
+
+    #[test]
+    fn only_whole_regions_are_replaced_in_part() {
+        let (one, two) = (file(1), file(2));
+        let over = [(PageRange::new(10, 20), Source::Zero)];
+        let mut mapping =
+            Mapping::placed(PAGES, Source::Private(&one), &over, &Placement::default()).unwrap();
+        // SAFETY: nobody has the mapping's bytes.
+        let mut replace =
+            |start, end| unsafe { mapping.replace_part(PageRange::new(start, end), Source::Private(&two)) };
+        for (start, end) in [(0, 9), (1, 10), (5, 25), (10, 19)] {
+            assert_eq!(replace(start, end).unwrap_err().kind(), io::ErrorKind::Unsupported);
+        }
+        replace(10, 20).unwrap();
+        replace(10, PAGES).unwrap();
+        replace(0, 0).unwrap();
+        assert!((0..PAGES).all(|page| shown(&mapping, page) == if page < 10 { 1 } else { 2 }));
+    }
+
+    #[test]
+    fn what_was_truncated_comes_back_as_zeroes() {
+        let file = file(1);
+        let placement = Placement { behind: 10, ..Placement::default() };
+        for failing in 0..12 {
+            for source in [Source::Zero, Source::Private(&file)] {
+                let over = [(PageRange::new(30, PAGES), Source::Zero)];
+                let mut mapping = Mapping::placed(PAGES, source, &over, &placement).unwrap();
+                for page in 0..PAGES {
+                    // SAFETY: the page is the mapping's, and nobody else has it.
+                    unsafe { mapping.page_ptr(page).write(7) };
+                }
+                // SAFETY: nobody has the mapping's bytes.
+                let (result, _) = inject(failing, 1, || unsafe { mapping.truncate(20) });
+                if result.is_err() {
+                    assert_eq!((mapping.pages(), mapping.inaccessible()), (PAGES, (0, 10)));
+                    assert!((0..PAGES).all(|page| shown(&mapping, page) == 7));
+                    // SAFETY: as above.
+                    unsafe { mapping.truncate(20) }.unwrap();
+                }
+                assert_eq!((mapping.pages(), mapping.inaccessible()), (20, (0, 30)));
+                let (result, _) = inject(failing, 1, || mapping.extend(25, Source::Zero));
+                if result.is_err() {
+                    assert_eq!((mapping.pages(), mapping.inaccessible()), (20, (0, 30)));
+                    mapping.extend(25, Source::Zero).unwrap();
+                }
+                assert!((0..45).all(|page| shown(&mapping, page) == if page < 20 { 7 } else { 0 }));
+            }
+        }
+    }
 }

@@ -2,15 +2,15 @@
 //!
 //! - **working set**: of memory of zeroes the system keeps track of the pages written (`MEM_WRITE_WATCH`), and
 //!   `GetWriteWatch` lists them. Of the pages of a view of a section, `QueryWorkingSetEx` tells which are in memory,
-//!   and which of those are the section's, shared or to be shared; and `VirtualQuery` which are no longer
-//!   copy-on-write. Reported are all pages but those that are in memory, the section's, and not writable in place.
+//!   and which of those are the section's, shared or to be shared; and `VirtualQuery` which are still copy-on-write.
+//!   Reported are all pages but those of which all three are true.
 //! - **compare**: nothing is known, so every page is reported.
 //!
 //! The first never misses a page. A written page of a copy-on-write view is a private copy of the page, and marked
 //! `PAGE_READWRITE` ("Memory Protection Constants"). While it is in the working set it is not sharable, which is what
 //! `Shared` says of pages that are `Valid` (`PSAPI_WORKING_SET_EX_BLOCK`); trimmed, paged out or inaccessible it is not
-//! valid. Should the system come to keep one frame for private pages of equal content and call it shared, the
-//! protection still tells. None of this depends on who wrote: the system itself, for `ReadFile` or on behalf of a device,
+//! valid. Should the system keep one frame for private pages of equal content and call it shared, the protection still
+//! tells. None of this depends on who wrote: the system itself, for `ReadFile` or on behalf of a device,
 //! writes to a private copy as well. The record of pages written to memory of zeroes lasts as long as the memory does, for it
 //! is never reset here; so a page that a device may write to counts from when it was locked for that.
 //!
@@ -21,9 +21,7 @@
 use std::io;
 use std::ptr;
 
-use windows_sys::Win32::System::Memory::{
-    GetWriteWatch, PAGE_EXECUTE_READWRITE, PAGE_PROTECTION_FLAGS, PAGE_READWRITE,
-};
+use windows_sys::Win32::System::Memory::{GetWriteWatch, PAGE_EXECUTE_WRITECOPY, PAGE_WRITECOPY};
 use windows_sys::Win32::System::ProcessStatus::{K32QueryWorkingSetEx, PSAPI_WORKING_SET_EX_INFORMATION};
 
 use super::memory::{Content, Mapping};
@@ -93,7 +91,7 @@ impl Tracker {
     /// Looks for pages of `mapping`.
     pub(crate) fn find(
         &mut self,
-        _: Search,
+        search: Search,
         mapping: &Mapping,
         _count: bool,
         _shows_zeroes: impl Fn(usize) -> bool,
@@ -106,19 +104,14 @@ impl Tracker {
         for (range, content) in mapping.contents(mapping.all()) {
             match content {
                 Content::Zeroes { watched: true } => watched(mapping, range, &mut pages)?,
-                Content::Zeroes { watched: false } | Content::Placeholder | Content::Shared => {
-                    pages.push_range(range);
+                Content::Private => {
+                    let found = not_shared(mapping, range, search)?.union(&not_copy_on_write(mapping, range)?);
+                    found.ranges().iter().for_each(|&range| pages.push_range(range));
                 }
-                Content::Private | Content::ReadOnly => {
-                    let mut in_place = PageSet::new();
-                    writable(mapping, range, &mut in_place)?;
-                    let mut others = PageSet::new();
-                    private_or_absent(mapping, range, &mut others)?;
-                    others.union(&in_place).ranges().iter().for_each(|&range| pages.push_range(range));
-                }
+                _ => pages.push_range(range),
             }
         }
-        Ok(Found { pages, ..all })
+        Ok(Found { pages, complete: search != Search::Private, ..all })
     }
 
     /// Nothing can be closed.
@@ -182,8 +175,11 @@ fn watched(mapping: &Mapping, range: PageRange, pages: &mut PageSet) -> io::Resu
     Ok(())
 }
 
-/// The pages of a view that are not in memory, or not the section's.
-fn private_or_absent(mapping: &Mapping, range: PageRange, pages: &mut PageSet) -> io::Result<()> {
+/// The pages of a view that are in memory and not the section's and, unless private ones are looked for, all that are not
+/// in memory.
+fn not_shared(mapping: &Mapping, range: PageRange, search: Search) -> io::Result<PageSet> {
+    let absent = search != Search::Private;
+    let mut pages = PageSet::new();
     let mut entries = vec![PSAPI_WORKING_SET_EX_INFORMATION::default(); BATCH.min(range.len())];
     for start in range.iter().step_by(BATCH) {
         let batch = PageRange::new(start, range.end.min(start + BATCH));
@@ -198,25 +194,25 @@ fn private_or_absent(mapping: &Mapping, range: PageRange, pages: &mut PageSet) -
         for (entry, page) in entries.iter().zip(batch.iter()) {
             // SAFETY: whatever the system wrote, it is a number too.
             let flags = unsafe { entry.VirtualAttributes.Flags };
-            if flags & (VALID | SHARED) != VALID | SHARED {
+            if if flags & VALID == 0 { absent } else { flags & SHARED == 0 } {
                 pages.push(page);
             }
         }
     }
-    Ok(())
+    Ok(pages)
 }
 
-/// The pages of a view that would be written in place.
-fn writable(mapping: &Mapping, range: PageRange, pages: &mut PageSet) -> io::Result<()> {
-    const IN_PLACE: PAGE_PROTECTION_FLAGS = PAGE_READWRITE | PAGE_EXECUTE_READWRITE;
+/// The pages of a view of which no copy would be made if they were written now: written ones, and protected ones.
+fn not_copy_on_write(mapping: &Mapping, range: PageRange) -> io::Result<PageSet> {
+    let mut pages = PageSet::new();
     let mut from = range.start;
     while from < range.end {
         let information = query(mapping.page_ptr(from))?;
         let end = range.end.min(from + (information.RegionSize / page_size()).max(1));
-        if information.Protect & IN_PLACE != 0 {
+        if information.Protect & (PAGE_WRITECOPY | PAGE_EXECUTE_WRITECOPY) == 0 {
             pages.push_range(PageRange::new(from, end));
         }
         from = end;
     }
-    Ok(())
+    Ok(pages)
 }
