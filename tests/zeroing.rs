@@ -7,7 +7,7 @@ use std::ops::Range;
 use common::kinds::{self, Kind};
 use common::maps::{memory, present};
 use common::script::{Random, differing, read};
-use common::{alone, assert_same, memory_file_bytes, pattern, serial, skip};
+use common::{LINUX, alone, assert_same, memory_file_bytes, pattern, serial, skip};
 use memsnap::{Snapshot, Tracking, View, ViewOptions, page_size};
 
 const LARGE: usize = 64 << 20;
@@ -274,7 +274,7 @@ fn zeroing_what_is_written_in_place_returns_it() {
         view.zero(page_size() / 2..LARGE - page_size()).unwrap();
         assert!(memory_file_bytes().is_none_or(|held| held <= 4 * page_size() as u64));
         let present = present(view.as_ptr().wrapping_add(page_size()), 1000);
-        assert!(present.is_none_or(|present| present == 0));
+        assert!(!LINUX || present.is_none_or(|present| present == 0));
         let mut expected = vec![0; LARGE];
         expected[..page_size() / 2].fill(1);
         expected[LARGE - page_size()..].fill(1);
@@ -295,7 +295,7 @@ fn zeroing_what_is_written_in_place_returns_it() {
         view.fill(1);
         view.zero(..).unwrap();
         view.commit().unwrap();
-        assert_eq!(snapshot.stats().base, 0);
+        assert!(!LINUX || snapshot.stats().base == 0, "not every system has files with holes");
         assert!(snapshot.diff(&Snapshot::zeroed(LARGE).unwrap()).unwrap().is_empty());
     });
 }

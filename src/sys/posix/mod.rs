@@ -27,8 +27,10 @@ pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, slack};
 pub(super) use process::Owner;
 pub(crate) use tracker::Tracker;
 
-/// POSIX does not say that nobody notices.
-pub(crate) const REPLACES_UNSEEN: bool = false;
+/// POSIX does not say that a `MAP_FIXED` mapping takes the place of another in one step. Linux and FreeBSD do it under the
+/// lock that page faults take; where it matters, for views written in place, there are no others.
+pub(crate) const REPLACES_UNSEEN: bool =
+    cfg!(any(target_os = "linux", target_os = "android", target_os = "freebsd"));
 
 /// Nothing that another process can be given keeps its bytes.
 #[allow(dead_code, reason = "no module in `os` takes handles here")]
