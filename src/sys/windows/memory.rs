@@ -311,12 +311,7 @@ impl Mapping {
     fn uncover(&self, (range, content): (PageRange, Content), source: Source<'_>) -> io::Result<()> {
         let (start, len) = (self.address(self.before + range.start), range.len() * page_size());
         match (content, source) {
-            (Content::Zeroes { .. }, Source::Zero) => {
-                call("VirtualAlloc")?;
-                // SAFETY: the range is inside this mapping, and inaccessible so far, so that nobody refers to it.
-                let start = unsafe { VirtualAlloc(start, len, MEM_COMMIT, PAGE_READWRITE) };
-                if start.is_null() { Err(io::Error::last_os_error()) } else { Ok(()) }
-            }
+            (Content::Zeroes { .. }, Source::Zero) => self.commit(range),
             (Content::Private, Source::Zero) | (Content::Shared, Source::Zero | Source::Shared(_)) => {
                 // SAFETY: nothing is taken away.
                 unsafe { self.protect(range, content.protection(Access::READ_WRITE)) }?;
@@ -328,6 +323,15 @@ impl Mapping {
             }
             _ => Err(io::ErrorKind::Unsupported.into()),
         }
+    }
+
+    /// Makes pages accessible that are not yet, and nobody knows of.
+    fn commit(&self, range: PageRange) -> io::Result<()> {
+        call("VirtualAlloc")?;
+        let (start, len) = (self.address(self.before + range.start), range.len() * page_size());
+        // SAFETY: the range is inside this mapping, and nobody refers to it yet.
+        let start = unsafe { VirtualAlloc(start, len, MEM_COMMIT, PAGE_READWRITE) };
+        if start.is_null() { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// Makes the pages from `start` to `end` inaccessible where they are mapped.
@@ -482,6 +486,10 @@ impl Mapping {
             .map(|()| most)
             .or_else(|error| if most == access { Err(error) } else { view(access).map(|()| access) })?;
         self.regions[index].content = content;
+        if content == Content::Shared {
+            // They are committed, but Wine 10 does not know that of a view other than the one by which they were.
+            self.commit(range)?;
+        }
         if mapped != access {
             // SAFETY: nobody knows of these pages yet, or what they showed is gone.
             unsafe { self.protect(range, access) }?;
@@ -645,8 +653,8 @@ mod tests {
 
     fn shown(mapping: &Mapping, page: usize) -> u8 {
         // SAFETY: nobody writes to the mapping meanwhile.
-        unsafe { mapping.page(page) }
-        [0]
+        let bytes = unsafe { mapping.page(page) };
+        bytes[0]
     }
 
     #[test]
