@@ -289,6 +289,7 @@ impl Mapping {
         let (start, end) = (self.before + range.start, self.before + range.end);
         let first = self.regions.partition_point(|region| region.range.end <= start);
         let regions = self.regions[first..].iter().take_while(move |region| region.range.start < end);
+        let regions = regions.filter(move |_| start < end);
         regions.map(move |region| {
             let (start, end) = (region.range.start.max(start), region.range.end.min(end));
             (PageRange::new(start - self.before, end - self.before), region.content)
