@@ -8,7 +8,7 @@ export MEMSNAP_CROSS=${MEMSNAP_CROSS:-${XDG_CACHE_HOME:-$HOME/.cache}/memsnap/cr
 cache=$MEMSNAP_CROSS
 # To be given another number when the library is built in another way, for cargo goes on with what it built before
 # unless its flags change.
-sysroot=$cache/sysroot-2
+sysroot=$cache/sysroot-3
 
 # CARGO_TARGET_..., the name by which cargo knows a setting of a target.
 setting() { # TARGET NAME
