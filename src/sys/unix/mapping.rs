@@ -47,6 +47,7 @@ impl Mapping {
     }
 
     /// Maps `pages` pages of `source`, and `over` it others, at an address that has what `placement` asks for.
+    #[inline]
     pub(crate) fn placed(
         pages: usize,
         source: Source<'_>,
@@ -65,18 +66,19 @@ impl Mapping {
         let &Placement { before, behind, huge_pages, ref name, .. } = placement;
         let slack = slack(huge_pages);
         let inaccessible = before.saturating_add(behind).saturating_add(slack);
+        if inaccessible == 0 && pages > 0 {
+            let (all, shared_by) = (PageRange::new(0, pages), sharer(source)?);
+            // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
+            let start = unsafe { map(ptr::null_mut(), all, source, MapFlags::empty()) }?;
+            let (span, shown, name) = (Span { start, pages }, Shown::default(), name.clone());
+            let mut mapping = Self { span, before: 0, behind: 0, shown, huge_pages, name, shared_by };
+            mapping.shown.set(all, source);
+            mapping.advise(all, source)?;
+            return Ok(mapping);
+        }
         let mut mapping = Self::empty();
         (mapping.huge_pages, mapping.name) = (huge_pages, name.clone());
         if inaccessible == 0 {
-            if pages > 0 {
-                mapping.shared_by = sharer(source)?;
-                let all = PageRange::new(0, pages);
-                // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
-                mapping.span.start = unsafe { map(ptr::null_mut(), all, source, MapFlags::empty()) }?;
-                mapping.span.pages = pages;
-                mapping.shown.set(all, source);
-                mapping.advise(all, source)?;
-            }
             return Ok(mapping);
         }
         let len = inaccessible.checked_add(pages).and_then(|total| total.checked_mul(page_size()));
