@@ -1,14 +1,11 @@
 //! Writes that go around the page cache, or to pages that were pinned before.
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, Read, Seek, Write};
-use std::os::fd::AsRawFd;
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 
-use io_uring::{IoUring, opcode, types};
-use memsnap::{Snapshot, Tracking, page_size};
+use memsnap::page_size;
 
-use super::common::script::read;
 use super::common::{assert_same, pattern, skip};
 use super::{PAGES, each_kind_of_view};
 
@@ -41,7 +38,16 @@ fn bytes_read_around_the_page_cache_are_captured_and_undone() {
 /// Pages that are registered with an io_uring are written by the kernel without a look at the page table, where
 /// write-protection would be noticed: a view that closed them once would never learn of it.
 #[test]
+#[cfg(target_pointer_width = "64")]
 fn writes_into_memory_pinned_before_are_captured_and_undone() {
+    use std::io::Seek;
+    use std::os::fd::AsRawFd;
+
+    use io_uring::{IoUring, opcode, types};
+    use memsnap::{Snapshot, Tracking};
+
+    use super::common::script::read;
+
     let test = "writes_into_memory_pinned_before_are_captured_and_undone";
     let mut ring = match IoUring::new(4) {
         Ok(ring) => ring,

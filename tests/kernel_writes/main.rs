@@ -7,7 +7,7 @@ mod common;
 mod linux;
 
 use std::fs::File;
-use std::io::{self, IoSliceMut, Read, Seek, Write};
+use std::io::{self, Read, Seek, Write};
 use std::ops::Range;
 use std::thread;
 
@@ -114,11 +114,12 @@ fn bytes_read_from_a_file_are_captured_and_undone() {
 }
 
 #[test]
+#[cfg(unix)]
 fn bytes_scattered_by_readv_are_captured_and_undone() {
     each_kind_of_view(&ranges(), &|destination, bytes| {
         let (first, rest) = destination.split_at_mut(bytes.len() / 3);
         let (second, third) = rest.split_at_mut(rest.len() / 2);
-        let mut buffers = [first, second, third].map(IoSliceMut::new);
+        let mut buffers = [first, second, third].map(io::IoSliceMut::new);
         let read = file_with(bytes)?.read_vectored(&mut buffers)?;
         assert_eq!(read, bytes.len());
         Ok(())

@@ -56,7 +56,7 @@ fn memory_is_shown_under_its_name() {
 }
 
 /// The page faults of this thread while `script` runs.
-fn faults(script: impl FnOnce()) -> i64 {
+fn faults(script: impl FnOnce()) -> libc::c_long {
     let count = || {
         // SAFETY: a structure of numbers, for which zero is a value.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
@@ -85,7 +85,7 @@ fn populated_pages_are_ready() {
         let write = |view: &mut [u8]| view.iter_mut().step_by(page_size()).for_each(|byte| *byte ^= 1);
         assert_eq!(present(unprepared.as_ptr(), PAGES), Some(0));
         let unprepared_faults = faults(|| write(&mut unprepared));
-        assert!(unprepared_faults >= PAGES as i64, "{name}: {unprepared_faults}");
+        assert!(unprepared_faults >= PAGES as libc::c_long, "{name}: {unprepared_faults}");
         drop(unprepared);
 
         let view = snapshot.view_with(ViewOptions::new().populate(Populate::Read)).unwrap();

@@ -197,7 +197,9 @@ fn is_tracked<S>(what: &str, view: &View<S>, tracking: Tracking) {
     match tracking {
         Tracking::Auto if option_env!("MEMSNAP_TIER").is_some() => {}
         Tracking::Auto => assert_ne!(stats.why_not_faster, Some(WhyNotFaster::Chosen), "{what}"),
-        Tracking::Armed => assert_eq!((stats.tracker, stats.why_not_faster), (tracking, None), "{what}"),
+        Tracking::Armed | Tracking::WorkingSet => {
+            assert_eq!((stats.tracker, stats.why_not_faster), (tracking, None), "{what}")
+        }
         _ => {
             assert_eq!(
                 (stats.tracker, stats.why_not_faster),

@@ -30,7 +30,8 @@ pub(crate) fn available_memory() -> Option<usize> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    kib.checked_mul(1024)
+    // A process of 32 bits may run on a machine with more memory than it has addresses.
+    Some(kib.saturating_mul(1024))
 }
 
 /// Files that the process may have open.

@@ -289,6 +289,7 @@ impl Mapping {
         let (start, end) = (self.before + range.start, self.before + range.end);
         let first = self.regions.partition_point(|region| region.range.end <= start);
         let regions = self.regions[first..].iter().take_while(move |region| region.range.start < end);
+        let regions = regions.filter(move |_| start < end);
         regions.map(move |region| {
             let (start, end) = (region.range.start.max(start), region.range.end.min(end));
             (PageRange::new(start - self.before, end - self.before), region.content)
@@ -311,12 +312,7 @@ impl Mapping {
     fn uncover(&self, (range, content): (PageRange, Content), source: Source<'_>) -> io::Result<()> {
         let (start, len) = (self.address(self.before + range.start), range.len() * page_size());
         match (content, source) {
-            (Content::Zeroes { .. }, Source::Zero) => {
-                call("VirtualAlloc")?;
-                // SAFETY: the range is inside this mapping, and inaccessible so far, so that nobody refers to it.
-                let start = unsafe { VirtualAlloc(start, len, MEM_COMMIT, PAGE_READWRITE) };
-                if start.is_null() { Err(io::Error::last_os_error()) } else { Ok(()) }
-            }
+            (Content::Zeroes { .. }, Source::Zero) => self.commit(range),
             (Content::Private, Source::Zero) | (Content::Shared, Source::Zero | Source::Shared(_)) => {
                 // SAFETY: nothing is taken away.
                 unsafe { self.protect(range, content.protection(Access::READ_WRITE)) }?;
@@ -328,6 +324,15 @@ impl Mapping {
             }
             _ => Err(io::ErrorKind::Unsupported.into()),
         }
+    }
+
+    /// Makes pages accessible that are not yet, and nobody knows of.
+    fn commit(&self, range: PageRange) -> io::Result<()> {
+        call("VirtualAlloc")?;
+        let (start, len) = (self.address(self.before + range.start), range.len() * page_size());
+        // SAFETY: the range is inside this mapping, and nobody refers to it yet.
+        let start = unsafe { VirtualAlloc(start, len, MEM_COMMIT, PAGE_READWRITE) };
+        if start.is_null() { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
     /// Makes the pages from `start` to `end` inaccessible where they are mapped.
@@ -482,6 +487,10 @@ impl Mapping {
             .map(|()| most)
             .or_else(|error| if most == access { Err(error) } else { view(access).map(|()| access) })?;
         self.regions[index].content = content;
+        if content == Content::Shared {
+            // They are committed, but Wine 10 does not know that of a view other than the one by which they were.
+            self.commit(range)?;
+        }
         if mapped != access {
             // SAFETY: nobody knows of these pages yet, or what they showed is gone.
             unsafe { self.protect(range, access) }?;
@@ -645,8 +654,8 @@ mod tests {
 
     fn shown(mapping: &Mapping, page: usize) -> u8 {
         // SAFETY: nobody writes to the mapping meanwhile.
-        unsafe { mapping.page(page) }
-        [0]
+        let bytes = unsafe { mapping.page(page) };
+        bytes[0]
     }
 
     #[test]
