@@ -26,12 +26,15 @@ pub(in crate::sys) const NO_REPLACE: MapFlags = MapFlags::FIXED_NOREPLACE;
 pub(in crate::sys) struct Shown(());
 
 impl Shown {
+    #[inline]
     pub(in crate::sys) fn set(&mut self, _range: PageRange, _source: Source<'_>) {}
 
+    #[inline]
     pub(in crate::sys) fn truncate(&mut self, _pages: usize) {}
 }
 
 /// Pages of which a multiple is a good address for a mapping, if that matters.
+#[inline]
 pub(in crate::sys) fn slack(huge_pages: HugePages) -> usize {
     match huge_pages {
         HugePages::Advise => huge_page_size() / page_size(),
@@ -101,6 +104,7 @@ impl Mapping {
     }
 
     /// Asks for what the placement wishes of pages that were mapped just now, and keeps shared ones out of children.
+    #[inline]
     pub(in crate::sys) fn advise(&self, range: PageRange, source: Source<'_>) -> io::Result<()> {
         let advise = |advice| {
             // SAFETY: the range is inside this mapping; no advice used here changes a byte of it.

@@ -270,6 +270,7 @@ mod tests {
                 prop_assert!(shown.parts.windows(2).all(|pair| !pair[0].1.is(&pair[1].1)));
             }
             let range = PageRange::new(at.min(model.len()), (at + len).min(model.len()));
+            prop_assume!(range.len() > 0);
             let mut end = range.start;
             for (part, source) in shown.within(range) {
                 prop_assert!(part.start == end && part.len() > 0);

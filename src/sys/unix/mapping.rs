@@ -66,18 +66,19 @@ impl Mapping {
         let &Placement { before, behind, huge_pages, ref name, .. } = placement;
         let slack = slack(huge_pages);
         let inaccessible = before.saturating_add(behind).saturating_add(slack);
+        let name = name.clone();
         if inaccessible == 0 && pages > 0 {
-            let (all, shared_by) = (PageRange::new(0, pages), sharer(source)?);
+            let (all, mut shown, shared_by) = (PageRange::new(0, pages), Shown::default(), sharer(source)?);
             // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
             let start = unsafe { map(ptr::null_mut(), all, source, MapFlags::empty()) }?;
-            let (span, shown, name) = (Span { start, pages }, Shown::default(), name.clone());
-            let mut mapping = Self { span, before: 0, behind: 0, shown, huge_pages, name, shared_by };
-            mapping.shown.set(all, source);
+            shown.set(all, source);
+            let span = Span { start, pages };
+            let mapping = Self { span, before: 0, behind: 0, shown, huge_pages, name, shared_by };
             mapping.advise(all, source)?;
             return Ok(mapping);
         }
         let mut mapping = Self::empty();
-        (mapping.huge_pages, mapping.name) = (huge_pages, name.clone());
+        (mapping.huge_pages, mapping.name) = (huge_pages, name);
         if inaccessible == 0 {
             return Ok(mapping);
         }
