@@ -105,7 +105,8 @@ impl Tracker {
             match content {
                 Content::Zeroes { watched: true } => watched(mapping, range, &mut pages)?,
                 Content::Private => {
-                    let found = not_shared(mapping, range, search)?.union(&not_copy_on_write(mapping, range)?);
+                    let found =
+                        not_shared(mapping, range, search)?.union(&not_copy_on_write(mapping, range)?);
                     found.ranges().iter().for_each(|&range| pages.push_range(range));
                 }
                 _ => pages.push_range(range),
