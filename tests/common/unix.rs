@@ -40,7 +40,7 @@ pub(crate) fn fork() -> Fork {
         0 => {
             drop((line, report));
             // SAFETY: `alarm` touches no memory; the signal ends a child that hangs.
-            unsafe { libc::alarm(100) };
+            unsafe { libc::alarm(600) };
             panic::set_hook(Box::new(move |info| {
                 let _ = writeln!(&reporter, "{info}");
             }));
