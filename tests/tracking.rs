@@ -146,7 +146,7 @@ fn a_snapshot_after_a_restore_captures_nothing() {
     let mut view = snapshot.view().unwrap();
     drop(view.set_tracking(Tracking::Armed));
     for round in 2..6 {
-        for page in [3, 70, 71, 900] {
+        for page in [3, 70, 71, 500] {
             view[page * page_size()] ^= round;
         }
         assert_eq!(view.take_snapshot().unwrap().stats().captured, 4 * page_size());

@@ -6,8 +6,8 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use memsnap::page_size;
 
-use super::common::{assert_same, pattern, skip};
-use super::{PAGES, each_kind_of_view};
+use super::common::{pattern, skip};
+use super::each_kind_of_view;
 
 /// A file with these bytes, from which reads go to the memory given, not to the page cache.
 fn direct_file_with(bytes: &[u8]) -> io::Result<File> {
@@ -46,6 +46,8 @@ fn writes_into_memory_pinned_before_are_captured_and_undone() {
     use io_uring::{IoUring, opcode, types};
     use memsnap::{Snapshot, Tracking};
 
+    use super::PAGES;
+    use super::common::assert_same;
     use super::common::script::read;
 
     let test = "writes_into_memory_pinned_before_are_captured_and_undone";
