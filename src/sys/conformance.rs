@@ -207,8 +207,9 @@ fn files_of_no_pages_are_files() {
 #[test]
 fn sizes_past_the_address_space_are_errors() {
     let most = usize::MAX / page_size();
-    assert!(Mapping::new(most / 2, Source::Zero).is_err());
-    assert!(MemoryFile::create(most, most, None).is_err());
+    assert!(Mapping::new(most, Source::Zero).is_err());
+    // With addresses of 32 bits, a file may well be longer than they are.
+    assert!(usize::BITS < 64 || MemoryFile::create(most, most, None).is_err());
     for (before, behind) in [(most, 0), (0, most), (most / 2, most / 2), (usize::MAX, usize::MAX)] {
         let placement = Placement { before, behind, ..Placement::default() };
         assert!(Mapping::placed(1, Source::Zero, &[], &placement).is_err());
