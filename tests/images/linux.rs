@@ -125,7 +125,8 @@ fn many_runs_of_changed_pages_take_a_bounded_number_of_mappings() {
             let view = taken.view().unwrap();
             let took = mappings() - before;
             assert!(took <= RUNS, "{took} mappings for {RUNS} runs");
-            assert!(took <= view.stats().mappings + 1, "{took} mappings and {:?}", view.stats());
+            // The heap may take some too.
+            assert!(took <= view.stats().mappings + 8, "{took} mappings and {:?}", view.stats());
             views.push(view);
             if views.len() > 1 {
                 // The first is left as it is, others come and go.
