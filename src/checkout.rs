@@ -115,7 +115,8 @@ impl State {
         {
             return Ok(());
         }
-        let search = if self.ledger.keeps_much() { Search::Private } else { Search::Written };
+        let closed_may_be_private = self.tracker.is_armed() && self.ledger.keeps_much();
+        let search = if closed_may_be_private { Search::Private } else { Search::Written };
         let found = self.find_and_note(search)?;
         if !found.known && found.pages.len() > self.ledger.kept_pages {
             // To compare them all would cost more, and leave more memory to the view.

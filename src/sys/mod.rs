@@ -101,7 +101,8 @@ pub(crate) struct Placement {
 /// What to look for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Search {
-    /// Pages that have a frame of their own. Those closed count only while they are in memory.
+    /// Pages that have a frame of their own. Those closed count only while they are in memory, and where pages cannot
+    /// be closed, those not in memory need not count: only an armed mapping can be restored by it.
     Private,
     /// Pages that may differ from what they showed when they were closed or, if they never were, before they
     /// were written. Pages swapped out, written by the kernel, or inherited through a fork are among them.

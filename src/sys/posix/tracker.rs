@@ -35,7 +35,6 @@ impl Tracker {
     }
 
     /// The way in use.
-    #[allow(clippy::unused_self, reason = "others have several")]
     pub(crate) fn tracking(self) -> Tracking {
         Tracking::Compare
     }

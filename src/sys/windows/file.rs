@@ -159,13 +159,11 @@ impl MemoryFile {
     }
 
     /// Sections have no holes.
-    #[allow(clippy::unused_self)]
     pub(crate) fn punch(&self, _: PageRange) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
     /// Huge pages of a section would have to be asked for when it is made, by a privileged user.
-    #[allow(clippy::unused_self)]
     pub(crate) fn collapse(&self) {}
 
     /// A handle for other processes, which cannot write through it; none unless no one can.

@@ -238,7 +238,6 @@ impl Mapping {
     /// # Safety
     ///
     /// Nobody holds a reference to bytes of these pages.
-    #[allow(clippy::unused_self)]
     pub(crate) unsafe fn discard(&self, pages: &PageSet) -> io::Result<()> {
         if pages.is_empty() { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
     }
@@ -263,7 +262,6 @@ impl Mapping {
     }
 
     /// There is nothing that brings pages into the working set but to touch them.
-    #[allow(clippy::unused_self)]
     pub(crate) fn populate(&self, _: PageRange, populate: Populate) -> io::Result<()> {
         if populate == Populate::No { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
     }

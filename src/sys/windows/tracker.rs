@@ -116,28 +116,22 @@ impl Tracker {
     }
 
     /// Nothing can be closed.
-    #[allow(clippy::unused_self)]
     pub(crate) fn arm(&mut self, _: &Mapping) -> bool {
         false
     }
 
-    #[allow(clippy::unused_self)]
     pub(crate) fn close(self, _: &Mapping) -> bool {
         false
     }
 
-    #[allow(clippy::unused_self)]
     pub(crate) fn renewed(&mut self, _: &Mapping, _: PageRange) {}
 
-    #[allow(clippy::unused_self)]
     pub(crate) fn disarm(&mut self) {}
 
-    #[allow(clippy::unused_self)]
     pub(crate) fn is_armed(self) -> bool {
         false
     }
 
-    #[allow(clippy::unused_self)]
     pub(crate) fn must_arm(self) -> bool {
         false
     }
