@@ -1,0 +1,131 @@
+//! Times of calls, the machine they were measured on, and tables of Markdown.
+
+use std::env;
+use std::fs;
+use std::thread::available_parallelism;
+use std::time::{Duration, Instant};
+
+use comfy_table::{CellAlignment, Table, presets};
+
+/// The times of repeated calls of one kind.
+#[derive(Clone, Default)]
+pub struct Times(Vec<Duration>);
+
+impl Times {
+    /// Calls `call`, and keeps how long that took.
+    pub fn time<T>(&mut self, call: impl FnOnce() -> T) -> T {
+        let start = Instant::now();
+        let result = call();
+        self.0.push(start.elapsed());
+        result
+    }
+
+    /// The time that half of the calls took at most; zero if there were none.
+    #[must_use]
+    pub fn median(&self) -> Duration {
+        self.percentile(50)
+    }
+
+    /// The time that 99 of 100 calls took at most; zero if there were none.
+    #[must_use]
+    pub fn p99(&self) -> Duration {
+        self.percentile(99)
+    }
+
+    /// How many such calls there are in a second of nothing else, by their mean; zero if there were none.
+    #[must_use]
+    pub fn per_second(&self) -> f64 {
+        let total = self.0.iter().sum::<Duration>().as_secs_f64();
+        if total == 0.0 { 0.0 } else { self.0.len() as f64 / total }
+    }
+
+    fn percentile(&self, percent: usize) -> Duration {
+        let mut times = self.0.clone();
+        times.sort_unstable();
+        let rank = (times.len() * percent).div_ceil(100);
+        times.get(rank.saturating_sub(1)).copied().unwrap_or_default()
+    }
+}
+
+impl Extend<Duration> for Times {
+    fn extend<I: IntoIterator<Item = Duration>>(&mut self, times: I) {
+        self.0.extend(times);
+    }
+}
+
+/// A duration with three significant digits.
+#[must_use]
+pub fn time(time: Duration) -> String {
+    let nanoseconds = time.as_secs_f64() * 1e9;
+    match nanoseconds {
+        ..1e3 => format!("{nanoseconds:.0} ns"),
+        ..1e6 => format!("{} µs", three_digits(nanoseconds / 1e3)),
+        ..1e9 => format!("{} ms", three_digits(nanoseconds / 1e6)),
+        _ => format!("{} s", three_digits(nanoseconds / 1e9)),
+    }
+}
+
+/// How many times `than` is in `what`, with three significant digits.
+#[must_use]
+pub fn ratio(what: Duration, than: Duration) -> String {
+    format!("{} x", three_digits(what.as_secs_f64() / than.as_secs_f64()))
+}
+
+/// Three significant digits, and all those before the point.
+#[must_use]
+pub fn three_digits(number: f64) -> String {
+    let decimals = match number {
+        ..1.0 => 3,
+        ..10.0 => 2,
+        ..100.0 => 1,
+        _ => 0,
+    };
+    format!("{number:.decimals$}")
+}
+
+/// A table of Markdown, of which all columns but the first are numbers.
+#[must_use]
+pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> Table {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN).set_header(header).add_rows(rows);
+    table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
+    table
+}
+
+/// The start of a record: a title, the date, the machine, and the command it was made with.
+#[must_use]
+pub fn heading(title: &str, bin: &str) -> String {
+    let arguments: Vec<String> = env::args().skip(1).collect();
+    let arguments = if arguments.is_empty() { String::new() } else { format!(" -- {}", arguments.join(" ")) };
+    format!(
+        "# {title}\n\n- date: {}\n{}- command: `cargo run --release -p memsnap-showcase --bin {bin}{arguments}`\n",
+        jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC"),
+        machine(),
+    )
+}
+
+/// The processor, the system and the page size, as lines of Markdown.
+fn machine() -> String {
+    let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let model = processors
+        .lines()
+        .find_map(|line| line.strip_prefix("model name"))
+        .map_or(env::consts::ARCH, |line| line.trim_start_matches([' ', '\t', ':']));
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    format!(
+        "- CPU: {model}, {} cores\n- system: {} {}\n- page size: {}\n",
+        available_parallelism().map_or(1, usize::from),
+        env::consts::OS,
+        release.trim().split('-').next().unwrap_or_default(),
+        memsnap::page_size(),
+    )
+}
+
+/// The memory of this process in bytes, where each page counts once however often it is mapped (`Pss` of
+/// `/proc/self/smaps_rollup`); none where the system does not tell.
+#[must_use]
+pub fn memory() -> Option<u64> {
+    let report = fs::read_to_string("/proc/self/smaps_rollup").ok()?;
+    let line = report.lines().find_map(|line| line.strip_prefix("Pss:"))?;
+    Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
+}
