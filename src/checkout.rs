@@ -115,7 +115,7 @@ impl State {
         {
             return Ok(());
         }
-        let closed_may_be_private = self.tracker.is_armed() && self.ledger.keeps_much();
+        let closed_may_be_private = self.tracker.is_armed() && self.ledger.keeps_much(captured);
         let search = if closed_may_be_private { Search::Private } else { Search::Written };
         let found = self.find_and_note(search)?;
         if !found.known && found.pages.len() > self.ledger.kept_pages {

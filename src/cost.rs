@@ -162,9 +162,10 @@ impl Ledger {
         self.closed += private;
     }
 
-    /// Whether closed pages may hold more memory than the view is to keep.
-    pub(crate) fn keeps_much(&self) -> bool {
-        self.closed > self.kept_pages
+    /// Whether closed pages may hold more memory than the view is to keep, beyond `captured` pages that may have to
+    /// be private to show the image.
+    pub(crate) fn keeps_much(&self, captured: usize) -> bool {
+        self.closed > self.kept_pages + captured
     }
 
     /// After nothing of the view is in memory any more.

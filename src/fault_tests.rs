@@ -5,7 +5,7 @@
 use std::io::{self, Write};
 
 use crate::sys::fault;
-use crate::{Access, Snapshot, View, ViewOptions, page_size};
+use crate::{Access, Snapshot, Tracking, View, ViewOptions, page_size};
 
 /// Enough for runs of pages to be mapped.
 const PAGES: usize = 102;
@@ -303,4 +303,25 @@ fn changes_that_could_not_be_captured_at_drop_are_reported_once_and_kept() {
     let error = snapshot.view().unwrap_err();
     assert!(error.to_string().contains("mutable view"), "{error}");
     assert!(snapshot.view().unwrap()[..] == written[..]);
+}
+
+/// With more captured than a view was to keep in memory, each restore of an armed view looked at all of its private
+/// pages, to give back what it could not: in a virtual machine with 128 MiB written, for a hundred times as long.
+#[test]
+fn captured_pages_are_not_searched_for_what_to_give_back() {
+    let calls_of_a_restore = |kept: usize| {
+        let root = Snapshot::from_slice(&pattern(1)).unwrap();
+        let mut view = root.view_with(ViewOptions::new().keep_resident(kept)).unwrap();
+        view.set_tracking(Tracking::Armed).is_ok().then(|| {
+            view.fill(2);
+            let taken = view.take_snapshot().unwrap();
+            let mut calls = 0;
+            for round in 0..4 {
+                view[0] = round;
+                calls = fault::inject(u64::MAX, 0, || view.restore_to(&taken).unwrap()).1;
+            }
+            calls
+        })
+    };
+    assert_eq!(calls_of_a_restore(0), calls_of_a_restore(usize::MAX));
 }
