@@ -1,0 +1,214 @@
+//! A virtual machine whose memory is a view.
+
+use std::io;
+use std::mem::size_of;
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail, ensure};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region, kvm_xsave};
+use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
+use memsnap::{ArcView, Snapshot, ViewOptions};
+
+use super::guest::{self, MEMORY, Report};
+use super::vcpu::State;
+
+/// One virtual processor over guest memory that belongs to somebody else.
+pub(super) struct Vm {
+    cpu: VcpuFd,
+    fd: VmFd,
+}
+
+impl Vm {
+    /// Makes a machine whose memory are the [`MEMORY`] bytes at `memory`, registered with `flags`.
+    ///
+    /// # Safety
+    ///
+    /// As long as the machine exists, these bytes are mapped, readable and writable; while it [runs](Self::run),
+    /// nothing else reads or writes them, nor holds a reference to them.
+    pub(super) unsafe fn new(memory: *mut u8, flags: u32) -> Result<Self> {
+        let kvm = Kvm::new().context("opening /dev/kvm")?;
+        let fd = kvm.create_vm().context("creating a virtual machine")?;
+        let state = fd.check_extension_int(Cap::Xsave2);
+        ensure!(
+            usize::try_from(state).is_ok_and(|state| state <= size_of::<kvm_xsave>()),
+            "vector registers of {state} bytes: this program has room for {}",
+            size_of::<kvm_xsave>()
+        );
+        let region = kvm_userspace_memory_region {
+            slot: 0,
+            flags,
+            guest_phys_addr: 0,
+            memory_size: MEMORY as u64,
+            userspace_addr: memory.expose_provenance() as u64,
+        };
+        // SAFETY: the memory is valid as long as this machine is, by this function's contract, and is its only region.
+        unsafe { fd.set_user_memory_region(region) }
+            .with_context(|| format!("registering {MEMORY} bytes as guest memory"))?;
+        let cpu = fd.create_vcpu(0).context("creating a virtual processor")?;
+        let features = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("asking for CPUID")?;
+        cpu.set_cpuid2(&features).context("setting CPUID")?;
+        Ok(Self { cpu, fd })
+    }
+
+    /// Makes the next run begin with the guest's program.
+    pub(super) fn start(&self) -> Result<()> {
+        let mut registers = self.cpu.get_sregs().context("reading special registers")?;
+        guest::enter_long_mode(&mut registers);
+        self.cpu.set_sregs(&registers).context("entering long mode")?;
+        self.cpu.set_regs(&guest::registers()).context("writing general registers")
+    }
+
+    /// Has the guest go `steps` in one batch from now on.
+    pub(super) fn set_steps(&self, steps: usize) -> Result<()> {
+        ensure!(steps > 0, "a batch has at least one step");
+        let mut registers = self.cpu.get_regs().context("reading general registers")?;
+        registers.r10 = steps as u64;
+        self.cpu.set_regs(&registers).context("writing general registers")
+    }
+
+    /// Runs until the guest has finished a batch.
+    pub(super) fn run(&mut self) -> Result<()> {
+        while !self.enter()? {}
+        // KVM carries the write to the port to its end on the next entry; the state is complete only then.
+        self.cpu.set_kvm_immediate_exit(1);
+        let ended = self.enter();
+        self.cpu.set_kvm_immediate_exit(0);
+        ensure!(!ended?, "the guest ran on where it was to stop");
+        Ok(())
+    }
+
+    /// Enters the guest. Tells whether it wrote to the port; else a signal came first.
+    fn enter(&mut self) -> Result<bool> {
+        match self.cpu.run().map_err(io::Error::from) {
+            Ok(VcpuExit::IoOut(guest::PORT, _)) => Ok(true),
+            Ok(exit) => bail!("the guest stopped: {exit:?}"),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => Ok(false),
+            Err(error) => Err(error).context("running the guest"),
+        }
+    }
+
+    /// The pages that the guest wrote since this was last asked, one bit each. The memory is to be registered with
+    /// `KVM_MEM_LOG_DIRTY_PAGES`.
+    pub(super) fn written(&self) -> Result<Vec<u64>> {
+        self.fd.get_dirty_log(0, MEMORY).context("asking KVM which pages were written")
+    }
+
+    pub(super) fn state(&self) -> Result<State> {
+        State::of(&self.cpu)
+    }
+
+    pub(super) fn set_state(&self, state: &State) -> Result<()> {
+        state.put(&self.cpu)
+    }
+}
+
+/// A running virtual machine at one moment: its memory, and its processor.
+#[derive(Clone)]
+pub struct Checkpoint {
+    memory: Snapshot,
+    cpu: Arc<State>,
+}
+
+impl Checkpoint {
+    /// Guest memory.
+    #[must_use]
+    pub fn memory(&self) -> &Snapshot {
+        &self.memory
+    }
+
+    /// The processor.
+    #[must_use]
+    pub fn cpu(&self) -> &State {
+        &self.cpu
+    }
+}
+
+/// A virtual machine whose memory is a view: it goes back to any checkpoint for what changed since.
+pub struct Machine {
+    // Goes first, for it uses the memory.
+    vm: Vm,
+    memory: ArcView,
+}
+
+impl Machine {
+    /// A machine that is about to begin with the guest's program, in memory that is otherwise zero.
+    ///
+    /// # Errors
+    ///
+    /// If KVM is not there or refuses something, or if there is no memory.
+    pub fn boot(options: &ViewOptions) -> Result<Self> {
+        let mut image = Snapshot::zeroed(MEMORY)?;
+        let mut memory = image.view_mut()?;
+        guest::load(&mut memory);
+        memory.commit()?;
+        let machine = Self::over(image, options)?;
+        machine.vm.start()?;
+        Ok(machine)
+    }
+
+    /// Another machine, that goes on where `checkpoint` was taken.
+    ///
+    /// # Errors
+    ///
+    /// If KVM is not there or refuses something, or if there is no memory.
+    pub fn from_checkpoint(checkpoint: &Checkpoint, options: &ViewOptions) -> Result<Self> {
+        let machine = Self::over(checkpoint.memory.clone(), options)?;
+        machine.vm.set_state(&checkpoint.cpu)?;
+        Ok(machine)
+    }
+
+    fn over(image: Snapshot, options: &ViewOptions) -> Result<Self> {
+        let mut memory = Arc::new(image).view_arc_with(options)?;
+        // SAFETY: the view is never moved nor shortened in memory and goes after the machine, of which the fields drop
+        // in their order. The guest runs in `run` alone, which has the whole `Machine` by `&mut`, so that nobody else
+        // has a reference to its bytes then.
+        let vm = unsafe { Vm::new(memory.as_mut_ptr(), 0) }?;
+        Ok(Self { vm, memory })
+    }
+
+    /// Has the guest go `steps` in a batch from now on; one page is written in each.
+    ///
+    /// # Errors
+    ///
+    /// If there are none, or if KVM refuses it.
+    pub fn set_steps(&mut self, steps: usize) -> Result<()> {
+        self.vm.set_steps(steps)
+    }
+
+    /// Lets the guest do one batch; gives what it reports.
+    ///
+    /// # Errors
+    ///
+    /// If the guest does anything else than report, or if KVM refuses to run it.
+    pub fn run(&mut self) -> Result<Report> {
+        self.vm.run()?;
+        Ok(guest::report(&self.memory))
+    }
+
+    /// The machine as it is now.
+    ///
+    /// # Errors
+    ///
+    /// If there is no memory for what changed, or if KVM does not tell the processor's state.
+    pub fn checkpoint(&self) -> Result<Checkpoint> {
+        let memory = self.memory.take_snapshot().context("taking a snapshot of guest memory")?;
+        Ok(Checkpoint { memory, cpu: Arc::new(self.vm.state()?) })
+    }
+
+    /// Puts the machine back to `checkpoint`, which may be one of another machine.
+    ///
+    /// # Errors
+    ///
+    /// If memory cannot be put back, or if KVM refuses the processor's state. The machine is to be put back again
+    /// before it runs.
+    pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.memory.restore_to(&checkpoint.memory).context("restoring guest memory")?;
+        self.vm.set_state(&checkpoint.cpu)
+    }
+
+    /// Guest memory.
+    #[must_use]
+    pub fn memory(&self) -> &ArcView {
+        &self.memory
+    }
+}

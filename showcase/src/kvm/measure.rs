@@ -1,0 +1,148 @@
+//! What resets of a virtual machine cost, by memsnap and by other means.
+
+use std::fmt::Write;
+
+use anyhow::{Result, ensure};
+use memsnap::{Tracking, ViewOptions};
+
+use super::guest::{Model, WORK_PAGES};
+use super::machine::{Checkpoint, Machine};
+use super::ways::{self, MEMSNAP};
+use crate::report::{self, Times, table, three_digits};
+
+/// Pages that the guest writes between one reset and the next, where ways are compared.
+const SIZES: [usize; 3] = [16, 256, 4096];
+/// Pages that it writes elsewhere.
+const PAGES: usize = 64;
+/// Rounds before those that count.
+const WARM_UP: usize = 10;
+
+/// Goes back to one checkpoint `resets` times, compares all ways and all tiers in `rounds` rounds, and gives the
+/// record as Markdown. Every run of a guest is checked against the model.
+///
+/// # Errors
+///
+/// If a guest computes anything else than the model, or if KVM or memsnap refuse something.
+pub fn record(resets: usize, rounds: usize) -> Result<String> {
+    let mut text = report::heading("Resets of a virtual machine", "kvm");
+    let mut machine = Machine::boot(&ViewOptions::new())?;
+    let mut model = Model::default();
+    eprintln!("the guest writes to each of its {WORK_PAGES} pages");
+    machine.set_steps(WORK_PAGES)?;
+    ensure!(machine.run()? == model.run(WORK_PAGES), "the guest computed something else than the model");
+    ensure!(model.matches(machine.memory()), "guest memory is not what the model says");
+    let booted = machine.checkpoint()?;
+
+    eprintln!("{resets} resets to one checkpoint");
+    writeln!(text, "\n{}", endurance(&booted, &model, resets)?)?;
+    writeln!(text, "\n## Beside other ways\n\n{}", comparison(&booted, &model, rounds)?)?;
+    writeln!(text, "\n## By each way of finding written pages\n\n{}", tiers(&booted, &model, rounds)?)?;
+    Ok(text)
+}
+
+/// `checkpoint`, but that the guest writes so many pages in the next batch.
+fn with_steps(checkpoint: &Checkpoint, steps: usize) -> Result<Checkpoint> {
+    let mut machine = Machine::from_checkpoint(checkpoint, &ViewOptions::new())?;
+    machine.set_steps(steps)?;
+    machine.checkpoint()
+}
+
+fn endurance(booted: &Checkpoint, model: &Model, resets: usize) -> Result<String> {
+    let checkpoint = with_steps(booted, PAGES)?;
+    let expected = model.clone().run(PAGES);
+    let mut machine = Machine::from_checkpoint(&checkpoint, &ViewOptions::new())?;
+    let (mut restores, mut cycles) = (Times::default(), Times::default());
+    for round in 0..resets {
+        let reported = cycles.time(|| {
+            let reported = machine.run();
+            restores.time(|| machine.restore(&checkpoint)).and(reported)
+        })?;
+        ensure!(reported == expected, "round {round}: {reported:?} instead of {expected:?}");
+    }
+    ensure!(model.matches(machine.memory()), "guest memory is not what it was at the checkpoint");
+    Ok(format!(
+        "{resets} times the guest wrote {PAGES} pages, reported the same sums, and was put back. One reset, memory and \
+         processor: {} (median), {} (p99). With the guest's run: {} a second.",
+        report::time(restores.median()),
+        report::time(restores.p99()),
+        three_digits(cycles.per_second()),
+    ))
+}
+
+fn comparison(booted: &Checkpoint, model: &Model, rounds: usize) -> Result<String> {
+    let mut rows = Vec::new();
+    for pages in SIZES {
+        eprintln!("all ways, {pages} pages written");
+        let checkpoint = with_steps(booted, pages)?;
+        let expected = model.clone().run(pages);
+        let mut ways = ways::all(&checkpoint)?;
+        let mut times = vec![<[Times; 3]>::default(); ways.len()];
+        for round in 0..WARM_UP + rounds {
+            if round == WARM_UP {
+                times.fill(<[Times; 3]>::default());
+            }
+            for ((name, way), [resets, runs, cycles]) in ways.iter_mut().zip(&mut times) {
+                let reported = cycles.time(|| {
+                    let reported = runs.time(|| way.run())?;
+                    resets.time(|| way.reset()).map(|()| reported)
+                })?;
+                ensure!(reported == expected, "{name}: {reported:?} instead of {expected:?}");
+            }
+        }
+        let [_, _, subject] = &times[0];
+        debug_assert_eq!(ways[0].0, MEMSNAP);
+        for ((name, _), [resets, runs, cycles]) in ways.iter().zip(&times) {
+            rows.push([
+                (*name).to_owned(),
+                pages.to_string(),
+                report::time(resets.median()),
+                report::time(resets.p99()),
+                report::time(runs.median()),
+                three_digits(1.0 / cycles.median().as_secs_f64()),
+                report::ratio(cycles.median(), subject.median()),
+            ]);
+        }
+    }
+    let header = [
+        "way",
+        "pages written",
+        "reset, median",
+        "reset, p99",
+        "run after it, median",
+        "resets and runs a second",
+        "time of both / memsnap's",
+    ];
+    Ok(format!("{}\n\n{rounds} rounds, in which all took turns.", table(header, rows)))
+}
+
+fn tiers(booted: &Checkpoint, model: &Model, rounds: usize) -> Result<String> {
+    let checkpoint = with_steps(booted, PAGES)?;
+    let expected = model.clone().run(PAGES);
+    let mut rows = Vec::new();
+    for tracking in [Tracking::Armed, Tracking::Scan, Tracking::Pagemap, Tracking::Compare] {
+        eprintln!("tracking: {tracking:?}");
+        let mut machine = match Machine::from_checkpoint(&checkpoint, ViewOptions::new().tracking(tracking)) {
+            Ok(machine) => machine,
+            Err(error) => {
+                eprintln!("skipped: {tracking:?}: {error:#}");
+                continue;
+            }
+        };
+        let mut resets = Times::default();
+        for _ in 0..WARM_UP {
+            machine.run()?;
+            machine.restore(&checkpoint)?;
+        }
+        for round in 0..rounds {
+            let reported = machine.run()?;
+            ensure!(
+                reported == expected,
+                "{tracking:?}, round {round}: {reported:?} instead of {expected:?}"
+            );
+            resets.time(|| machine.restore(&checkpoint))?;
+        }
+        rows.push([format!("{tracking:?}"), report::time(resets.median()), report::time(resets.p99())]);
+    }
+    let header = ["tracking", "reset, median", "reset, p99"];
+    Ok(format!("{}\n\n{PAGES} pages written each time, {rounds} rounds.", table(header, rows)))
+}

@@ -1,0 +1,21 @@
+#![doc = include_str!("README.md")]
+
+mod guest;
+mod machine;
+
+pub mod measure;
+mod vcpu;
+mod ways;
+
+pub use guest::{MEMORY, Model, Report, WORK_PAGES};
+pub use machine::{Checkpoint, Machine};
+pub use vcpu::State;
+
+/// Why no virtual machine can run here, if so.
+#[must_use]
+pub fn unavailable() -> Option<String> {
+    let attempt = kvm_ioctls::Kvm::new()
+        .map_err(|error| format!("/dev/kvm cannot be opened: {error}"))
+        .and_then(|kvm| kvm.create_vm().map_err(|error| format!("KVM makes no virtual machine: {error}")));
+    attempt.err()
+}

@@ -1,0 +1,76 @@
+//! The state of a virtual processor, as a value.
+
+use anyhow::{Context, Result, ensure};
+use kvm_bindings::{
+    Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
+};
+use kvm_ioctls::VcpuFd;
+
+/// What a processor without an interrupt controller of KVM's holds: registers, and pending events.
+///
+/// Complete for guests that use no other model-specific registers than [`MSRS`].
+pub struct State {
+    general: kvm_regs,
+    special: kvm_sregs,
+    extended: kvm_xsave,
+    extended_control: kvm_xcrs,
+    debug: kvm_debugregs,
+    events: kvm_vcpu_events,
+    model_specific: Msrs,
+}
+
+/// The model-specific registers that belong to the state: what system calls and `swapgs` use, memory types, and the
+/// time stamp counter, so that a guest's clock goes back as well. Intel's manual, volume 4, has their numbers.
+const MSRS: [u32; 10] = [
+    0x10,        // TSC
+    0x174,       // SYSENTER_CS
+    0x175,       // SYSENTER_ESP
+    0x176,       // SYSENTER_EIP
+    0x277,       // PAT
+    0xc000_0081, // STAR
+    0xc000_0082, // LSTAR
+    0xc000_0083, // CSTAR
+    0xc000_0084, // FMASK
+    0xc000_0102, // KERNEL_GS_BASE
+];
+
+impl State {
+    /// Reads the state of `cpu`, in which no exit is pending.
+    ///
+    /// # Errors
+    ///
+    /// If KVM refuses a call.
+    pub(super) fn of(cpu: &VcpuFd) -> Result<Self> {
+        let entries = MSRS.map(|index| kvm_msr_entry { index, ..kvm_msr_entry::default() });
+        let mut model_specific = Msrs::from_entries(&entries).context("listing model-specific registers")?;
+        let read = cpu.get_msrs(&mut model_specific).context("reading model-specific registers")?;
+        ensure!(read == MSRS.len(), "KVM reads {read} of {} model-specific registers", MSRS.len());
+        Ok(Self {
+            general: cpu.get_regs().context("reading general registers")?,
+            special: cpu.get_sregs().context("reading special registers")?,
+            extended: cpu.get_xsave().context("reading vector registers")?,
+            extended_control: cpu.get_xcrs().context("reading extended control registers")?,
+            debug: cpu.get_debug_regs().context("reading debug registers")?,
+            events: cpu.get_vcpu_events().context("reading pending events")?,
+            model_specific,
+        })
+    }
+
+    /// Puts `cpu` into this state.
+    ///
+    /// # Errors
+    ///
+    /// If KVM refuses a call. The processor is then in neither state, until a call succeeds.
+    pub(super) fn put(&self, cpu: &VcpuFd) -> Result<()> {
+        // First those that decide what the others may hold.
+        cpu.set_sregs(&self.special).context("writing special registers")?;
+        cpu.set_xcrs(&self.extended_control).context("writing extended control registers")?;
+        // SAFETY: `Vm::new` saw that the state of all features that are enabled fits `kvm_xsave`.
+        unsafe { cpu.set_xsave(&self.extended) }.context("writing vector registers")?;
+        let written = cpu.set_msrs(&self.model_specific).context("writing model-specific registers")?;
+        ensure!(written == MSRS.len(), "KVM writes {written} of {} model-specific registers", MSRS.len());
+        cpu.set_debug_regs(&self.debug).context("writing debug registers")?;
+        cpu.set_regs(&self.general).context("writing general registers")?;
+        cpu.set_vcpu_events(&self.events).context("writing pending events")
+    }
+}
