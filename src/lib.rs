@@ -17,6 +17,7 @@ mod options;
 pub mod os;
 mod pages;
 mod protected;
+mod slice;
 mod snapshot;
 mod stats;
 mod store;

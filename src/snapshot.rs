@@ -227,8 +227,8 @@ impl Snapshot {
     /// A mutable view: what is written through it is what this snapshot holds afterwards.
     ///
     /// Clones of this snapshot, and snapshots taken earlier, never see it. A view of a snapshot that is all
-    /// zeroes is written in place, so that filling it costs no second copy; changes to any other are
-    /// captured when the view ends, by being dropped or by [`commit`](View::commit). A view that is
+    /// zeroes is written in place, so that filling it costs no second copy, and what later views map is one run of
+    /// memory; changes to any other are captured when the view ends, by being dropped or by [`commit`](View::commit). A view that is
     /// leaked ([`std::mem::forget`]) leaves the snapshot as it was.
     ///
     /// # Errors
@@ -277,7 +277,8 @@ impl Snapshot {
         Ok(View::new(tree, Some(Arc::clone(&self.head)), self))
     }
 
-    /// A copy-on-write view that keeps its snapshot alive, and can go to another thread.
+    /// A copy-on-write view that keeps its snapshot alive, and can go to another thread. Of a snapshot just taken:
+    /// `Arc::new(view.take_snapshot()?).view_arc()`.
     ///
     /// # Errors
     ///

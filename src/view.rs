@@ -1,15 +1,13 @@
-//! `View`: the slice, `take_snapshot`, `restore`. How they work is told in `worktree.rs`.
+//! `View`: snapshots of it, restores, growth. How they work is told in `worktree.rs`.
 
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
-use std::ops::{Bound, Deref, DerefMut, Index, IndexMut, Range, RangeBounds};
+use std::ops::{Bound, Range, RangeBounds};
 use std::ptr;
-use std::slice::SliceIndex;
 use std::sync::{Arc, Mutex};
 
 use crate::access::Access;
-use crate::changes::{Changes, Side};
 use crate::error;
 use crate::head::Head;
 use crate::options::Tracking;
@@ -52,7 +50,52 @@ pub enum Protected {}
 ///
 /// Memory of a view that is registered with the kernel for writes of its own (fixed buffers of io_uring, RDMA)
 /// is captured as it is at that moment, but has to be registered again after a restore and after
-/// [`zero`](Self::zero), which may replace it.
+/// [`zero`](Self::zero), which may replace it. The memory of a virtual machine (KVM) is registered once: the kernel has it
+/// follow the view.
+///
+/// # Memory for other code
+///
+/// A database, a runtime or a virtual machine that works on the memory of a view is given its
+/// [address](Self::as_mut_ptr) once. While such code may write, no slice of the view may be in use, and no call on the
+/// view may run. It goes before the view does, which the order of fields sees to:
+///
+/// ```
+/// use std::sync::Arc;
+///
+/// use memsnap::{ArcView, Snapshot};
+///
+/// # struct Engine;
+/// # impl Engine {
+/// #     unsafe fn new(_: *mut u8, _: usize) -> Self { Engine }
+/// #     fn run(&mut self) {}
+/// # }
+/// struct Machine {
+///     engine: Engine, // dropped first
+///     memory: ArcView,
+/// }
+///
+/// impl Machine {
+///     fn new(image: Snapshot) -> std::io::Result<Self> {
+///         let mut memory = Arc::new(image).view_arc()?;
+///         // SAFETY: the memory stays where it is and goes after the engine, which only `run` lets write to it.
+///         let engine = unsafe { Engine::new(memory.as_mut_ptr(), memory.len()) };
+///         Ok(Self { engine, memory })
+///     }
+///
+///     fn run(&mut self) {
+///         self.engine.run();
+///     }
+///
+///     fn restore(&mut self) -> std::io::Result<()> {
+///         self.memory.restore()
+///     }
+/// }
+/// # fn main() -> std::io::Result<()> {
+/// #     let mut machine = Machine::new(Snapshot::zeroed(1)?)?;
+/// #     machine.run();
+/// #     machine.restore()
+/// # }
+/// ```
 ///
 /// # Fork
 ///
@@ -173,7 +216,8 @@ impl<S, A> View<S, A> {
     }
 
     /// Has the view show another snapshot, at the same address. To a snapshot of another length, the view shrinks, or
-    /// grows as far as [`grow`](Self::grow) can.
+    /// grows as far as [`grow`](Self::grow) can. Other code that keeps the view's length has to be told, and if the view
+    /// shrinks, before: what is behind its end then cannot be accessed.
     ///
     /// Between snapshots that descend from one another this costs the pages that differ and the pages
     /// changed; to an unrelated one, mapping it.
@@ -313,10 +357,11 @@ impl<S, A> View<S, A> {
         self.tree.as_ref().map_or(ptr::dangling(), |tree| tree.start().as_ptr())
     }
 
-    /// The address of the first byte, aligned to a page. It stays the same as long as the view lives.
+    /// The address of the first byte, aligned to a page. It stays the same as long as the view lives, and may be kept as
+    /// long: snapshots, restores and growth leave it valid.
     ///
     /// Writes through it are tracked like others. They must not race with calls on the view, nor happen
-    /// while a slice of it is in use.
+    /// while a slice of it is in use. See [memory for other code](Self#memory-for-other-code).
     ///
     /// # Examples
     ///
@@ -420,111 +465,6 @@ impl<S, A> View<S, A> {
     }
 }
 
-/// While all bytes can be read and written.
-impl<S> View<S> {
-    /// Where the view differs from the snapshot that was last taken of it or restored to it, with the bytes
-    /// of both: whole pages, ascending, neighbours as one range. What the view grew by counts as different.
-    ///
-    /// Costs what finding the changes for a snapshot costs, and a comparison of each page found.
-    ///
-    /// # Errors
-    ///
-    /// Those of the operating system: no memory, no address space.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// let snapshot = memsnap::Snapshot::zeroed(1 << 20)?;
-    /// let mut view = snapshot.view()?;
-    /// view[1] = 1;
-    /// for change in view.changes()? {
-    ///     assert_eq!(change.range(), 0..memsnap::page_size());
-    ///     for page in change.pages() {
-    ///         assert_eq!((page.old[1], page.new[1]), (0, 1));
-    ///     }
-    /// }
-    /// view[1] = 0;
-    /// assert!(view.changes()?.is_empty());
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn changes(&self) -> io::Result<Changes<'_>> {
-        match &self.tree {
-            Some(tree) => {
-                let (synced, pages) = tree.changes()?;
-                Ok(Changes::new(Side::Image(synced), Side::Slice(self.as_slice()), &pages))
-            }
-            None => Ok(Changes::new(Side::Slice(&[]), Side::Slice(&[]), &Default::default())),
-        }
-    }
-
-    /// All bytes of the view, whole pages; the same as `&view[..]`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// let snapshot = memsnap::Snapshot::from_slice(b"abc")?;
-    /// assert!(snapshot.view()?.as_slice().starts_with(b"abc\0"));
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[inline]
-    #[must_use]
-    pub fn as_slice(&self) -> &[u8] {
-        self.tree.as_ref().map_or(&[], Worktree::bytes)
-    }
-
-    /// All bytes of the view, whole pages; the same as `&mut view[..]`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use std::io::Read;
-    ///
-    /// # fn main() -> std::io::Result<()> {
-    /// let snapshot = memsnap::Snapshot::zeroed(1)?;
-    /// let mut view = snapshot.view()?;
-    /// let read = (&b"from anywhere"[..]).read(view.as_mut_slice())?;
-    /// assert_eq!(&view[..read], b"from anywhere");
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[inline]
-    #[must_use]
-    pub fn as_mut_slice(&mut self) -> &mut [u8] {
-        self.tree.as_mut().map_or(&mut [], Worktree::bytes_mut)
-    }
-
-    /// As many bytes as the snapshot that the view shows was made with: without the rest of the last page.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// let snapshot = memsnap::Snapshot::from_slice(b"13 characters")?;
-    /// assert_eq!(snapshot.view()?.content(), b"13 characters");
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[inline]
-    #[must_use]
-    pub fn content(&self) -> &[u8] {
-        &self.as_slice()[..self.tree.as_ref().map_or(0, Worktree::content_len)]
-    }
-
-    /// Lets parts of the view be [protected](View::protect); it is no slice from then on. Costs nothing.
-    ///
-    /// # Examples
-    ///
-    /// See [`protect`](View::protect).
-    #[must_use]
-    pub fn into_protected(self) -> ProtectedView<S> {
-        self.with_access()
-    }
-}
-
 fn outside(what: &str, range: &Range<usize>, len: usize) -> io::Error {
     error::invalid(format!("cannot {what} {range:?} of a view of {len} bytes"))
 }
@@ -564,50 +504,6 @@ impl<S, A> Drop for View<S, A> {
         {
             Head::report_later(head, error);
         }
-    }
-}
-
-impl<S> Deref for View<S> {
-    type Target = [u8];
-
-    #[inline]
-    fn deref(&self) -> &[u8] {
-        self.as_slice()
-    }
-}
-
-impl<S> DerefMut for View<S> {
-    #[inline]
-    fn deref_mut(&mut self) -> &mut [u8] {
-        self.as_mut_slice()
-    }
-}
-
-impl<S> AsRef<[u8]> for View<S> {
-    fn as_ref(&self) -> &[u8] {
-        self.as_slice()
-    }
-}
-
-impl<S> AsMut<[u8]> for View<S> {
-    fn as_mut(&mut self) -> &mut [u8] {
-        self.as_mut_slice()
-    }
-}
-
-impl<I: SliceIndex<[u8]>, S> Index<I> for View<S> {
-    type Output = I::Output;
-
-    #[inline]
-    fn index(&self, index: I) -> &I::Output {
-        &self.as_slice()[index]
-    }
-}
-
-impl<I: SliceIndex<[u8]>, S> IndexMut<I> for View<S> {
-    #[inline]
-    fn index_mut(&mut self, index: I) -> &mut I::Output {
-        &mut self.as_mut_slice()[index]
     }
 }
 
