@@ -24,6 +24,10 @@ checkpoint *args:
 bench *args:
     cargo run --release -p memsnap-bench -- {{args}}
 
+# a database, a WebAssembly runtime, a virtual machine: `just showcase wasm --quick`
+showcase program *args:
+    cargo run --release -p memsnap-showcase --bin {{program}} -- {{args}}
+
 # all of CI
 ci:
     .ci/run
