@@ -325,6 +325,21 @@ fn an_empty_memory_grows_and_goes_back() -> Result<()> {
     Ok(())
 }
 
+/// Nothing of them is mapped, but which view is whose has to be known.
+#[test]
+fn empty_memories_without_room_are_told_apart() -> Result<()> {
+    let mut config = Config::new();
+    config.memory_reservation(0).memory_guard_size(0);
+    let program = Program::new(config, accesses("0", "i32"))?;
+    let (mut one, mut other) = (start(&program)?, start(&program)?);
+    let (state, empty) = (one.take_snapshot()?, other.take_snapshot()?);
+    assert_eq!(call(&mut one, "grow", 1)?, 0);
+    let grown = one.take_snapshot()?;
+    assert_eq!([state, empty, grown].map(|state| state.memory().len()), [0, 0, PAGE]);
+    assert_eq!((pages(&mut one)?, pages(&mut other)?), (1, 0));
+    Ok(())
+}
+
 #[test]
 fn memories_of_64_bits_go_back() -> Result<()> {
     let mut instance = start(&Program::new(Config::new(), accesses("i64 1 100", "i64"))?)?;

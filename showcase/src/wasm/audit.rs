@@ -66,8 +66,8 @@ pub(crate) fn state_exports(wasm: &[u8]) -> Result<StateExports> {
         );
         name(ExternalKind::Global, index).ok_or_else(|| {
             format_err!(
-                "mutable global {index} is not exported, so a restore could not put it back; export it (for Rust and C, \
-                 tell wasm-ld `--export=__stack_pointer`)"
+                "mutable global {index} is not exported, so a restore could not put it back; export it (for Rust and \
+                 C, tell wasm-ld `--export=__stack_pointer`)"
             )
         })
     });

@@ -63,6 +63,11 @@ impl Fresh {
         let module = Module::from_binary(&engine, &wat::parse_bytes(module)?)?;
         Ok(Self { module: Linker::new(&engine).instantiate_pre(&module)?, entries })
     }
+
+    /// Whether each instance begins with making entries.
+    pub(crate) fn initialises(&self) -> bool {
+        self.entries.is_some()
+    }
 }
 
 impl Contender for Fresh {
@@ -90,8 +95,8 @@ pub(crate) fn pooling(keep_resident: usize, scan: Enabled) -> Config {
     config
 }
 
-/// The key-value store with the state of this instance built in, as Wizer would make it: the memory is its data segments,
-/// and the globals begin with the values that they have.
+/// The key-value store with the state of this instance built in, as Wizer would make it: data segments for the memory, and
+/// globals that begin with the values they have. A binary module.
 pub(crate) fn initialised(instance: &mut Instance<()>) -> Result<Vec<u8>> {
     let memory = instance.memory().to_vec();
     let (Some(Val::I32(top)), Some(Val::I64(requests))) =

@@ -78,8 +78,8 @@ impl Memories {
 }
 
 // SAFETY: the memories are zero, have all address space and the guard that is asked for, and are accessible in their
-// first `byte_size` bytes alone. What is changed outside of Wasmtime's calls is changed by `MemoryView`, which takes the
-// store exclusively and has Wasmtime read the length again.
+// first `byte_size` bytes alone. What changes them beside Wasmtime is `MemoryView`, which takes the store exclusively
+// and has Wasmtime read the length again.
 unsafe impl MemoryCreator for Memories {
     fn new_memory(
         &self,
@@ -181,7 +181,8 @@ impl MemoryView {
             let limits = &lock(&self.shared).limits;
             ensure!(
                 limits.contains(&after) && after.is_multiple_of(WASM_PAGE),
-                "a linear memory cannot show a snapshot of {after} bytes: its type allows {limits:?}, in pages of {WASM_PAGE}"
+                "a linear memory cannot show a snapshot of {after} bytes: its type allows {limits:?}, in \
+                 pages of {WASM_PAGE}"
             );
         }
         // What goes is out of Wasmtime's reach before it goes.
@@ -224,7 +225,7 @@ impl MemoryView {
         match self.memory.data_size(&*store) {
             taken if taken == len => Ok(()),
             taken => bail!(
-                "Wasmtime has a memory of {taken} bytes that is {len} bytes long: not a version known to work"
+                "a memory is {len} bytes long, and {taken} to Wasmtime, which does not take lengths over as 48.0 does"
             ),
         }
     }

@@ -5,6 +5,7 @@ mod contenders;
 pub mod instance;
 pub mod measure;
 pub mod memory;
+mod requests;
 
 pub use instance::{Instance, Program, State};
 pub use memory::{Memories, MemoryView};
