@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use memsnap::Snapshot;
+use memsnap::{Snapshot, ViewStats};
 use wasmtime::error::Context as _;
 use wasmtime::{Config, Engine, Global, Linker, Module, Result, Store, Val, ensure, format_err};
 
@@ -12,8 +12,8 @@ use crate::wasm::memory::{Memories, MemoryView};
 /// A module of which all state can be snapshotted: one exported memory, exported mutable globals, and nothing else
 /// that its code changes.
 ///
-/// What cannot be seen is what the host has: the `T` of its [`Store`], what imported functions did, tables that
-/// it writes to.
+/// What cannot be seen is what the host has: the `T` of its [`Store`], fuel, what imported functions did, tables
+/// that the host writes to.
 ///
 /// # Examples
 ///
@@ -78,7 +78,12 @@ impl Program {
     ///
     /// # Errors
     ///
-    /// Those of Wasmtime: missing imports, a trap of the start function, no memory.
+    /// Those of Wasmtime: missing imports, a trap of the start function, no memory; the pooling allocator, which takes
+    /// no memory from elsewhere.
+    ///
+    /// # Panics
+    ///
+    /// As all of Wasmtime, if the linker is of another engine.
     pub fn instantiate<T: 'static>(&self, linker: &Linker<T>, data: T) -> Result<Instance<T>> {
         let Inner { module, memories, state } = &*self.0;
         let mut store = Store::new(module.engine(), data);
@@ -104,6 +109,10 @@ impl Program {
     /// # Errors
     ///
     /// Those of [`instantiate`](Self::instantiate) and of [`Instance::restore_to`].
+    ///
+    /// # Panics
+    ///
+    /// As [`instantiate`](Self::instantiate).
     pub fn branch<T: 'static>(&self, linker: &Linker<T>, data: T, state: &State) -> Result<Instance<T>> {
         let mut instance = self.instantiate(linker, data)?;
         instance.restore_to(state)?;
@@ -194,10 +203,10 @@ impl<T: 'static> Instance<T> {
         self.memory.bytes(&self.store)
     }
 
-    /// The view that the memory is.
+    /// What the view holds that the memory is.
     #[must_use]
-    pub fn view(&self) -> &MemoryView {
-        &self.memory
+    pub fn stats(&self) -> ViewStats {
+        self.memory.stats(&self.store)
     }
 
     /// What it is an instance of.

@@ -67,7 +67,8 @@ impl Memories {
         // Of a page at least, so that no two memories have one address.
         let capacity = reserved.max(minimum).max(WASM_PAGE);
         // Wasmtime's own memories have a guard before them too, against errors in its compiler.
-        let options = ViewOptions::new().reserve(capacity).guard(guard, guard).clone();
+        let mut options = ViewOptions::new();
+        options.reserve(capacity).guard(guard, guard);
         let mut view = Arc::new(Snapshot::zeroed(minimum)?).view_arc_with(&options)?;
         let address = view.as_mut_ptr().addr();
         let limits = minimum..=maximum.unwrap_or(capacity).min(capacity);
@@ -213,8 +214,13 @@ impl MemoryView {
     }
 
     /// What the view holds.
+    ///
+    /// # Panics
+    ///
+    /// As all of Wasmtime, if the memory is not one of this store.
     #[must_use]
-    pub fn stats(&self) -> ViewStats {
+    pub fn stats<T: 'static>(&self, store: &Store<T>) -> ViewStats {
+        self.memory.data_size(store); // as above
         lock(&self.shared).view.stats()
     }
 
