@@ -95,8 +95,8 @@ pub(crate) fn pooling(keep_resident: usize, scan: Enabled) -> Config {
     config
 }
 
-/// The key-value store with the state of this instance built in, as Wizer would make it: data segments for the memory, and
-/// globals that begin with the values they have. A binary module.
+/// The key-value store with the state of this instance built in, as Wizer would make it: data segments for the memory,
+/// and globals that begin with the values they have. A binary module.
 pub(crate) fn initialised(instance: &mut Instance<()>) -> Result<Vec<u8>> {
     let memory = instance.memory().to_vec();
     let (Some(Val::I32(top)), Some(Val::I64(requests))) =

@@ -17,8 +17,8 @@ pub struct Size {
     pub entries: i32,
     /// Rounds, in each of which all ways have their turn.
     pub rounds: usize,
-    /// Requests in each turn; a quarter of them where they are heavy, and a twentieth for those ways that initialise the
-    /// store each time.
+    /// Requests in each turn; a quarter of them where they are heavy, and a twentieth for those ways that initialise
+    /// the store each time.
     pub requests: usize,
     /// Branches of one running instance.
     pub branches: usize,

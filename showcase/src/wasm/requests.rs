@@ -29,8 +29,8 @@ pub(crate) fn run(size: Size, rollback: &mut Rollback, out: &mut impl Write) -> 
     writeln!(
         out,
         "## Requests per second\n\n\
-         Each request sees the initialised store, and all ways gave the same answers. They have their turns in each of {} \
-         rounds, the first two requests of a turn untimed.\n",
+         Each request sees the initialised store, and all ways gave the same answers. They have their turns in each of \
+         {} rounds, the first two requests of a turn untimed.\n",
         size.rounds
     )?;
     let mut rollbacks = Vec::new();
