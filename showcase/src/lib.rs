@@ -4,3 +4,4 @@
 pub mod kvm;
 pub mod report;
 pub mod sqlite;
+pub mod wasm;
