@@ -64,7 +64,7 @@ fn received_memory_of_more_than_32_bits_is_taken_whole_or_refused() {
 fn when_addresses_run_out_views_are_refused_and_those_open_go_on() {
     const TEST: &str = "when_addresses_run_out_views_are_refused_and_those_open_go_on";
     let found_by = Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker;
-    if usize::BITS == 64 && (found_by != Tracking::Scan || option_env!("MEMSNAP_TIER").is_some()) {
+    if usize::BITS == 64 && (found_by != Tracking::Scan || common::forced_tier().is_some()) {
         return skip(TEST, "only PAGEMAP_SCAN passes over so much that was never touched");
     }
     alone(TEST, || {

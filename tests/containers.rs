@@ -26,7 +26,7 @@ use memsnap::{
 
 /// The way that is found where nothing better than `best` is possible, and pages are not write-protected.
 fn expected(best: Tracking) -> Tracking {
-    let forced = match option_env!("MEMSNAP_TIER") {
+    let forced = match common::forced_tier().as_deref() {
         Some("compare") => Tracking::Compare,
         Some("pagemap") => Tracking::Pagemap,
         _ if kernel_has_pagemap_scan() => Tracking::Scan,

@@ -21,9 +21,9 @@ use memsnap::{Snapshot, Tracking, page_size};
 
 /// The tier that is expected where nothing better than `tier` is possible.
 fn at_best(tier: &'static str) -> &'static str {
-    let first = if option_env!("MEMSNAP_TIER") == Some("compare") {
+    let first = if common::forced_tier().as_deref() == Some("compare") {
         "compare"
-    } else if option_env!("MEMSNAP_TIER") == Some("pagemap") || !kernel_has_pagemap_scan() {
+    } else if common::forced_tier().as_deref() == Some("pagemap") || !kernel_has_pagemap_scan() {
         "pagemap"
     } else {
         "scan"

@@ -20,7 +20,7 @@ fn can_be_armed() -> bool {
 }
 
 fn is_forced() -> bool {
-    option_env!("MEMSNAP_TIER").is_some()
+    common::forced_tier().is_some()
 }
 
 #[test]

@@ -142,7 +142,7 @@ fn pages_written_and_zeroed_again_can_be_anything_in_between() {
 }
 
 fn expected_tracking() -> Tracking {
-    if option_env!("MEMSNAP_TIER") == Some("compare") { Tracking::Compare } else { Tracking::WorkingSet }
+    if common::forced_tier().as_deref() == Some("compare") { Tracking::Compare } else { Tracking::WorkingSet }
 }
 
 #[test]

@@ -136,6 +136,22 @@ impl Found {
     }
 }
 
+/// What tests want in place of the automatic choice. A library that was not built with `MEMSNAP_TESTING` set does not
+/// look at its environment.
+#[allow(dead_code, reason = "where all pages are compared there is no choice")]
+fn forced_tracking() -> Option<Tracking> {
+    option_env!("MEMSNAP_TESTING")?;
+    let name = std::env::var("MEMSNAP_TIER").ok()?;
+    Some(match &*name {
+        "armed" => Tracking::Armed,
+        "scan" => Tracking::Scan,
+        "pagemap" => Tracking::Pagemap,
+        "working-set" => Tracking::WorkingSet,
+        "compare" => Tracking::Compare,
+        _ => panic!("MEMSNAP_TIER={name} is none of armed, scan, pagemap, working-set and compare"),
+    })
+}
+
 /// Of a way to find written pages that cannot work here, because of `obstacle`.
 fn cannot_track(tracking: Tracking, obstacle: impl Display, needs: &str) -> io::Error {
     io::Error::new(

@@ -22,6 +22,7 @@ mod linux {
     }
 }
 
+use std::env;
 use std::fmt::Display;
 use std::io::{self, PipeReader, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -34,6 +35,12 @@ pub(crate) use linux::memory_file_bytes;
 
 /// Whether these are tests of the backend for Linux.
 pub(crate) const LINUX: bool = cfg!(all(target_os = "linux", not(memsnap_unix)));
+
+/// The way of finding written pages that takes the place of the automatic choice, by the name in `CONTRIBUTING.md`.
+pub(crate) fn forced_tier() -> Option<String> {
+    option_env!("MEMSNAP_TESTING")?;
+    env::var("MEMSNAP_TIER").ok()
+}
 
 /// Says why a test cannot run here, in lines that CI counts.
 pub(crate) fn skip(test: &str, reason: impl Display) {

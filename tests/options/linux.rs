@@ -129,7 +129,7 @@ fn what_the_system_refuses_is_an_error_not_another_way() {
 }
 
 fn run_refused(usual: &[Tracking]) {
-    let forced = option_env!("MEMSNAP_TIER").is_some();
+    let forced = crate::common::forced_tier().is_some();
     let without = |refused: &[Tracking]| -> Vec<_> {
         usual.iter().copied().filter(|tracking| !refused.contains(tracking)).collect()
     };
@@ -181,7 +181,7 @@ fn stats_tell_why_pages_are_not_protected() {
     goes_on("unlocked", &mut view, &pattern(20, 1));
     let stats = view.stats();
     assert_eq!((stats.tracker, stats.why_not_faster), (Tracking::Armed, None));
-    if option_env!("MEMSNAP_TIER").is_none() {
+    if crate::common::forced_tier().is_none() {
         let stats = snapshot.view().unwrap().stats();
         assert_eq!((stats.tracker, stats.why_not_faster), (Tracking::Scan, Some(WhyNotFaster::NotWorthIt)));
     }

@@ -195,7 +195,7 @@ fn is_tracked<S>(what: &str, view: &View<S>, tracking: Tracking) {
     view.take_snapshot().unwrap();
     let stats = view.stats();
     match tracking {
-        Tracking::Auto if option_env!("MEMSNAP_TIER").is_some() => {}
+        Tracking::Auto if common::forced_tier().is_some() => {}
         Tracking::Auto => assert_ne!(stats.why_not_faster, Some(WhyNotFaster::Chosen), "{what}"),
         Tracking::Armed | Tracking::WorkingSet => {
             assert_eq!((stats.tracker, stats.why_not_faster), (tracking, None), "{what}")

@@ -29,7 +29,7 @@ use crate::options::Tracking;
 use crate::pages::{PageRange, PageSet};
 use crate::stats::WhyNotFaster;
 use crate::sys::unix::Mapping;
-use crate::sys::{Found, Search, cannot_track};
+use crate::sys::{Found, Search, cannot_track, forced_tracking};
 
 /// How written pages are found; see the module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -39,18 +39,6 @@ enum Tier {
     Pagemap,
     Compare,
 }
-
-/// What the automatic choice is: another one if the library is built with `MEMSNAP_TIER` set, for tests.
-const DEFAULT: Tracking = match option_env!("MEMSNAP_TIER") {
-    Some(name) => match name.as_bytes() {
-        b"armed" => Tracking::Armed,
-        b"scan" => Tracking::Scan,
-        b"pagemap" => Tracking::Pagemap,
-        b"compare" => Tracking::Compare,
-        _ => panic!("MEMSNAP_TIER is one of armed, scan, pagemap and compare"),
-    },
-    None => Tracking::Auto,
-};
 
 /// Ranges of fewer written pages than this are not looked at more closely in the armed tier: to compare
 /// their bytes takes no longer than to ask the kernel whose they are.
@@ -87,7 +75,8 @@ impl Tracker {
         if tracking != Tracking::Auto {
             probe(tracking, mapping)?;
         }
-        let chosen = if tracking == Tracking::Auto { DEFAULT } else { tracking };
+        let chosen =
+            if tracking == Tracking::Auto { forced_tracking().unwrap_or(tracking) } else { tracking };
         let tier = match chosen {
             Tracking::Auto | Tracking::Armed | Tracking::Scan => Tier::Scan,
             Tracking::Pagemap => Tier::Pagemap,

@@ -30,17 +30,12 @@ use super::section::{checked, query, this_process};
 use crate::options::Tracking;
 use crate::pages::{PageRange, PageSet};
 use crate::stats::WhyNotFaster;
-use crate::sys::{Found, Search, call, cannot_track};
+use crate::sys::{Found, Search, call, cannot_track, forced_tracking};
 
-/// What the automatic choice is: another one if the library is built with `MEMSNAP_TIER` set, for tests.
-const DEFAULT: Tracking = match option_env!("MEMSNAP_TIER") {
-    Some(name) => match name.as_bytes() {
-        b"working-set" => Tracking::WorkingSet,
-        b"compare" => Tracking::Compare,
-        _ => panic!("MEMSNAP_TIER is one of working-set and compare"),
-    },
-    None => Tracking::WorkingSet,
-};
+/// What the automatic choice is.
+fn default_tracking() -> Tracking {
+    forced_tracking().unwrap_or(Tracking::WorkingSet)
+}
 
 /// Pages asked about in one call.
 const BATCH: usize = 4096;
@@ -59,7 +54,7 @@ pub(crate) struct Tracker {
 impl Tracker {
     /// For a mapping just made. Fails where another way than the automatic one is wanted that cannot work.
     pub(crate) fn new(tracking: Tracking, mapping: &Mapping) -> io::Result<Self> {
-        let mut tracker = Self { tracking: DEFAULT, why_not_faster: None };
+        let mut tracker = Self { tracking: default_tracking(), why_not_faster: None };
         tracker.switch(mapping, tracking)?;
         Ok(tracker)
     }
@@ -67,7 +62,7 @@ impl Tracker {
     /// Finds pages in this way from now on, if it can work.
     pub(crate) fn switch(&mut self, _: &Mapping, tracking: Tracking) -> io::Result<()> {
         let tracking = match tracking {
-            Tracking::Auto => DEFAULT,
+            Tracking::Auto => default_tracking(),
             Tracking::WorkingSet | Tracking::Compare => tracking,
             Tracking::Armed | Tracking::Scan | Tracking::Pagemap => {
                 return Err(cannot_track(tracking, "this is Windows", "Linux"));
