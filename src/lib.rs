@@ -37,7 +37,7 @@ pub use changes::{Change, Changes, PageChange};
 pub use options::{HugePages, Populate, SnapshotOptions, Tracking, ViewOptions};
 pub use snapshot::Snapshot;
 pub use stats::{SnapshotStats, StoreStats, ViewStats, WhyNotFaster};
-pub use view::{ArcView, CowView, MutView, Open, Protected, ProtectedView, View};
+pub use view::{ArcView, CowView, MutView, Open, OwnedView, Protected, ProtectedView, View};
 
 /// The size of a page in bytes: the unit in which memory is mapped, tracked, captured and compared.
 ///

@@ -15,7 +15,7 @@ use crate::options::{HugePages, Label, ViewOptions};
 use crate::pages::whole_pages;
 use crate::stats::{SnapshotStats, StoreStats};
 use crate::sys::{self, MemoryFile};
-use crate::view::{ArcView, CowView, MutView, View};
+use crate::view::{ArcView, CowView, MutView, OwnedView, View};
 use crate::worktree::Worktree;
 use crate::{error, page_size};
 
@@ -277,8 +277,58 @@ impl Snapshot {
         Ok(View::new(tree, Some(Arc::clone(&self.head)), self))
     }
 
-    /// A copy-on-write view that keeps its snapshot alive, and can go to another thread. Of a snapshot just taken:
-    /// `Arc::new(view.take_snapshot()?).view_arc()`.
+    /// A copy-on-write view that owns this handle on the snapshot, so that it can be kept anywhere and go to another
+    /// thread. Of a clone, if the snapshot is needed as well.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`view`](Self::view).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::{OwnedView, Snapshot};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let template = Snapshot::from_slice(b"template")?;
+    /// let mut memories: Vec<OwnedView> = Vec::new();
+    /// for number in b'0'..b'3' {
+    ///     let mut memory = template.clone().into_view()?;
+    ///     memory[0] = number;
+    ///     memories.push(memory);
+    /// }
+    /// assert_eq!(memories[1].content(), b"1emplate");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn into_view(self) -> io::Result<OwnedView> {
+        self.into_view_with(&ViewOptions::default())
+    }
+
+    /// A copy-on-write view that owns this handle on the snapshot, opened as `options` say.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`view_with`](Self::view_with).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::{Snapshot, ViewOptions, page_size};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut memory = Snapshot::zeroed(page_size())?.into_view_with(ViewOptions::new().reserve(1 << 20))?;
+    /// memory.grow(1 << 20)?;
+    /// memory.restore()?;
+    /// assert_eq!(memory.len(), page_size());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn into_view_with(self, options: &ViewOptions) -> io::Result<OwnedView> {
+        Ok(View::new(Worktree::open(&self.image()?, options)?, None, self))
+    }
+
+    /// A copy-on-write view that keeps its snapshot alive, and can go to another thread.
     ///
     /// # Errors
     ///

@@ -23,6 +23,9 @@ pub type CowView<'a> = View<&'a Snapshot>;
 /// A view whose changes its snapshot holds afterwards. See [`View`] and [`Snapshot::view_mut`].
 pub type MutView<'a> = View<&'a mut Snapshot>;
 
+/// A copy-on-write view that owns a handle on its snapshot. See [`View`] and [`Snapshot::into_view`].
+pub type OwnedView = View<Snapshot>;
+
 /// A copy-on-write view that keeps its snapshot alive. See [`View`].
 pub type ArcView = View<Arc<Snapshot>>;
 
@@ -60,9 +63,7 @@ pub enum Protected {}
 /// view may run. It goes before the view does, which the order of fields sees to:
 ///
 /// ```
-/// use std::sync::Arc;
-///
-/// use memsnap::{ArcView, Snapshot};
+/// use memsnap::{OwnedView, Snapshot};
 ///
 /// # struct Engine;
 /// # impl Engine {
@@ -71,12 +72,12 @@ pub enum Protected {}
 /// # }
 /// struct Machine {
 ///     engine: Engine, // dropped first
-///     memory: ArcView,
+///     memory: OwnedView,
 /// }
 ///
 /// impl Machine {
 ///     fn new(image: Snapshot) -> std::io::Result<Self> {
-///         let mut memory = Arc::new(image).view_arc()?;
+///         let mut memory = image.into_view()?;
 ///         // SAFETY: the memory stays where it is and goes after the engine, which only `run` lets write to it.
 ///         let engine = unsafe { Engine::new(memory.as_mut_ptr(), memory.len()) };
 ///         Ok(Self { engine, memory })
@@ -158,8 +159,8 @@ impl<S, A> View<S, A> {
     /// # Errors
     ///
     /// Those of the operating system: no address space, too many mappings. The view then shows what it
-    /// showed before, or a mixture; either way the next restore puts everything right, and snapshots taken
-    /// of it are exact.
+    /// showed before, or a mixture, and is as long as before or as the snapshot; either way the next restore puts
+    /// everything right, and snapshots taken of it are exact.
     ///
     /// # Examples
     ///

@@ -12,7 +12,7 @@ use std::sync::{Arc, Barrier};
 use std::thread;
 
 use common::{assert_same, message, noise, padded};
-use memsnap::{ArcView, CowView, MutView, Snapshot, View, page_size};
+use memsnap::{ArcView, CowView, MutView, OwnedView, Snapshot, View, page_size};
 
 /// A snapshot of `bytes` by each constructor that takes bytes.
 fn made_of(bytes: &[u8]) -> Vec<(&'static str, Snapshot)> {
@@ -160,7 +160,8 @@ fn an_empty_snapshot_is_allowed_everywhere() {
         view.restore_to(&other).unwrap();
         view.commit().unwrap();
         drop(empty.view_mut().unwrap());
-        assert!(Arc::new(empty).view_arc().unwrap().is_empty());
+        assert!(Arc::new(empty.clone()).view_arc().unwrap().is_empty());
+        assert!(empty.into_view().unwrap().is_empty());
     }
 }
 
@@ -241,6 +242,7 @@ fn handles_and_views_can_be_sent_and_shared() {
     fn sent_and_shared<T: Send + Sync>() {}
     sent_and_shared::<Snapshot>();
     sent_and_shared::<ArcView>();
+    sent_and_shared::<OwnedView>();
     sent_and_shared::<CowView<'_>>();
     sent_and_shared::<MutView<'_>>();
 
@@ -319,6 +321,7 @@ fn the_address_of_a_view_is_aligned_and_never_changes() {
     for (kind, mut snapshot, _) in kinds {
         exercise(kind, &mut snapshot.view().unwrap(), &others);
         exercise(kind, &mut Arc::new(snapshot.clone()).view_arc().unwrap(), &others);
+        exercise(kind, &mut snapshot.clone().into_view().unwrap(), &others);
         exercise(kind, &mut snapshot.view_mut().unwrap(), &others);
     }
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail, ensure};
 use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region, kvm_xsave};
 use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
-use memsnap::{ArcView, Snapshot, ViewOptions};
+use memsnap::{OwnedView, Snapshot, ViewOptions};
 
 use super::guest::{self, MEMORY, Report};
 use super::vcpu::State;
@@ -127,7 +127,7 @@ impl Checkpoint {
 pub struct Machine {
     // Goes first, for it uses the memory.
     vm: Vm,
-    memory: ArcView,
+    memory: OwnedView,
 }
 
 impl Machine {
@@ -158,7 +158,7 @@ impl Machine {
     }
 
     fn over(image: Snapshot, options: &ViewOptions) -> Result<Self> {
-        let mut memory = Arc::new(image).view_arc_with(options)?;
+        let mut memory = image.into_view_with(options)?;
         // SAFETY: the view is never moved nor shortened in memory and goes after the machine, of which the fields drop
         // in their order. The guest runs in `run` alone, which has the whole `Machine` by `&mut`, so that nobody else
         // has a reference to its bytes then.
@@ -208,7 +208,7 @@ impl Machine {
 
     /// Guest memory.
     #[must_use]
-    pub fn memory(&self) -> &ArcView {
+    pub fn memory(&self) -> &OwnedView {
         &self.memory
     }
 }

@@ -33,9 +33,8 @@ use std::io;
 use std::ops::Deref;
 use std::ptr;
 use std::result;
-use std::sync::Arc;
 
-use memsnap::{ArcView, ViewStats};
+use memsnap::{OwnedView, ViewStats};
 use rusqlite::config::DbConfig;
 use rusqlite::{Connection, Transaction, TransactionState, ffi};
 
@@ -44,7 +43,7 @@ const MAIN: &CStr = c"main";
 /// An immutable image of a database. Clones share all memory; so do the databases opened on it, until they write.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
-    memory: Arc<memsnap::Snapshot>,
+    memory: memsnap::Snapshot,
     /// The bytes of `memory` that are the database. SQLite keeps this number beside the database, not in it.
     size: usize,
 }
@@ -74,7 +73,7 @@ impl Snapshot {
         let size = size(&connection, view.as_ptr())?;
         connection.close().map_err(|(_, error)| error)?;
         view.commit()?;
-        Ok(Self { memory: Arc::new(memory), size })
+        Ok(Self { memory, size })
     }
 
     /// A database that starts with this content, with a connection of its own.
@@ -86,7 +85,7 @@ impl Snapshot {
     ///
     /// [`Error::Memory`] and [`Error::Sqlite`] if there is no memory.
     pub fn open(&self) -> Result<Database> {
-        let mut view = self.memory.view_arc()?;
+        let mut view = self.memory.clone().into_view()?;
         let connection = Connection::open_in_memory()?;
         connection.pragma_update(None, "mmap_size", i64::MAX)?;
         // SAFETY: the view is as long as it says. `Database` drops the connection before it, and uses it for nothing
@@ -122,7 +121,7 @@ impl Snapshot {
 pub struct Database {
     /// Before `view`: it is dropped first.
     connection: Connection,
-    view: ArcView,
+    view: OwnedView,
     /// Of the database that `view` was opened on.
     size: usize,
 }
@@ -138,7 +137,7 @@ impl Database {
             return Err(Error::InUse("a transaction has written, and is neither committed nor rolled back"));
         }
         let size = size(&self.connection, self.view.as_ptr())?;
-        Ok(Snapshot { memory: Arc::new(self.view.take_snapshot()?), size })
+        Ok(Snapshot { memory: self.view.take_snapshot()?, size })
     }
 
     /// Puts the database back to the snapshot that it was opened on.
@@ -163,7 +162,7 @@ impl Database {
     /// # }
     /// ```
     pub fn restore(&mut self) -> Result<()> {
-        self.show(self.size, ArcView::restore)
+        self.show(self.size, OwnedView::restore)
     }
 
     /// Puts the database to another snapshot, of the same capacity.
@@ -194,7 +193,7 @@ impl Database {
         self.view.stats()
     }
 
-    fn show(&mut self, size: usize, restore: impl FnOnce(&mut ArcView) -> io::Result<()>) -> Result<()> {
+    fn show(&mut self, size: usize, restore: impl FnOnce(&mut OwnedView) -> io::Result<()>) -> Result<()> {
         idle(&self.connection)?;
         // What SQLite remembers is of the old state: copies of pages, the size, the parsed schema. It would notice by a
         // counter in the database that they are old, but both states may have counted to the same number.

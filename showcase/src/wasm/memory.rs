@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::ops::RangeInclusive;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use memsnap::{ArcView, Snapshot, ViewOptions, ViewStats, page_size};
+use memsnap::{OwnedView, Snapshot, ViewOptions, ViewStats, page_size};
 use wasmtime::error::Context as _;
 use wasmtime::{Config, LinearMemory, MemoryCreator, MemoryType, Result, Store, bail, ensure};
 
@@ -69,7 +69,7 @@ impl Memories {
         // Wasmtime's own memories have a guard before them too, against errors in its compiler.
         let mut options = ViewOptions::new();
         options.reserve(capacity).guard(guard, guard);
-        let mut view = Arc::new(Snapshot::zeroed(minimum)?).view_arc_with(&options)?;
+        let mut view = Snapshot::zeroed(minimum)?.into_view_with(&options)?;
         let address = view.as_mut_ptr().addr();
         let limits = minimum..=maximum.unwrap_or(capacity).min(capacity);
         let shared = Arc::new(Mutex::new(Shared { view, told: minimum, capacity, limits }));
@@ -100,7 +100,7 @@ unsafe impl MemoryCreator for Memories {
 }
 
 struct Shared {
-    view: ArcView,
+    view: OwnedView,
     /// The length that Wasmtime is told when it asks.
     told: usize,
     capacity: usize,
