@@ -23,12 +23,14 @@ pub(super) const MEMSNAP: &str = "memsnap";
 
 /// Ways by their names, each with a machine of its own at `checkpoint`.
 pub(super) fn all(checkpoint: &Checkpoint) -> Result<Vec<(&'static str, Box<dyn Way>)>> {
+    let bytes = || checkpoint.memory().view().map(|view| view.to_vec());
+    let plain = |reset| Plain::new(checkpoint, reset).map(Box::new);
     Ok(vec![
         (MEMSNAP, Box::new(Restore::new(checkpoint)?)),
-        ("copying all guest memory", Box::new(Copy::new(checkpoint)?)),
-        ("remapping it", Box::new(Remap::new(checkpoint)?)),
-        ("copying what KVM's dirty log names", Box::new(DirtyLog::new(checkpoint)?)),
-        ("a new machine over the same file", Box::new(Renew::new(checkpoint)?)),
+        ("copying all guest memory", plain(Reset::Copy(bytes()?))?),
+        ("remapping it", plain(Reset::Remap(image_file(checkpoint)?))?),
+        ("copying what KVM's dirty log names", plain(Reset::DirtyLog(bytes()?))?),
+        ("a new machine over the same file", plain(Reset::Renew(image_file(checkpoint)?))?),
     ])
 }
 
@@ -54,134 +56,68 @@ impl Way for Restore {
     }
 }
 
-/// A machine over memory that memsnap has nothing to do with.
+/// How a machine that memsnap has nothing to do with is put back.
+enum Reset {
+    /// By copying all of memory,
+    Copy(Vec<u8>),
+    /// or the pages that KVM saw written;
+    DirtyLog(Vec<u8>),
+    /// by mapping a file of it again,
+    Remap(OwnedFd),
+    /// or for a new machine.
+    Renew(OwnedFd),
+}
+
 struct Plain {
     // Goes first, for it uses the memory.
     vm: Vm,
     memory: Mapping,
     checkpoint: Checkpoint,
+    reset: Reset,
 }
 
 impl Plain {
-    fn new(checkpoint: &Checkpoint, memory: Mapping, flags: u32) -> Result<Self> {
+    fn new(checkpoint: &Checkpoint, reset: Reset) -> Result<Self> {
+        let (memory, flags) = match &reset {
+            Reset::Copy(image) => (Mapping::copied(image)?, 0),
+            Reset::DirtyLog(image) => (Mapping::copied(image)?, KVM_MEM_LOG_DIRTY_PAGES),
+            Reset::Remap(file) | Reset::Renew(file) => (Mapping::of(file)?, 0),
+        };
         // SAFETY: the memory goes after the machine, for fields drop in their order, and stays where it is. The guest
         // runs in `run` alone, which has all of `self` by `&mut`.
         let vm = unsafe { Vm::new(memory.start, flags) }?;
         vm.set_state(checkpoint.cpu())?;
-        Ok(Self { vm, memory, checkpoint: checkpoint.clone() })
+        Ok(Self { vm, memory, checkpoint: checkpoint.clone(), reset })
+    }
+}
+
+impl Way for Plain {
+    fn reset(&mut self) -> Result<()> {
+        match &self.reset {
+            Reset::Copy(image) => self.memory.bytes_mut().copy_from_slice(image),
+            Reset::DirtyLog(image) => {
+                const PAGE: usize = 4096;
+                let memory = self.memory.bytes_mut();
+                for (word, bits) in self.vm.written()?.into_iter().enumerate() {
+                    for bit in (0..64).filter(|bit| bits >> bit & 1 != 0) {
+                        let page = (word * 64 + bit) * PAGE..(word * 64 + bit + 1) * PAGE;
+                        memory[page.clone()].copy_from_slice(&image[page]);
+                    }
+                }
+            }
+            Reset::Remap(file) => self.memory.map_again(file)?,
+            Reset::Renew(file) => {
+                let file = file.try_clone().context("another descriptor of the memfd")?;
+                *self = Self::new(&self.checkpoint, Reset::Renew(file))?;
+                return Ok(());
+            }
+        }
+        self.vm.set_state(self.checkpoint.cpu())
     }
 
     fn run(&mut self) -> Result<Report> {
         self.vm.run()?;
         Ok(guest::report(self.memory.bytes()))
-    }
-
-    fn reset_cpu(&self) -> Result<()> {
-        self.vm.set_state(self.checkpoint.cpu())
-    }
-}
-
-struct Copy {
-    plain: Plain,
-    image: Vec<u8>,
-}
-
-impl Copy {
-    fn new(checkpoint: &Checkpoint) -> Result<Self> {
-        let image = checkpoint.memory().view()?.to_vec();
-        let mut memory = Mapping::anonymous()?;
-        memory.bytes_mut().copy_from_slice(&image);
-        Ok(Self { plain: Plain::new(checkpoint, memory, 0)?, image })
-    }
-}
-
-impl Way for Copy {
-    fn reset(&mut self) -> Result<()> {
-        self.plain.memory.bytes_mut().copy_from_slice(&self.image);
-        self.plain.reset_cpu()
-    }
-
-    fn run(&mut self) -> Result<Report> {
-        self.plain.run()
-    }
-}
-
-struct DirtyLog {
-    plain: Plain,
-    image: Vec<u8>,
-}
-
-impl DirtyLog {
-    fn new(checkpoint: &Checkpoint) -> Result<Self> {
-        let image = checkpoint.memory().view()?.to_vec();
-        let mut memory = Mapping::anonymous()?;
-        memory.bytes_mut().copy_from_slice(&image);
-        Ok(Self { plain: Plain::new(checkpoint, memory, KVM_MEM_LOG_DIRTY_PAGES)?, image })
-    }
-}
-
-impl Way for DirtyLog {
-    fn reset(&mut self) -> Result<()> {
-        const PAGE: usize = 4096;
-        let written = self.plain.vm.written()?;
-        let memory = self.plain.memory.bytes_mut();
-        for (word, bits) in written.into_iter().enumerate() {
-            for bit in (0..64).filter(|bit| bits >> bit & 1 != 0) {
-                let page = (word * 64 + bit) * PAGE..(word * 64 + bit + 1) * PAGE;
-                memory[page.clone()].copy_from_slice(&self.image[page]);
-            }
-        }
-        self.plain.reset_cpu()
-    }
-
-    fn run(&mut self) -> Result<Report> {
-        self.plain.run()
-    }
-}
-
-struct Remap {
-    plain: Plain,
-    image: OwnedFd,
-}
-
-impl Remap {
-    fn new(checkpoint: &Checkpoint) -> Result<Self> {
-        let image = image_file(checkpoint)?;
-        Ok(Self { plain: Plain::new(checkpoint, Mapping::of(&image)?, 0)?, image })
-    }
-}
-
-impl Way for Remap {
-    fn reset(&mut self) -> Result<()> {
-        self.plain.memory.map_again(&self.image)?;
-        self.plain.reset_cpu()
-    }
-
-    fn run(&mut self) -> Result<Report> {
-        self.plain.run()
-    }
-}
-
-struct Renew {
-    plain: Plain,
-    image: OwnedFd,
-}
-
-impl Renew {
-    fn new(checkpoint: &Checkpoint) -> Result<Self> {
-        let image = image_file(checkpoint)?;
-        Ok(Self { plain: Plain::new(checkpoint, Mapping::of(&image)?, 0)?, image })
-    }
-}
-
-impl Way for Renew {
-    fn reset(&mut self) -> Result<()> {
-        self.plain = Plain::new(&self.plain.checkpoint, Mapping::of(&self.image)?, 0)?;
-        Ok(())
-    }
-
-    fn run(&mut self) -> Result<Report> {
-        self.plain.run()
     }
 }
 
@@ -210,6 +146,12 @@ impl Mapping {
         let start =
             unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), MEMORY, Self::ACCESS, MapFlags::PRIVATE) };
         Ok(Self { start: start.with_context(|| format!("mapping {MEMORY} bytes"))?.cast() })
+    }
+
+    fn copied(bytes: &[u8]) -> Result<Self> {
+        let mut mapping = Self::anonymous()?;
+        mapping.bytes_mut().copy_from_slice(bytes);
+        Ok(mapping)
     }
 
     fn of(file: &OwnedFd) -> Result<Self> {
