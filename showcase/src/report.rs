@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::process::Command;
 use std::thread::available_parallelism;
 use std::time::{Duration, Instant};
 
@@ -99,9 +100,15 @@ pub fn heading(title: &str, bin: &str) -> String {
     let arguments = if arguments.is_empty() { String::new() } else { format!(" -- {}", arguments.join(" ")) };
     format!(
         "# {title}\n\n- date: {}\n{}- command: `cargo run --release -p memsnap-showcase --bin {bin}{arguments}`\n",
-        jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M UTC"),
+        date(),
         machine(),
     )
+}
+
+/// The date, from the program of that name.
+fn date() -> String {
+    let output = Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]).output();
+    output.map_or("unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
 /// The processor, the system and the page size, as lines of Markdown.

@@ -1,0 +1,41 @@
+//! The programs run, and print a record.
+
+use std::process::Command;
+
+/// What `program` prints. Its progress is shown with the test, if that fails.
+fn record(program: &str, arguments: &[&str]) -> String {
+    let output = Command::new(program).args(arguments).output().unwrap();
+    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{program} ended with {}", output.status);
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Each way has a row of its own in a table.
+fn assert_compares(record: &str, ways: &[&str]) {
+    for way in ways {
+        assert!(record.lines().any(|line| line.starts_with('|') && line.contains(way)), "{way}:\n{record}");
+    }
+}
+
+#[test]
+fn sqlite() {
+    let arguments = ["--rows", "5000", "--rounds", "2", "--copies", "5"];
+    let record = record(env!("CARGO_BIN_EXE_sqlite"), &arguments);
+    assert!(record.contains("`PRAGMA integrity_check` finds nothing"), "{record}");
+    assert_compares(&record, &["memsnap", "copied file", "`sqlite3_backup` into `:memory:`", "`ROLLBACK`"]);
+}
+
+#[test]
+fn wasm() {
+    let record = record(env!("CARGO_BIN_EXE_wasm"), &["--quick"]);
+    assert_compares(&record, &["memsnap", "on demand", "pooled, initialised image", "branches"]);
+}
+
+#[test]
+fn kvm() {
+    let record = record(env!("CARGO_BIN_EXE_kvm"), &["--resets", "100", "--rounds", "3"]);
+    match record.strip_prefix("skipped: ") {
+        Some(why) => println!("skipped: {why}"),
+        None => assert_compares(&record, &["memsnap", "copying all", "remapping", "Armed"]),
+    }
+}
