@@ -3,6 +3,8 @@
 
 #![cfg(windows)]
 
+mod common;
+
 use std::env;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
