@@ -16,6 +16,7 @@ pub use vcpu::State;
 pub fn unavailable() -> Option<String> {
     let attempt = kvm_ioctls::Kvm::new()
         .map_err(|error| format!("/dev/kvm cannot be opened: {error}"))
-        .and_then(|kvm| kvm.create_vm().map_err(|error| format!("KVM makes no virtual machine: {error}")));
+        .and_then(|kvm| kvm.create_vm().map_err(|error| format!("KVM makes no virtual machine: {error}")))
+        .and_then(|vm| vm.create_vcpu(0).map_err(|error| format!("KVM makes no virtual processor: {error}")));
     attempt.err()
 }
