@@ -23,7 +23,7 @@ impl Vm {
     ///
     /// # Safety
     ///
-    /// As long as the machine exists, these bytes are mapped, readable and writable; while it [runs](Self::run),
+    /// As long as the machine exists, these bytes are mapped, readable and writable; while it runs,
     /// nothing else reads or writes them, nor holds a reference to them.
     pub(super) unsafe fn new(memory: *mut u8, flags: u32) -> Result<Self> {
         let kvm = Kvm::new().context("opening /dev/kvm")?;
@@ -117,8 +117,7 @@ impl Checkpoint {
     }
 
     /// The processor.
-    #[must_use]
-    pub fn cpu(&self) -> &State {
+    pub(super) fn cpu(&self) -> &State {
         &self.cpu
     }
 }

@@ -9,7 +9,6 @@ mod ways;
 
 pub use guest::{MEMORY, Model, Report, WORK_PAGES};
 pub use machine::{Checkpoint, Machine};
-pub use vcpu::State;
 
 /// Why no virtual machine can run here, if so.
 #[must_use]

@@ -9,7 +9,7 @@ use kvm_ioctls::VcpuFd;
 /// What a processor without an interrupt controller of KVM's holds: registers, and pending events.
 ///
 /// Complete for guests that use no other model-specific registers than those for system calls, memory types and time.
-pub struct State {
+pub(super) struct State {
     general: kvm_regs,
     special: kvm_sregs,
     extended: kvm_xsave,
