@@ -115,7 +115,11 @@ impl State {
         {
             return Ok(());
         }
-        let closed_may_be_private = self.tracker.is_armed() && self.ledger.keeps_much(captured);
+        let hidden = match &self.backing {
+            Backing::Private(layout) => layout.hidden_at_most(image),
+            Backing::Direct(_) | Backing::Torn => 0,
+        };
+        let closed_may_be_private = self.tracker.is_armed() && self.ledger.keeps_much(hidden);
         let search = if closed_may_be_private { Search::Private } else { Search::Written };
         let found = self.find_and_note(search)?;
         if !found.known && found.pages.len() > self.ledger.kept_pages {

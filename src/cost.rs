@@ -162,10 +162,10 @@ impl Ledger {
         self.closed += private;
     }
 
-    /// Whether closed pages may hold more memory than the view is to keep, beyond `captured` pages that may have to
-    /// be private to show the image.
-    pub(crate) fn keeps_much(&self, captured: usize) -> bool {
-        self.closed > self.kept_pages + captured
+    /// Whether closed pages may hold more memory than the view is to keep, beyond `hidden` pages that have to be
+    /// private to show the image.
+    pub(crate) fn keeps_much(&self, hidden: usize) -> bool {
+        self.closed > self.kept_pages + hidden
     }
 
     /// After nothing of the view is in memory any more.

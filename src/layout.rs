@@ -162,6 +162,15 @@ impl Layout {
         candidates.below(image.pages).iter().filter(|&page| !self.shows(page, image)).collect()
     }
 
+    /// The most of them that were captured, without looking at each.
+    pub(crate) fn hidden_at_most(&self, image: &Arc<Image>) -> usize {
+        let shown = match &self.flat {
+            Some(flat) if Arc::ptr_eq(&self.image, image) => flat.covers.len(),
+            _ => 0,
+        };
+        image.captured.len().saturating_sub(shown)
+    }
+
     /// Address ranges with a source of their own.
     pub(crate) fn mappings(&self) -> usize {
         let runs = match &self.flat {

@@ -158,9 +158,10 @@ impl Machine {
 
     fn over(image: Snapshot, options: &ViewOptions) -> Result<Self> {
         let mut memory = image.into_view_with(options)?;
-        // SAFETY: the view is never moved nor shortened in memory and goes after the machine, of which the fields drop
-        // in their order. The guest runs in `run` alone, which has the whole `Machine` by `&mut`, so that nobody else
-        // has a reference to its bytes then.
+        // SAFETY: `image` is that of `boot` or of a checkpoint, so the view has `MEMORY` bytes, and keeps them at one
+        // address, readable and writable, through each restore to a checkpoint. It goes after the machine, for fields
+        // drop in their order. The guest runs in `Machine::run` alone, which has all of `self` by `&mut`, so that
+        // nobody else reads or writes the bytes then, or has a reference to them.
         let vm = unsafe { Vm::new(memory.as_mut_ptr(), 0) }?;
         Ok(Self { vm, memory })
     }

@@ -2,7 +2,6 @@
 
 mod guest;
 mod machine;
-
 pub mod measure;
 mod vcpu;
 mod ways;

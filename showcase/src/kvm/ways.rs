@@ -83,8 +83,9 @@ impl Plain {
             Reset::DirtyLog(image) => (Mapping::copied(image)?, KVM_MEM_LOG_DIRTY_PAGES),
             Reset::Remap(file) | Reset::Renew(file) => (Mapping::of(file)?, 0),
         };
-        // SAFETY: the memory goes after the machine, for fields drop in their order, and stays where it is. The guest
-        // runs in `run` alone, which has all of `self` by `&mut`.
+        // SAFETY: a `Mapping` has `MEMORY` bytes, readable and writable, at one address as long as it lives, also when
+        // it is mapped again; it goes after the machine, for fields drop in their order. The guest runs in `run`
+        // alone, which has all of `self` by `&mut`, so that nobody else uses the bytes then.
         let vm = unsafe { Vm::new(memory.start, flags) }?;
         vm.set_state(checkpoint.cpu())?;
         Ok(Self { vm, memory, checkpoint: checkpoint.clone(), reset })
