@@ -44,7 +44,9 @@ impl State {
     /// Shows `image` but in the pages `keep` by mapping all of it.
     fn map_anew(&mut self, image: &Arc<Image>, keep: &PageSet) -> io::Result<()> {
         self.mapping.check_owner()?;
-        let kept: Vec<_> = keep.iter().map(|page| (page, self.page(page).to_vec())).collect();
+        // SAFETY: `keep` is within the mapping, no page is protected, and the tree is borrowed exclusively.
+        let bytes = |page| unsafe { self.page(page) }.to_vec();
+        let kept: Vec<_> = keep.iter().map(|page| (page, bytes(page))).collect();
         self.backing = Backing::Torn;
         self.all_closed = false;
         self.tracker.disarm();
@@ -156,7 +158,7 @@ impl State {
         }
         let may_start_over = all_private && keep.is_empty();
         let excess = pages.len().saturating_sub(self.ledger.kept_pages);
-        let runs = pages.ranges().len() * excess / pages.len().max(1);
+        let runs = cost::runs_of(pages.ranges().len(), excess, pages.len());
         let needed = pages.len() - excess + captured;
         if may_start_over && self.ledger.starting_over_beats_discarding(runs, excess, needed) {
             if !self.start_over(image) {
@@ -174,7 +176,8 @@ impl State {
             let (moved, again) = (is_moved.contains(page), was_rewritten.contains(page));
             // A page that is private for the first time was written, and goes in any case.
             let compare = !moved && (again || !shown || !found.known || found.since_closed);
-            if compare && self.page(page) == bytes {
+            // SAFETY: `pages` are the mapping's, none is protected, and the tree is borrowed exclusively.
+            if compare && unsafe { self.page(page) } == bytes {
                 if shown && all_private {
                     discarded.push(page);
                 } else {

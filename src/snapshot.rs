@@ -17,7 +17,7 @@ use crate::stats::{SnapshotStats, StoreStats};
 use crate::sys::{self, MemoryFile};
 use crate::view::{ArcView, CowView, MutView, OwnedView, View};
 use crate::worktree::Worktree;
-use crate::{error, page_size};
+use crate::{error, page_size, trace};
 
 /// An immutable image of memory.
 ///
@@ -545,6 +545,7 @@ impl Snapshot {
 
     /// The image, once an error of the last mutable view was reported.
     pub(crate) fn image(&self) -> io::Result<Arc<Image>> {
+        let _events = trace::hold();
         lock(&self.head).image()
     }
 

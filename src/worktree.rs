@@ -20,16 +20,15 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::mem;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::access::{Access, Protections};
 use crate::cost::Ledger;
-use crate::image::{Base, Image};
+use crate::image::Image;
 use crate::layout::Layout;
-use crate::options::{HugePages, Populate, Tracking, ViewOptions};
+use crate::options::{Populate, Tracking, ViewOptions};
 use crate::pages::{PageRange, PageSet};
 use crate::stats::{ViewStats, WhyNotFaster};
 use crate::store::zeroes;
@@ -157,9 +156,10 @@ impl Worktree {
 
     /// An image of what the range shows now.
     pub(crate) fn capture(&self) -> io::Result<Arc<Image>> {
+        let _events = trace::hold();
         let mut state = self.lock();
         match &state.backing {
-            Backing::Direct(_) if REPLACES_UNSEEN => state.capture_direct(self.content_len),
+            Backing::Direct(_) if REPLACES_UNSEEN => state.capture_in_place(self.content_len),
             _ => state.capture_changed(self.content_len),
         }
     }
@@ -185,7 +185,8 @@ impl Worktree {
         let keep = keep.iter().map(|range| range.start..range.end.min(image.pages * page_size()));
         let keep: Vec<_> = keep.filter(|range| !range.is_empty()).collect();
         let whole: PageSet = keep.iter().map(PageRange::within).collect();
-        let saved = |part: Range<usize>| (part.start, state.bytes(part).to_vec());
+        // SAFETY: `keep` is within the view, no page of it is protected, and `state` is borrowed exclusively.
+        let saved = |part: Range<usize>| (part.start, unsafe { state.bytes(part) }.to_vec());
         let edges: Vec<_> = keep.iter().flat_map(edges).map(saved).collect();
         let shown = state.show(image, &whole);
         for (offset, bytes) in edges {
@@ -252,21 +253,27 @@ impl Worktree {
         Ok(())
     }
 
-    /// Ends the tree with an image of what it shows. Where that fails, the tree comes back, unless what
-    /// it showed was never this process's.
+    /// Ends the tree with an image of what it shows. Where that fails, the tree comes back for another
+    /// [`end`](Self::end), unless what it showed was never this process's.
     pub(crate) fn close(mut self) -> Result<Arc<Image>, (Option<Box<Self>>, io::Error)> {
+        let state = self.state_mut();
+        if let Backing::Direct(_) = &state.backing
+            && let Err(error) = state.mapping.check_owner()
+        {
+            return Err((None, error));
+        }
+        self.end().map_err(|error| (Some(Box::new(self)), error))
+    }
+
+    /// An image of what the tree shows, whose bytes are not used any more. To be called again after an error, and
+    /// nothing else.
+    pub(crate) fn end(&mut self) -> io::Result<Arc<Image>> {
         let content_len = self.content_len;
         let state = self.state_mut();
-        if let Backing::Direct(_) = &state.backing {
-            if let Err(error) = state.mapping.check_owner() {
-                return Err((None, error));
-            }
-            let pages = state.mapping.pages();
-            // With the range gone nothing writes to the file any more, so nothing has to be mapped anew.
-            state.mapping = Mapping::empty();
-            return Ok(state.finish_direct(pages, content_len));
+        match &state.backing {
+            Backing::Direct(_) => state.end_in_place(content_len),
+            Backing::Private(_) | Backing::Torn => state.capture_changed(content_len),
         }
-        self.capture().map_err(|error| (Some(Box::new(self)), error))
     }
 
     /// Has the written pages be found in this way from now on.
@@ -326,16 +333,24 @@ fn edges(range: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
 }
 
 impl State {
-    pub(crate) fn page(&self, page: usize) -> &[u8] {
-        // SAFETY: callers ask for pages of the mapping, and hold the tree borrowed; those that borrow it
-        // exclusively write only after they are done with the slice.
+    /// The bytes of `page`.
+    ///
+    /// # Safety
+    ///
+    /// The page is the mapping's and can be read. Nobody writes to it as long as the slice is in use.
+    pub(crate) unsafe fn page(&self, page: usize) -> &[u8] {
+        // SAFETY: forwarded to the caller.
         unsafe { self.mapping.page(page) }
     }
 
-    /// The bytes of `range`, all of which can be read.
-    fn bytes(&self, range: Range<usize>) -> &[u8] {
+    /// The bytes of `range`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`page`](Self::page), for each page that has any of them.
+    unsafe fn bytes(&self, range: Range<usize>) -> &[u8] {
         let pages = PageRange::around(&range);
-        // SAFETY: as above.
+        // SAFETY: forwarded to the caller.
         let bytes = unsafe { self.mapping.range(pages) };
         &bytes[range.start - pages.bytes().start..][..range.len()]
     }
@@ -371,8 +386,11 @@ impl State {
             self.unsynced = self.unsynced.below(pages);
             self.rewritten = self.rewritten.below(pages);
             self.access.truncate(pages);
-            if let Backing::Private(layout) = &mut self.backing {
-                layout.truncated(pages);
+            match &mut self.backing {
+                Backing::Private(layout) => layout.truncated(pages),
+                // The file still has what was taken away, which must not come back if the range grows again.
+                Backing::Direct(_) => self.backing = Backing::Torn,
+                Backing::Torn => {}
             }
         } else if pages > old {
             self.mapping.check_owner()?;
@@ -389,6 +407,8 @@ impl State {
                     layout.extended(added);
                     self.tracker.renewed(&self.mapping, added);
                     self.all_closed = false;
+                    // A restore that failed after it shortened the range has left a longer `synced`.
+                    self.unsynced = self.unsynced.union(&PageSet::from(added).below(self.synced.pages));
                 }
                 Backing::Torn => self.mapping.extend(added.len(), Source::Zero).map_err(context)?,
             }
@@ -399,7 +419,7 @@ impl State {
     /// Makes the pages of `range`, all of which can be written, zero, and gives their memory back where that can be
     /// done.
     fn zero(&mut self, range: PageRange) {
-        let pages: PageSet = std::iter::once(range).collect();
+        let pages = PageSet::from(range);
         let left = match &mut self.backing {
             Backing::Direct(file) if file.punch(range).is_ok() => return,
             Backing::Direct(_) | Backing::Torn => pages,
@@ -511,13 +531,16 @@ impl State {
     fn differing(&self, candidates: &PageSet) -> io::Result<PageSet> {
         let synced = self.synced.reader()?;
         let common = self.mapping.pages().min(self.synced.pages);
-        let differ = |page: &usize| *page < common && self.page(*page) != synced.page(*page);
+        // SAFETY: pages below `common` are the mapping's, and can be read, for where `changes` can be called no page is
+        // protected. The tree is borrowed, so that nobody writes.
+        let differ = |page: &usize| *page < common && unsafe { self.page(*page) } != synced.page(*page);
         let mut differing: PageSet = candidates.iter().filter(differ).collect();
         differing.push_range(PageRange::new(common, self.mapping.pages().max(self.synced.pages)));
         Ok(differing)
     }
 
-    fn capture_changed(&mut self, content_len: usize) -> io::Result<Arc<Image>> {
+    /// Copies what changed since `synced`.
+    pub(crate) fn capture_changed(&mut self, content_len: usize) -> io::Result<Arc<Image>> {
         let (candidates, written) = match &self.backing {
             Backing::Private(_) => {
                 let written = self.harvest()?;
@@ -531,15 +554,19 @@ impl State {
             Err(error)
         })?;
         let size = (self.mapping.pages(), content_len);
-        let captured = self.synced.capture(size, &candidates, written, |page| self.page(page));
+        // SAFETY: candidates are pages of the mapping, those that could not be read can be now, and the tree is borrowed,
+        // so that nobody writes.
+        let now = |page| unsafe { self.page(page) };
+        let captured = self.synced.capture(size, &candidates, written, now);
+        // First all that can fail: after an error the next call finds the same candidates.
         let protected = self.set_access(&unreadable, Access::NONE);
         let (image, idle) = captured?;
+        protected?;
         if let Some(image) = image {
             self.synced = Arc::new(image);
         }
         self.unsynced = PageSet::new();
         self.ledger.found(idle, 0);
-        protected?;
         trace::taken(size.0, candidates.len(), candidates.len() - idle, self.tracker.tracking());
         Ok(Arc::clone(&self.synced))
     }
@@ -550,48 +577,5 @@ impl State {
             unsafe { self.mapping.set_access(range, access) }
                 .map_err(error::context("reading protected pages of a view", range.len()))
         })
-    }
-
-    /// Makes the file the base of an image, and the mapping a private one of it.
-    fn capture_direct(&mut self, content_len: usize) -> io::Result<Arc<Image>> {
-        self.mapping.check_owner()?;
-        let Backing::Direct(file) = &self.backing else { return self.capture_changed(content_len) };
-        if file.allocated() == 0 {
-            return self.capture_changed(content_len);
-        }
-        // SAFETY: the file's pages are what the range shows already; readers see no difference, and a
-        // writer would need the tree exclusively.
-        let remapped = unsafe { self.mapping.replace(Source::Private(file), &[]) };
-        if let Err(error) = remapped {
-            // Should the old mapping be gone, the file is still the truth.
-            // SAFETY: as above.
-            let _ = unsafe { self.mapping.replace(Source::Shared(file), &[]) };
-            let context = error::context("making the pages of a mutable view private", self.mapping.pages());
-            return self.protect_again().and(Err(context(error)));
-        }
-        let image = self.finish_direct(self.mapping.pages(), content_len);
-        self.protect_again()?;
-        let written = usize::try_from(image.base.allocated()).unwrap_or(usize::MAX) / page_size();
-        trace::taken(image.pages, written, written, self.tracker.tracking());
-        Ok(image)
-    }
-
-    /// Takes access away again, after all was mapped anew.
-    fn protect_again(&self) -> io::Result<()> {
-        self.access.iter().try_for_each(|(range, access)| self.set_access(&[range], access))
-    }
-
-    /// After the shared mapping of the file is gone: makes the file the base of `synced`.
-    fn finish_direct(&mut self, pages: usize, content_len: usize) -> Arc<Image> {
-        if let Backing::Direct(file) = mem::replace(&mut self.backing, Backing::Torn) {
-            file.finish();
-            let base = if file.allocated() > 0 { Base::new(file) } else { Base::Zero };
-            if self.synced.label.huge_pages == HugePages::Advise {
-                base.collapse();
-            }
-            self.synced = Arc::new(self.synced.over(base, pages, content_len));
-            self.backing = Backing::Private(Layout::of_base(Arc::clone(&self.synced)));
-        }
-        Arc::clone(&self.synced)
     }
 }

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use rustix::fs::{FallocateFlags, MemfdFlags, Mode, OFlags, SealFlags, SeekFrom};
 use rustix::io::{Errno, FdFlags};
 
+use super::has_pinned_memory;
 use crate::options::HugePages;
 use crate::pages::{PageRange, PageSet};
 use crate::sys::unix::{Mapping, MemoryFile, page_size};
@@ -68,15 +69,28 @@ impl MemoryFile {
         Ok(Self { fd, pages, kind: Kind::borrowed() })
     }
 
-    /// Has the kernel enforce from now on that bytes and length never change.
+    /// Has the kernel enforce from now on that bytes and length of a file that was never mapped for writing do not
+    /// change.
     ///
     /// A guard against mistakes, on which only [`share`](Self::share) depends, and asks: where it is refused (a
-    /// file on disk has no seals, and a leaked writable mapping stands in the way) the file stays as it is.
+    /// file on disk has no seals) the file stays as it is.
     pub(crate) fn finish(&self) {
-        let fixed = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
-        if rustix::fs::fcntl_add_seals(&self.fd, fixed | SealFlags::WRITE).is_err() {
+        if !self.seal() {
+            let fixed = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
             let _ = rustix::fs::fcntl_add_seals(&self.fd, fixed | SealFlags::FUTURE_WRITE);
         }
+    }
+
+    /// Has the kernel guarantee from now on that nobody writes to the file, by any means. Returns whether it does: not
+    /// while the file is mapped for writing, or one of its pages is pinned, for which the kernel waits a sixth of a second.
+    pub(crate) fn seal(&self) -> bool {
+        call("fcntl").is_ok() && rustix::fs::fcntl_add_seals(&self.fd, UNCHANGING | SealFlags::SEAL).is_ok()
+    }
+
+    /// Whether there is any use in asking for a [`seal`](Self::seal) of a file that was mapped for writing: not while
+    /// the process has pinned memory.
+    pub(crate) fn may_be_sealed(&self) -> bool {
+        !has_pinned_memory()
     }
 
     /// Makes the pages of `range` zero, and gives their memory back.
@@ -132,10 +146,14 @@ impl MemoryFile {
         data
     }
 
-    /// Bytes of memory or disk that the file takes up.
+    /// Bytes of memory or disk that the file takes up: all that it can, where the kernel does not say.
     pub(crate) fn allocated(&self) -> u64 {
-        let blocks = rustix::fs::fstat(&self.fd).map_or(0, |stat| stat.st_blocks);
-        u64::try_from(blocks).unwrap_or(0) * 512
+        let most = (self.pages * page_size()) as u64;
+        if call("fstat").is_err() {
+            return most;
+        }
+        let blocks = rustix::fs::fstat(&self.fd).map(|stat| u64::try_from(stat.st_blocks));
+        blocks.map_or(most, |blocks| blocks.map_or(most, |blocks| blocks * 512))
     }
 }
 

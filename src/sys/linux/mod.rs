@@ -34,8 +34,18 @@ pub(crate) const REPLACES_UNSEEN: bool = true;
 /// Whether the kernel may hold pages of this process that it, or a device, writes to without a fault: memory
 /// pinned or locked for io_uring's fixed buffers, RDMA or VFIO.
 fn may_have_pinned_memory() -> bool {
+    counts(&["VmPin:", "VmLck:"])
+}
+
+/// The same, of memory that is pinned and not only locked.
+fn has_pinned_memory() -> bool {
+    counts(&["VmPin:"])
+}
+
+/// Whether the kernel counts any memory of the process under one of these names, or does not say.
+fn counts(names: &[&str]) -> bool {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return true };
     let none =
         |name| status.lines().any(|line| line.strip_prefix(name).is_some_and(|kib| kib.trim() == "0 kB"));
-    !(none("VmPin:") && none("VmLck:"))
+    !names.iter().copied().all(none)
 }

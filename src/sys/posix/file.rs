@@ -68,7 +68,7 @@ fn memory(name: &CStr) -> io::Result<Option<OwnedFd>> {
     use rustix::io::Errno;
 
     call("memfd_create")?;
-    match memfd_create(name, MemfdFlags::CLOEXEC) {
+    match memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING) {
         // An older system, or a filter of system calls.
         Err(Errno::NOSYS | Errno::PERM) => Ok(None),
         memory => Ok(Some(memory?)),
@@ -78,6 +78,19 @@ fn memory(name: &CStr) -> io::Result<Option<OwnedFd>> {
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 fn memory(_name: &CStr) -> io::Result<Option<OwnedFd>> {
     Ok(None)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn seal(fd: &OwnedFd) -> bool {
+    use rustix::fs::{SealFlags, fcntl_add_seals};
+
+    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    fcntl_add_seals(fd, seals).is_ok()
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+fn seal(_fd: &OwnedFd) -> bool {
+    false
 }
 
 /// A file that only its descriptor leads to.
@@ -116,8 +129,19 @@ impl MemoryFile {
         Self { fd: Arc::clone(&self.fd), pages: self.pages, kind: self.kind }
     }
 
-    /// No more will be written; nothing enforces it.
+    /// No more will be written to a file that was never mapped for writing; nothing enforces it.
     pub(crate) fn finish(&self) {}
+
+    /// Has the system guarantee from now on that nobody writes to the file, by any means. Returns whether it does: not
+    /// while the file is mapped for writing or, on Linux, one of its pages is pinned.
+    pub(crate) fn seal(&self) -> bool {
+        self.kind == Kind::Memory && call("fcntl").is_ok() && seal(&self.fd)
+    }
+
+    /// Whether there is any use in asking for that.
+    pub(crate) fn may_be_sealed(&self) -> bool {
+        self.kind == Kind::Memory
+    }
 
     /// Nothing that all these systems have makes a hole.
     pub(crate) fn punch(&self, _range: PageRange) -> io::Result<()> {
