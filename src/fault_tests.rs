@@ -300,6 +300,7 @@ fn changes_that_could_not_be_captured_at_drop_are_reported_once_and_kept() {
     let written = view.to_vec();
     fault::inject(0, u64::MAX, || drop(view));
     assert_eq!(snapshot.content_len(), written.len());
+    assert_eq!(snapshot.stats().mapped, written.len());
     let error = snapshot.view().unwrap_err();
     assert!(error.to_string().contains("mutable view"), "{error}");
     assert!(snapshot.view().unwrap()[..] == written[..]);

@@ -514,6 +514,9 @@ impl Snapshot {
 
     /// What the snapshot holds.
     ///
+    /// While the changes of a mutable view that ended could not be captured (see [`View::commit`]), only `mapped` is known
+    /// and all else is 0.
+    ///
     /// # Examples
     ///
     /// ```
@@ -527,7 +530,9 @@ impl Snapshot {
     /// ```
     #[must_use]
     pub fn stats(&self) -> SnapshotStats {
-        let Some(image) = lock(&self.head).settled() else { return SnapshotStats::default() };
+        let Some(image) = lock(&self.head).settled() else {
+            return SnapshotStats { mapped: self.len(), ..SnapshotStats::default() };
+        };
         let usage = image.store_usage();
         SnapshotStats {
             mapped: image.pages * page_size(),
