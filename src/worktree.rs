@@ -32,7 +32,7 @@ use crate::options::{Populate, Tracking, ViewOptions};
 use crate::pages::{PageRange, PageSet};
 use crate::stats::{ViewStats, WhyNotFaster};
 use crate::store::zeroes;
-use crate::sys::{Found, Mapping, MemoryFile, REPLACES_UNSEEN, Search, Source, Tracker};
+use crate::sys::{Found, Mapping, MemoryFile, Search, Source, Tracker, replaces_unseen, writes_in_place};
 use crate::{error, page_size, trace};
 
 /// Invariant: `start..start + len` is the range of `state.mapping`, and neither changes. Its bytes are
@@ -90,6 +90,7 @@ impl Worktree {
         let (most, placement) = options.place(image.pages, &image.label)?;
         if image.is_zero()
             && most > 0
+            && writes_in_place()
             && let Ok(file) = MemoryFile::create(image.pages, most, image.label.name.as_deref())
             && let Ok(mapping) = Mapping::placed(image.pages, Source::Shared(&file), &[], &placement)
         {
@@ -159,7 +160,7 @@ impl Worktree {
         let _events = trace::hold();
         let mut state = self.lock();
         match &state.backing {
-            Backing::Direct(_) if REPLACES_UNSEEN => state.capture_in_place(self.content_len),
+            Backing::Direct(_) if replaces_unseen() => state.capture_in_place(self.content_len),
             _ => state.capture_changed(self.content_len),
         }
     }
