@@ -362,7 +362,8 @@ impl<S, A> View<S, A> {
     }
 
     /// The address of the first byte, aligned to a page. It stays the same as long as the view lives, and may be kept as
-    /// long: snapshots, restores and growth leave it valid.
+    /// long: snapshots, restores and growth leave it valid, but for what a [restore](Self::restore) may do on Windows when
+    /// memory is exhausted.
     ///
     /// Writes through it are tracked like others. They must not race with calls on the view, nor happen
     /// while a slice of it is in use. See [memory for other code](Self#memory-for-other-code).
