@@ -361,13 +361,16 @@ impl Mapping {
         let first = self.before + start;
         let next = self.regions.partition_point(|region| region.range.start < first);
         let straddling = next.checked_sub(1).map(|index| self.regions[index]);
-        if let Some(Region { range, content: Content::Zeroes { .. } }) = straddling
-            && range.end > first
-        {
-            call("VirtualFree")?;
-            let (start, len) = (self.address(first), (range.end - first) * page_size());
-            // SAFETY: the range is private memory of this mapping, and inaccessible, so that nobody refers to it.
-            unsafe { free(start, len, MEM_DECOMMIT) }?;
+        match straddling.filter(|region| region.range.end > first) {
+            Some(Region { range, content: Content::Zeroes { .. } }) => {
+                call("VirtualFree")?;
+                let (start, len) = (self.address(first), (range.end - first) * page_size());
+                // SAFETY: the range is private memory of this mapping, and inaccessible, so that nobody refers to it.
+                unsafe { free(start, len, MEM_DECOMMIT) }?;
+            }
+            // A failed call left it.
+            Some(Region { content: Content::Placeholder, .. }) => self.cut(first)?,
+            _ => {}
         }
         self.vacate(next, self.regions.len())
     }
