@@ -28,13 +28,8 @@ impl State {
         }
         // SAFETY: the range shows the pages of the file already, so that readers see no difference; a writer would need
         // the tree exclusively.
-        if let Err(error) = unsafe { self.mapping.replace(Source::Private(file), &[]) } {
-            // Whatever the range shows now, the file still has all of it.
-            // SAFETY: as above.
-            unsafe { self.mapping.replace(Source::Shared(file), &[]) }.map_err(|_| error)?;
-            return self.capture_changed(content_len);
-        }
-        if file.seal() {
+        let is_private = unsafe { self.mapping.replace(Source::Private(file), &[]) }.is_ok();
+        if is_private && file.seal() {
             let image = self.adopt_file(self.mapping.pages(), content_len);
             let written = usize::try_from(image.base.allocated()).unwrap_or(usize::MAX) / page_size();
             trace::taken(image.pages, written, written, self.tracker.tracking());
@@ -42,7 +37,7 @@ impl State {
         }
         // SAFETY: as above.
         if unsafe { self.mapping.replace(Source::Shared(file), &[]) }.is_err() {
-            // The mapping shows the file, and what is written to it is private from now on.
+            // The range may show the file without sharing it, so that the file is not what counts any more.
             self.backing = Backing::Torn;
         }
         self.capture_changed(content_len)

@@ -199,6 +199,8 @@ impl Mapping {
     /// that the range shows already.
     pub(crate) unsafe fn replace(&mut self, source: Source<'_>, over: &[Overlay<'_>]) -> io::Result<()> {
         let shared_by = sharer(source)?;
+        // Before the first page can be there, and until the last is gone.
+        self.shared_by = self.shared_by.or(shared_by);
         // SAFETY: the caller's promise, for a part that is the whole.
         unsafe { self.replace_part(self.all(), source) }?;
         self.shared_by = shared_by;
@@ -223,7 +225,14 @@ impl Mapping {
         // SAFETY: `check_owner` found the mapping to be this process's; the bytes are the caller's promise.
         unsafe { self.show(range, source) }?;
         self.shown.set(range, source);
-        self.advise(range, source)
+        let advised = self.advise(range, source);
+        if let (Err(_), Source::Shared(file)) = (&advised, source) {
+            // A forked child would write to the same pages.
+            // SAFETY: as above.
+            let _ = unsafe { self.show(range, Source::Private(file)) };
+            self.shown.set(range, Source::Private(file));
+        }
+        advised
     }
 
     /// Maps pages of `source` in place of what `range` shows, and takes no note of it.
