@@ -83,7 +83,7 @@ fn without_a_file_of_its_own_the_same_open_file_will_do() {
     rustix::io::fcntl_setfd(&sent, FdFlags::empty()).unwrap();
     let again = sent.try_clone().unwrap();
     let ((kept, _), _) = fault::inject(1, 1, || sys::received(sent).unwrap());
-    assert_eq!(rustix::io::fcntl_getfd(File::from(kept)), Ok(FdFlags::CLOEXEC));
+    assert_eq!(rustix::io::fcntl_getfd(kept.fd().unwrap()), Ok(FdFlags::CLOEXEC));
     let (received, _) = fault::inject(1, 1, || Snapshot::from_fd(again).unwrap());
     let zeroed = Snapshot::zeroed(bytes.len()).unwrap();
     for snapshot in [&snapshot, &received] {

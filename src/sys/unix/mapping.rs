@@ -309,16 +309,16 @@ unsafe fn map(
         // SAFETY: forwarded to the caller.
         Source::Zero => unsafe { mmap_anonymous(address, len, read_write, private) },
         // SAFETY: forwarded to the caller.
-        Source::Private(file) => unsafe { mmap(address, len, read_write, private, file.fd(), offset) },
+        Source::Private(file) => unsafe { mmap(address, len, read_write, private, file.fd()?, offset) },
         Source::Shared(file) => {
             let shared = MapFlags::SHARED | NO_RESERVE | flags;
             // SAFETY: forwarded to the caller.
-            unsafe { mmap(address, len, read_write, shared, file.fd(), offset) }
+            unsafe { mmap(address, len, read_write, shared, file.fd()?, offset) }
         }
         // Private, since kernels before 6.7 refuse a shared mapping of a file that is sealed against
         // writes, also one that can only be read.
         // SAFETY: forwarded to the caller.
-        Source::ReadOnly(file) => unsafe { mmap(address, len, ProtFlags::READ, private, file.fd(), offset) },
+        Source::ReadOnly(file) => unsafe { mmap(address, len, ProtFlags::READ, private, file.fd()?, offset) },
     }?;
     NonNull::new(mapped.cast()).ok_or_else(|| io::Error::other("mmap returned address zero"))
 }
