@@ -76,7 +76,7 @@ fn without_a_file_of_its_own_the_same_open_file_will_do() {
     let snapshot = Snapshot::from_slice(&bytes).unwrap();
     let mode = |fd: &OwnedFd| rustix::fs::fcntl_getfl(fd).unwrap() & OFlags::RWMODE;
     assert_eq!(mode(&snapshot.to_fd().unwrap()), OFlags::RDONLY);
-    let (sent, _) = fault::inject(1, 1, || snapshot.to_fd().unwrap());
+    let (sent, _) = fault::inject(2, 1, || snapshot.to_fd().unwrap());
     assert_eq!(mode(&sent), OFlags::RDWR, "the failed call was another");
     rustix::io::pwrite(&sent, b"x", 0).unwrap_err();
     assert_gives(&sent, &bytes);

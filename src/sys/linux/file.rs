@@ -67,13 +67,12 @@ impl MemoryFile {
 
     /// Takes over somebody else's file of `pages` pages, whose seals are [`UNCHANGING`].
     pub(super) fn receive(fd: OwnedFd, pages: usize) -> io::Result<Self> {
-        let fd = Descriptor::new(fd)?;
-        if let Ok(fd) = reopen(&fd) {
+        if let Ok(fd) = reopen(fd.as_fd()) {
             return Ok(Self::new(Descriptor::new(fd)?, pages, Kind::own()));
         }
         call("fcntl")?;
-        rustix::io::fcntl_setfd(fd.get()?, FdFlags::CLOEXEC)?;
-        Ok(Self::new(fd, pages, Kind::borrowed()))
+        rustix::io::fcntl_setfd(&fd, FdFlags::CLOEXEC)?;
+        Ok(Self::new(Descriptor::new(fd)?, pages, Kind::borrowed()))
     }
 
     /// Has the kernel enforce from now on that bytes and length of a file that was never mapped for writing do not
@@ -129,17 +128,18 @@ impl MemoryFile {
     pub(crate) fn share(&self) -> io::Result<Option<OwnedFd>> {
         call("fcntl")?;
         // A file on disk has no seals, which is an error.
-        let seals = rustix::fs::fcntl_get_seals(self.fd()?).unwrap_or(SealFlags::empty());
-        let len = u64::try_from(self.fd.stat()?.st_size).unwrap_or(0);
+        let fd = self.fd()?;
+        let seals = rustix::fs::fcntl_get_seals(fd).unwrap_or(SealFlags::empty());
+        let len = u64::try_from(rustix::fs::fstat(fd)?.st_size).unwrap_or(0);
         if !seals.contains(UNCHANGING) || len != (self.pages * page_size()) as u64 {
             return Ok(None);
         }
-        if let Ok(fd) = reopen(&self.fd) {
+        if let Ok(fd) = reopen(fd) {
             return Ok(Some(fd));
         }
         self.kind.borrowed.store(true, Ordering::Relaxed);
         call("dup")?;
-        Ok(Some(self.fd()?.try_clone_to_owned()?))
+        Ok(Some(fd.try_clone_to_owned()?))
     }
 
     /// The pages that may hold something other than zeroes.
@@ -173,15 +173,15 @@ impl MemoryFile {
 
 /// Another open file on the same memory, for reading only, whose offset is nobody else's. Fails where there is
 /// no `/proc`.
-fn reopen(descriptor: &Descriptor) -> io::Result<OwnedFd> {
-    let fd = descriptor.get()?;
+fn reopen(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     call("open")?;
     // A lease that somebody took is no reason to wait for him.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let opened = rustix::fs::open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags, Mode::empty())?;
-    // The path leads through the file table of the first thread, in which the number may be another file.
-    descriptor.check_same(&opened)?;
-    Ok(opened)
+    // The path leads through the file table of the first thread, where the number may be another file.
+    let (asked, got) = (rustix::fs::fstat(fd)?, rustix::fs::fstat(&opened)?);
+    let same = (asked.st_dev, asked.st_ino) == (got.st_dev, got.st_ino);
+    if same { Ok(opened) } else { Err(Errno::BADF.into()) }
 }
 
 /// The byte ranges below `len` that are not holes: all of them where the file system cannot tell.

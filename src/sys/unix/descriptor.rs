@@ -8,7 +8,7 @@
 //! This is no help against code that closes the number in the middle of a call.
 #![allow(unsafe_code)]
 
-use std::os::fd::{AsFd, BorrowedFd, IntoRawFd, OwnedFd, RawFd};
+use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
 
 use rustix::fs::Stat;
 use rustix::io::Errno;
@@ -82,11 +82,6 @@ impl Descriptor {
     pub(in crate::sys) fn stat(&self) -> Result<Stat, Errno> {
         call("fstat").map_err(|_| Errno::NOMEM)?;
         stat_of(self.as_it_is(), self.identity)
-    }
-
-    /// Fails with `BADF` unless `fd` is open on the same file.
-    pub(in crate::sys) fn check_same(&self, fd: impl AsFd) -> Result<(), Errno> {
-        stat_of(fd.as_fd(), self.identity).map(drop)
     }
 
     fn as_it_is(&self) -> BorrowedFd<'_> {
