@@ -173,7 +173,7 @@ impl MemoryFile {
 
 /// Another open file on the same memory, for reading only, whose offset is nobody else's. Fails where there is
 /// no `/proc`.
-fn reopen(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+pub(super) fn reopen(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
     call("open")?;
     // A lease that somebody took is no reason to wait for him.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;

@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 
-use super::file::UNCHANGING;
+use super::file::{UNCHANGING, reopen};
 use crate::error;
 use crate::pages::{addressable, too_long, whole_pages};
 use crate::sys::call;
@@ -84,5 +84,6 @@ pub(in crate::sys) fn clone_of(file: &File, len: u64) -> Option<(MemoryFile, usi
     let len = addressable(u64::try_from(rustix::fs::fstat(&clone).ok()?.st_size).ok()?).ok()?;
     let pages = whole_pages(len)?;
     rustix::fs::ftruncate(&clone, (pages * page_size()) as u64).ok()?;
-    Some((MemoryFile::adopt(clone, pages).ok()?, len))
+    // It cannot be sealed. So nobody is to inherit a descriptor by which it can be written.
+    Some((MemoryFile::adopt(reopen(clone.as_fd()).ok()?, pages).ok()?, len))
 }
