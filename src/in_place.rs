@@ -47,11 +47,15 @@ impl State {
     /// there, for another call.
     pub(crate) fn end_in_place(&mut self, content_len: usize) -> io::Result<Arc<Image>> {
         let Backing::Direct(file) = &self.backing else { return self.capture_changed(content_len) };
+        let pages = file.pages();
+        if pages > 0 && !file.may_be_sealed() {
+            // The range stays: if the descriptor of the file is lost, nothing else has the bytes.
+            return self.capture_changed(content_len);
+        }
         // No write comes through the range any more.
         self.mapping = Mapping::empty();
         self.access = Default::default();
-        let pages = file.pages();
-        if pages == 0 || (file.may_be_sealed() && file.seal()) {
+        if pages == 0 || file.seal() {
             return Ok(self.adopt_file(pages, content_len));
         }
         self.mapping = Mapping::new(pages, Source::ReadOnly(file))?;

@@ -104,6 +104,30 @@ pub enum Protected {}
 /// see each other's changes. A [`MutView`] of a snapshot that was all zeroes stays with the parent: in
 /// the child its bytes must not be touched, and its methods return errors. As ever with `fork`, objects that
 /// another thread was using at that moment must not be used in the child.
+///
+/// A child can change nothing of its parent's. All descriptors that memsnap opens are closed on `exec`. A child
+/// that goes on without `exec` closes those that lead to the memory of its parent before `fork` returns in it: what written
+/// pages are found by, and the files of views that are written in place. If the child is to run code that
+/// is not trusted, know what is left:
+///
+/// - A child in which the C library runs no fork handlers (a bare `clone`, `_Fork`, `vfork`) has these descriptors until
+///   it first uses memsnap. So has a child that is forked in the very moment in which another thread opens one. With the
+///   userfaultfd of its parent it can write to the parent's memory. Close all descriptors before such code runs:
+///   `close_range(3, ~0, 0)`, or `exec` a program of its own.
+/// - The files of snapshots stay open. Where they are sealed (Linux, but for files on a disk) they can be read only, and
+///   the child has the bytes anyway.
+/// - Nothing here keeps a process from tracing another one of the same user, or from taking its descriptors
+///   (`/proc/PID/mem`, `pidfd_getfd`). Give the child another user or a filter of system calls, or make the parent undumpable
+///   (`PR_SET_DUMPABLE`).
+///
+/// # Descriptors that others close
+///
+/// A snapshot of bytes, and each view that is written in place, keeps a descriptor open, and a process one or two more.
+/// Code that closes descriptors that it did not open, as daemons do, has to run before memsnap is used. If it does not, nothing
+/// is read from or written to whatever file has the number then. Views that are open go on and find what is written,
+/// possibly in a slower way. What would have to map the file again is an error: a new view of the snapshot, or a
+/// restore to another one. A mutable view that ends leaves its bytes in its snapshot. All of this also holds for
+/// a thread with a file table of its own (`unshare(CLONE_FILES)`), while the other threads notice nothing.
 pub struct View<S, A = Open> {
     /// `None`, like `snapshot`, only while the view is being dropped, committed or converted.
     pub(crate) tree: Option<Worktree>,

@@ -11,17 +11,17 @@ mod userfault;
 
 use rustix::fs::OFlags;
 
-pub(super) use std::os::fd::OwnedFd as Descriptor;
 /// What another process can be given to have a file.
 pub(crate) use std::os::fd::OwnedFd as Handle;
 
+pub(super) use super::unix::Descriptor as FileDescriptor;
 use super::unix::commits_strictly;
 pub(crate) use super::unix::{
     Mapping, MemoryFile, available_memory, borrowed, copy_of, file_limit, page_size, stream, writes_in_place,
 };
 pub(super) use file::{Kind, borrowed_file, data_extents, new_file};
 pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, slack};
-pub(super) use process::Stamp as Owner;
+pub(super) use process::{Generation as Owner, in_child};
 pub(super) use source::clone_of;
 pub(crate) use source::received;
 pub(crate) use tracker::Tracker;

@@ -2,18 +2,18 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::{Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 
-use super::file::UNCHANGING;
+use super::file::{UNCHANGING, reopen};
 use crate::error;
 use crate::pages::{addressable, too_long, whole_pages};
 use crate::sys::call;
-use crate::sys::unix::MemoryFile;
 use crate::sys::unix::source::readable;
+use crate::sys::unix::{MemoryFile, page_size};
 
 /// Files below this size are copied also where they could be cloned: a clone costs a file of its own
 /// and, when it is read, page cache of its own; this much is copied in less time.
@@ -82,7 +82,8 @@ pub(in crate::sys) fn clone_of(file: &File, len: u64) -> Option<(MemoryFile, usi
     let clone: OwnedFd = rustix::fs::open(path.parent()?, flags, Mode::RUSR).ok()?;
     rustix::fs::ioctl_ficlone(&clone, file).ok()?;
     let len = addressable(u64::try_from(rustix::fs::fstat(&clone).ok()?.st_size).ok()?).ok()?;
-    let mut clone = MemoryFile::adopt(clone);
-    clone.set_pages(whole_pages(len)?).ok()?;
-    Some((clone, len))
+    let pages = whole_pages(len)?;
+    rustix::fs::ftruncate(&clone, (pages * page_size()) as u64).ok()?;
+    // It cannot be sealed. So nobody is to inherit a descriptor by which it can be written.
+    Some((MemoryFile::adopt(reopen(clone.as_fd()).ok()?, pages).ok()?, len))
 }

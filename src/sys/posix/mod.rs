@@ -23,9 +23,9 @@ use super::unix::commits_strictly;
 pub(crate) use super::unix::{
     Mapping, MemoryFile, available_memory, borrowed, copy_of, file_limit, page_size, stream, writes_in_place,
 };
-pub(super) use file::{Descriptor, Kind, NOT_OPEN, borrowed_file, clone_of, data_extents, new_file};
+pub(super) use file::{FileDescriptor, Kind, NOT_OPEN, borrowed_file, clone_of, data_extents, new_file};
 pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, slack};
-pub(super) use process::Owner;
+pub(super) use process::{Owner, in_child};
 pub(crate) use tracker::Tracker;
 
 /// POSIX does not say that a `MAP_FIXED` mapping takes the place of another in one step, nor what is left when it fails.

@@ -365,13 +365,13 @@ unsafe fn map(
         Source::Shared(file) => {
             let shared = MapFlags::SHARED | NO_RESERVE | flags;
             // SAFETY: forwarded to the caller.
-            unsafe { mmap(address, len, access, shared, file.fd(), offset) }
+            unsafe { mmap(address, len, access, shared, file.fd()?, offset) }
         }
         // The second is private, too, since kernels before 6.7 refuse a shared mapping of a file that is sealed against
         // writes, also one that can only be read.
         Source::Private(file) | Source::ReadOnly(file) => {
             // SAFETY: forwarded to the caller.
-            unsafe { mmap(address, len, access, private, file.fd(), offset) }
+            unsafe { mmap(address, len, access, private, file.fd()?, offset) }
         }
     }?;
     NonNull::new(mapped.cast()).ok_or_else(|| io::Error::other("mmap returned address zero"))

@@ -2,20 +2,26 @@
 //!
 //! | item | meaning |
 //! |---|---|
-//! | `new_file`, `borrowed_file` | an empty file of our own, and another `Descriptor` of somebody's; with the `Kind` of file it is |
+//! | `new_file`, `borrowed_file` | an empty file of our own, and another `FileDescriptor` of somebody's; with the `Kind` of file it is |
 //! | `clone_of`, `data_extents`, `NOT_OPEN` | how a file is copied: a clone that shares its blocks; where it is not all zero; flags of a descriptor that reads nothing |
+//! | `FileDescriptor` | a [`Descriptor`], or something that gives one |
 //! | `Owner` | the process that a shared mapping stays in |
+//! | `in_child` | what a forked child calls first: it gives itself a number and closes what it must not have inherited |
 //! | `Shown` | notes which pages of a mapping show what, where `discard` has to know |
 //! | `NO_RESERVE`, `NO_REPLACE`, `slack` | flags of `mmap`; room that huge pages take |
 //!
 //! and the methods of [`MemoryFile`] and [`Mapping`] that are not here: `finish`, `punch`, `collapse`, `share`,
 //! `data`, `allocated`; `discard`, `give_back`, `populate`, `advise`.
 
+mod descriptor;
 mod file;
+mod keys;
 mod mapping;
 pub(in crate::sys) mod source;
 
+pub(in crate::sys) use descriptor::Descriptor;
 pub(crate) use file::MemoryFile;
+pub(in crate::sys) use keys::{close_inherited, next_number};
 pub(crate) use mapping::Mapping;
 pub(crate) use source::{borrowed, copy_of, stream};
 
