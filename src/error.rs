@@ -62,6 +62,15 @@ pub(crate) fn invalid(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
+/// For a file that is a character device.
+pub(crate) fn endless_device() -> io::Error {
+    invalid(
+        "it is a character device, which may never end; read as much as is needed by \
+         `Snapshot::from_reader(file.take(len))`"
+            .to_owned(),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

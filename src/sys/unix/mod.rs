@@ -3,7 +3,7 @@
 //! | item | meaning |
 //! |---|---|
 //! | `new_file`, `borrowed_file` | an empty file of our own, and another `Descriptor` of somebody's; with the `Kind` of file it is |
-//! | `clone_of`, `data_extents`, `NOT_OPEN` | how a file is copied: a clone that shares its blocks; where it is not all zero; flags of a descriptor that reads nothing |
+//! | `clone_of`, `with_extents`, `NOT_OPEN` | how a file is copied: a clone that shares its blocks; the file opened anew, and where it is not all zero; flags of a descriptor that reads nothing |
 //! | `Owner` | the process that a shared mapping stays in |
 //! | `Shown` | notes which pages of a mapping show what, where `discard` has to know |
 //! | `NO_RESERVE`, `NO_REPLACE`, `slack` | flags of `mmap`; room that huge pages take |
