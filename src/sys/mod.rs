@@ -36,6 +36,7 @@ mod conformance;
 #[cfg(test)]
 pub(crate) mod fault;
 
+mod blocks;
 mod limits;
 mod span;
 pub(crate) use limits::LIMITS;
