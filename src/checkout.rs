@@ -51,8 +51,11 @@ impl State {
         self.all_closed = false;
         self.tracker.disarm();
         let layout = Layout::remap(image, &mut self.mapping);
-        // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
-        kept.iter().for_each(|(page, bytes)| unsafe { self.mapping.write(*page, bytes) });
+        if self.mapping.check_usable().is_ok() {
+            // SAFETY: the pages are the mapping's and can be written, also if mapping them anew failed. The tree is borrowed
+            // exclusively, and no slice of its bytes is alive.
+            kept.iter().for_each(|(page, bytes)| unsafe { self.mapping.write(*page, bytes) });
+        }
         self.backing = Backing::Private(layout?);
         self.synced = Arc::clone(image);
         self.unsynced = PageSet::new();

@@ -28,10 +28,8 @@ impl State {
         }
         // SAFETY: the range shows the pages of the file already, so that readers see no difference; a writer would need
         // the tree exclusively.
-        if unsafe { self.mapping.replace(Source::Private(file), &[]) }.is_err() {
-            return self.capture_changed(content_len);
-        }
-        if file.seal() {
+        let is_private = unsafe { self.mapping.replace(Source::Private(file), &[]) }.is_ok();
+        if is_private && file.seal() {
             let image = self.adopt_file(self.mapping.pages(), content_len);
             let written = usize::try_from(image.base.allocated()).unwrap_or(usize::MAX) / page_size();
             trace::taken(image.pages, written, written, self.tracker.tracking());
@@ -39,7 +37,7 @@ impl State {
         }
         // SAFETY: as above.
         if unsafe { self.mapping.replace(Source::Shared(file), &[]) }.is_err() {
-            // The mapping shows the file, and what is written to it is private from now on.
+            // The range may show the file without sharing it, so that the file is not what counts any more.
             self.backing = Backing::Torn;
         }
         self.capture_changed(content_len)
@@ -75,5 +73,50 @@ impl State {
             self.backing = Backing::Private(Layout::of_base(Arc::clone(&self.synced)));
         }
         Arc::clone(&self.synced)
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::io;
+
+    use crate::stats::WhyNotFaster;
+    use crate::sys::fault;
+    use crate::{MutView, Snapshot, page_size};
+
+    fn is_in_place(view: &MutView<'_>) -> bool {
+        view.stats().why_not_faster == Some(WhyNotFaster::InPlace)
+    }
+
+    /// With `vm.overcommit_memory=2` a write to a view written in place once stopped the process (`SIGBUS`) when
+    /// the limit was reached: pages of a memfd are not promised in advance.
+    #[test]
+    fn where_memory_is_promised_strictly_no_view_is_written_in_place() -> io::Result<()> {
+        let mut snapshot = Snapshot::zeroed(3 * page_size())?;
+        let mut view = fault::commit_strictly(|| snapshot.view_mut())?;
+        assert!(!is_in_place(&view));
+        view[page_size()] = 7;
+        view.commit()?;
+        assert_eq!(snapshot.view()?[page_size()], 7);
+        Ok(())
+    }
+
+    /// Where memory is promised strictly, mapping the view anew may fail and, before Linux 6.12, leave a hole for a moment in
+    /// which other threads read the view. So what was written is copied, although the view was opened before.
+    #[test]
+    fn a_view_that_cannot_be_mapped_anew_unseen_is_copied() -> io::Result<()> {
+        let mut snapshot = Snapshot::zeroed(3 * page_size())?;
+        let mut view = snapshot.view_mut()?;
+        if !is_in_place(&view) {
+            return Ok(());
+        }
+        view[page_size()] = 7;
+        let taken = fault::commit_strictly(|| view.take_snapshot())?;
+        assert!(is_in_place(&view), "the view was mapped anew");
+        view[page_size()] = 8;
+        assert_eq!(taken.view()?[page_size()], 7);
+        view.commit()?;
+        assert_eq!(snapshot.view()?[page_size()], 8);
+        Ok(())
     }
 }

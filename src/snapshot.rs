@@ -227,7 +227,8 @@ impl Snapshot {
     /// A mutable view: what is written through it is what this snapshot holds afterwards.
     ///
     /// Clones of this snapshot, and snapshots taken earlier, never see it. A view of a snapshot that is all
-    /// zeroes is written in place, so that filling it costs no second copy, and what later views map is one run of
+    /// zeroes is written in place, unless Linux is set to promise no more memory than there is
+    /// (`vm.overcommit_memory=2`), so that filling it costs no second copy, and what later views map is one run of
     /// memory; changes to any other are captured when the view ends, by being dropped or by [`commit`](View::commit). A view that is
     /// leaked ([`std::mem::forget`]) leaves the snapshot as it was.
     ///
@@ -514,6 +515,9 @@ impl Snapshot {
 
     /// What the snapshot holds.
     ///
+    /// While the changes of a mutable view that ended could not be captured (see [`View::commit`]), only `mapped` is known
+    /// and all else is 0.
+    ///
     /// # Examples
     ///
     /// ```
@@ -527,7 +531,9 @@ impl Snapshot {
     /// ```
     #[must_use]
     pub fn stats(&self) -> SnapshotStats {
-        let Some(image) = lock(&self.head).settled() else { return SnapshotStats::default() };
+        let Some(image) = lock(&self.head).settled() else {
+            return SnapshotStats { mapped: self.len(), ..SnapshotStats::default() };
+        };
         let usage = image.store_usage();
         SnapshotStats {
             mapped: image.pages * page_size(),

@@ -93,3 +93,51 @@ pub(crate) fn consolidated(pages: usize, written: usize) {
     #[cfg(feature = "tracing")]
     held::emit(move || tracing::debug!(target: "memsnap", pages, written, "image consolidated"));
 }
+
+#[cfg(all(test, feature = "tracing"))]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::held::emit;
+    use super::hold;
+
+    /// A mutable view that ends emits its event under the lock of its snapshot, inside of which it takes its own.
+    #[test]
+    fn what_is_held_comes_when_the_outermost_hold_is_gone_and_in_order() {
+        let heard = Rc::new(RefCell::new(Vec::new()));
+        let say = |number| {
+            let heard = Rc::clone(&heard);
+            emit(move || heard.borrow_mut().push(number));
+        };
+        say(1);
+        assert_eq!(*heard.borrow(), [1]);
+        let outer = hold();
+        say(2);
+        let inner = hold();
+        say(3);
+        drop(inner);
+        say(4);
+        assert_eq!(*heard.borrow(), [1]);
+        drop(outer);
+        assert_eq!(*heard.borrow(), [1, 2, 3, 4]);
+        say(5);
+        assert_eq!(heard.borrow().len(), 5);
+    }
+
+    /// A subscriber that takes a snapshot of its own.
+    #[test]
+    fn what_is_emitted_may_hold_and_emit() {
+        let heard = Rc::new(RefCell::new(Vec::new()));
+        let (first, second) = (Rc::clone(&heard), Rc::clone(&heard));
+        let held = hold();
+        emit(move || {
+            first.borrow_mut().push(1);
+            let _held = hold();
+            emit(move || second.borrow_mut().push(2));
+            assert_eq!(*first.borrow(), [1]);
+        });
+        drop(held);
+        assert_eq!(*heard.borrow(), [1, 2]);
+    }
+}

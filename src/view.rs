@@ -186,6 +186,9 @@ impl<S, A> View<S, A> {
     /// showed before, or a mixture, and is as long as before or as the snapshot; either way the next restore puts
     /// everything right, and snapshots taken of it are exact.
     ///
+    /// On Windows, where there is no memory even for that, the view has no bytes (its length is 0) and its other methods
+    /// return errors until a restore succeeds. Its addresses stay reserved, but must not be accessed meanwhile.
+    ///
     /// # Examples
     ///
     /// ```
@@ -232,7 +235,7 @@ impl<S, A> View<S, A> {
     pub fn restore_excluding(&mut self, ranges: &[Range<usize>]) -> io::Result<()> {
         let len = self.len();
         if let Some(range) = ranges.iter().find(|range| range.start > range.end || range.end > len) {
-            return Err(outside("leave bytes out of a restore", range, len));
+            return Err(self.outside("leave bytes out of a restore", range));
         }
         match &mut self.tree {
             Some(tree) => tree.show(&Arc::clone(tree.root()), ranges),
@@ -335,7 +338,7 @@ impl<S, A> View<S, A> {
     ///
     /// `InvalidInput` for a range that is not within the view, `PermissionDenied` for bytes that are
     /// [protected](Self::protect) against writing or belong to the parent of a forked process. Nothing has changed
-    /// then.
+    /// then. On Windows `OutOfMemory`, after which the view is as after a [restore](Self::restore) that failed for it.
     ///
     /// # Examples
     ///
@@ -383,7 +386,8 @@ impl<S, A> View<S, A> {
     }
 
     /// The address of the first byte, aligned to a page. It stays the same as long as the view lives, and may be kept as
-    /// long: snapshots, restores and growth leave it valid.
+    /// long: snapshots, restores and growth leave it valid, but for what a [restore](Self::restore) may do on Windows when
+    /// memory is exhausted.
     ///
     /// Writes through it are tracked like others. They must not race with calls on the view, nor happen
     /// while a slice of it is in use. See [memory for other code](Self#memory-for-other-code).
@@ -479,7 +483,15 @@ impl<S, A> View<S, A> {
             Bound::Excluded(&end) => end,
             Bound::Unbounded => len,
         };
-        if start > end || end > len { Err(outside(what, &(start..end), len)) } else { Ok(start..end) }
+        if start > end || end > len { Err(self.outside(what, &(start..end))) } else { Ok(start..end) }
+    }
+
+    /// Why there are no such bytes.
+    fn outside(&self, what: &str, range: &Range<usize>) -> io::Error {
+        match self.tree.as_ref().map(Worktree::check_usable) {
+            Some(Err(error)) => error,
+            _ => error::invalid(format!("cannot {what} {range:?} of a view of {} bytes", self.len())),
+        }
     }
 
     fn finish(&mut self) -> io::Result<()> {
@@ -488,10 +500,6 @@ impl<S, A> View<S, A> {
             _ => Ok(()),
         }
     }
-}
-
-fn outside(what: &str, range: &Range<usize>, len: usize) -> io::Error {
-    error::invalid(format!("cannot {what} {range:?} of a view of {len} bytes"))
 }
 
 impl<A> View<&mut Snapshot, A> {

@@ -32,11 +32,12 @@ use crate::options::{Populate, Tracking, ViewOptions};
 use crate::pages::{PageRange, PageSet};
 use crate::stats::{ViewStats, WhyNotFaster};
 use crate::store::zeroes;
-use crate::sys::{Found, Mapping, MemoryFile, REPLACES_UNSEEN, Search, Source, Tracker};
+use crate::sys::{Found, Mapping, MemoryFile, Search, Source, Tracker, replaces_unseen, writes_in_place};
 use crate::{error, page_size, trace};
 
-/// Invariant: `start..start + len` is the range of `state.mapping`, and neither changes. Its bytes are
-/// written through `&mut self` only, but for what `unsafe` code does with the pointer.
+/// Invariant: `start..start + len` is the range of `state.mapping`, or `len` is 0 where that cannot be read and written
+/// ([`Mapping::check_usable`]). Its bytes are written through `&mut self` only, but for what `unsafe` code does with the
+/// pointer.
 pub(crate) struct Worktree {
     start: NonNull<u8>,
     len: usize,
@@ -90,6 +91,7 @@ impl Worktree {
         let (most, placement) = options.place(image.pages, &image.label)?;
         if image.is_zero()
             && most > 0
+            && writes_in_place()
             && let Ok(file) = MemoryFile::create(image.pages, most, image.label.name.as_deref())
             && let Ok(mapping) = Mapping::placed(image.pages, Source::Shared(&file), &[], &placement)
         {
@@ -126,8 +128,8 @@ impl Worktree {
 
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: the range is mapped and initialized for as long as `self` lives, at most `isize::MAX`
-        // bytes long, and not written while `&self` is borrowed.
+        // SAFETY: the range is mapped, readable and writable for as long as `self` lives or it has no bytes (the type's
+        // invariant), at most `isize::MAX` bytes long, and not written while `&self` is borrowed.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
@@ -159,7 +161,7 @@ impl Worktree {
         let _events = trace::hold();
         let mut state = self.lock();
         match &state.backing {
-            Backing::Direct(_) if REPLACES_UNSEEN => state.capture_in_place(self.content_len),
+            Backing::Direct(_) if replaces_unseen() => state.capture_in_place(self.content_len),
             _ => state.capture_changed(self.content_len),
         }
     }
@@ -189,6 +191,7 @@ impl Worktree {
         let saved = |part: Range<usize>| (part.start, unsafe { state.bytes(part) }.to_vec());
         let edges: Vec<_> = keep.iter().flat_map(edges).map(saved).collect();
         let shown = state.show(image, &whole);
+        let edges = if state.mapping.check_usable().is_ok() { edges } else { Vec::new() };
         for (offset, bytes) in edges {
             // SAFETY: the bytes were the range's before, and are below the end of `image`, so that they are now; the
             // tree is borrowed exclusively.
@@ -196,15 +199,29 @@ impl Worktree {
             // SAFETY: as above, and no pages are protected.
             unsafe { target.copy_from_nonoverlapping(NonNull::from(&*bytes).cast(), bytes.len()) };
         }
-        let len = state.mapping.len();
-        self.len = len;
-        self.content_len = if shown.is_ok() { image.content_len } else { content_len.min(len) };
+        self.content_len = if shown.is_ok() { image.content_len } else { content_len };
+        self.settle();
         shown
+    }
+
+    /// After a call that may have failed half-way: there are as many bytes as the mapping has, or none where it cannot be
+    /// used.
+    fn settle(&mut self) {
+        let mapping = &self.state_mut().mapping;
+        let len = if mapping.check_usable().is_ok() { mapping.len() } else { 0 };
+        self.len = len;
+        self.content_len = self.content_len.min(len);
+    }
+
+    /// Fails if the tree has no bytes until a `show` succeeds.
+    pub(crate) fn check_usable(&self) -> io::Result<()> {
+        self.lock().mapping.check_usable()
     }
 
     /// Makes the range so many bytes long, which is not less than now, in whole pages. What is added is zero.
     pub(crate) fn grow(&mut self, content_len: usize, pages: usize) -> io::Result<()> {
         let state = self.state_mut();
+        state.mapping.check_usable()?;
         state.resize(pages)?;
         self.len = pages * page_size();
         self.content_len = content_len;
@@ -243,7 +260,10 @@ impl Worktree {
     pub(crate) fn zero(&mut self, range: &Range<usize>) -> io::Result<()> {
         let state = self.state_mut();
         state.mapping.check_owner()?;
-        state.zero(PageRange::within(range));
+        state.mapping.check_usable()?;
+        let zeroed = state.zero(PageRange::within(range));
+        self.settle();
+        zeroed?;
         for part in edges(range) {
             // SAFETY: the bytes are the range's, which is borrowed exclusively.
             let start = unsafe { self.start.add(part.start) };
@@ -260,6 +280,10 @@ impl Worktree {
         if let Backing::Direct(_) = &state.backing
             && let Err(error) = state.mapping.check_owner()
         {
+            return Err((None, error));
+        }
+        // Then there is nothing to capture.
+        if let Err(error) = state.mapping.check_usable() {
             return Err((None, error));
         }
         self.end().map_err(|error| (Some(Box::new(self)), error))
@@ -418,10 +442,10 @@ impl State {
 
     /// Makes the pages of `range`, all of which can be written, zero, and gives their memory back where that can be
     /// done.
-    fn zero(&mut self, range: PageRange) {
+    fn zero(&mut self, range: PageRange) -> io::Result<()> {
         let pages = PageSet::from(range);
         let left = match &mut self.backing {
-            Backing::Direct(file) if file.punch(range).is_ok() => return,
+            Backing::Direct(file) if file.punch(range).is_ok() => return Ok(()),
             Backing::Direct(_) | Backing::Torn => pages,
             Backing::Private(layout) => {
                 self.unsynced = self.unsynced.union(&pages);
@@ -439,8 +463,11 @@ impl State {
                 }
             }
         };
-        // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive; the page of zeroes is elsewhere.
+        self.mapping.check_usable()?;
+        // SAFETY: the pages are the mapping's and can be written. The tree is borrowed exclusively, and no slice of its bytes
+        // is alive; the page of zeroes is elsewhere.
         left.iter().for_each(|page| unsafe { self.mapping.write(page, zeroes()) });
+        Ok(())
     }
 
     /// Those of `pages`, of a private mapping, that may be other than zero. To write zeroes to the others would take
@@ -522,6 +549,7 @@ impl State {
             }
             Backing::Private(_) | Backing::Torn => {
                 self.mapping.check_owner()?;
+                self.mapping.check_usable()?;
                 Ok(PageSet::all(self.mapping.pages()))
             }
         }

@@ -25,6 +25,9 @@ pub(in crate::sys) use keys::{close_inherited, next_number};
 pub(crate) use mapping::Mapping;
 pub(crate) use source::{borrowed, copy_of, stream};
 
+#[cfg(test)]
+use super::fault;
+
 /// Bytes in a page.
 #[inline]
 pub(crate) fn page_size() -> usize {
@@ -38,6 +41,22 @@ pub(crate) fn available_memory() -> Option<usize> {
     let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
     // A process of 32 bits may run on a machine with more memory than it has addresses.
     Some(kib.saturating_mul(1024))
+}
+
+/// Whether a page of a shared mapping is there when it is written for the first time. Where Linux promises no more
+/// memory than there is (`vm.overcommit_memory=2`), each page of a memfd is counted when it is first touched, and at the
+/// limit the process is stopped (`SIGBUS`); private memory is refused when it is mapped.
+pub(crate) fn writes_in_place() -> bool {
+    !commits_strictly()
+}
+
+/// Whether Linux promises no more memory than there is. Without its `/proc`, the usual is assumed, which is that it does.
+pub(super) fn commits_strictly() -> bool {
+    #[cfg(test)]
+    if fault::commits_strictly() {
+        return true;
+    }
+    std::fs::read("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim_ascii() == b"2")
 }
 
 /// Files that the process may have open.
