@@ -51,7 +51,9 @@ impl State {
         let layout = Layout::remap(image, &mut self.mapping);
         // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
         kept.iter().for_each(|(page, bytes)| unsafe { self.mapping.write(*page, bytes) });
-        self.backing = Backing::Private(layout?);
+        let (layout, private) = layout?;
+        self.backing = Backing::Private(layout);
+        self.private = Some(private);
         self.synced = Arc::clone(image);
         self.unsynced = PageSet::new();
         self.ledger.started_over();
@@ -73,8 +75,10 @@ impl State {
             self.ledger.cannot_start_over();
             return false;
         }
+        let hidden = layout.hidden(image);
         // SAFETY: as above; `wanted` gives an image's bytes.
-        layout.hidden(image).iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
+        hidden.iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
+        self.private = Some(hidden);
         self.synced = Arc::clone(image);
         self.unsynced = PageSet::new();
         self.ledger.started_over();
@@ -136,6 +140,12 @@ impl State {
         let bare = if found.complete { others.minus(&found.pages) } else { others.intersection(&uncovered) };
         let hidden: PageSet = bare.iter().filter(|&page| !layout.shows(page, image)).collect();
         let mut pages = found.pages.union(&others.minus(&bare)).union(&hidden);
+        // Those that are written here for the first time.
+        if let Some(private) = &mut self.private
+            && !hidden.is_empty()
+        {
+            *private = private.union(&hidden);
+        }
         let kept = pages.intersection(keep);
         if !kept.is_empty() {
             pages = pages.minus(keep);
@@ -202,6 +212,8 @@ impl State {
             // Locked memory, for one, cannot be discarded.
             // SAFETY: as for the copies above.
             discarded.iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
+        } else {
+            self.forget_private(&discarded);
         }
         if found.since_closed {
             // A discarded page is open, until it is closed with all others.

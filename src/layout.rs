@@ -99,28 +99,28 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// A new mapping that shows `image`.
-    pub(crate) fn map(image: &Arc<Image>, placement: &Placement) -> io::Result<(Mapping, Self)> {
+    /// A new mapping that shows `image`, and its private pages.
+    pub(crate) fn map(image: &Arc<Image>, placement: &Placement) -> io::Result<(Mapping, Self, PageSet)> {
         let mut layout = Self::plan(image);
         loop {
             match layout.map_new(placement) {
                 Err(_) if layout.flat.is_some() => layout = Self::without_flat(image),
-                mapping => return Ok((mapping?, layout)),
+                mapped => return mapped.map(|(mapping, private)| (mapping, layout, private)),
             }
         }
     }
 
-    /// Shows `image` at the addresses of `mapping`, which are as many, whatever they show now. After an error they
-    /// show anything.
-    pub(crate) fn remap(image: &Arc<Image>, mapping: &mut Mapping) -> io::Result<Self> {
+    /// Shows `image` at the addresses of `mapping`, which are as many, whatever they show now. Returns the private
+    /// pages too. After an error the addresses show anything.
+    pub(crate) fn remap(image: &Arc<Image>, mapping: &mut Mapping) -> io::Result<(Self, PageSet)> {
         let mut layout = Self::plan(image);
         let mut result = layout.replace(mapping);
         if result.is_err() && layout.flat.is_some() {
             layout = Self::without_flat(image);
             result = layout.replace(mapping);
         }
-        result.map_err(error::context("mapping the image at the address of the view", image.pages))?;
-        Ok(layout)
+        let context = error::context("mapping the image at the address of the view", image.pages);
+        result.map(|private| (layout, private)).map_err(context)
     }
 
     /// The layout of a mapping that shows the base of `image`, which has no captured pages and no end beyond it.
@@ -155,7 +155,8 @@ impl Layout {
 
     /// The pages of `image` that the mapping does not show where it has no private pages.
     pub(crate) fn hidden(&self, image: &Image) -> PageSet {
-        let mut candidates = image.captured_pages().union(&self.zeroed);
+        // Beyond the end of the base only captured pages are other than zero.
+        let mut candidates = image.captured_pages().union(&self.zeroed.below(self.image.base.end()));
         if let Some(flat) = &self.flat {
             candidates = candidates.union(&flat.covers);
         }
@@ -293,19 +294,18 @@ impl Layout {
         Self { image: Arc::clone(image), flat, zeroed }
     }
 
-    fn map_new(&self, placement: &Placement) -> io::Result<Mapping> {
+    fn map_new(&self, placement: &Placement) -> io::Result<(Mapping, PageSet)> {
         let pages = self.image.pages;
         let mapping = Mapping::placed(pages, self.whole_source(), &self.overlays(), placement)
             .map_err(error::context("mapping a view", pages))?;
-        self.copy_in(&mapping);
-        Ok(mapping)
+        let private = self.copy_in(&mapping);
+        Ok((mapping, private))
     }
 
-    fn replace(&self, mapping: &mut Mapping) -> io::Result<()> {
+    fn replace(&self, mapping: &mut Mapping) -> io::Result<PageSet> {
         // SAFETY: the mapping is borrowed exclusively, and so are its bytes with it.
         unsafe { mapping.replace(self.whole_source(), &self.overlays()) }?;
-        self.copy_in(mapping);
-        Ok(())
+        Ok(self.copy_in(mapping))
     }
 
     /// What is shown where there are neither zeroes nor runs of a flat file.
@@ -348,16 +348,20 @@ impl Layout {
         overlays
     }
 
-    /// Copies what is not mapped into a mapping without private pages, of which nobody knows yet.
-    fn copy_in(&self, mapping: &Mapping) {
+    /// Copies what is not mapped into a mapping without private pages, of which nobody knows yet. Returns the pages
+    /// copied.
+    fn copy_in(&self, mapping: &Mapping) -> PageSet {
+        let mut copied = PageSet::new();
         if self.flat.as_ref().is_none_or(|flat| flat.covers.len() < self.image.captured.len()) {
             self.image.captured.for_each(|page, captured| {
                 if !self.shows(page, &self.image) {
                     // SAFETY: the mapping's bytes are nobody's yet, and a captured page lives elsewhere.
                     unsafe { mapping.write(page, captured.bytes()) };
+                    copied.push(page);
                 }
             });
         }
+        copied
     }
 }
 

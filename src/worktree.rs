@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::access::{Access, Protections};
 use crate::cost::Ledger;
-use crate::image::{Base, Image};
+use crate::image::{Base, Image, Reader};
 use crate::layout::Layout;
 use crate::options::{HugePages, Populate, Tracking, ViewOptions};
 use crate::pages::{PageRange, PageSet};
@@ -58,6 +58,9 @@ pub(crate) struct State {
     pub(crate) tracker: Tracker,
     /// Pages that may differ from `synced` though the tracker may not report them (again).
     pub(crate) unsynced: PageSet,
+    /// At least the pages that were private when the last search was over and have not been discarded here since; but
+    /// not all that were written since. `None` if that is not known.
+    pub(crate) private: Option<PageSet>,
     /// Every page was closed when the range last showed `synced`, so that pages reported since were written.
     pub(crate) all_closed: bool,
     /// Pages that the last `show` had to rewrite.
@@ -82,19 +85,21 @@ impl Worktree {
     /// A range that shows `image`.
     pub(crate) fn open(image: &Arc<Image>, options: &ViewOptions) -> io::Result<Self> {
         let (most, placement) = options.place(image.pages, &image.label)?;
-        let (mapping, layout) = Layout::map(image, &placement)?;
-        Self::new(mapping, Backing::Private(layout), image, most, options)
+        let (mapping, layout, private) = Layout::map(image, &placement)?;
+        Self::new(mapping, Backing::Private(layout), private, image, most, options)
     }
 
     /// A range that shows `image`, for a mutable view: pages that nobody else has are written in place.
     pub(crate) fn open_mut(image: &Arc<Image>, options: &ViewOptions) -> io::Result<Self> {
         let (most, placement) = options.place(image.pages, &image.label)?;
+        // The file is to become the base of an image, which pages that are pinned would keep it from.
         if image.is_zero()
             && most > 0
+            && !options.pinned
             && let Ok(file) = MemoryFile::create(image.pages, most, image.label.name.as_deref())
             && let Ok(mapping) = Mapping::placed(image.pages, Source::Shared(&file), &[], &placement)
         {
-            return Self::new(mapping, Backing::Direct(file), image, most, options);
+            return Self::new(mapping, Backing::Direct(file), PageSet::new(), image, most, options);
         }
         Self::open(image, options)
     }
@@ -102,11 +107,13 @@ impl Worktree {
     fn new(
         mapping: Mapping,
         backing: Backing,
+        private: PageSet,
         image: &Arc<Image>,
         most: usize,
         options: &ViewOptions,
     ) -> io::Result<Self> {
-        let tracker = Tracker::new(options.tracking, &mapping)?;
+        let track = if options.pinned { Tracker::of_pinned } else { Tracker::new };
+        let tracker = track(options.tracking, &mapping)?;
         let (start, len) = (mapping.as_ptr(), mapping.len());
         let state = Box::new(Mutex::new(State {
             mapping,
@@ -114,6 +121,7 @@ impl Worktree {
             synced: Arc::clone(image),
             tracker,
             unsynced: PageSet::new(),
+            private: Some(private),
             all_closed: false,
             rewritten: PageSet::new(),
             ledger: Ledger::new(options.keep_resident),
@@ -252,6 +260,28 @@ impl Worktree {
         Ok(())
     }
 
+    /// Puts `range`, all of which can be written, back to what `synced` holds, and gives the memory of its whole pages
+    /// back where that can be done.
+    pub(crate) fn discard(&mut self, range: &Range<usize>) -> io::Result<()> {
+        let state = self.state_mut();
+        state.mapping.check_owner()?;
+        let synced = Arc::clone(&state.synced);
+        let old = synced.reader()?;
+        state.discard(PageRange::within(range), &old);
+        for part in edges(range) {
+            for page in PageRange::around(&part).iter() {
+                let bytes = PageRange::new(page, page + 1).bytes();
+                let (from, to) = (part.start.max(bytes.start), part.end.min(bytes.end));
+                let old = &old.page(page)[from - bytes.start..to - bytes.start];
+                // SAFETY: the bytes are the range's, which is borrowed exclusively.
+                let start = unsafe { self.start.add(from) };
+                // SAFETY: as above; those of the image are elsewhere.
+                unsafe { start.copy_from_nonoverlapping(NonNull::from(old).cast(), old.len()) };
+            }
+        }
+        Ok(())
+    }
+
     /// Ends the tree with an image of what it shows. Where that fails, the tree comes back, unless what
     /// it showed was never this process's.
     pub(crate) fn close(mut self) -> Result<Arc<Image>, (Option<Box<Self>>, io::Error)> {
@@ -369,6 +399,7 @@ impl State {
             unsafe { self.mapping.truncate(pages) }
                 .map_err(error::context("taking pages from the end of a view", old - pages))?;
             self.unsynced = self.unsynced.below(pages);
+            self.forget_private(&std::iter::once(PageRange::new(pages, old)).collect());
             self.rewritten = self.rewritten.below(pages);
             self.access.truncate(pages);
             if let Backing::Private(layout) = &mut self.backing {
@@ -423,6 +454,53 @@ impl State {
         left.iter().for_each(|page| unsafe { self.mapping.write(page, zeroes()) });
     }
 
+    /// Puts the pages of `range`, all of which can be written, back to what `synced` holds, whose bytes `old` gives.
+    fn discard(&mut self, range: PageRange, old: &Reader<'_>) {
+        let pages: PageSet = std::iter::once(range).collect();
+        // Discarded pages may be reported as if they had been written.
+        self.all_closed = false;
+        let left = match &self.backing {
+            Backing::Direct(_) => {
+                // To write zeroes would take memory, and most of what it holds is zero.
+                self.zero(range);
+                pages
+            }
+            Backing::Torn => pages,
+            Backing::Private(layout) => {
+                let shown = |page: &usize| match *page < self.synced.pages {
+                    true => layout.shows(*page, &self.synced),
+                    false => layout.shows_zeroes(*page),
+                };
+                let shown: PageSet = range.iter().filter(shown).collect();
+                // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
+                match unsafe { self.mapping.discard(&shown) } {
+                    Ok(()) => {
+                        self.forget_private(&shown);
+                        pages.minus(&shown)
+                    }
+                    // Locked memory, for one, cannot be discarded.
+                    Err(_) => pages,
+                }
+            }
+        };
+        for page in left.iter() {
+            // To write what is there already would take memory.
+            if self.page(page) != old.page(page) {
+                // SAFETY: as above; the bytes are an image's.
+                unsafe { self.mapping.write(page, old.page(page)) };
+            }
+        }
+    }
+
+    /// After `pages` were discarded here.
+    pub(crate) fn forget_private(&mut self, pages: &PageSet) {
+        if let Some(private) = &mut self.private
+            && !pages.is_empty()
+        {
+            *private = private.minus(pages);
+        }
+    }
+
     /// Those of `pages`, of a private mapping, that may be other than zero. To write zeroes to the others would take
     /// memory.
     fn may_hold_data(&mut self, pages: PageSet) -> PageSet {
@@ -457,10 +535,30 @@ impl State {
             Backing::Private(layout) => layout.shows_zeroes(page) && synced.shows_zeroes(page),
             Backing::Direct(_) | Backing::Torn => false,
         };
-        self.tracker.find(search, &self.mapping, count, shows_zeroes).map_err(error::context(
+        let found = self.tracker.find(search, &self.mapping, count, shows_zeroes).map_err(error::context(
             "asking the kernel which pages of a view were written",
             self.mapping.pages(),
-        ))
+        ))?;
+        self.private = if found.known && found.complete {
+            self.add_discarded(&found.pages);
+            Some(found.pages.clone())
+        } else {
+            None
+        };
+        Ok(found)
+    }
+
+    /// Brings into `unsynced` the pages that were private to show `synced` and are not among those that are `private`
+    /// now: other code has discarded them (`MADV_DONTNEED`), or let the kernel do it (`MADV_FREE`).
+    fn add_discarded(&mut self, private: &PageSet) {
+        let discarded = match (&self.private, &self.backing) {
+            (Some(before), _) => before.minus(private),
+            (None, Backing::Private(layout)) => layout.hidden(&self.synced).minus(private),
+            (None, Backing::Direct(_) | Backing::Torn) => return,
+        };
+        if !discarded.is_empty() {
+            self.unsynced = self.unsynced.union(&discarded);
+        }
     }
 
     /// Brings the pages that may differ from `synced` into `unsynced`, and closes them. Returns whether they
@@ -591,6 +689,7 @@ impl State {
             }
             self.synced = Arc::new(self.synced.over(base, pages, content_len));
             self.backing = Backing::Private(Layout::of_base(Arc::clone(&self.synced)));
+            self.private = Some(PageSet::new());
         }
         Arc::clone(&self.synced)
     }
