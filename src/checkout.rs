@@ -51,9 +51,8 @@ impl State {
         let layout = Layout::remap(image, &mut self.mapping);
         // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
         kept.iter().for_each(|(page, bytes)| unsafe { self.mapping.write(*page, bytes) });
-        let (layout, private) = layout?;
-        self.backing = Backing::Private(layout);
-        self.private = Some(private);
+        self.backing = Backing::Private(layout?);
+        self.private = None;
         self.synced = Arc::clone(image);
         self.unsynced = PageSet::new();
         self.ledger.started_over();
@@ -75,7 +74,7 @@ impl State {
             self.ledger.cannot_start_over();
             return false;
         }
-        let hidden = layout.hidden(image);
+        let hidden = layout.hidden(image, &PageSet::new());
         // SAFETY: as above; `wanted` gives an image's bytes.
         hidden.iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
         self.private = Some(hidden);

@@ -99,28 +99,28 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// A new mapping that shows `image`, and its private pages.
-    pub(crate) fn map(image: &Arc<Image>, placement: &Placement) -> io::Result<(Mapping, Self, PageSet)> {
+    /// A new mapping that shows `image`.
+    pub(crate) fn map(image: &Arc<Image>, placement: &Placement) -> io::Result<(Mapping, Self)> {
         let mut layout = Self::plan(image);
         loop {
             match layout.map_new(placement) {
                 Err(_) if layout.flat.is_some() => layout = Self::without_flat(image),
-                mapped => return mapped.map(|(mapping, private)| (mapping, layout, private)),
+                mapping => return Ok((mapping?, layout)),
             }
         }
     }
 
-    /// Shows `image` at the addresses of `mapping`, which are as many, whatever they show now. Returns the private
-    /// pages too. After an error the addresses show anything.
-    pub(crate) fn remap(image: &Arc<Image>, mapping: &mut Mapping) -> io::Result<(Self, PageSet)> {
+    /// Shows `image` at the addresses of `mapping`, which are as many, whatever they show now. After an error they
+    /// show anything.
+    pub(crate) fn remap(image: &Arc<Image>, mapping: &mut Mapping) -> io::Result<Self> {
         let mut layout = Self::plan(image);
         let mut result = layout.replace(mapping);
         if result.is_err() && layout.flat.is_some() {
             layout = Self::without_flat(image);
             result = layout.replace(mapping);
         }
-        let context = error::context("mapping the image at the address of the view", image.pages);
-        result.map(|private| (layout, private)).map_err(context)
+        result.map_err(error::context("mapping the image at the address of the view", image.pages))?;
+        Ok(layout)
     }
 
     /// The layout of a mapping that shows the base of `image`, which has no captured pages and no end beyond it.
@@ -153,14 +153,24 @@ impl Layout {
         self.zeroed.contains(page) || (matches!(self.image.base, Base::Zero) && !is_flat())
     }
 
-    /// The pages of `image` that the mapping does not show where it has no private pages.
-    pub(crate) fn hidden(&self, image: &Image) -> PageSet {
-        // Beyond the end of the base only captured pages are other than zero.
-        let mut candidates = image.captured_pages().union(&self.zeroed.below(self.image.base.end()));
+    /// The pages of `image` that the mapping does not show, where the pages `private` are private and no others.
+    pub(crate) fn hidden(&self, image: &Image, private: &PageSet) -> PageSet {
+        // Where zeroes are mapped in place of a file.
+        let mut candidates = self.zeroed.below(self.image.base.end());
+        // In the flat file: pages that are captured in another way than in the image it was made for.
+        let mut shown = PageSet::new();
         if let Some(flat) = &self.flat {
-            candidates = candidates.union(&flat.covers);
+            let mut others = PageSet::new();
+            self.image.captured.diff(&image.captured, |page| others.push(page));
+            candidates = candidates.union(&flat.covers.intersection(&self.zeroed)).union(&others);
+            shown = flat.covers.minus(&others);
         }
-        candidates.below(image.pages).iter().filter(|&page| !self.shows(page, image)).collect()
+        // Elsewhere: captured pages. There are none if all of them are in the flat file.
+        if shown.len() < image.captured.len() {
+            candidates = image.captured_pages().minus(&shown).union(&candidates);
+        }
+        let candidates = candidates.below(image.pages).minus(private);
+        candidates.iter().filter(|&page| !self.shows(page, image)).collect()
     }
 
     /// The most of them that were captured, without looking at each.
@@ -294,18 +304,19 @@ impl Layout {
         Self { image: Arc::clone(image), flat, zeroed }
     }
 
-    fn map_new(&self, placement: &Placement) -> io::Result<(Mapping, PageSet)> {
+    fn map_new(&self, placement: &Placement) -> io::Result<Mapping> {
         let pages = self.image.pages;
         let mapping = Mapping::placed(pages, self.whole_source(), &self.overlays(), placement)
             .map_err(error::context("mapping a view", pages))?;
-        let private = self.copy_in(&mapping);
-        Ok((mapping, private))
+        self.copy_in(&mapping);
+        Ok(mapping)
     }
 
-    fn replace(&self, mapping: &mut Mapping) -> io::Result<PageSet> {
+    fn replace(&self, mapping: &mut Mapping) -> io::Result<()> {
         // SAFETY: the mapping is borrowed exclusively, and so are its bytes with it.
         unsafe { mapping.replace(self.whole_source(), &self.overlays()) }?;
-        Ok(self.copy_in(mapping))
+        self.copy_in(mapping);
+        Ok(())
     }
 
     /// What is shown where there are neither zeroes nor runs of a flat file.
@@ -348,20 +359,16 @@ impl Layout {
         overlays
     }
 
-    /// Copies what is not mapped into a mapping without private pages, of which nobody knows yet. Returns the pages
-    /// copied.
-    fn copy_in(&self, mapping: &Mapping) -> PageSet {
-        let mut copied = PageSet::new();
+    /// Copies what is not mapped into a mapping without private pages, of which nobody knows yet.
+    fn copy_in(&self, mapping: &Mapping) {
         if self.flat.as_ref().is_none_or(|flat| flat.covers.len() < self.image.captured.len()) {
             self.image.captured.for_each(|page, captured| {
                 if !self.shows(page, &self.image) {
                     // SAFETY: the mapping's bytes are nobody's yet, and a captured page lives elsewhere.
                     unsafe { mapping.write(page, captured.bytes()) };
-                    copied.push(page);
                 }
             });
         }
-        copied
     }
 }
 

@@ -367,8 +367,8 @@ impl<S, A> View<S, A> {
         tree.zero(&range)
     }
 
-    /// Puts these bytes back to what the snapshot last taken of the view, or restored to it, holds, and gives the memory
-    /// of whole pages among them back. It undoes what [`changes`](View::changes) lists there. Bytes beyond the end of that
+    /// Puts these bytes back to what the snapshot holds that was last taken of the view or restored to it (at first, that
+    /// it was opened on), and gives the memory of whole pages among them back. It undoes what [`changes`](View::changes) lists there. Bytes beyond the end of that
     /// snapshot, by which the view grew, become zero.
     ///
     /// This is the call for memory whose contents are no longer needed, such as pages that a balloon or an allocator

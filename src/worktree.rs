@@ -85,8 +85,8 @@ impl Worktree {
     /// A range that shows `image`.
     pub(crate) fn open(image: &Arc<Image>, options: &ViewOptions) -> io::Result<Self> {
         let (most, placement) = options.place(image.pages, &image.label)?;
-        let (mapping, layout, private) = Layout::map(image, &placement)?;
-        Self::new(mapping, Backing::Private(layout), private, image, most, options)
+        let (mapping, layout) = Layout::map(image, &placement)?;
+        Self::new(mapping, Backing::Private(layout), image, most, options)
     }
 
     /// A range that shows `image`, for a mutable view: pages that nobody else has are written in place.
@@ -99,7 +99,7 @@ impl Worktree {
             && let Ok(file) = MemoryFile::create(image.pages, most, image.label.name.as_deref())
             && let Ok(mapping) = Mapping::placed(image.pages, Source::Shared(&file), &[], &placement)
         {
-            return Self::new(mapping, Backing::Direct(file), PageSet::new(), image, most, options);
+            return Self::new(mapping, Backing::Direct(file), image, most, options);
         }
         Self::open(image, options)
     }
@@ -107,13 +107,15 @@ impl Worktree {
     fn new(
         mapping: Mapping,
         backing: Backing,
-        private: PageSet,
         image: &Arc<Image>,
         most: usize,
         options: &ViewOptions,
     ) -> io::Result<Self> {
-        let track = if options.pinned { Tracker::of_pinned } else { Tracker::new };
-        let tracker = track(options.tracking, &mapping)?;
+        let tracker = if options.pinned {
+            Tracker::of_pinned(options.tracking, &mapping)
+        } else {
+            Tracker::new(options.tracking, &mapping)
+        }?;
         let (start, len) = (mapping.as_ptr(), mapping.len());
         let state = Box::new(Mutex::new(State {
             mapping,
@@ -121,7 +123,7 @@ impl Worktree {
             synced: Arc::clone(image),
             tracker,
             unsynced: PageSet::new(),
-            private: Some(private),
+            private: None,
             all_closed: false,
             rewritten: PageSet::new(),
             ledger: Ledger::new(options.keep_resident),
@@ -461,9 +463,9 @@ impl State {
         self.all_closed = false;
         let left = match &self.backing {
             Backing::Direct(_) => {
-                // To write zeroes would take memory, and most of what it holds is zero.
+                // To write zeroes would take memory, and so would reading them.
                 self.zero(range);
-                pages
+                range.iter().filter(|&page| !self.synced.shows_zeroes(page)).collect()
             }
             Backing::Torn => pages,
             Backing::Private(layout) => {
@@ -539,12 +541,12 @@ impl State {
             "asking the kernel which pages of a view were written",
             self.mapping.pages(),
         ))?;
-        self.private = if found.known && found.complete {
+        if !found.known || !found.complete {
+            self.private = None;
+        } else if self.private.as_ref() != Some(&found.pages) {
             self.add_discarded(&found.pages);
-            Some(found.pages.clone())
-        } else {
-            None
-        };
+            self.private = Some(found.pages.clone());
+        }
         Ok(found)
     }
 
@@ -553,7 +555,7 @@ impl State {
     fn add_discarded(&mut self, private: &PageSet) {
         let discarded = match (&self.private, &self.backing) {
             (Some(before), _) => before.minus(private),
-            (None, Backing::Private(layout)) => layout.hidden(&self.synced).minus(private),
+            (None, Backing::Private(layout)) => layout.hidden(&self.synced, private),
             (None, Backing::Direct(_) | Backing::Torn) => return,
         };
         if !discarded.is_empty() {
@@ -689,7 +691,6 @@ impl State {
             }
             self.synced = Arc::new(self.synced.over(base, pages, content_len));
             self.backing = Backing::Private(Layout::of_base(Arc::clone(&self.synced)));
-            self.private = Some(PageSet::new());
         }
         Arc::clone(&self.synced)
     }
