@@ -192,6 +192,24 @@ fn the_memory_of_discarded_pages_goes_back() {
     });
 }
 
+/// The kernel reports a discarded page of an armed view of zeroes as if it had been written.
+#[test]
+fn discarded_pages_of_an_armed_view_are_not_captured() {
+    let _serial = serial();
+    for Kind { name, snapshot, bytes } in kinds::all() {
+        let mut view = snapshot.view().unwrap();
+        if let Err(error) = view.set_tracking(Tracking::Armed) {
+            return skip("discarded_pages_of_an_armed_view_are_not_captured", error);
+        }
+        for _ in 0..3 {
+            assert_eq!(view.take_snapshot().unwrap().stats().captured, snapshot.stats().captured, "{name}");
+            view[110 * page_size()..130 * page_size()].fill(9);
+            view.discard(110 * page_size()..130 * page_size()).unwrap();
+            assert_same(name, &view, &bytes);
+        }
+    }
+}
+
 #[test]
 fn what_is_not_within_the_view_or_protected_is_not_discarded() {
     let _serial = serial();
@@ -222,6 +240,14 @@ fn what_is_not_within_the_view_or_protected_is_not_discarded() {
     }
 }
 
+#[cfg(all(target_os = "linux", not(memsnap_unix)))]
+fn purge<S>(view: &mut View<S>, pages: Range<usize>) {
+    let range = pages.start * page_size()..pages.end * page_size();
+    let start = view[range.clone()].as_mut_ptr();
+    // SAFETY: the pages are the view's, which is borrowed exclusively.
+    assert_eq!(unsafe { libc::madvise(start.cast(), range.len(), libc::MADV_DONTNEED) }, 0);
+}
+
 /// Other code (a balloon, an allocator that returns memory) called `madvise(MADV_DONTNEED)` on captured pages of a view.
 /// The kernel lists only pages that are private, so these were taken to show what was captured: they were missing in the
 /// next snapshot, and the next restore left them.
@@ -230,12 +256,6 @@ fn what_is_not_within_the_view_or_protected_is_not_discarded() {
 fn pages_that_other_code_discarded_are_found_where_private_pages_are_listed() {
     let test = "pages_that_other_code_discarded_are_found_where_private_pages_are_listed";
     let _serial = serial();
-    let purge = |view: &mut View<&Snapshot>, pages: Range<usize>| {
-        let range = pages.start * page_size()..pages.end * page_size();
-        let start = view[range.clone()].as_mut_ptr();
-        // SAFETY: the pages are the view's, which is borrowed exclusively.
-        assert_eq!(unsafe { libc::madvise(start.cast(), range.len(), libc::MADV_DONTNEED) }, 0);
-    };
     for tracking in [Tracking::Scan, Tracking::Pagemap, Tracking::Compare] {
         for Kind { name, snapshot, bytes: root } in kinds::all() {
             let what = format!("{tracking}, {name}");
@@ -284,6 +304,43 @@ fn pages_that_other_code_discarded_are_found_where_private_pages_are_listed() {
             view.restore().unwrap();
             assert_same(&what, &view, &root);
         }
+    }
+}
+
+/// The same, where a restore discarded all of a view that was read in full once, and copied in what is captured.
+#[test]
+#[cfg(all(target_os = "linux", not(memsnap_unix)))]
+fn pages_that_other_code_discarded_are_found_after_a_view_started_over() {
+    const PAGES: usize = 8192;
+    let test = "pages_that_other_code_discarded_are_found_after_a_view_started_over";
+    let _serial = serial();
+    let root = pattern(PAGES, 1);
+    let snapshot = Snapshot::from_slice(&root).unwrap();
+    // Searches that cost so much in vain lead to it, wherever the last of them is.
+    for searches in 0..3 {
+        // What was not captured is discarded by a restore.
+        let mut options = ViewOptions::new();
+        options.tracking(Tracking::Scan).keep_resident(0);
+        let mut view = match snapshot.view_with(&options) {
+            Err(error) => return skip(test, error),
+            Ok(view) => view,
+        };
+        view[5 * page_size()..9 * page_size()].fill(7);
+        let seven = view.take_snapshot().unwrap();
+        assert_same("read in full", &view[9 * page_size()..], &root[9 * page_size()..]);
+        for _ in 0..searches {
+            assert!(view.changes().unwrap().is_empty());
+        }
+        for round in 0..30 {
+            view[100 * page_size()] = 9;
+            view.restore().unwrap();
+            view.restore_to(&seven).unwrap();
+            purge(&mut view, 5..6);
+            view.restore_to(&seven).unwrap();
+            assert_eq!(view[5 * page_size()], 7, "round {round}");
+        }
+        view.restore().unwrap();
+        assert_same("restored", &view, &root);
     }
 }
 
