@@ -57,6 +57,7 @@ impl State {
             kept.iter().for_each(|(page, bytes)| unsafe { self.mapping.write(*page, bytes) });
         }
         self.backing = Backing::Private(layout?);
+        self.private = None;
         self.synced = Arc::clone(image);
         self.unsynced = PageSet::new();
         self.ledger.started_over();
@@ -78,8 +79,10 @@ impl State {
             self.ledger.cannot_start_over();
             return false;
         }
+        let hidden = layout.hidden(image, &PageSet::new());
         // SAFETY: as above; `wanted` gives an image's bytes.
-        layout.hidden(image).iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
+        hidden.iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
+        self.private = Some(hidden);
         self.synced = Arc::clone(image);
         self.unsynced = PageSet::new();
         self.ledger.started_over();
@@ -141,6 +144,12 @@ impl State {
         let bare = if found.complete { others.minus(&found.pages) } else { others.intersection(&uncovered) };
         let hidden: PageSet = bare.iter().filter(|&page| !layout.shows(page, image)).collect();
         let mut pages = found.pages.union(&others.minus(&bare)).union(&hidden);
+        // Those that are written here for the first time.
+        if let Some(private) = &mut self.private
+            && !hidden.is_empty()
+        {
+            *private = private.union(&hidden);
+        }
         let kept = pages.intersection(keep);
         if !kept.is_empty() {
             pages = pages.minus(keep);
@@ -208,6 +217,8 @@ impl State {
             // Locked memory, for one, cannot be discarded.
             // SAFETY: as for the copies above.
             discarded.iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
+        } else {
+            self.forget_private(&discarded);
         }
         if found.since_closed {
             // A discarded page is open, until it is closed with all others.

@@ -507,7 +507,7 @@ fn a_failed_take_of_a_protected_view_changes_nothing() {
                 } else {
                     assert_eq!(changes, []);
                 }
-                shown_and_held(&view, &view.to_vec(), "after the call");
+                shown_and_held(&view, &view, "after the call");
             }
             assert!(failures > 2, "{failures} failures");
         }

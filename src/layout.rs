@@ -156,16 +156,27 @@ impl Layout {
         self.zeroed.contains(page) || (matches!(self.image.base, Base::Zero) && !is_flat())
     }
 
-    /// The pages of `image` that the mapping does not show where it has no private pages.
-    pub(crate) fn hidden(&self, image: &Image) -> PageSet {
-        let mut candidates = image.captured_pages().union(&self.zeroed);
+    /// The pages of `image` that the mapping does not show, where the pages `private` are private and no others.
+    pub(crate) fn hidden(&self, image: &Image, private: &PageSet) -> PageSet {
+        // Where zeroes are mapped in place of a file.
+        let mut candidates = self.zeroed.below(self.image.base.file_pages());
+        // In the flat file: pages that are captured in another way than in the image it was made for.
+        let mut shown = PageSet::new();
         if let Some(flat) = &self.flat {
-            candidates = candidates.union(&flat.covers);
+            let mut others = PageSet::new();
+            self.image.captured.diff(&image.captured, |page| others.push(page));
+            candidates = candidates.union(&flat.covers.intersection(&self.zeroed)).union(&others);
+            shown = flat.covers.minus(&others);
         }
-        // What the mapping shows of a base that ends earlier in `image`.
-        let (end, file_pages) = (image.base.end(), image.base.file_pages());
-        candidates = candidates.union(&PageRange::new(end.min(file_pages), file_pages).into());
-        candidates.below(image.pages).iter().filter(|&page| !self.shows(page, image)).collect()
+        // What only one of them shows of the base.
+        let (end, file_pages) = (self.image.base.end().min(image.base.end()), self.image.base.file_pages());
+        candidates = candidates.union(&PageRange::new(end, file_pages).into());
+        // Elsewhere: captured pages. There are none if all of them are in the flat file.
+        if shown.len() < image.captured.len() {
+            candidates = image.captured_pages().minus(&shown).union(&candidates);
+        }
+        let candidates = candidates.below(image.pages).minus(private);
+        candidates.iter().filter(|&page| !self.shows(page, image)).collect()
     }
 
     /// The most of them that were captured, without looking at each.

@@ -87,20 +87,31 @@ impl Snapshot {
         Self::make_from_slice(bytes, Label::default())
     }
 
-    /// A snapshot of the bytes that `file` holds now.
+    /// A snapshot of the current contents of `file`.
     ///
-    /// A regular file is taken from its first byte to its last, whatever its offset. Later writes to the
-    /// file or its truncation change nothing. Where the file system can clone a file (XFS, Btrfs), files
-    /// of a mebibyte and more are cloned, which copies nothing and leaves the pages on disk until they
-    /// are read; otherwise the bytes are copied, and holes stay holes. Of what is no regular file (a pipe, a
-    /// socket, a file in `/proc`), all is taken that can be read from it until its end.
+    /// The file is captured from its first byte. The file offset is ignored, and neither the handle's owner nor those who
+    /// share the offset (by [`File::try_clone`]) see it move. Later changes to the file do not affect the snapshot. While
+    /// somebody else writes to the file *during* the call, each page may be old or new.
     ///
-    /// While somebody else writes to the file *during* the call, each page may be old or new.
+    /// Where the file system can clone a file (XFS, Btrfs), files of a mebibyte and more are cloned, which copies nothing and
+    /// leaves the pages on disk until they are read. Otherwise the bytes are copied, and holes stay holes. Where the file cannot
+    /// be opened anew to look for them (on Linux, through `/proc`), holes are read, and only long ones stay.
+    ///
+    /// A block device is captured like a file. A pipe or a socket has no first byte: it is read to its end. If it may never
+    /// end, limit it by [`Read::take`] and use [`from_reader`](Self::from_reader).
+    ///
+    /// # Windows
+    ///
+    /// There, reading a file moves its offset, so the file is opened anew to be read. If that is refused because
+    /// somebody, perhaps the caller, opened it without sharing it or locked a part of it, then `file` itself is read, and
+    /// its offset is put back afterwards. During such a call nobody else may read or write at the offset that they share
+    /// with `file`: it is elsewhere, and what they do to it is lost.
     ///
     /// # Errors
     ///
-    /// `IsADirectory`; `PermissionDenied` if the file is not open for reading; `InvalidInput` if it is
-    /// longer than a slice can be; those of the operating system: reading, no memory, no descriptor.
+    /// `IsADirectory`; `PermissionDenied` if the file is not open for reading; `InvalidInput` if it is a character device
+    /// (a terminal, `/dev/zero`), since those may never end, or longer than a slice can be; those of the operating
+    /// system: reading, no memory, no descriptor.
     ///
     /// # Examples
     ///
@@ -122,6 +133,9 @@ impl Snapshot {
 
     /// A snapshot of all that `reader` gives until its end.
     ///
+    /// The call returns when the reader is at its end. Limit a reader that may never be there by [`Read::take`], or it is
+    /// read until memory is gone.
+    ///
     /// # Errors
     ///
     /// Those of `reader`, but for `Interrupted`; those of the operating system: no memory, no descriptor.
@@ -142,7 +156,8 @@ impl Snapshot {
     /// A snapshot that is the file itself, mapped in place.
     ///
     /// Copies and reads nothing now: pages are read when they are first looked at. Never writes to the
-    /// file. Keeps a descriptor of its own, so that `file` may be closed.
+    /// file. Keeps a descriptor of its own, so that `file` may be closed. Does not use the file offset; on Windows, where the last
+    /// page is read if it is not a whole one, see [`from_file`](Self::from_file#windows).
     ///
     /// # Errors
     ///

@@ -51,11 +51,6 @@ pub enum Protected {}
 ///
 /// Dropping a view frees what it holds privately; for a [`MutView`] see [`commit`](Self::commit).
 ///
-/// Memory of a view that is registered with the kernel for writes of its own (fixed buffers of io_uring, RDMA)
-/// is captured as it is at that moment, but has to be registered again after a restore and after
-/// [`zero`](Self::zero), which may replace it. The memory of a virtual machine (KVM) is registered once: the kernel has it
-/// follow the view.
-///
 /// # Memory for other code
 ///
 /// A database, a runtime or a virtual machine that works on the memory of a view is given its
@@ -97,6 +92,40 @@ pub enum Protected {}
 /// #     machine.restore()
 /// # }
 /// ```
+///
+/// The mapping belongs to memsnap. Other code reads and writes the bytes and leaves the mapping itself alone. On Linux,
+/// over any part of the view, it must not call:
+///
+/// - `madvise` with `MADV_DONTNEED`, `MADV_FREE` or `MADV_REMOVE`, as a memory balloon or an allocator that returns memory
+///   does. Call [`discard`](Self::discard) or [`zero`](Self::zero) instead: after `madvise`, snapshots and restores of a
+///   view in the state [`Tracking::Armed`] can miss the pages. (With `Tracking::Scan` and `Tracking::Pagemap` they are found.)
+/// - `madvise` with `MADV_DONTFORK`, `MADV_WIPEONFORK` or their opposites, which decide what a forked child has.
+/// - `mprotect`, or `madvise` with `MADV_GUARD_INSTALL`: `take_snapshot` reads pages that were written, and to read one that
+///   was made inaccessible without memsnap's knowledge kills the process. Call [`protect`](View::protect) instead.
+/// - `munmap`, `mremap`, or `mmap` with `MAP_FIXED`.
+/// - `userfaultfd` registration. It fails (`EBUSY`) while the view is armed, and keeps it from being armed otherwise. Whoever
+///   needs it chooses [`Tracking::Scan`] and registers again after a restore, which may map the view anew.
+///
+/// The same holds for the calls of other systems that do such things (`VirtualProtect`, `VirtualFree` and
+/// `UnmapViewOfFile` on Windows). Advice that changes no byte is harmless: `MADV_WILLNEED`, `MADV_PAGEOUT`,
+/// `MADV_HUGEPAGE`, `MADV_MERGEABLE`, `MADV_DONTDUMP`, `mlock`.
+///
+/// # Pinned memory
+///
+/// The kernel and devices can write to memory that was *pinned* for them at any later time: fixed buffers of io_uring,
+/// memory regions of RDMA, VFIO, vhost-vdpa, AF_XDP. Such writes bypass the page table. A snapshot captures pinned pages as they
+/// are at that moment. Two things have to be known:
+///
+/// - **Writes to pinned pages of a view that is write-protected ([`Tracking::Armed`]) are not noticed.** memsnap
+///   write-protects nothing while the kernel counts pinned or locked memory of the process (`VmPin` and `VmLck` in
+///   `/proc/self/status`), which covers the usual case. The kernel does not count, for the process whose memory it is:
+///   pins by a ring or device that another process opened, as that of a ring made before `fork` and used in the child; rings
+///   whose own memory the program provides (`IORING_SETUP_NO_MMAP`); and AF_XDP. Whoever pins memory of a view opens it with
+///   [`ViewOptions::pinned`](crate::ViewOptions::pinned), which is exact in all cases.
+/// - **Pinned memory has to be registered again after a restore, [`zero`](Self::zero) and [`discard`](Self::discard).** These
+///   may give a page another frame; what a device writes to the old frame is then not seen in the view.
+///
+/// The memory of a virtual machine (KVM) is not pinned, and registered once: the kernel has it follow the view.
 ///
 /// # Fork
 ///
@@ -363,6 +392,48 @@ impl<S, A> View<S, A> {
             ));
         }
         tree.zero(&range)
+    }
+
+    /// Puts these bytes back to what the snapshot holds that was last taken of the view or restored to it (at first, that
+    /// it was opened on), and gives the memory of whole pages among them back. It undoes what [`changes`](View::changes) lists there. Bytes beyond the end of that
+    /// snapshot, by which the view grew, become zero.
+    ///
+    /// This is the call for memory whose contents are no longer needed, such as pages that a balloon or an allocator
+    /// returns, where `madvise` must not be used. Unlike [`zero`](Self::zero) it leaves nothing for the next snapshot to
+    /// capture. Pages that were captured from a view are copied back and keep their memory, unless the view maps them; so is
+    /// all on Windows, where single pages cannot be given back.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a range that is not within the view, `PermissionDenied` for bytes that are
+    /// [protected](Self::protect) against writing or belong to the parent of a forked process; those of the operating
+    /// system: no memory, no address space. Nothing has changed then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::from_slice(&[1; 1 << 20])?;
+    /// let mut view = snapshot.view()?;
+    /// view[..1 << 19].fill(2);
+    /// let taken = view.take_snapshot()?;
+    /// view.fill(3);
+    /// view.discard(100..)?;
+    /// assert_eq!((view[99], view[100], view[1 << 19]), (3, 2, 1));
+    /// assert_eq!(view.changes()?.ranges(), [0..memsnap::page_size()]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn discard(&mut self, range: impl RangeBounds<usize>) -> io::Result<()> {
+        let range = self.within("discard bytes", &range)?;
+        let Some(tree) = &mut self.tree else { return Ok(()) };
+        if !tree.allows(PageRange::around(&range), Access::can_write) {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("bytes {range:?} of a view cannot be discarded: some are protected against writing"),
+            ));
+        }
+        tree.discard(&range)
     }
 
     /// The address of the first byte, aligned to a page. It stays the same as long as the view lives.

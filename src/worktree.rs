@@ -26,7 +26,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::access::{Access, Protections};
 use crate::cost::Ledger;
-use crate::image::Image;
+use crate::image::{Image, Reader};
 use crate::layout::Layout;
 use crate::options::{Populate, Tracking, ViewOptions};
 use crate::pages::{PageRange, PageSet};
@@ -58,6 +58,9 @@ pub(crate) struct State {
     pub(crate) tracker: Tracker,
     /// Pages that may differ from `synced` though the tracker may not report them (again).
     pub(crate) unsynced: PageSet,
+    /// At least the pages that were private when the last search was over and have not been discarded here since; but
+    /// not all that were written since. `None` if that is not known.
+    pub(crate) private: Option<PageSet>,
     /// Every page was closed when the range last showed `synced`, so that pages reported since were written.
     pub(crate) all_closed: bool,
     /// Pages that the last `show` had to rewrite.
@@ -89,9 +92,11 @@ impl Worktree {
     /// A range that shows `image`, for a mutable view: pages that nobody else has are written in place.
     pub(crate) fn open_mut(image: &Arc<Image>, options: &ViewOptions) -> io::Result<Self> {
         let (most, placement) = options.place(image.pages, &image.label)?;
+        // The file is to become the base of an image, which pages that are pinned would keep it from.
         if image.is_zero()
             && most > 0
             && writes_in_place()
+            && !options.pinned
             && let Ok(file) = MemoryFile::create(image.pages, most, image.label.name.as_deref())
             && let Ok(mapping) = Mapping::placed(image.pages, Source::Shared(&file), &[], &placement)
         {
@@ -107,7 +112,11 @@ impl Worktree {
         most: usize,
         options: &ViewOptions,
     ) -> io::Result<Self> {
-        let tracker = Tracker::new(options.tracking, &mapping)?;
+        let tracker = if options.pinned {
+            Tracker::of_pinned(options.tracking, &mapping)
+        } else {
+            Tracker::new(options.tracking, &mapping)
+        }?;
         let (start, len) = (mapping.as_ptr(), mapping.len());
         let state = Box::new(Mutex::new(State {
             mapping,
@@ -115,6 +124,7 @@ impl Worktree {
             synced: Arc::clone(image),
             tracker,
             unsynced: PageSet::new(),
+            private: None,
             all_closed: false,
             rewritten: PageSet::new(),
             ledger: Ledger::new(options.keep_resident),
@@ -273,6 +283,29 @@ impl Worktree {
         Ok(())
     }
 
+    /// Puts `range`, all of which can be written, back to what `synced` holds, and gives the memory of its whole pages
+    /// back where that can be done.
+    pub(crate) fn discard(&mut self, range: &Range<usize>) -> io::Result<()> {
+        let state = self.state_mut();
+        state.mapping.check_owner()?;
+        state.mapping.check_usable()?;
+        let synced = Arc::clone(&state.synced);
+        let old = synced.reader()?;
+        state.discard(PageRange::within(range), &old)?;
+        for part in edges(range) {
+            for page in PageRange::around(&part).iter() {
+                let bytes = PageRange::new(page, page + 1).bytes();
+                let (from, to) = (part.start.max(bytes.start), part.end.min(bytes.end));
+                let old = &old.page(page)[from - bytes.start..to - bytes.start];
+                // SAFETY: the bytes are the range's, which is borrowed exclusively.
+                let start = unsafe { self.start.add(from) };
+                // SAFETY: as above; those of the image are elsewhere.
+                unsafe { start.copy_from_nonoverlapping(NonNull::from(old).cast(), old.len()) };
+            }
+        }
+        Ok(())
+    }
+
     /// Ends the tree with an image of what it shows. Where that fails, the tree comes back for another
     /// [`end`](Self::end), unless what it showed was never this process's.
     pub(crate) fn close(mut self) -> Result<Arc<Image>, (Option<Box<Self>>, io::Error)> {
@@ -408,6 +441,7 @@ impl State {
             unsafe { self.mapping.truncate(pages) }
                 .map_err(error::context("taking pages from the end of a view", old - pages))?;
             self.unsynced = self.unsynced.below(pages);
+            self.forget_private(&PageRange::new(pages, old).into());
             self.rewritten = self.rewritten.below(pages);
             self.access.truncate(pages);
             match &mut self.backing {
@@ -470,6 +504,57 @@ impl State {
         Ok(())
     }
 
+    /// Puts the pages of `range`, all of which can be written, back to what `synced` holds, whose bytes `old` gives.
+    fn discard(&mut self, range: PageRange, old: &Reader<'_>) -> io::Result<()> {
+        let pages = PageSet::from(range);
+        // Discarded pages may be reported as if they had been written.
+        self.all_closed = false;
+        let left = match &self.backing {
+            Backing::Direct(_) => {
+                // To write zeroes would take memory, and so would reading them.
+                self.zero(range)?;
+                range.iter().filter(|&page| !self.synced.shows_zeroes(page)).collect()
+            }
+            Backing::Torn => pages,
+            Backing::Private(layout) => {
+                let shown = |page: &usize| match *page < self.synced.pages {
+                    true => layout.shows(*page, &self.synced),
+                    false => layout.shows_zeroes(*page),
+                };
+                let shown: PageSet = range.iter().filter(shown).collect();
+                // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
+                match unsafe { self.mapping.discard(&shown) } {
+                    Ok(()) => {
+                        self.forget_private(&shown);
+                        pages.minus(&shown)
+                    }
+                    // Locked memory, for one, cannot be discarded.
+                    Err(_) => pages,
+                }
+            }
+        };
+        self.mapping.check_usable()?;
+        for page in left.iter() {
+            // SAFETY: the page is the mapping's, and can be read and written. The tree is borrowed exclusively.
+            let now = unsafe { self.page(page) };
+            // To write what is there already would take memory.
+            if now != old.page(page) {
+                // SAFETY: as above, and `now` is not used any more; the bytes are an image's.
+                unsafe { self.mapping.write(page, old.page(page)) };
+            }
+        }
+        Ok(())
+    }
+
+    /// After `pages` were discarded here.
+    pub(crate) fn forget_private(&mut self, pages: &PageSet) {
+        if let Some(private) = &mut self.private
+            && !pages.is_empty()
+        {
+            *private = private.minus(pages);
+        }
+    }
+
     /// Those of `pages`, of a private mapping, that may be other than zero. To write zeroes to the others would take
     /// memory.
     fn may_hold_data(&mut self, pages: PageSet) -> PageSet {
@@ -504,10 +589,30 @@ impl State {
             Backing::Private(layout) => layout.shows_zeroes(page) && synced.shows_zeroes(page),
             Backing::Direct(_) | Backing::Torn => false,
         };
-        self.tracker.find(search, &self.mapping, count, shows_zeroes).map_err(error::context(
+        let found = self.tracker.find(search, &self.mapping, count, shows_zeroes).map_err(error::context(
             "asking the kernel which pages of a view were written",
             self.mapping.pages(),
-        ))
+        ))?;
+        if !found.known || !found.complete {
+            self.private = None;
+        } else if self.private.as_ref() != Some(&found.pages) {
+            self.add_discarded(&found.pages);
+            self.private = Some(found.pages.clone());
+        }
+        Ok(found)
+    }
+
+    /// Brings into `unsynced` the pages that were private to show `synced` and are not among those that are `private`
+    /// now: other code has discarded them (`MADV_DONTNEED`), or let the kernel do it (`MADV_FREE`).
+    fn add_discarded(&mut self, private: &PageSet) {
+        let discarded = match (&self.private, &self.backing) {
+            (Some(before), _) => before.minus(private),
+            (None, Backing::Private(layout)) => layout.hidden(&self.synced, private),
+            (None, Backing::Direct(_) | Backing::Torn) => return,
+        };
+        if !discarded.is_empty() {
+            self.unsynced = self.unsynced.union(&discarded);
+        }
     }
 
     /// Brings the pages that may differ from `synced` into `unsynced`, and closes them. Returns whether they

@@ -301,7 +301,7 @@ mod linux {
             // SAFETY: nobody writes to the file.
             let snapshot = unsafe { Snapshot::map_file(&file) }.unwrap();
             let inode = file.metadata().unwrap().ino();
-            let number = file.as_raw_fd() + 1..before as i32 + 64;
+            let number = file.as_raw_fd() + 1..i32::try_from(before).unwrap() + 64;
             let is_it = |number: &i32| {
                 std::fs::metadata(format!("/proc/self/fd/{number}"))
                     .is_ok_and(|metadata| metadata.ino() == inode)

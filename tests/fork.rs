@@ -717,11 +717,12 @@ mod keys {
                 let kept = numbers_of(Kind::Sealed) == others;
                 let failed = [inherited, other, closed, kept].iter().position(|good| !good);
                 // SAFETY: ends the child at once.
-                unsafe { libc::_exit(failed.map_or(0, |number| number as i32 + 1)) };
+                unsafe { libc::_exit(failed.map_or(0, |number| i32::try_from(number).unwrap_or(254) + 1)) };
             }
             let mut status = -1;
+            let child = i32::try_from(child).unwrap();
             // SAFETY: `status` is written to and nothing else.
-            assert_eq!(i64::from(unsafe { libc::waitpid(child as i32, &raw mut status, 0) }), child);
+            assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
             assert_eq!(status, 0, "exit code {}", status >> 8);
             assert_eq!(forbidden(), held);
             write_and_take(&mut view, 2);

@@ -10,7 +10,7 @@
 //! | `Mapping` | an owned address range ([`Span`]), with inaccessible pages around it as `Placement` says: `new`, `placed`, `replace`, `replace_part`, `discard` private pages, `give_back` the memory of pages that nobody needs, `extend` and `truncate`, `set_access`, `populate`, `inaccessible`, `check_owner`, `check_usable` |
 //! | `replaces_unseen()` | whether `replace` with the bytes that are there already goes unnoticed by threads that read them |
 //! | `writes_in_place()` | whether each page of `Source::Shared` has memory when it is written: elsewhere the process would be stopped for lack of it |
-//! | `Tracker` | `find`: every page of a private mapping that may differ from what it shows, or showed when it was closed; more is allowed, fewer never. `arm`, `close`: wishes |
+//! | `Tracker` | `find`: every page of a private mapping that may differ from what it shows, or showed when it was closed; more is allowed, fewer never. `arm`, `close`: wishes. `of_pinned`: for a mapping whose pages may be written past the page table |
 //! | `copy_of`, `borrowed` | a file's bytes as they are now, and a file mapped in place |
 //! | `received` | a `Handle` that another process sent, as a file in place |
 //! | `stream` | all that a reader gives |
@@ -37,6 +37,7 @@ mod conformance;
 #[cfg(test)]
 pub(crate) mod fault;
 
+mod blocks;
 mod limits;
 mod span;
 pub(crate) use limits::LIMITS;

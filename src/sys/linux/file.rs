@@ -153,7 +153,7 @@ impl MemoryFile {
         let len = self.pages as u64 * page_size;
         let mut data = PageSet::new();
         let mut end = 0;
-        for extent in data_extents(fd, len) {
+        for extent in data_extents(fd, len).unwrap_or_else(|_| vec![0..len]) {
             let first = usize::try_from(extent.start / page_size).unwrap_or(usize::MAX).max(end);
             end = usize::try_from(extent.end.div_ceil(page_size)).unwrap_or(usize::MAX).min(self.pages);
             if first < end {
@@ -171,40 +171,48 @@ impl MemoryFile {
     }
 }
 
-/// Another open file on the same memory, for reading only, whose offset is nobody else's. Fails where there is
-/// no `/proc`.
-pub(super) fn reopen(fd: BorrowedFd<'_>) -> io::Result<OwnedFd> {
+/// Another open file description of the same file, for reading only, whose offset is nobody else's. Fails where there
+/// is no `/proc`, or the file may not be opened (any more).
+pub(super) fn reopen(fd: impl AsFd) -> io::Result<OwnedFd> {
     call("open")?;
     // A lease that somebody took is no reason to wait for him.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-    let opened = rustix::fs::open(format!("/proc/self/fd/{}", fd.as_raw_fd()), flags, Mode::empty())?;
-    // The path leads through the file table of the first thread, where the number may be another file.
-    let (asked, got) = (rustix::fs::fstat(fd)?, rustix::fs::fstat(&opened)?);
-    let same = (asked.st_dev, asked.st_ino) == (got.st_dev, got.st_ino);
-    if same { Ok(opened) } else { Err(Errno::BADF.into()) }
-}
-
-/// The byte ranges below `len` that are not holes: all of them where the file system cannot tell.
-pub(in crate::sys) fn data_extents(fd: impl AsFd, len: u64) -> Vec<Range<u64>> {
-    // Other handles of the same open file share the offset, so it is put back.
-    let offset = rustix::fs::tell(&fd);
-    let extents = seek_extents(&fd, len);
-    if let Ok(offset) = offset {
-        let _ = rustix::fs::seek(&fd, SeekFrom::Start(offset));
+    let own = rustix::fs::open(link_to(&fd), flags, Mode::empty())?;
+    // Whatever is mounted at `/proc`, bytes of another file must never pass for those of this one.
+    let file_of = |fd: BorrowedFd<'_>| {
+        call("fstat")?;
+        io::Result::Ok(rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino))?)
+    };
+    if file_of(own.as_fd())? != file_of(fd.as_fd())? {
+        return Err(io::Error::other("/proc leads to another file"));
     }
-    extents.unwrap_or_else(|_| std::iter::once(0..len).collect())
+    Ok(own)
 }
 
-fn seek_extents(fd: impl AsFd, len: u64) -> Result<Vec<Range<u64>>, Errno> {
+/// The path by which the calling thread reaches an open file of its own. `/proc/self/fd` has those of the process's
+/// first thread, which are others where a thread has a file table to itself.
+pub(super) fn link_to(fd: impl AsFd) -> String {
+    format!("/proc/thread-self/fd/{}", fd.as_fd().as_raw_fd())
+}
+
+/// The byte ranges below `len` that are not holes. Moves the offset of the open file description, so it has to be our own.
+pub(super) fn data_extents(fd: impl AsFd, len: u64) -> io::Result<Vec<Range<u64>>> {
+    let seek = |from| {
+        call("lseek")?;
+        io::Result::Ok(rustix::fs::seek(&fd, from))
+    };
     let mut extents = Vec::new();
     let mut from = 0;
     while from < len {
-        let start = match rustix::fs::seek(&fd, SeekFrom::Data(from)) {
-            Ok(start) => start,
+        let start = match seek(SeekFrom::Data(from))? {
             Err(Errno::NXIO) => break,
-            Err(error) => return Err(error),
+            start => start?,
         };
-        let end = rustix::fs::seek(&fd, SeekFrom::Hole(start))?;
+        let end = seek(SeekFrom::Hole(start))??;
+        if start < from || end <= start {
+            // A hole was punched in between, or the file system (FUSE) does not know what it says.
+            return Err(Errno::INVAL.into());
+        }
         if start >= len {
             break;
         }

@@ -19,11 +19,11 @@ use super::unix::commits_strictly;
 pub(crate) use super::unix::{
     Mapping, MemoryFile, available_memory, borrowed, copy_of, file_limit, page_size, stream, writes_in_place,
 };
-pub(super) use file::{Kind, borrowed_file, data_extents, new_file};
+pub(super) use file::{Kind, borrowed_file, new_file};
 pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, slack};
 pub(super) use process::{Generation as Owner, in_child};
-pub(super) use source::clone_of;
 pub(crate) use source::received;
+pub(super) use source::{clone_of, with_extents};
 pub(crate) use tracker::Tracker;
 
 /// Of a descriptor that gives no access to bytes.

@@ -2,13 +2,13 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 
-use super::file::{UNCHANGING, reopen};
+use super::file::{UNCHANGING, data_extents, link_to, reopen};
 use crate::error;
 use crate::pages::{addressable, too_long, whole_pages};
 use crate::sys::call;
@@ -77,7 +77,7 @@ pub(in crate::sys) fn clone_of(file: &File, len: u64) -> Option<(MemoryFile, usi
         return None;
     }
     call("ficlone").ok()?;
-    let path = std::fs::read_link(PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))).ok()?;
+    let path = std::fs::read_link(link_to(file)).ok()?;
     let flags = OFlags::TMPFILE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
     let clone: OwnedFd = rustix::fs::open(path.parent()?, flags, Mode::RUSR).ok()?;
     rustix::fs::ioctl_ficlone(&clone, file).ok()?;
@@ -85,5 +85,15 @@ pub(in crate::sys) fn clone_of(file: &File, len: u64) -> Option<(MemoryFile, usi
     let pages = whole_pages(len)?;
     rustix::fs::ftruncate(&clone, (pages * page_size()) as u64).ok()?;
     // It cannot be sealed. So nobody is to inherit a descriptor by which it can be written.
-    Some((MemoryFile::adopt(reopen(clone.as_fd()).ok()?, pages).ok()?, len))
+    Some((MemoryFile::adopt(reopen(&clone).ok()?, pages).ok()?, len))
+}
+
+/// An open file description of our own of `file`, and the byte ranges below `len` that are not holes.
+///
+/// To ask for holes moves the offset (`SEEK_DATA`, `SEEK_HOLE`), and everybody who has the same description reads and
+/// writes there. Bytes and holes have to come from one description: a network file system may show others in another.
+pub(in crate::sys) fn with_extents(file: &File, len: u64) -> Option<(File, Vec<Range<u64>>)> {
+    let own = reopen(file).ok()?;
+    let extents = data_extents(&own, len).ok()?;
+    Some((own.into(), extents))
 }

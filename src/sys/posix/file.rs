@@ -117,10 +117,10 @@ pub(in crate::sys) fn clone_of(_file: &File, _len: u64) -> Option<(MemoryFile, u
     None
 }
 
-/// The byte ranges below `len` that have to be copied: all. `SEEK_HOLE` of some file systems takes what is not on the
-/// disk yet for a hole (APFS, ZFS).
-pub(in crate::sys) fn data_extents(_file: &File, len: u64) -> Vec<Range<u64>> {
-    std::iter::once(0..len).collect()
+/// Where a file is not all zero: not asked here. `SEEK_HOLE` of some file systems takes what is not on the disk yet for a
+/// hole (APFS, ZFS).
+pub(in crate::sys) fn with_extents(_file: &File, _len: u64) -> Option<(File, Vec<Range<u64>>)> {
+    None
 }
 
 impl MemoryFile {

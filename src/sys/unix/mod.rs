@@ -3,7 +3,7 @@
 //! | item | meaning |
 //! |---|---|
 //! | `new_file`, `borrowed_file` | an empty file of our own, and another `FileDescriptor` of somebody's; with the `Kind` of file it is |
-//! | `clone_of`, `data_extents`, `NOT_OPEN` | how a file is copied: a clone that shares its blocks; where it is not all zero; flags of a descriptor that reads nothing |
+//! | `clone_of`, `with_extents`, `NOT_OPEN` | how a file is copied: a clone that shares its blocks; the file opened anew, and where it is not all zero; flags of a descriptor that reads nothing |
 //! | `FileDescriptor` | a [`Descriptor`], or something that gives one |
 //! | `Owner` | the process that a shared mapping stays in |
 //! | `in_child` | what a forked child calls first: it gives itself a number and closes what it must not have inherited |
