@@ -143,8 +143,8 @@ pub enum Protected {}
 ///   it first uses memsnap. So has a child that is forked in the very moment in which another thread opens one. With the
 ///   userfaultfd of its parent it can write to the parent's memory. Close all descriptors before such code runs:
 ///   `close_range(3, ~0, 0)`, or `exec` a program of its own.
-/// - The files of snapshots stay open. Where they are sealed (Linux, but for files on a disk) they can be read only, and
-///   the child has the bytes anyway.
+/// - The files of snapshots stay open. They can be read only, and the child has the bytes anyway (except where there are no
+///   memfds, see `PLATFORM.md`).
 /// - Nothing here keeps a process from tracing another one of the same user, or from taking its descriptors
 ///   (`/proc/PID/mem`, `pidfd_getfd`). Give the child another user or a filter of system calls, or make the parent undumpable
 ///   (`PR_SET_DUMPABLE`).

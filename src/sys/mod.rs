@@ -21,7 +21,8 @@
 //! replaced show anything. They are still the mapping's own, and can be read and written unless `check_usable`
 //! fails: there was no memory even for zeroes (Windows). Then nothing may touch the mapping's bytes until `replace`
 //! has succeeded. Where a system leaves addresses that may be somebody else's by now, the process is aborted. In a forked child every inherited object stays usable, but for mappings that are
-//! `Source::Shared`: those stay with the parent, and say so.
+//! `Source::Shared` and files that are neither finished nor sealed: those stay with the parent, and say so. A file whose
+//! descriptor was closed by other code says so as well, and never shows or changes another one.
 
 use std::ffi::CStr;
 use std::fmt::Display;

@@ -129,8 +129,9 @@ impl MemoryFile {
         Self::new(Arc::clone(&self.fd), self.pages, self.kind)
     }
 
-    /// No more will be written to a file that was never mapped for writing; nothing enforces it.
+    /// No more will be written to a file that was never mapped for writing, which is enforced where files can be sealed.
     pub(crate) fn finish(&self) {
+        self.seal();
         self.fd.leave_to_children();
     }
 
