@@ -157,7 +157,7 @@ impl Snapshot {
     ///
     /// Copies and reads nothing now: pages are read when they are first looked at. Never writes to the
     /// file. Keeps a descriptor of its own, so that `file` may be closed. Does not use the file offset; on Windows, where the last
-    /// page is read if it is not a whole one, see [`from_file`](Self::from_file#windows).
+    /// page is read if it is not a whole one, see [`from_file`](Self::from_file).
     ///
     /// # Errors
     ///
