@@ -521,7 +521,7 @@ fn a_view_without_memory_has_no_bytes_until_a_restore() {
     let (bytes, other) = (pattern(1), pattern(2));
     let unrelated = Snapshot::from_slice(&other).unwrap();
     let mut lost = 0;
-    for first in 0..60 {
+    for (first, commit) in (0..30).flat_map(|first| [(first, false), (first, true)]) {
         let mut snapshot = Snapshot::from_slice(&bytes).unwrap();
         let mut view = snapshot.view_mut().unwrap();
         let (restored, _) = fault::inject(first, u64::MAX, || view.restore_to(&unrelated));
@@ -531,7 +531,7 @@ fn a_view_without_memory_has_no_bytes_until_a_restore() {
             assert!(view.content().is_empty() && view.take_snapshot().is_err());
             let error = view.restore_excluding(&[0..1]).unwrap_err();
             assert!(error.to_string().contains("restore"), "{error}");
-            if first % 2 == 0 {
+            if commit {
                 view.commit().unwrap_err();
                 assert!(*snapshot.view().unwrap() == *bytes, "the view ended with bytes that it had lost");
                 continue;
@@ -543,5 +543,5 @@ fn a_view_without_memory_has_no_bytes_until_a_restore() {
         view.commit().unwrap();
         assert!(*snapshot.view().unwrap() == *other);
     }
-    assert!(lost > 1 || !cfg!(windows), "{lost}");
+    assert_eq!(lost > 0, cfg!(windows));
 }

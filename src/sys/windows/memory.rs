@@ -169,8 +169,8 @@ impl Mapping {
         debug_assert!(pages <= self.pages());
         self.check_owner()?;
         let old = self.pages();
-        if let Err(error) = self.cover(pages, old) {
-            let range = PageRange::new(pages, old);
+        if let Err((covered, error)) = self.cover(pages, old) {
+            let range = PageRange::new(pages, covered);
             // SAFETY: nothing is taken away.
             if unsafe { self.set_access(range, Access::READ_WRITE) }.is_ok() {
                 return Err(error);
@@ -347,12 +347,14 @@ impl Mapping {
         if start.is_null() { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Makes the pages from `start` to `end` inaccessible where they are mapped.
-    fn cover(&self, start: usize, end: usize) -> io::Result<()> {
-        let mapped = self.contents(PageRange::new(start, end));
-        mapped.filter(|(_, content)| *content != Content::Placeholder).try_for_each(|(range, _)| {
+    /// Makes the pages from `start` to `end` inaccessible where they are mapped. An error tells the page from which on they
+    /// are not.
+    fn cover(&self, start: usize, end: usize) -> Result<(), (usize, io::Error)> {
+        let mut mapped =
+            self.contents(PageRange::new(start, end)).filter(|(_, content)| *content != Content::Placeholder);
+        mapped.try_for_each(|(range, _)| {
             // SAFETY: the callers' promise, or nobody knows of these pages yet.
-            unsafe { self.protect(range, PAGE_NOACCESS) }
+            unsafe { self.protect(range, PAGE_NOACCESS) }.map_err(|error| (range.start, error))
         })
     }
 
