@@ -794,7 +794,7 @@ mod tests {
     fn what_was_truncated_comes_back_as_zeroes() {
         let file = file(1);
         let placement = Placement { behind: 10, ..Placement::default() };
-        for failing in 0..12 {
+        for (failing, failures) in (0..12).flat_map(|failing| [(failing, 1), (failing, u64::MAX)]) {
             for source in [Source::Zero, Source::Private(&file)] {
                 let over = [(PageRange::new(30, PAGES), Source::Zero)];
                 let mut mapping = Mapping::placed(PAGES, source, &over, &placement).unwrap();
@@ -803,7 +803,7 @@ mod tests {
                     unsafe { mapping.page_ptr(page).write(7) };
                 }
                 // SAFETY: nobody has the mapping's bytes.
-                let (result, _) = inject(failing, 1, || unsafe { mapping.truncate(20) });
+                let (result, _) = inject(failing, failures, || unsafe { mapping.truncate(20) });
                 if result.is_err() {
                     assert_eq!((mapping.pages(), mapping.inaccessible()), (PAGES, (0, 10)));
                     assert!((0..PAGES).all(|page| shown(&mapping, page) == 7));
@@ -811,7 +811,7 @@ mod tests {
                     unsafe { mapping.truncate(20) }.unwrap();
                 }
                 assert_eq!((mapping.pages(), mapping.inaccessible()), (20, (0, 30)));
-                let (result, _) = inject(failing, 1, || mapping.extend(25, Source::Zero));
+                let (result, _) = inject(failing, failures, || mapping.extend(25, Source::Zero));
                 if result.is_err() {
                     assert_eq!((mapping.pages(), mapping.inaccessible()), (20, (0, 30)));
                     mapping.extend(25, Source::Zero).unwrap();
