@@ -513,3 +513,35 @@ fn a_failed_take_of_a_protected_view_changes_nothing() {
         }
     }
 }
+
+/// Where there was no memory to map a view anew nor for zeroes in its place (Windows), the view once handed out bytes that
+/// could not be written, or refused all calls for ever, also a restore.
+#[test]
+fn a_view_without_memory_has_no_bytes_until_a_restore() {
+    let (bytes, other) = (pattern(1), pattern(2));
+    let unrelated = Snapshot::from_slice(&other).unwrap();
+    let mut lost = 0;
+    for (first, commit) in (0..30).flat_map(|first| [(first, false), (first, true)]) {
+        let mut snapshot = Snapshot::from_slice(&bytes).unwrap();
+        let mut view = snapshot.view_mut().unwrap();
+        let (restored, _) = fault::inject(first, u64::MAX, || view.restore_to(&unrelated));
+        if view.is_empty() {
+            restored.unwrap_err();
+            lost += 1;
+            assert!(view.content().is_empty() && view.take_snapshot().is_err());
+            let error = view.restore_excluding(&[0..1]).unwrap_err();
+            assert!(error.to_string().contains("restore"), "{error}");
+            if commit {
+                view.commit().unwrap_err();
+                assert!(*snapshot.view().unwrap() == *bytes, "the view ended with bytes that it had lost");
+                continue;
+            }
+        }
+        view.restore_to(&unrelated).unwrap();
+        view[0] ^= 1;
+        view[0] ^= 1;
+        view.commit().unwrap();
+        assert!(*snapshot.view().unwrap() == *other);
+    }
+    assert_eq!(lost > 0, cfg!(windows));
+}

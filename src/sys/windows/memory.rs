@@ -169,8 +169,8 @@ impl Mapping {
         debug_assert!(pages <= self.pages());
         self.check_owner()?;
         let old = self.pages();
-        if let Err(error) = self.cover(pages, old) {
-            let range = PageRange::new(pages, old);
+        if let Err((covered, error)) = self.cover(pages, old) {
+            let range = PageRange::new(pages, covered);
             // SAFETY: nothing is taken away.
             if unsafe { self.set_access(range, Access::READ_WRITE) }.is_ok() {
                 return Err(error);
@@ -347,12 +347,14 @@ impl Mapping {
         if start.is_null() { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Makes the pages from `start` to `end` inaccessible where they are mapped.
-    fn cover(&self, start: usize, end: usize) -> io::Result<()> {
-        let mapped = self.contents(PageRange::new(start, end));
-        mapped.filter(|(_, content)| *content != Content::Placeholder).try_for_each(|(range, _)| {
+    /// Makes the pages from `start` to `end` inaccessible where they are mapped. An error tells the page from which on they
+    /// are not.
+    fn cover(&self, start: usize, end: usize) -> Result<(), (usize, io::Error)> {
+        let mut mapped =
+            self.contents(PageRange::new(start, end)).filter(|(_, content)| *content != Content::Placeholder);
+        mapped.try_for_each(|(range, _)| {
             // SAFETY: the callers' promise, or nobody knows of these pages yet.
-            unsafe { self.protect(range, PAGE_NOACCESS) }
+            unsafe { self.protect(range, PAGE_NOACCESS) }.map_err(|error| (range.start, error))
         })
     }
 
@@ -792,7 +794,7 @@ mod tests {
     fn what_was_truncated_comes_back_as_zeroes() {
         let file = file(1);
         let placement = Placement { behind: 10, ..Placement::default() };
-        for failing in 0..12 {
+        for (failing, failures) in (0..12).flat_map(|failing| [(failing, 1), (failing, u64::MAX)]) {
             for source in [Source::Zero, Source::Private(&file)] {
                 let over = [(PageRange::new(30, PAGES), Source::Zero)];
                 let mut mapping = Mapping::placed(PAGES, source, &over, &placement).unwrap();
@@ -801,7 +803,7 @@ mod tests {
                     unsafe { mapping.page_ptr(page).write(7) };
                 }
                 // SAFETY: nobody has the mapping's bytes.
-                let (result, _) = inject(failing, 1, || unsafe { mapping.truncate(20) });
+                let (result, _) = inject(failing, failures, || unsafe { mapping.truncate(20) });
                 if result.is_err() {
                     assert_eq!((mapping.pages(), mapping.inaccessible()), (PAGES, (0, 10)));
                     assert!((0..PAGES).all(|page| shown(&mapping, page) == 7));
@@ -809,7 +811,7 @@ mod tests {
                     unsafe { mapping.truncate(20) }.unwrap();
                 }
                 assert_eq!((mapping.pages(), mapping.inaccessible()), (20, (0, 30)));
-                let (result, _) = inject(failing, 1, || mapping.extend(25, Source::Zero));
+                let (result, _) = inject(failing, failures, || mapping.extend(25, Source::Zero));
                 if result.is_err() {
                     assert_eq!((mapping.pages(), mapping.inaccessible()), (20, (0, 30)));
                     mapping.extend(25, Source::Zero).unwrap();
