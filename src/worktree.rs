@@ -610,6 +610,8 @@ impl State {
             (None, Backing::Private(layout)) => layout.hidden(&self.synced, private),
             (None, Backing::Direct(_) | Backing::Torn) => return,
         };
+        // In the middle of a restore, `synced` may be longer than the range.
+        let discarded = discarded.below(self.mapping.pages());
         if !discarded.is_empty() {
             self.unsynced = self.unsynced.union(&discarded);
         }
