@@ -2,7 +2,7 @@
 //!
 //! A subscriber may call what the event is about. So no event is emitted under a lock: who takes one calls [`hold`]
 //! first, and what happens meanwhile is emitted when both are gone.
-#![cfg_attr(not(feature = "tracing"), allow(unused_variables, clippy::unused_unit))]
+#![cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 
 use crate::options::Tracking;
 
@@ -70,7 +70,12 @@ mod held {
 
 /// Without the feature there is nothing to keep back.
 #[cfg(not(feature = "tracing"))]
-pub(crate) fn hold() {}
+pub(crate) struct Hold;
+
+#[cfg(not(feature = "tracing"))]
+pub(crate) fn hold() -> Hold {
+    Hold
+}
 
 /// A view of `pages` pages was captured; `looked_at` pages were candidates, of which `captured` had changed.
 pub(crate) fn taken(pages: usize, looked_at: usize, captured: usize, tracker: Tracking) {
