@@ -6,7 +6,7 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use memsnap::page_size;
 
-use super::common::{pattern, skip};
+use super::common::{pattern, serial, skip};
 use super::each_kind_of_view;
 
 /// A file with these bytes, from which reads go to the memory given, not to the page cache.
@@ -19,6 +19,7 @@ fn direct_file_with(bytes: &[u8]) -> io::Result<File> {
 
 #[test]
 fn bytes_read_around_the_page_cache_are_captured_and_undone() {
+    let _serial = serial();
     let page = page_size();
     let mut probe = vec![0; 2 * page];
     let aligned = probe.as_ptr().align_offset(page);
@@ -35,62 +36,168 @@ fn bytes_read_around_the_page_cache_are_captured_and_undone() {
         .unwrap();
 }
 
-/// Pages that are registered with an io_uring are written by the kernel without a look at the page table, where
-/// write-protection would be noticed: a view that closed them once would never learn of it.
-#[test]
+/// What the kernel writes past the page table, where write-protection would notice it.
 #[cfg(target_pointer_width = "64")]
-fn writes_into_memory_pinned_before_are_captured_and_undone() {
-    use std::io::Seek;
+mod pinned {
+    use std::fs::File;
+    use std::io::{self, Seek, Write};
+    use std::ops::Range;
     use std::os::fd::AsRawFd;
 
     use io_uring::{IoUring, opcode, types};
-    use memsnap::{Snapshot, Tracking};
+    use memsnap::{Snapshot, Tracking, View, ViewOptions, page_size};
 
-    use super::PAGES;
-    use super::common::assert_same;
-    use super::common::script::read;
+    use super::super::PAGES;
+    use super::super::common::script::read;
+    use super::super::common::unix::run_in_child;
+    use super::super::common::{assert_same, pattern, serial, skip};
 
-    let test = "writes_into_memory_pinned_before_are_captured_and_undone";
-    let mut ring = match IoUring::new(4) {
-        Ok(ring) => ring,
-        Err(error) => return skip(test, format!("io_uring: {error}")),
-    };
-    let root = pattern(PAGES, 1);
-    let snapshot = Snapshot::from_slice(&root).unwrap();
-    let mut view = snapshot.view().unwrap();
-    drop(view.set_tracking(Tracking::Armed));
-    let mut bytes = root.clone();
-    let pinned = 5 * page_size()..7 * page_size();
-    view[pinned.clone()].fill(1);
-    bytes[pinned.clone()].fill(1);
-    // Closed by this, if pages are closed here at all.
-    view.take_snapshot().unwrap();
-    let buffer = libc::iovec { iov_base: view[pinned.clone()].as_mut_ptr().cast(), iov_len: pinned.len() };
-    // SAFETY: the view outlives the ring's use of the buffer.
-    if let Err(error) = unsafe { ring.submitter().register_buffers(&[buffer]) } {
-        return skip(test, format!("registering a buffer: {error}"));
+    /// Has the kernel pin these bytes of the view.
+    fn register<S>(ring: &IoUring, view: &mut View<S>, range: &Range<usize>) -> io::Result<()> {
+        let bytes = &mut view[range.clone()];
+        let buffer = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
+        // SAFETY: the view outlives the use of the buffer, which is unregistered or written to by `write` only.
+        unsafe { ring.submitter().register_buffers(&[buffer]) }
     }
-    let file = tempfile::tempfile().unwrap();
-    for round in 2..8 {
-        bytes[pinned.clone()].fill(round);
-        (&file).rewind().unwrap();
-        (&file).write_all(&bytes[pinned.clone()]).unwrap();
-        let before = view.take_snapshot().unwrap();
-        let length = u32::try_from(pinned.len()).unwrap();
-        let read_fixed =
-            opcode::ReadFixed::new(types::Fd(file.as_raw_fd()), buffer.iov_base.cast(), length, 0).build();
+
+    /// Has the kernel write `value` to the pinned bytes `range`.
+    fn write<S>(ring: &mut IoUring, view: &mut View<S>, range: &Range<usize>, value: u8) {
+        let mut file: File = tempfile::tempfile().unwrap();
+        file.write_all(&vec![value; range.len()]).unwrap();
+        file.rewind().unwrap();
+        let length = u32::try_from(range.len()).unwrap();
+        let start = view[range.clone()].as_mut_ptr();
+        let read_fixed = opcode::ReadFixed::new(types::Fd(file.as_raw_fd()), start, length, 0).build();
         // SAFETY: file and buffer live until the read is complete.
         unsafe { ring.submission().push(&read_fixed) }.unwrap();
         ring.submit_and_wait(1).unwrap();
         let done: Vec<_> = ring.completion().map(|entry| entry.result()).collect();
-        assert_eq!(done, [i32::try_from(pinned.len()).unwrap()]);
-        assert_same("read into", &view, &bytes);
-        assert_eq!(view.changes().unwrap().ranges(), std::slice::from_ref(&pinned), "round {round}");
-        let taken = view.take_snapshot().unwrap();
-        assert_same("taken", &read(&taken), &bytes);
-        assert_eq!(taken.diff(&before).unwrap().ranges(), std::slice::from_ref(&pinned));
+        assert_eq!(done, [i32::try_from(range.len()).unwrap()]);
     }
-    drop(ring);
-    view.restore().unwrap();
-    assert_same("restored in the end", &view, &root);
+
+    /// Pages that are registered with an io_uring are written by the kernel without a look at the page table, where
+    /// write-protection would be noticed: a view that closed them once would never learn of it.
+    #[test]
+    fn writes_into_memory_pinned_before_are_captured_and_undone() {
+        let test = "writes_into_memory_pinned_before_are_captured_and_undone";
+        let _serial = serial();
+        let mut ring = match IoUring::new(4) {
+            Ok(ring) => ring,
+            Err(error) => return skip(test, format!("io_uring: {error}")),
+        };
+        let root = pattern(PAGES, 1);
+        let snapshot = Snapshot::from_slice(&root).unwrap();
+        let mut view = snapshot.view().unwrap();
+        drop(view.set_tracking(Tracking::Armed));
+        let mut bytes = root.clone();
+        let pinned = 5 * page_size()..7 * page_size();
+        view[pinned.clone()].fill(1);
+        bytes[pinned.clone()].fill(1);
+        // Closed by this, if pages are closed here at all.
+        view.take_snapshot().unwrap();
+        if let Err(error) = register(&ring, &mut view, &pinned) {
+            return skip(test, format!("registering a buffer: {error}"));
+        }
+        for round in 2..8 {
+            let before = view.take_snapshot().unwrap();
+            write(&mut ring, &mut view, &pinned, round);
+            bytes[pinned.clone()].fill(round);
+            assert_same("read into", &view, &bytes);
+            assert_eq!(view.changes().unwrap().ranges(), std::slice::from_ref(&pinned), "round {round}");
+            let taken = view.take_snapshot().unwrap();
+            assert_same("taken", &read(&taken), &bytes);
+            assert_eq!(taken.diff(&before).unwrap().ranges(), std::slice::from_ref(&pinned));
+        }
+        drop(ring);
+        view.restore().unwrap();
+        assert_same("restored in the end", &view, &root);
+    }
+
+    /// Captures and undoes what the kernel writes to pinned pages of a view that was in use before, and is in use.
+    fn is_exact<S>(what: &str, ring: &mut IoUring, view: &mut View<S>, root: &[u8]) {
+        let mut bytes = root.to_vec();
+        let pinned = 5 * page_size()..7 * page_size();
+        view[pinned.clone()].fill(1);
+        bytes[pinned.clone()].fill(1);
+        // So often that a view which may be write-protected is.
+        for _ in 0..8 {
+            assert_same(what, view, &bytes);
+            view.take_snapshot().unwrap();
+        }
+        for round in 2..6 {
+            register(ring, view, &pinned).unwrap();
+            let mut before = view.take_snapshot().unwrap();
+            for value in [round, round + 10, round + 20] {
+                write(ring, view, &pinned, value);
+                bytes[pinned.clone()].fill(value);
+                assert_same(what, view, &bytes);
+                assert_eq!(view.changes().unwrap().ranges(), std::slice::from_ref(&pinned), "{what}");
+                let taken = view.take_snapshot().unwrap();
+                assert_same(what, &read(&taken), &bytes);
+                assert_eq!(taken.diff(&before).unwrap().ranges(), std::slice::from_ref(&pinned), "{what}");
+                before = taken;
+            }
+            write(ring, view, &pinned, 99);
+            view.restore_to(&before).unwrap();
+            assert_same(what, view, &bytes);
+            // A restore may have given the pages other frames.
+            ring.submitter().unregister_buffers().unwrap();
+            register(ring, view, &pinned).unwrap();
+            write(ring, view, &pinned, 100);
+            view.restore().unwrap();
+            assert_same(what, view, root);
+            ring.submitter().unregister_buffers().unwrap();
+            view.restore_to(&before).unwrap();
+            assert_same(what, view, &bytes);
+        }
+        view.restore().unwrap();
+    }
+
+    /// The kernel charges pins to the process that made the ring. So `VmPin` of a forked child that uses its parent's ring
+    /// stays 0, views of the child were write-protected nevertheless, and writes to pinned pages were missed.
+    #[test]
+    fn views_that_are_said_to_be_pinned_are_exact_whatever_the_kernel_counts() {
+        const PAGES: usize = 2048;
+        let test = "views_that_are_said_to_be_pinned_are_exact_whatever_the_kernel_counts";
+        let _serial = serial();
+        let mut ring = match IoUring::new(4) {
+            Ok(ring) => ring,
+            Err(error) => return skip(test, format!("io_uring: {error}")),
+        };
+        let mut probed = Snapshot::zeroed(1).unwrap().into_view().unwrap();
+        if let Err(error) = register(&ring, &mut probed, &(0..page_size())) {
+            return skip(test, format!("registering a buffer: {error}"));
+        }
+        ring.submitter().unregister_buffers().unwrap();
+        run_in_child(|| {
+            let root = pattern(PAGES, 1);
+            for tracking in [Tracking::Auto, Tracking::Scan, Tracking::Pagemap, Tracking::Compare] {
+                let mut options = ViewOptions::new();
+                options.pinned(true).tracking(tracking);
+                let zeroes = (Snapshot::zeroed(root.len()).unwrap(), vec![0; root.len()]);
+                for (mut snapshot, bytes) in [(Snapshot::from_slice(&root).unwrap(), root.clone()), zeroes] {
+                    let what = format!("{tracking}, {}", bytes[8]);
+                    match snapshot.view_with(&options) {
+                        Ok(mut view) => is_exact(&what, &mut ring, &mut view, &bytes),
+                        Err(error) => {
+                            skip(test, error);
+                            break;
+                        }
+                    }
+                    let mut view = snapshot.view_mut_with(&options).unwrap();
+                    is_exact(&what, &mut ring, &mut view, &bytes);
+                    let pinned = 9 * page_size()..10 * page_size();
+                    register(&ring, &mut view, &pinned).unwrap();
+                    let taken = view.take_snapshot().unwrap();
+                    write(&mut ring, &mut view, &pinned, 77);
+                    view.commit().unwrap();
+                    ring.submitter().unregister_buffers().unwrap();
+                    assert_same(&what, &read(&taken), &bytes);
+                    let mut expected = bytes;
+                    expected[pinned].fill(77);
+                    assert_same(&what, &read(&snapshot), &expected);
+                }
+            }
+        });
+    }
 }

@@ -12,7 +12,7 @@ use std::ops::Range;
 use std::thread;
 
 use common::script::{differing, read};
-use common::{assert_same, pattern};
+use common::{assert_same, pattern, serial};
 use memsnap::{Snapshot, View, page_size};
 
 const PAGES: usize = 120;
@@ -110,12 +110,14 @@ fn file_with(bytes: &[u8]) -> io::Result<File> {
 
 #[test]
 fn bytes_read_from_a_file_are_captured_and_undone() {
+    let _serial = serial();
     each_kind_of_view(&ranges(), &|destination, bytes| file_with(bytes)?.read_exact(destination)).unwrap();
 }
 
 #[test]
 #[cfg(unix)]
 fn bytes_scattered_by_readv_are_captured_and_undone() {
+    let _serial = serial();
     each_kind_of_view(&ranges(), &|destination, bytes| {
         let (first, rest) = destination.split_at_mut(bytes.len() / 3);
         let (second, third) = rest.split_at_mut(rest.len() / 2);
@@ -129,6 +131,7 @@ fn bytes_scattered_by_readv_are_captured_and_undone() {
 
 #[test]
 fn bytes_read_from_a_pipe_are_captured_and_undone() {
+    let _serial = serial();
     each_kind_of_view(&ranges(), &|destination, bytes| {
         let (mut reader, mut writer) = io::pipe()?;
         thread::scope(|scope| {

@@ -13,7 +13,7 @@ use common::alone::Doomed;
 use common::kinds::{self, ALL_TRACKINGS, Kind, TRACKINGS, goes_on};
 use common::maps::{assert_access, try_read, try_write};
 use common::script::read;
-use common::{assert_same, pattern, serial, skip};
+use common::{LINUX, assert_same, pattern, serial, skip};
 use memsnap::{
     HugePages, Populate, Snapshot, SnapshotOptions, Tracking, View, ViewOptions, WhyNotFaster, page_size,
 };
@@ -188,6 +188,58 @@ fn each_way_of_tracking_works_or_says_that_it_cannot() {
             is_tracked(&what, &view, tracking);
         }
     }
+}
+
+/// Pages that may be pinned are never write-protected, whatever is asked for and however often they are searched, nor
+/// written in place: a file of which pages are pinned cannot become the base of a snapshot.
+#[test]
+fn views_that_are_pinned_are_neither_write_protected_nor_written_in_place() {
+    let _serial = serial();
+    for &tracking in TRACKINGS {
+        let mut options = ViewOptions::new();
+        options.pinned(true).tracking(tracking);
+        for Kind { name, mut snapshot, bytes } in kinds::all() {
+            let what = format!("{tracking}, {name}");
+            let opened = snapshot
+                .view_with(&options)
+                .map(|mut view| is_never_armed(&what, &mut view, tracking, &bytes));
+            if let Err(error) = opened {
+                assert_eq!(error.kind(), ErrorKind::Unsupported, "{what}: {error}");
+                assert!(snapshot.view_mut_with(&options).is_err(), "{what}");
+                break;
+            }
+            assert_ne!(tracking, Tracking::Armed, "{what}");
+            is_never_armed(&what, &mut snapshot.view_mut_with(&options).unwrap(), tracking, &bytes);
+            let shared = Arc::new(snapshot);
+            is_never_armed(&what, &mut shared.view_arc_with(&options).unwrap(), tracking, &bytes);
+        }
+    }
+    let snapshot = Snapshot::from_slice(&[1]).unwrap();
+    let error = snapshot.view_with(ViewOptions::new().pinned(true).tracking(Tracking::Armed)).unwrap_err();
+    assert!(!LINUX || error.to_string().contains("ViewOptions::pinned"), "{error}");
+    assert_eq!(error.kind(), ErrorKind::Unsupported);
+}
+
+fn is_never_armed<S>(what: &str, view: &mut View<S>, tracking: Tracking, bytes: &[u8]) {
+    for _ in 0..6 {
+        goes_on(what, view, bytes);
+        let stats = view.stats();
+        assert_ne!(stats.tracker, Tracking::Armed, "{what}");
+        assert_ne!(stats.why_not_faster, Some(WhyNotFaster::InPlace), "{what}");
+        if tracking == Tracking::Auto && common::forced_tier().is_none() && stats.tracker == Tracking::Scan {
+            assert_eq!(stats.why_not_faster, Some(WhyNotFaster::PinnedMemory), "{what}");
+        }
+    }
+    let before = view.stats();
+    assert_eq!(view.set_tracking(Tracking::Armed).unwrap_err().kind(), ErrorKind::Unsupported, "{what}");
+    assert_eq!(view.stats(), before, "{what}");
+    view.set_tracking(Tracking::Auto).unwrap();
+    goes_on(what, view, bytes);
+    assert_ne!(view.stats().tracker, Tracking::Armed, "{what}");
+    view[0] ^= 1;
+    let taken = view.take_snapshot().unwrap();
+    view.restore().unwrap();
+    assert_eq!(read(&taken)[0], bytes[0] ^ 1, "{what}");
 }
 
 fn is_tracked<S>(what: &str, view: &View<S>, tracking: Tracking) {
