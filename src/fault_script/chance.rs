@@ -76,8 +76,10 @@ impl Chance {
             return None;
         }
         // Most operations make few calls.
-        let range = self.pick(&[1, 2, 3, 4, 6, 10, 40]);
-        let first = self.below(range) as u64;
+        let few = self.pick(&[0, 0, 1, 1, 1, 2, 2, 3, 3]);
+        let some = self.below(12);
+        let many = self.below(50);
+        let first = self.pick(&[few, few, few, few, some, many]) as u64;
         Some(Plan { first, calls: self.pick(&[1, 1, 5, u64::MAX]) })
     }
 

@@ -37,10 +37,10 @@ const SEEDS: u64 = 150;
 const AT_MOST: Duration = Duration::from_secs(30);
 
 /// Operations of a seed.
-const STEPS: usize = 40;
+const STEPS: usize = 60;
 
 /// Seeds after which a long run says how far it is.
-const REPORT: u64 = 500;
+const REPORT: u64 = 200;
 
 #[test]
 fn a_random_script_with_failures_keeps_every_promise() {

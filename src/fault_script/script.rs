@@ -15,8 +15,8 @@ use crate::{Snapshot, Tracking, page_size};
 pub(super) const MAX_PAGES: usize = 102;
 
 /// How many there are at a time.
-const SNAPSHOTS: usize = 10;
-const VIEWS: usize = 3;
+const SNAPSHOTS: usize = 8;
+const VIEWS: usize = 2;
 
 /// Steps that mostly stay with a view after one of its operations failed.
 const FOCUS: usize = 6;
@@ -185,7 +185,7 @@ const OPS: [(usize, Op); 12] = [
     (1, Op::PassOn),
     (4, Op::Open),
     (1, Op::OpenOften),
-    (36, Op::OnView),
+    (50, Op::OnView),
     (2, Op::Diff),
     (1, Op::ReadAt),
     (3, Op::Mutate),

@@ -47,28 +47,28 @@ const OPS: [(usize, ViewOp); 12] = [
     (8, ViewOp::Edit),
     (6, ViewOp::Take),
     (3, ViewOp::Restore),
-    (6, ViewOp::RestoreTo),
+    (8, ViewOp::RestoreTo),
     (2, ViewOp::RestoreExcluding),
-    (4, ViewOp::Grow),
+    (5, ViewOp::Grow),
     (3, ViewOp::Zero),
     (2, ViewOp::Protect),
     (1, ViewOp::Unprotect),
-    (3, ViewOp::Changes),
+    (2, ViewOp::Changes),
     (1, ViewOp::Track),
     (1, ViewOp::Stats),
 ];
 
 /// After a failure: above all what goes on from a view that a failed restore left behind.
 const OPS_AFTERWARDS: [(usize, ViewOp); 9] = [
-    (4, ViewOp::Edit),
-    (4, ViewOp::Take),
-    (2, ViewOp::Restore),
-    (5, ViewOp::RestoreTo),
+    (2, ViewOp::Edit),
+    (3, ViewOp::Take),
+    (1, ViewOp::Restore),
+    (3, ViewOp::RestoreTo),
     (1, ViewOp::RestoreExcluding),
     (6, ViewOp::Grow),
-    (2, ViewOp::Zero),
+    (1, ViewOp::Zero),
     (1, ViewOp::Unprotect),
-    (3, ViewOp::Changes),
+    (2, ViewOp::Changes),
 ];
 
 /// The options that a view is opened with.
@@ -198,7 +198,7 @@ impl<S> Watched<S> {
         if done.is_err() || chance.one_in(3) {
             self.check();
         }
-        if done.is_err() && chance.one_in(3) {
+        if done.is_err() && chance.one_in(6) {
             self.probe(chance, snapshots);
         }
         done.is_ok()
@@ -258,6 +258,7 @@ impl<S> Watched<S> {
         result
     }
 
+    /// Writes somewhere, often near the end.
     fn edit(&mut self, chance: &mut Chance) {
         let len = self.shows.bytes.len();
         if len == 0 {
@@ -425,6 +426,9 @@ impl<S> Watched<S> {
         self.shows.content_len = len;
         self.shows.bytes.resize(len.next_multiple_of(page), 0);
         self.access.resize(self.shows.pages(), Access::READ_WRITE);
+        if chance.one_in(2) {
+            self.edit(chance);
+        }
         Ok(())
     }
 
