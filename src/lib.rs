@@ -31,6 +31,8 @@ pub mod vm_memory;
 mod worktree;
 
 #[cfg(test)]
+mod fault_script;
+#[cfg(test)]
 mod fault_tests;
 
 pub use access::Access;

@@ -1,0 +1,549 @@
+//! Snapshots, what they must hold, and every operation on them.
+
+use std::cell::Cell;
+use std::fs::File;
+use std::io::{self, ErrorKind, Write as _};
+use std::mem;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::chance::Chance;
+use super::watched::{Opening, Watched, allowed, assert_changes, was_kept};
+use crate::{Snapshot, Tracking, page_size};
+
+/// The most pages of a snapshot that is made; enough for runs of pages to be mapped.
+pub(super) const MAX_PAGES: usize = 102;
+
+/// How many there are at a time.
+const SNAPSHOTS: usize = 8;
+const VIEWS: usize = 2;
+
+/// Steps that mostly stay with a view after one of its operations failed.
+const FOCUS: usize = 6;
+
+/// What a snapshot holds or a view shows: whole pages, of which so many bytes are content.
+#[derive(Clone)]
+pub(super) struct Memory {
+    pub(super) bytes: Vec<u8>,
+    pub(super) content_len: usize,
+}
+
+impl Memory {
+    fn new(mut bytes: Vec<u8>) -> Self {
+        let content_len = bytes.len();
+        bytes.resize(content_len.next_multiple_of(page_size()), 0);
+        Self { bytes, content_len }
+    }
+
+    pub(super) fn pages(&self) -> usize {
+        self.bytes.len() / page_size()
+    }
+}
+
+/// A snapshot, and what is known of it.
+#[derive(Clone)]
+pub(super) struct Held {
+    pub(super) real: Arc<Snapshot>,
+    pub(super) name: String,
+    pub(super) memory: Rc<Memory>,
+    /// Whether the end of a mutable view failed, which the next call reports. Clones have it in common.
+    unreported: Rc<Cell<bool>>,
+}
+
+impl Held {
+    pub(super) fn new(chance: &mut Chance, real: Snapshot, origin: &str, memory: &Memory) -> Self {
+        let (real, memory, unreported) = (Arc::new(real), Rc::new(memory.clone()), Rc::default());
+        let held = Self { real, name: chance.name('s'), memory, unreported };
+        let Memory { content_len, .. } = *held.memory;
+        chance.note(format!(
+            "    {}: {origin}, {} pages, {content_len} bytes",
+            held.name,
+            held.memory.pages()
+        ));
+        held.check_lengths();
+        held
+    }
+
+    /// Mostly the latest.
+    pub(super) fn pick(chance: &mut Chance, snapshots: &[Self]) -> Option<Self> {
+        let last = snapshots.len().checked_sub(1)?;
+        Some(snapshots[if chance.one_in(3) { last } else { chance.below(last + 1) }].clone())
+    }
+
+    /// Whether changes of a mutable view still have to be captured.
+    fn waits(&self) -> bool {
+        self.real.stats().images == 0
+    }
+
+    /// Runs a fallible operation on the snapshot.
+    pub(super) fn call<T>(
+        &self,
+        chance: &mut Chance,
+        what: &str,
+        operation: impl FnOnce() -> io::Result<T>,
+    ) -> io::Result<T> {
+        let result = chance.call(what, operation);
+        Self::reported(&[self], &result);
+        result
+    }
+
+    /// After a fallible operation on `snapshots`: what failed at the end of a mutable view is reported by the next
+    /// call, and by that one only.
+    fn reported<T>(snapshots: &[&Self], result: &io::Result<T>) {
+        match result {
+            Ok(_) => {
+                assert!(snapshots.iter().all(|held| !held.unreported.get()), "an error was not reported")
+            }
+            Err(error) if was_kept(error) => {
+                let unreported = snapshots.iter().find(|held| held.unreported.get());
+                unreported.expect("an error was reported twice").unreported.set(false);
+            }
+            Err(_) => assert!(!snapshots[0].unreported.get(), "another error was reported first"),
+        }
+    }
+
+    /// Without failures: has changes captured that wait for it.
+    pub(super) fn settle(&self) {
+        if self.unreported.get() {
+            Self::reported(&[self], &self.real.try_clone());
+        }
+        self.real.try_clone().expect("no call fails");
+    }
+
+    fn check_lengths(&self) {
+        let Memory { bytes, content_len } = &*self.memory;
+        assert_eq!(self.real.len(), bytes.len(), "the length of {}", self.name);
+        assert_eq!(self.real.content_len(), *content_len, "the content of {}", self.name);
+    }
+
+    /// Without failures: checks what the snapshot holds.
+    pub(super) fn check(&self, by: By) {
+        self.check_lengths();
+        self.settle();
+        let (bytes, name) = (&self.memory.bytes, &self.name);
+        let same = |shown: &[u8]| {
+            let page = page_size();
+            let differs = |&at: &usize| shown.get(at..at + page) != bytes.get(at..at + page);
+            let differing: Vec<_> = (0..bytes.len())
+                .step_by(page)
+                .filter(differs)
+                .map(|at| (at / page, shown[at], bytes[at]))
+                .collect();
+            assert!(
+                shown.len() == bytes.len() && differing.is_empty(),
+                "{name} changed: differing pages, with the first byte and what was expected, are {differing:?}"
+            );
+        };
+        match by {
+            By::Reading => {
+                let mut read = vec![0xA5; bytes.len()];
+                assert_eq!(self.real.read_at(&mut read, 0).expect("no call fails"), read.len());
+                same(&read);
+            }
+            By::Viewing => same(&self.real.view().expect("no call fails")),
+        }
+        self.check_lengths();
+    }
+}
+
+/// How the bytes of a snapshot are looked at. To read them maps the base for good, after which no failure to do that
+/// can be tried any more; views make the image flat in the end.
+#[derive(Clone, Copy)]
+pub(super) enum By {
+    Reading,
+    Viewing,
+}
+
+/// What is looked at after each step. To look is an operation that may hide what goes wrong without it.
+#[derive(Clone, Copy)]
+enum Checks {
+    All(By),
+    One,
+    None,
+}
+
+#[derive(Clone, Copy)]
+enum Op {
+    Make,
+    Clone,
+    TryClone,
+    PassOn,
+    Open,
+    OpenOften,
+    OnView,
+    Diff,
+    ReadAt,
+    Mutate,
+    DropView,
+    DropSnapshot,
+}
+
+const OPS: [(usize, Op); 12] = [
+    (3, Op::Make),
+    (1, Op::Clone),
+    (1, Op::TryClone),
+    (1, Op::PassOn),
+    (4, Op::Open),
+    (1, Op::OpenOften),
+    (50, Op::OnView),
+    (2, Op::Diff),
+    (1, Op::ReadAt),
+    (3, Op::Mutate),
+    (1, Op::DropView),
+    (2, Op::DropSnapshot),
+];
+
+/// The snapshots and views of one seed.
+pub(super) struct Script {
+    chance: Chance,
+    checks: Checks,
+    lengths: Vec<usize>,
+    snapshots: Vec<Held>,
+    views: Vec<Watched<Arc<Snapshot>>>,
+    /// A view of which an operation failed, and the steps that mostly stay with it.
+    focus: (String, usize),
+}
+
+impl Script {
+    pub(super) fn new(mut chance: Chance) -> Self {
+        let page = page_size();
+        let short = chance.pick(&[0, 1, page - 1, page, page + 1, 3 * page, 9 * page]);
+        let medium = chance.pick(&[17 * page + 5, 33 * page, 35 * page, 40 * page]);
+        let long = chance.pick(&[64 * page, 80 * page - 1, MAX_PAGES * page]);
+        let lengths = vec![short, medium, long];
+        let checks =
+            chance.pick(&[Checks::All(By::Reading), Checks::All(By::Viewing), Checks::One, Checks::None]);
+        Self { chance, checks, lengths, snapshots: Vec::new(), views: Vec::new(), focus: (String::new(), 0) }
+    }
+
+    pub(super) fn chance(&self) -> &Chance {
+        &self.chance
+    }
+
+    /// One random operation, and checks.
+    pub(super) fn step(&mut self) {
+        self.chance.step += 1;
+        self.focus.1 = self.focus.1.saturating_sub(1);
+        let focused = self.focus.1 > 0 && !self.chance.one_in(4);
+        let op = if focused { Op::OnView } else { self.chance.weighted(&OPS) };
+        let op = match op {
+            Op::OnView if self.views.is_empty() => Op::Open,
+            op => op,
+        };
+        let op = if self.snapshots.is_empty() { Op::Make } else { op };
+        self.run(op);
+        while self.snapshots.len() > SNAPSHOTS {
+            self.drop_snapshot();
+        }
+        if self.views.len() > VIEWS {
+            self.drop_view();
+        }
+        self.check();
+    }
+
+    fn run(&mut self, op: Op) {
+        let Self { chance, snapshots, .. } = self;
+        match op {
+            Op::Make => self.make(),
+            Op::OnView => self.on_view(),
+            Op::Open => self.open(),
+            Op::Mutate => self.mutate(),
+            Op::DropView => self.drop_view(),
+            Op::DropSnapshot => self.drop_snapshot(),
+            Op::PassOn => self.pass_on(),
+            Op::Clone => {
+                let Some(held) = Held::pick(chance, snapshots) else { return };
+                let clone = Held::new(
+                    chance,
+                    Snapshot::clone(&held.real),
+                    &format!("clone of {}", held.name),
+                    &held.memory,
+                );
+                snapshots.push(Held { unreported: held.unreported, ..clone });
+            }
+            Op::TryClone => {
+                let Some(held) = Held::pick(chance, snapshots) else { return };
+                let what = format!("try_clone {}", held.name);
+                let clone = held.call(chance, &what, || held.real.try_clone());
+                if let Ok(clone) = allowed_or_kept(chance, clone) {
+                    snapshots.push(Held::new(chance, clone, &what, &held.memory));
+                }
+            }
+            Op::OpenOften => {
+                let Some(held) = Held::pick(chance, snapshots) else { return };
+                chance.note(format!("{}: open 60 views of {}", chance.step, held.name));
+                held.settle();
+                (0..60).for_each(|_| drop(held.real.view().expect("no call fails")));
+                for _ in 0..8 {
+                    let view =
+                        chance.call(&format!("open one more view of {}", held.name), || held.real.view());
+                    if let Ok(view) = allowed(chance, view) {
+                        assert!(*view == *held.memory.bytes, "a view of {} does not show it", held.name);
+                    }
+                }
+            }
+            Op::Diff => {
+                let (Some(old), Some(new)) = (Held::pick(chance, snapshots), Held::pick(chance, snapshots))
+                else {
+                    return;
+                };
+                let changes =
+                    chance.call(&format!("diff {} and {}", old.name, new.name), || old.real.diff(&new.real));
+                Held::reported(&[&old, &new], &changes);
+                if let Ok(changes) = allowed_or_kept(chance, changes) {
+                    assert_changes(changes, &old.memory.bytes, &new.memory.bytes);
+                }
+            }
+            Op::ReadAt => {
+                let Some(held) = Held::pick(chance, snapshots) else { return };
+                let bytes = &held.memory.bytes;
+                let (at, len) = (chance.below(bytes.len() + 2), chance.below(3 * page_size()));
+                let mut buffer = vec![0xA5; len];
+                let what = format!("read {len} bytes of {} at {at}", held.name);
+                let read = held.call(chance, &what, || held.real.read_at(&mut buffer, at));
+                if let Ok(read) = allowed_or_kept(chance, read) {
+                    let expected = bytes.get(at..).unwrap_or(&[]);
+                    assert!(buffer[..read] == expected[..len.min(expected.len())], "read other bytes");
+                }
+            }
+        }
+    }
+
+    fn check(&mut self) {
+        let Self { chance, snapshots, views, .. } = self;
+        snapshots.iter().for_each(Held::check_lengths);
+        match self.checks {
+            Checks::All(by) => {
+                views.iter().for_each(Watched::check);
+                // Others may wait a while.
+                snapshots
+                    .iter()
+                    .filter(|held| !held.waits() || chance.one_in(2))
+                    .for_each(|held| held.check(by));
+            }
+            Checks::One => {
+                if let Some(held) = Held::pick(chance, snapshots) {
+                    held.check(chance.pick(&[By::Reading, By::Viewing]));
+                }
+            }
+            Checks::None => {}
+        }
+    }
+
+    /// Without failures: all snapshots and views are what they must be, and the views can be restored.
+    pub(super) fn finish(&mut self) {
+        self.chance.step += 1;
+        self.chance.note(format!("{}: the end", self.chance.step));
+        let Self { chance, snapshots, views, .. } = self;
+        views.iter_mut().for_each(|view| view.finish(chance, snapshots));
+        for held in mem::take(snapshots) {
+            held.check(By::Viewing);
+            held.check(By::Reading);
+        }
+        views.clear();
+    }
+
+    fn make(&mut self) {
+        let chance = &mut self.chance;
+        let (len, value) = (chance.pick(&self.lengths), chance.pick(&[1, 2, 3]));
+        let bytes = pattern(len, value);
+        let made = match chance.below(6) {
+            0 | 1 => {
+                chance.call("zeroed", || Snapshot::zeroed(len)).map(|made| (made, "zeroed", vec![0; len]))
+            }
+            2 => {
+                chance.call("from_slice", || Snapshot::from_slice(&bytes)).map(|made| (made, "bytes", bytes))
+            }
+            3 => chance
+                .call("from_reader", || Snapshot::from_reader(&bytes[..]))
+                .map(|made| (made, "stream", bytes)),
+            4 => {
+                let file = file(&bytes);
+                chance.call("from_file", || Snapshot::from_file(file)).map(|made| (made, "file", bytes))
+            }
+            _ => {
+                let file = file(&bytes);
+                #[allow(unsafe_code)]
+                // SAFETY: nobody else has the unnamed file, and it is not written again.
+                let made = chance.call("map_file", || unsafe { Snapshot::map_file(&file) });
+                made.map(|made| (made, "file in place", bytes))
+            }
+        };
+        if let Ok((made, origin, bytes)) = allowed(chance, made) {
+            let held = Held::new(chance, made, origin, &Memory::new(bytes));
+            self.snapshots.push(held);
+        }
+    }
+
+    fn open(&mut self) {
+        let Self { chance, snapshots, .. } = self;
+        let Some(held) = Held::pick(chance, snapshots) else { return };
+        let opening = Opening::random(chance);
+        let name = chance.name('v');
+        let what = format!("open {name} of {}, {opening}", held.name);
+        let view = held.call(chance, &what, || held.real.view_arc_with(&opening.options));
+        match view {
+            Ok(view) => self.views.push(Watched::new(view, name, &held.memory, &opening)),
+            Err(error) => assert!(chance.failed || opening.may_fail(&error) || was_kept(&error), "{error}"),
+        }
+    }
+
+    fn on_view(&mut self) {
+        let Self { chance, snapshots, views, focus, .. } = self;
+        let focused = views.iter().position(|view| focus.1 > 0 && view.name == focus.0);
+        let at = focused.unwrap_or_else(|| chance.below(views.len()));
+        let view = &mut views[at];
+        if !view.step(chance, snapshots, focused.is_some()) {
+            *focus = (view.name.clone(), FOCUS);
+        }
+    }
+
+    /// Opens a mutable view on a snapshot, or on a clone where views hold it, and works on it until it ends.
+    fn mutate(&mut self) {
+        let Self { chance, snapshots, .. } = self;
+        let at = chance.below(snapshots.len());
+        let Held { real, name, memory, unreported } = snapshots.swap_remove(at);
+        let mut real = Arc::try_unwrap(real).unwrap_or_else(|shared| Snapshot::clone(&shared));
+        if chance.one_in(2) {
+            let origin = format!("clone of {name}");
+            let earlier = Held::new(chance, real.clone(), &origin, &memory);
+            snapshots.push(Held { unreported: Rc::clone(&unreported), ..earlier });
+        }
+        let opening = Opening::random(chance);
+        let view_name = chance.name('m');
+        let what = format!("open mutable {view_name} of {name}, {opening}");
+        let is_due = unreported.get();
+        let opened = chance.call(&what, || real.view_mut_with(&opening.options));
+        let ended = opened.map(|view| {
+            assert!(!is_due, "an error was not reported");
+            Self::live(chance, snapshots, Watched::new(view, view_name, &memory, &opening))
+        });
+        let (memory, reported) = match ended {
+            Ok((written, reported)) => (Rc::new(written), reported),
+            Err(error) => {
+                assert_eq!(was_kept(&error), is_due, "{error}");
+                assert!(chance.failed || opening.may_fail(&error) || is_due, "{error}");
+                unreported.set(false);
+                snapshots.push(Held { real: Arc::new(real), name, memory, unreported });
+                return;
+            }
+        };
+        let held = Held { real: Arc::new(real), name, memory, unreported: Rc::default() };
+        assert!(chance.failed || !held.waits(), "a mutable view was not captured, without a failed call");
+        match reported {
+            Some(error) => assert!(was_kept(&error) && held.waits(), "{error}"),
+            None => held.unreported.set(held.waits()),
+        }
+        if held.waits() {
+            chance.note(format!("    changes wait in {}", held.name));
+        }
+        held.check_lengths();
+        if chance.one_in(3) {
+            held.check(By::Viewing);
+        }
+        snapshots.push(held);
+    }
+
+    /// Works on a mutable view and ends it. Returns what it showed, and the error of its end if that was told.
+    fn live(
+        chance: &mut Chance,
+        snapshots: &mut Vec<Held>,
+        mut view: Watched<&mut Snapshot>,
+    ) -> (Memory, Option<io::Error>) {
+        let mut worked = true;
+        for _ in 0..chance.below(10) {
+            worked = view.step(chance, snapshots, !worked);
+        }
+        let written = view.shows.clone();
+        let name = view.name.clone();
+        let view = view.into_view();
+        if chance.one_in(2) {
+            (written, chance.call(&format!("commit {name}"), || view.commit()).err())
+        } else {
+            let dropped = chance.call(&format!("drop {name}"), || Ok(drop(view)));
+            (written, dropped.err())
+        }
+    }
+
+    fn drop_view(&mut self) {
+        let Self { chance, views, .. } = self;
+        if !views.is_empty() {
+            let view = views.swap_remove(chance.below(views.len()));
+            view.check();
+            let what = format!("drop {}", view.name);
+            drop(chance.call(&what, || Ok(drop(view))));
+        }
+    }
+
+    fn drop_snapshot(&mut self) {
+        let Self { chance, snapshots, .. } = self;
+        if !snapshots.is_empty() {
+            let held = snapshots.swap_remove(chance.below(snapshots.len()));
+            if !held.waits() {
+                held.check(chance.pick(&[By::Reading, By::Viewing]));
+            }
+            let what = format!("drop {}", held.name);
+            drop(chance.call(&what, || Ok(drop(held))));
+        }
+    }
+
+    /// Has a snapshot go through a descriptor.
+    #[cfg(all(target_os = "linux", not(memsnap_unix)))]
+    fn pass_on(&mut self) {
+        use std::os::unix::fs::FileExt as _;
+
+        use crate::os::linux::SnapshotExt as _;
+
+        let Self { chance, snapshots, .. } = self;
+        let Some(held) = Held::pick(chance, snapshots) else { return };
+        let sent = held.call(chance, &format!("to_fd {}", held.name), || held.real.to_fd());
+        let Ok(sent) = allowed_or_kept(chance, sent) else { return };
+        let sent = File::from(sent);
+        let bytes = &held.memory.bytes;
+        assert_eq!(sent.metadata().unwrap().len(), bytes.len() as u64);
+        let mut read = vec![0xA5; bytes.len()];
+        sent.read_exact_at(&mut read, 0).unwrap();
+        assert!(read == *bytes, "the file of {} does not hold its bytes", held.name);
+        let received = chance.call(&format!("from_fd of {}", held.name), || Snapshot::from_fd(sent.into()));
+        if let Ok(received) = allowed(chance, received) {
+            let origin = format!("received from {}", held.name);
+            let received = Held::new(chance, received, &origin, &Memory::new(bytes.clone()));
+            snapshots.push(received);
+        }
+    }
+
+    #[cfg(not(all(target_os = "linux", not(memsnap_unix))))]
+    fn pass_on(&mut self) {}
+}
+
+impl Opening {
+    /// Whether a view may not be opened although no call fails.
+    fn may_fail(&self, error: &io::Error) -> bool {
+        error.kind() == ErrorKind::Unsupported && self.tracking != Tracking::Auto
+    }
+}
+
+/// An error is allowed where a call failed, or one failed earlier that is reported now.
+fn allowed_or_kept<T>(chance: &Chance, result: io::Result<T>) -> io::Result<T> {
+    match result {
+        Err(error) if was_kept(&error) => Err(error),
+        result => allowed(chance, result),
+    }
+}
+
+fn pattern(len: usize, value: u8) -> Vec<u8> {
+    let mut bytes = vec![0; len];
+    for (i, piece) in bytes.chunks_mut(page_size() / 8).enumerate() {
+        // The third one has holes.
+        if value != 3 || i / 8 % 3 == 0 {
+            piece.fill(i.to_le_bytes()[0].wrapping_mul(value));
+        }
+    }
+    bytes
+}
+
+fn file(bytes: &[u8]) -> File {
+    let mut file = tempfile::tempfile().expect("a temporary file");
+    file.write_all(bytes).expect("a temporary file can be written");
+    file
+}

@@ -1,0 +1,528 @@
+//! A view, what it must show, and every operation on it.
+
+use std::fmt;
+use std::io::{self, ErrorKind};
+use std::ops::Range;
+
+use super::chance::Chance;
+use super::script::{By, Held, MAX_PAGES, Memory};
+use crate::view::ProtectedView;
+use crate::worktree::Worktree;
+use crate::{Access, Changes, Snapshot, Tracking, View, ViewOptions, page_size};
+
+/// A view, and what is known of it.
+pub(super) struct Watched<S> {
+    /// Of the type whose parts may be protected, also while none is. `None` while an operation has it.
+    view: Option<ProtectedView<S>>,
+    pub(super) name: String,
+    address: *const u8,
+    pub(super) shows: Memory,
+    /// What it was opened on.
+    root: Memory,
+    /// What it showed when it was last captured or restored.
+    synced: Vec<u8>,
+    /// Of each page.
+    access: Vec<Access>,
+    /// The most bytes to which it may grow.
+    most: usize,
+}
+
+#[derive(Clone, Copy)]
+enum ViewOp {
+    Edit,
+    Take,
+    Restore,
+    RestoreTo,
+    RestoreExcluding,
+    Grow,
+    Zero,
+    Protect,
+    Unprotect,
+    Changes,
+    Track,
+    Stats,
+}
+
+const OPS: [(usize, ViewOp); 12] = [
+    (8, ViewOp::Edit),
+    (6, ViewOp::Take),
+    (3, ViewOp::Restore),
+    (8, ViewOp::RestoreTo),
+    (2, ViewOp::RestoreExcluding),
+    (5, ViewOp::Grow),
+    (3, ViewOp::Zero),
+    (2, ViewOp::Protect),
+    (1, ViewOp::Unprotect),
+    (2, ViewOp::Changes),
+    (1, ViewOp::Track),
+    (1, ViewOp::Stats),
+];
+
+/// After a failure: above all what goes on from a view that a failed restore left behind.
+const OPS_AFTERWARDS: [(usize, ViewOp); 9] = [
+    (2, ViewOp::Edit),
+    (3, ViewOp::Take),
+    (1, ViewOp::Restore),
+    (3, ViewOp::RestoreTo),
+    (1, ViewOp::RestoreExcluding),
+    (6, ViewOp::Grow),
+    (1, ViewOp::Zero),
+    (1, ViewOp::Unprotect),
+    (2, ViewOp::Changes),
+];
+
+/// The options that a view is opened with.
+pub(super) struct Opening {
+    pub(super) options: ViewOptions,
+    reserve: usize,
+    pub(super) tracking: Tracking,
+}
+
+impl fmt::Display for Opening {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { options, reserve, tracking } = self;
+        let (keep, populate) = (options.keep_resident, options.populate);
+        write!(f, "reserve {reserve}, keep {keep}, populate {populate:?}, track {tracking}")
+    }
+}
+
+impl Opening {
+    pub(super) fn random(chance: &mut Chance) -> Self {
+        let page = page_size();
+        let most = (MAX_PAGES + 20) * page;
+        let some = chance.below(most);
+        let reserve = chance.pick(&[0, some, some, most, most, most]);
+        let tracking = if chance.one_in(3) { tracking(chance) } else { Tracking::Auto };
+        let mut options = ViewOptions::new();
+        options.reserve(reserve).tracking(tracking);
+        if chance.one_in(4) {
+            options.guard(chance.below(3 * page), chance.below(3 * page));
+        }
+        if chance.one_in(2) {
+            options.keep_resident(chance.below(9 * page));
+        }
+        if chance.one_in(5) {
+            options.populate(chance.pick(&[crate::Populate::Read, crate::Populate::Write]));
+        }
+        Self { options, reserve, tracking }
+    }
+}
+
+fn tracking(chance: &mut Chance) -> Tracking {
+    use Tracking::{Armed, Auto, Compare, Pagemap, Scan, WorkingSet};
+    chance.pick(&[Armed, Armed, Armed, Auto, Scan, Pagemap, WorkingSet, Compare])
+}
+
+/// A range of bytes of a view, often of whole pages.
+fn range(chance: &mut Chance, len: usize) -> Range<usize> {
+    let page = page_size();
+    let most = chance.pick(&[300, 12 * page, 12 * page, len + 1]);
+    let start = chance.below(len + 1);
+    let end = len.min(start + chance.below(most));
+    if chance.one_in(3) { start..end } else { start / page * page..end.next_multiple_of(page).min(len) }
+}
+
+impl<S> Watched<S> {
+    pub(super) fn new(view: View<S>, name: String, memory: &Memory, opening: &Opening) -> Self {
+        let most = opening.reserve.next_multiple_of(page_size()).max(memory.bytes.len());
+        let access = vec![Access::READ_WRITE; memory.pages()];
+        let (address, shows, root, synced) =
+            (view.as_ptr(), memory.clone(), memory.clone(), memory.bytes.clone());
+        let view = Some(view.into_protected());
+        Self { view, name, address, shows, root, synced, access, most }
+    }
+
+    fn view(&self) -> &ProtectedView<S> {
+        self.view.as_ref().expect("no operation has it")
+    }
+
+    fn view_mut(&mut self) -> &mut ProtectedView<S> {
+        self.view.as_mut().expect("no operation has it")
+    }
+
+    pub(super) fn into_view(self) -> ProtectedView<S> {
+        self.view.expect("no operation has it")
+    }
+
+    /// Checks that the view shows what it must.
+    pub(super) fn check(&self) {
+        let (view, name) = (self.view(), &self.name);
+        assert_eq!(view.as_ptr(), self.address, "{name} moved");
+        assert_eq!(view.len(), self.shows.bytes.len(), "the length of {name}");
+        assert_eq!(content_len(view), self.shows.content_len, "the content of {name}");
+        for (page, access) in self.access.iter().enumerate() {
+            let range = page * page_size()..(page + 1) * page_size();
+            let readable = (*access != Access::NONE).then(|| &self.shows.bytes[range.clone()]);
+            let shown = view.get(range);
+            assert_eq!(shown.is_some(), readable.is_some(), "access to page {page} of {name}");
+            if shown != readable {
+                let differing = shown.zip(readable).and_then(|(shown, expected)| {
+                    let at = shown.iter().zip(expected).position(|(shown, expected)| shown != expected)?;
+                    Some((at, shown[at], expected[at]))
+                });
+                panic!("page {page} of {name}: at, shown and expected are {differing:?}");
+            }
+        }
+    }
+
+    /// One random operation. What is captured becomes one of `snapshots`. After an operation
+    /// that `failed` others are more likely. Returns whether it worked.
+    pub(super) fn step(&mut self, chance: &mut Chance, snapshots: &mut Vec<Held>, failed: bool) -> bool {
+        let op = chance.weighted(if failed { &OPS_AFTERWARDS[..] } else { &OPS });
+        let done = match op {
+            ViewOp::Edit => Ok(self.edit(chance)),
+            ViewOp::Take => self.take(chance, snapshots),
+            ViewOp::Restore => self.restore(chance, &[]),
+            ViewOp::RestoreTo => match Held::pick(chance, snapshots) {
+                Some(target) => self.restore_to(chance, &target),
+                None => Ok(()),
+            },
+            ViewOp::RestoreExcluding => {
+                let len = self.shows.bytes.len();
+                let ranges: Vec<_> = (0..chance.below(4)).map(|_| range(chance, len)).collect();
+                self.restore(chance, &ranges)
+            }
+            ViewOp::Grow => self.grow(chance),
+            ViewOp::Zero => self.zero(chance),
+            ViewOp::Protect => {
+                let range = range(chance, self.access.len() * page_size());
+                let access = chance.pick(&[Access::NONE, Access::READ, Access::READ_WRITE]);
+                self.protect(chance, range.start / page_size()..range.end.div_ceil(page_size()), access)
+            }
+            ViewOp::Unprotect => self.protect(chance, 0..self.access.len(), Access::READ_WRITE),
+            ViewOp::Changes => self.changes(chance),
+            ViewOp::Track => self.track(chance),
+            ViewOp::Stats => self.stats(chance),
+        };
+        // To read a page is an operation as well, so it is not done to all pages after each step.
+        if done.is_err() || chance.one_in(3) {
+            self.check();
+        }
+        if done.is_err() && chance.one_in(6) {
+            self.probe(chance, snapshots);
+        }
+        done.is_ok()
+    }
+
+    /// Without failures: a snapshot holds what the view shows, and nothing is different from it.
+    fn probe(&mut self, chance: &mut Chance, snapshots: &mut Vec<Held>) {
+        let taken = self.view().take_snapshot().expect("no call fails");
+        self.taken(chance, taken, snapshots).check(chance.pick(&[By::Reading, By::Viewing]));
+        self.check();
+        self.with_open(|view| {
+            assert!(
+                view.changes().expect("no call fails").is_empty(),
+                "changes since a snapshot taken just now"
+            );
+        });
+    }
+
+    /// At the end, without failures.
+    pub(super) fn finish(&mut self, chance: &mut Chance, snapshots: &mut Vec<Held>) {
+        self.check();
+        if chance.one_in(2) {
+            self.probe(chance, snapshots);
+        }
+        for restore_to in [chance.one_in(2), chance.one_in(2)] {
+            let fitting = snapshots.iter().filter(|held| held.memory.bytes.len() <= self.most);
+            let fitting: Vec<_> = fitting.cloned().collect();
+            if restore_to && let Some(target) = Held::pick(chance, &fitting) {
+                target.settle();
+                self.view_mut().restore_to(&target.real).expect("no call fails");
+                self.restored(&target.memory, &[]);
+            } else {
+                self.view_mut().restore().expect("no call fails");
+                self.restored(&self.root.clone(), &[]);
+            }
+            self.check();
+        }
+        self.probe(chance, snapshots);
+    }
+
+    /// Runs `operation` on the view as a slice, if no part is protected.
+    fn with_open<T>(&mut self, operation: impl FnOnce(&View<S>) -> T) -> Option<T> {
+        let view = self.view.take().expect("no operation has it");
+        let may_be_open = self.access.iter().all(|&access| access == Access::READ_WRITE);
+        let (view, result) = match view.into_open() {
+            Ok(open) => {
+                assert!(may_be_open, "a protected view became a slice");
+                let result = operation(&open);
+                (open.into_protected(), Some(result))
+            }
+            Err(protected) => {
+                assert!(!may_be_open, "a view without protection became no slice");
+                (protected, None)
+            }
+        };
+        self.view = Some(view);
+        result
+    }
+
+    /// Writes somewhere, often near the end.
+    fn edit(&mut self, chance: &mut Chance) {
+        let len = self.shows.bytes.len();
+        if len == 0 {
+            return;
+        }
+        let page = page_size();
+        let value = chance.pick(&[0, 1, 2, 3]);
+        let start =
+            if chance.one_in(3) { len.saturating_sub(1 + chance.below(4 * page)) } else { chance.below(len) };
+        let run = |pages: usize| start / page * page..len.min((start / page + pages) * page);
+        let parts: Vec<_> = match chance.below(7) {
+            0..3 => vec![start..len.min(start + 1 + chance.below(300))],
+            3 | 4 => vec![run(1 + chance.below(20))],
+            5 => vec![run(60 + chance.below(60))],
+            _ => (0..len).step_by((1 + chance.below(5)) * page).map(|at| at..at + 1).collect(),
+        };
+        let (first, last) = (parts[0].start, parts[parts.len() - 1].end);
+        chance.note(format!(
+            "{}: edit {}: {value} in {} parts of {first}..{last}",
+            chance.step,
+            self.name,
+            parts.len()
+        ));
+        for part in parts {
+            let mut at = part.start;
+            while at < part.end {
+                let end = part.end.min((at / page + 1) * page);
+                let writable = self.access[at / page] == Access::READ_WRITE;
+                let bytes = self.view_mut().get_mut(at..end);
+                assert_eq!(bytes.is_some(), writable, "access to page {}", at / page);
+                if let Some(bytes) = bytes {
+                    bytes.fill(value);
+                    self.shows.bytes[at..end].fill(value);
+                }
+                at = end;
+            }
+        }
+    }
+
+    fn taken(&mut self, chance: &mut Chance, taken: Snapshot, snapshots: &mut Vec<Held>) -> Held {
+        self.synced.clone_from(&self.shows.bytes);
+        let held = Held::new(chance, taken, &format!("taken of {}", self.name), &self.shows);
+        snapshots.push(held.clone());
+        held
+    }
+
+    fn take(&mut self, chance: &mut Chance, snapshots: &mut Vec<Held>) -> io::Result<()> {
+        let taken = chance.call(&format!("take {}", self.name), || self.view().take_snapshot());
+        let taken = allowed(chance, taken)?;
+        self.taken(chance, taken, snapshots);
+        Ok(())
+    }
+
+    fn restore(&mut self, chance: &mut Chance, keep: &[Range<usize>]) -> io::Result<()> {
+        let what = format!("restore {}, excluding {keep:?}", self.name);
+        let view = self.view_mut();
+        let restored = match keep {
+            [] => chance.call(&what, || view.restore()),
+            _ => chance.call(&what, || view.restore_excluding(keep)),
+        };
+        let root = self.root.clone();
+        self.after_restore(chance, restored, &root, keep)
+    }
+
+    pub(super) fn restore_to(&mut self, chance: &mut Chance, target: &Held) -> io::Result<()> {
+        let what = format!("restore {} to {}", self.name, target.name);
+        let view = self.view_mut();
+        let restored = target.call(chance, &what, || view.restore_to(&target.real));
+        if target.memory.bytes.len() > self.most {
+            let error = restored.expect_err("a view cannot become so long");
+            assert!(chance.failed || error.kind() == ErrorKind::InvalidInput || was_kept(&error), "{error}");
+            self.check();
+            return Err(error);
+        }
+        self.after_restore(chance, restored, &target.memory, &[])
+    }
+
+    fn after_restore(
+        &mut self,
+        chance: &Chance,
+        restored: io::Result<()>,
+        target: &Memory,
+        keep: &[Range<usize>],
+    ) -> io::Result<()> {
+        match restored {
+            Ok(()) => self.restored(target, keep),
+            Err(error) if was_kept(&error) => return Err(error),
+            Err(error) => {
+                assert!(chance.failed, "without a failed call: {error}");
+                self.torn(target, keep);
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    fn restored(&mut self, target: &Memory, keep: &[Range<usize>]) {
+        let before = std::mem::replace(&mut self.shows, target.clone());
+        for range in keep {
+            let range = range.start..range.end.min(target.bytes.len());
+            if !range.is_empty() {
+                self.shows.bytes[range.clone()].copy_from_slice(&before.bytes[range]);
+            }
+        }
+        self.synced.clone_from(&target.bytes);
+        self.access = vec![Access::READ_WRITE; target.pages()];
+    }
+
+    /// Notes what the view shows after a failed restore to `target`, which may be anything outside of `keep`.
+    fn torn(&mut self, target: &Memory, keep: &[Range<usize>]) {
+        let name = self.name.clone();
+        let (len, content_len) = (self.view().len(), content_len(self.view()));
+        let before = &self.shows.bytes;
+        assert!(len == before.len() || len == target.bytes.len(), "{name} is {len} bytes long");
+        assert!(content_len <= len, "the content of {name} is longer than it is");
+        let (mut bytes, mut access) = (Vec::with_capacity(len), Vec::new());
+        for start in (0..len).step_by(page_size()) {
+            let range = start..start + page_size();
+            let writable = self.view_mut().get_mut(range.clone()).is_some();
+            match self.view().get(range.clone()) {
+                Some(shown) => {
+                    access.push(if writable { Access::READ_WRITE } else { Access::READ });
+                    bytes.extend_from_slice(shown);
+                }
+                None => {
+                    // Protection is taken away before anything changes.
+                    access.push(Access::NONE);
+                    bytes.extend_from_slice(&self.shows.bytes[range]);
+                }
+            }
+        }
+        for range in keep {
+            let range = range.start..range.end.min(len).min(target.bytes.len());
+            if !range.is_empty() {
+                let stayed = bytes[range.clone()] == self.shows.bytes[range.clone()];
+                assert!(
+                    stayed,
+                    "a failed restore of {name} changed bytes among {range:?}, which it excludes"
+                );
+            }
+        }
+        self.shows = Memory { bytes, content_len };
+        self.access = access;
+    }
+
+    fn grow(&mut self, chance: &mut Chance) -> io::Result<()> {
+        let (page, content, most) = (page_size(), self.shows.content_len, self.most);
+        let len = match chance.below(12) {
+            0 => chance.below(content + 1),
+            1 => most + 1 + chance.below(page),
+            2..6 => most,
+            6 => content + chance.below(100),
+            _ => content + chance.below(most.saturating_sub(content).min(30 * page) + 1),
+        };
+        let what =
+            format!("grow {} from {content} (of {}) to {len} bytes", self.name, self.shows.bytes.len());
+        let view = self.view_mut();
+        let grown = chance.call(&what, || view.grow(len));
+        if len < content || len.next_multiple_of(page) > most {
+            let error = grown.expect_err("a view cannot have such a length");
+            assert!(chance.failed || error.kind() == ErrorKind::InvalidInput, "{error}");
+            return Err(error);
+        }
+        allowed(chance, grown)?;
+        self.shows.content_len = len;
+        self.shows.bytes.resize(len.next_multiple_of(page), 0);
+        self.access.resize(self.shows.pages(), Access::READ_WRITE);
+        if chance.one_in(2) {
+            self.edit(chance);
+        }
+        Ok(())
+    }
+
+    fn zero(&mut self, chance: &mut Chance) -> io::Result<()> {
+        let range = range(chance, self.shows.bytes.len());
+        let what = format!("zero {range:?} of {}", self.name);
+        let view = self.view_mut();
+        let zeroed = chance.call(&what, || view.zero(range.clone()));
+        let mut pages = range.start / page_size()..range.end.div_ceil(page_size());
+        if !range.is_empty() && pages.any(|page| self.access[page] != Access::READ_WRITE) {
+            let error = zeroed.expect_err("protected bytes cannot be zeroed");
+            assert!(chance.failed || error.kind() == ErrorKind::PermissionDenied, "{error}");
+            return Err(error);
+        }
+        allowed(chance, zeroed)?;
+        self.shows.bytes[range].fill(0);
+        Ok(())
+    }
+
+    fn protect(&mut self, chance: &mut Chance, pages: Range<usize>, access: Access) -> io::Result<()> {
+        let range = pages.start * page_size()..pages.end * page_size();
+        let what = format!("protect {range:?} of {}: {access:?}", self.name);
+        let view = self.view_mut();
+        let protected = chance.call(&what, || view.protect(range, access));
+        let protected = allowed(chance, protected);
+        // After an error the view allows nothing.
+        self.access[pages].fill(if protected.is_ok() { access } else { Access::NONE });
+        protected
+    }
+
+    fn changes(&mut self, chance: &mut Chance) -> io::Result<()> {
+        let (synced, shows) = (self.synced.clone(), self.shows.bytes.clone());
+        let what = format!("changes of {}", self.name);
+        let changes = self.with_open(|view| {
+            let changes = chance.call(&what, || view.changes());
+            allowed(chance, changes).map(|changes| assert_changes(changes, &synced, &shows))
+        });
+        changes.unwrap_or(Ok(()))
+    }
+
+    fn track(&mut self, chance: &mut Chance) -> io::Result<()> {
+        let tracking = tracking(chance);
+        let what = format!("track {} by {tracking}", self.name);
+        let view = self.view_mut();
+        let tracked = chance.call(&what, || view.set_tracking(tracking));
+        match &tracked {
+            Err(error) if error.kind() == ErrorKind::Unsupported && tracking != Tracking::Auto => tracked,
+            _ => allowed(chance, tracked),
+        }
+    }
+
+    fn stats(&mut self, chance: &mut Chance) -> io::Result<()> {
+        let what = format!("stats of {}", self.name);
+        let stats = chance.call(&what, || Ok(self.view().stats()))?;
+        assert_eq!(stats.mapped, self.shows.bytes.len(), "the length in the numbers of {}", self.name);
+        Ok(())
+    }
+}
+
+fn content_len<S, A>(view: &View<S, A>) -> usize {
+    view.tree.as_ref().map_or(0, Worktree::content_len)
+}
+
+/// An error is allowed only where a call failed.
+pub(super) fn allowed<T>(chance: &Chance, result: io::Result<T>) -> io::Result<T> {
+    if let Err(error) = &result {
+        assert!(chance.failed, "without a failed call: {error}");
+    }
+    result
+}
+
+/// Whether an error reports the end of a mutable view whose changes were kept.
+pub(super) fn was_kept(error: &io::Error) -> bool {
+    error.to_string().contains("they are kept")
+}
+
+/// Checks the ranges and the bytes of both sides.
+pub(super) fn assert_changes(changes: Changes<'_>, old: &[u8], new: &[u8]) {
+    let page = page_size();
+    let page_of = |bytes: &[u8], at: usize| bytes.get(at..at + page).unwrap_or(&[]).to_vec();
+    let mut expected: Vec<Range<usize>> = Vec::new();
+    for at in (0..old.len().max(new.len())).step_by(page) {
+        if page_of(old, at) != page_of(new, at) {
+            match expected.last_mut() {
+                Some(last) if last.end == at => last.end += page,
+                _ => expected.push(at..at + page),
+            }
+        }
+    }
+    assert_eq!(changes.ranges(), expected, "the ranges that differ");
+    for change in changes {
+        for part in change.pages() {
+            assert!(part.old == page_of(old, part.offset), "what page {} was", part.offset / page);
+            assert!(part.new == page_of(new, part.offset), "what page {} is", part.offset / page);
+        }
+    }
+}
