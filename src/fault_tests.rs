@@ -180,6 +180,7 @@ fn growth_in_place() {
     if view.grow(longer).is_err() {
         fault::suspend(|| {
             assert_eq!(view.len(), len);
+            ends_as_long_as_it_is(longer);
             assert_eq!(view.take_snapshot().unwrap().len(), len);
             view.grow(longer).unwrap();
         });
@@ -189,6 +190,21 @@ fn growth_in_place() {
     assert!(*view == *expected, "a view that grew does not show what it showed, and zeroes");
     fault::suspend(|| view.commit().unwrap());
     assert_shows(&snapshot, &expected);
+}
+
+/// Nor is the snapshot longer that such a view leaves when it ends.
+fn ends_as_long_as_it_is(longer: usize) {
+    for first in 0..4 {
+        let mut snapshot = Snapshot::zeroed(10 * page_size()).unwrap();
+        let mut view = snapshot.view_mut_with(ViewOptions::new().reserve(longer)).unwrap();
+        view.fill(40);
+        let (grown, _) = fault::inject(first, u64::MAX, || view.grow(longer));
+        let bytes = view.to_vec();
+        assert_eq!(bytes.len(), if grown.is_ok() { longer } else { 10 * page_size() });
+        view.commit().unwrap();
+        assert_shows(&snapshot, &bytes);
+        assert_eq!(snapshot.len(), bytes.len());
+    }
 }
 
 fn parts_of_a_view(root: &Snapshot, bytes: &[u8]) {

@@ -43,12 +43,11 @@ impl State {
         self.capture_changed(content_len)
     }
 
-    /// The last image of a range that was written in place and is not used any more. After an error the file is still
-    /// there, for another call.
-    pub(crate) fn end_in_place(&mut self, content_len: usize) -> io::Result<Arc<Image>> {
+    /// The last image of a range of `pages` pages that was written in place and is not used any more. After an error the
+    /// file is still there, for another call.
+    pub(crate) fn end_in_place(&mut self, pages: usize, content_len: usize) -> io::Result<Arc<Image>> {
         let Backing::Direct(file) = &self.backing else { return self.capture_changed(content_len) };
-        let pages = file.pages();
-        if pages > 0 && !file.may_be_sealed() {
+        if self.mapping.pages() > 0 && !file.may_be_sealed() {
             // The range stays: if the descriptor of the file is lost, nothing else has the bytes.
             return self.capture_changed(content_len);
         }

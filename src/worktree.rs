@@ -325,10 +325,11 @@ impl Worktree {
     /// An image of what the tree shows, whose bytes are not used any more. To be called again after an error, and
     /// nothing else.
     pub(crate) fn end(&mut self) -> io::Result<Arc<Image>> {
-        let content_len = self.content_len;
+        let (pages, content_len) = (self.len / page_size(), self.content_len);
         let state = self.state_mut();
         match &state.backing {
-            Backing::Direct(_) => state.end_in_place(content_len),
+            // The file may be longer, after a growth that failed.
+            Backing::Direct(_) => state.end_in_place(pages, content_len),
             Backing::Private(_) | Backing::Torn => state.capture_changed(content_len),
         }
     }
