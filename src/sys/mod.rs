@@ -9,6 +9,7 @@
 //! | `MemoryFile` | memory that can be mapped: `create` (with room to become longer by `set_pages`), `write_at`, `write_pages`, `punch`, `finish` (immutable from then on), `share` (a `Handle` on it for other processes, only where nobody can write to it by any means; none elsewhere), `data` (at least the pages that are other than zero), `allocated` (bytes held, at least; 0 only if all is zero), `collapse` |
 //! | `Mapping` | an owned address range ([`Span`]), with inaccessible pages around it as `Placement` says: `new`, `placed`, `replace`, `replace_part`, `discard` private pages, `give_back` the memory of pages that nobody needs, `extend` and `truncate`, `set_access`, `populate`, `inaccessible`, `check_owner` |
 //! | `REPLACES_UNSEEN` | whether `replace` with the bytes that are there already goes unnoticed by threads that read them |
+//! | `RUNS_CODE` | whether `set_access` can make pages executable, which are then run as they are at that moment |
 //! | `Tracker` | `find`: every page of a private mapping that may differ from what it shows, or showed when it was closed; more is allowed, fewer never. `arm`, `close`: wishes. `of_pinned`: for a mapping whose pages may be written past the page table |
 //! | `copy_of`, `borrowed` | a file's bytes as they are now, and a file mapped in place |
 //! | `received` | a `Handle` that another process sent, as a file in place |
@@ -62,8 +63,8 @@ compile_error!("memsnap needs a backend for this system in src/sys/");
 #[allow(unused_imports, reason = "not every system has a module in `os`")]
 pub(crate) use system::received;
 pub(crate) use system::{
-    Handle, Mapping, MemoryFile, REPLACES_UNSEEN, Tracker, available_memory, borrowed, copy_of, file_limit,
-    page_size, stream,
+    Handle, Mapping, MemoryFile, REPLACES_UNSEEN, RUNS_CODE, Tracker, available_memory, borrowed, copy_of,
+    file_limit, page_size, stream,
 };
 
 /// What a range of addresses shows. Page n of the mapping shows page n of the file.

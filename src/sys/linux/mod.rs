@@ -16,7 +16,7 @@ pub(super) use std::os::fd::OwnedFd as Descriptor;
 pub(crate) use std::os::fd::OwnedFd as Handle;
 
 pub(crate) use super::unix::{
-    Mapping, MemoryFile, available_memory, borrowed, copy_of, file_limit, page_size, stream,
+    Mapping, MemoryFile, RUNS_CODE, available_memory, borrowed, copy_of, file_limit, page_size, stream,
 };
 pub(super) use file::{Kind, borrowed_file, data_extents, new_file};
 pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, slack};

@@ -20,7 +20,7 @@ use std::io;
 pub(crate) use std::os::fd::OwnedFd as Handle;
 
 pub(crate) use super::unix::{
-    Mapping, MemoryFile, available_memory, borrowed, copy_of, file_limit, page_size, stream,
+    Mapping, MemoryFile, RUNS_CODE, available_memory, borrowed, copy_of, file_limit, page_size, stream,
 };
 pub(super) use file::{Descriptor, Kind, NOT_OPEN, borrowed_file, clone_of, data_extents, new_file};
 pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, slack};

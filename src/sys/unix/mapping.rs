@@ -10,6 +10,7 @@ use std::sync::Arc;
 use rustix::io::Errno;
 use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
 
+use super::code::synchronize;
 use super::page_size;
 use crate::access::Access;
 use crate::options::HugePages;
@@ -221,7 +222,7 @@ impl Mapping {
         mapped.map(drop)
     }
 
-    /// Says what may be done with the bytes of `range`. After an error that may be anything, for each page.
+    /// Says what may be done with the bytes of `range`; those that may be run are run as they are now. After an error that may be anything, for each page.
     ///
     /// # Safety
     ///
@@ -234,8 +235,14 @@ impl Mapping {
         flags.set(MprotectFlags::WRITE, access.can_write());
         flags.set(MprotectFlags::EXEC, access.can_execute());
         call("mprotect")?;
+        let (start, len) = (self.address(range.start), range.len() * page_size());
         // SAFETY: the range is inside this mapping; who refers to its bytes is the caller's promise.
-        Ok(unsafe { mprotect(self.address(range.start), range.len() * page_size(), flags) }?)
+        unsafe { mprotect(start, len, flags) }?;
+        if access.can_execute() {
+            // SAFETY: the range is inside this mapping, and can be read now.
+            unsafe { synchronize(start.cast(), len) }?;
+        }
+        Ok(())
     }
 
     /// The inaccessible pages before it and behind it.

@@ -11,10 +11,12 @@
 //! and the methods of [`MemoryFile`] and [`Mapping`] that are not here: `finish`, `punch`, `collapse`, `share`,
 //! `data`, `allocated`; `discard`, `give_back`, `populate`, `advise`.
 
+mod code;
 mod file;
 mod mapping;
 pub(in crate::sys) mod source;
 
+pub(crate) use code::RUNS_CODE;
 pub(crate) use file::MemoryFile;
 pub(crate) use mapping::Mapping;
 pub(crate) use source::{borrowed, copy_of, stream};

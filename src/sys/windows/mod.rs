@@ -27,6 +27,9 @@ pub(crate) use tracker::Tracker;
 /// Between unmapping and mapping there is a moment in which the range cannot be read.
 pub(crate) const REPLACES_UNSEEN: bool = false;
 
+/// `FlushInstructionCache` makes what was written run.
+pub(crate) const RUNS_CODE: bool = true;
+
 /// Bytes in a page.
 #[inline]
 pub(crate) fn page_size() -> usize {
