@@ -10,7 +10,7 @@ use crate::cost;
 use crate::error;
 use crate::pages::whole_pages;
 use crate::snapshot::Snapshot;
-use crate::sys::Placement;
+use crate::sys::{Placement, RUNS_CODE};
 
 /// How a snapshot is made.
 ///
@@ -233,6 +233,10 @@ impl ViewOptions {
     /// Whether parts of the view may be made executable, by [`protect`](crate::View::protect) with
     /// [`Access::READ_EXECUTE`](crate::Access::READ_EXECUTE): what was written there runs with all rights of the
     /// process. They may not, unless this is called.
+    ///
+    /// `protect` sees to the instruction caches. Where memsnap does not know how, a view with this option cannot be
+    /// opened (`Unsupported`): it knows x86, x86-64, AArch64 and s390x, on Linux and Android also Arm and 64-bit RISC-V, and all
+    /// processors of Windows.
     pub fn executable(&mut self, executable: bool) -> &mut Self {
         self.executable = executable;
         self
@@ -272,6 +276,12 @@ impl ViewOptions {
 
     /// The pages that a view of `pages` pages may grow to, and where it is to be.
     pub(crate) fn place(&self, pages: usize, label: &Label) -> io::Result<(usize, Placement)> {
+        if self.executable && !RUNS_CODE {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "a view cannot be executable on this processor, whose instruction caches memsnap does not know",
+            ));
+        }
         if self.reserve == 0 && self.guard == (0, 0) {
             return Ok((pages, self.placement(0, 0, label)));
         }

@@ -22,7 +22,8 @@ impl<S> View<S, Protected> {
     ///
     /// [`take_snapshot`](Self::take_snapshot) works as ever; while it runs, pages that cannot be read but were
     /// written before can be read. Kernel calls that write to the view fail (`EFAULT`) where it is
-    /// protected. Costs one system call, and one or two mappings for each range that is protected.
+    /// protected. Costs one system call, and one or two mappings for each range that is protected; on processors that do not keep
+    /// their instruction caches coherent by themselves (Arm, RISC-V), `READ_EXECUTE` also walks through the range.
     ///
     /// # Errors
     ///

@@ -541,6 +541,12 @@ impl<S, A> View<S, A> {
         }
     }
 
+    /// The length of the snapshot that the view was opened on, in whole pages.
+    #[cfg(feature = "vm-memory")]
+    pub(crate) fn root_len(&self) -> usize {
+        self.tree.as_ref().map_or(0, |tree| tree.root().pages * page_size())
+    }
+
     /// The bytes that `range` means, if they are within the view.
     pub(crate) fn within(&self, what: &str, range: &impl RangeBounds<usize>) -> io::Result<Range<usize>> {
         let len = self.len();

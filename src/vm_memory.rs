@@ -9,6 +9,7 @@
 
 use std::fmt;
 use std::io;
+use std::ops::RangeBounds;
 
 use ::vm_memory::{
     Address, GuestAddress, GuestMemoryError, GuestMemoryRegion, GuestMemoryRegionBytes, GuestMemoryResult,
@@ -101,8 +102,8 @@ pub struct GuestRegion<S> {
     /// Used by methods that have the region by `&mut` or by value, and by no others.
     view: View<S>,
     start: GuestAddress,
-    /// Address and length of the view. The address never changes; the length is noted anew after each call
-    /// that has the view by `&mut`.
+    /// Address and length of the view. Invariant: they never change. Only growth and restores to snapshots of other
+    /// lengths change that of a view: the region has no growth, and refuses such restores.
     host: *mut u8,
     len: usize,
 }
@@ -116,8 +117,8 @@ unsafe impl<S> Sync for GuestRegion<S> where View<S>: Sync {}
 impl<S> GuestRegion<S> {
     /// The memory of `view` as guest memory from `start` on.
     ///
-    /// The region is as long as the view: whole pages. `start` need not be aligned, but hypervisors want it
-    /// to be.
+    /// The region is as long as the view is now, in whole pages, and stays so. `start` need not be aligned, but hypervisors
+    /// want it to be.
     ///
     /// # Errors
     ///
@@ -182,7 +183,9 @@ impl<S> GuestRegion<S> {
     ///
     /// # Errors
     ///
-    /// Those of [`View::restore`].
+    /// Those of [`View::restore`]; `InvalidInput`, with nothing changed, if that snapshot is of another length than the
+    /// region, because the view had grown when it became guest memory. Such a region can go back to snapshots taken of
+    /// it, by [`restore_to`](Self::restore_to).
     ///
     /// # Examples
     ///
@@ -199,9 +202,8 @@ impl<S> GuestRegion<S> {
     /// # }
     /// ```
     pub fn restore(&mut self) -> io::Result<()> {
-        let restored = self.view.restore();
-        self.len = self.view.len();
-        restored
+        self.check_len("go back to its first snapshot,", self.view.root_len())?;
+        self.view.restore()
     }
 
     /// Has the region hold another snapshot of the same length, at the same host address. See
@@ -228,16 +230,67 @@ impl<S> GuestRegion<S> {
     /// # }
     /// ```
     pub fn restore_to(&mut self, snapshot: &Snapshot) -> io::Result<()> {
-        let wanted = snapshot.len();
-        if wanted != self.len {
-            return Err(error::invalid(format!(
-                "a guest region of {} bytes cannot hold a snapshot of {wanted} bytes: its neighbours stay where they are",
-                self.len
-            )));
-        }
-        let restored = self.view.restore_to(snapshot);
-        self.len = self.view.len();
-        restored
+        self.check_len("hold a snapshot", snapshot.len())?;
+        self.view.restore_to(snapshot)
+    }
+
+    /// Makes the bytes of `range`, by offset, zero, and gives the memory of whole pages among them back. See
+    /// [`View::zero`].
+    ///
+    /// For pages that the guest expects to be zero when it uses them again: those of free page reporting where the guest
+    /// negotiated `VIRTIO_BALLOON_F_PAGE_POISON` with a value of 0. For others [`discard`](Self::discard) is better.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`View::zero`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use memsnap::{Snapshot, vm_memory::GuestRegion};
+    /// # use vm_memory::{Bytes, GuestAddress, MemoryRegionAddress};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let snapshot = Snapshot::from_slice(&[1; 1 << 20])?;
+    /// let mut region = GuestRegion::new(snapshot.view()?, GuestAddress(0))?;
+    /// region.zero(0x1_0000..0x2_0000)?;
+    /// assert_eq!(region.read_obj::<u8>(MemoryRegionAddress(0x1_0000))?, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn zero(&mut self, range: impl RangeBounds<usize>) -> io::Result<()> {
+        self.view.zero(range)
+    }
+
+    /// Puts the bytes of `range`, by offset, back to what the last snapshot holds, and gives the memory of whole pages
+    /// among them back. See [`View::discard`].
+    ///
+    /// For pages whose contents the guest has given up: those of a memory balloon and of free page reporting. It returns
+    /// at least as much memory as [`zero`](Self::zero), and the next snapshot has nothing of these pages to capture.
+    /// What the guest finds there later are bytes that it had itself before.
+    ///
+    /// `madvise(MADV_DONTNEED)` on the region's host addresses must not be used: see
+    /// [memory for other code](View#memory-for-other-code).
+    ///
+    /// # Errors
+    ///
+    /// Those of [`View::discard`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use memsnap::{Snapshot, vm_memory::GuestRegion};
+    /// # use vm_memory::{Bytes, GuestAddress, MemoryRegionAddress};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let snapshot = Snapshot::zeroed(1 << 20)?;
+    /// let mut region = GuestRegion::new(snapshot.view()?, GuestAddress(0))?;
+    /// region.write_obj(1_u32, MemoryRegionAddress(0x1_0000))?;
+    /// region.discard(0x1_0000..0x2_0000)?;
+    /// assert!(region.changes()?.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn discard(&mut self, range: impl RangeBounds<usize>) -> io::Result<()> {
+        self.view.discard(range)
     }
 
     /// Where the region, by offset, differs from the snapshot that was last taken of it or
@@ -315,6 +368,18 @@ impl<S> GuestRegion<S> {
     }
 }
 
+impl<S> GuestRegion<S> {
+    fn check_len(&self, what: &str, wanted: usize) -> io::Result<()> {
+        if wanted == self.len {
+            return Ok(());
+        }
+        Err(error::invalid(format!(
+            "a guest region of {} bytes cannot {what} of {wanted} bytes: its neighbours stay where they are",
+            self.len
+        )))
+    }
+}
+
 impl<S> GuestMemoryRegion for GuestRegion<S> {
     type B = ();
 
@@ -334,8 +399,8 @@ impl<S> GuestMemoryRegion for GuestRegion<S> {
     }
 
     fn get_slice(&self, addr: MemoryRegionAddress, count: usize) -> GuestMemoryResult<VolatileSlice<'_>> {
-        // SAFETY: the `len` bytes from `host` on are the view's memory: mapped, readable and writable as long
-        // as the view lives, and the slice borrows the region, which owns it. Meanwhile all other users
+        // SAFETY: the `len` bytes from `host` on are the view's memory, whose length never changes: mapped, readable and
+        // writable as long as the view lives, and the slice borrows the region, which owns it. Meanwhile all other users
         // access them volatilely too: they have slices like this one, since whatever uses the view needs the
         // region by `&mut` or by value.
         let all = unsafe { VolatileSlice::new(self.host, self.len) };

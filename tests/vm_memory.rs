@@ -9,7 +9,7 @@ use std::thread;
 
 use common::{assert_same, noise, padded};
 use memsnap::vm_memory::GuestRegion;
-use memsnap::{Snapshot, View, page_size};
+use memsnap::{Snapshot, View, ViewOptions, page_size};
 use vm_memory::{
     Bytes, GuestAddress, GuestMemoryBackend, GuestMemoryError, GuestMemoryRegion, GuestRegionCollection,
     MemoryRegionAddress,
@@ -248,6 +248,66 @@ fn views_that_cannot_be_guest_memory_are_refused() {
     assert_eq!(kind_of(page.view().unwrap(), highest), Ok(()));
     assert_eq!(kind_of(page.view().unwrap(), highest + 1), Err(ErrorKind::InvalidInput));
     assert_eq!(kind_of(page.view().unwrap(), u64::MAX), Err(ErrorKind::InvalidInput));
+}
+
+/// A region over a view that had grown, put back to the snapshot that the view was opened on, shrank: to less than its
+/// neighbours expect, and from an empty snapshot to a region whose last address is before its first.
+#[test]
+fn a_region_keeps_its_length_whatever_its_view_was_opened_on() {
+    let len = 4 * page_size();
+    for root in [0, 1, 3 * page_size()] {
+        let snapshot = Snapshot::zeroed(root).unwrap();
+        let mut view = snapshot.view_with(ViewOptions::new().reserve(2 * len)).unwrap();
+        view.grow(len).unwrap();
+        let mut region = GuestRegion::new(view, GuestAddress(0x1000)).unwrap();
+        region.write_slice(b"kept", MemoryRegionAddress(len as u64 - 4)).unwrap();
+        let taken = region.take_snapshot().unwrap();
+        let error = region.restore().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+        assert_eq!(region.restore_to(&snapshot).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(region.len(), len as u64);
+        assert_eq!(region.last_addr(), address(0x1000, len - 1));
+        region.write_slice(b"lost", MemoryRegionAddress(len as u64 - 4)).unwrap();
+        region.restore_to(&taken).unwrap();
+        assert_eq!(bytes_of(&region)[len - 4..], *b"kept");
+        assert_eq!(region.get_slice(MemoryRegionAddress(0), len).unwrap().len(), len);
+        assert!(region.get_slice(MemoryRegionAddress(0), len + 1).is_err());
+        // The view itself can go back.
+        let mut view = region.into_view();
+        view.restore().unwrap();
+        assert_eq!(view.len(), root.next_multiple_of(page_size()));
+    }
+}
+
+#[test]
+fn what_a_guest_has_given_up_is_zeroed_or_discarded() {
+    let mut guest = Guest::new();
+    let written = noise(9 * page_size(), 7);
+    let part = page_size() + 1..7 * page_size() - 1;
+    let (high, next) = (guest.high_start, guest.next_start);
+    for start in [0, high, next] {
+        guest.memory().write_slice(&written, GuestAddress(start)).unwrap();
+    }
+    let contents = guest.contents.clone();
+    for (region, content) in guest.regions().into_iter().zip(&contents) {
+        let mut expected = content.clone();
+        expected[..written.len()].copy_from_slice(&written);
+        region.discard(part.clone()).unwrap();
+        expected[part.clone()].copy_from_slice(&content[part.clone()]);
+        assert_same("discarded", &bytes_of(region), &expected);
+        let taken = region.take_snapshot().unwrap();
+        region.zero(part.clone()).unwrap();
+        let before = expected.clone();
+        expected[part.clone()].fill(0);
+        assert_same("zeroed", &bytes_of(region), &expected);
+        region.discard(..).unwrap();
+        assert_same("discarded again", &bytes_of(region), &before);
+        assert!(region.changes().unwrap().is_empty());
+        assert_same("taken", &taken.view().unwrap(), &before);
+        let len = before.len();
+        assert_eq!(region.discard(..len + 1).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(region.zero(..len + 1).unwrap_err().kind(), ErrorKind::InvalidInput);
+    }
 }
 
 #[test]

@@ -10,6 +10,7 @@
 //! | `Mapping` | an owned address range ([`Span`]), with inaccessible pages around it as `Placement` says: `new`, `placed`, `replace`, `replace_part`, `discard` private pages, `give_back` the memory of pages that nobody needs, `extend` and `truncate`, `set_access`, `populate`, `inaccessible`, `check_owner`, `check_usable` |
 //! | `replaces_unseen()` | whether `replace` with the bytes that are there already goes unnoticed by threads that read them |
 //! | `writes_in_place()` | whether each page of `Source::Shared` has memory when it is written: elsewhere the process would be stopped for lack of it |
+//! | `RUNS_CODE` | whether `set_access` can make pages executable, which are then run as they are at that moment |
 //! | `Tracker` | `find`: every page of a private mapping that may differ from what it shows, or showed when it was closed; more is allowed, fewer never. `arm`, `close`: wishes. `of_pinned`: for a mapping whose pages may be written past the page table |
 //! | `copy_of`, `borrowed` | a file's bytes as they are now, and a file mapped in place |
 //! | `received` | a `Handle` that another process sent, as a file in place |
@@ -66,8 +67,8 @@ compile_error!("memsnap needs a backend for this system in src/sys/");
 #[allow(unused_imports, reason = "not every system has a module in `os`")]
 pub(crate) use system::received;
 pub(crate) use system::{
-    Handle, Mapping, MemoryFile, Tracker, available_memory, borrowed, copy_of, file_limit, page_size,
-    replaces_unseen, stream, writes_in_place,
+    Handle, Mapping, MemoryFile, RUNS_CODE, Tracker, available_memory, borrowed, copy_of, file_limit,
+    page_size, replaces_unseen, stream, writes_in_place,
 };
 
 /// What a range of addresses shows. Page n of the mapping shows page n of the file.

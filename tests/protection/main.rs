@@ -275,34 +275,88 @@ fn protected_bytes_are_not_zeroed() {
     }
 }
 
+/// Machine code of a function that returns `number`, where the tests know any.
+fn code(number: u8) -> Option<Vec<u8>> {
+    if cfg!(any(target_arch = "x86_64", target_arch = "x86")) {
+        // `mov eax, NUMBER; ret`
+        Some(vec![0xB8, number, 0, 0, 0, 0xC3])
+    } else if cfg!(all(target_arch = "aarch64", target_endian = "little")) {
+        // `mov w0, NUMBER; ret`
+        let instructions = [0x5280_0000 | u32::from(number) << 5, 0xD65F_03C0];
+        Some(instructions.into_iter().flat_map(u32::to_le_bytes).collect())
+    } else {
+        None
+    }
+}
+
+/// Runs the function at byte `at` of the view.
+fn run<S>(view: &ProtectedView<S>, at: usize) -> u32 {
+    let start = view.as_ptr().wrapping_add(at);
+    // SAFETY: `code` of a function that takes nothing and returns an integer is there, and can be run.
+    let function = unsafe { std::mem::transmute::<*const u8, extern "C" fn() -> u32>(start) };
+    function()
+}
+
 #[test]
 fn what_is_written_can_be_run_where_that_was_chosen() {
     const TEST: &str = "what_is_written_can_be_run_where_that_was_chosen";
-    // `mov eax, N; ret`
-    let code = |number: u8| [0xB8, number, 0, 0, 0, 0xC3];
-    if !cfg!(target_arch = "x86_64") {
-        return skip(TEST, "the machine code is for x86-64");
-    }
+    let Some(first) = code(1) else { return skip(TEST, "no machine code for this processor") };
     let _serial = serial();
     let mut root = pattern(3, 1);
-    root[page_size()..][..6].copy_from_slice(&code(1));
+    let place = page_size()..page_size() + first.len();
+    root[place.clone()].copy_from_slice(&first);
     for mut snapshot in [Snapshot::from_slice(&root).unwrap(), Snapshot::zeroed(root.len()).unwrap()] {
         let mut view = snapshot.view_mut_with(ViewOptions::new().executable(true)).unwrap().into_protected();
         for number in 0..20 {
-            view.get_mut(page_size()..page_size() + 6).unwrap().copy_from_slice(&code(number));
+            let code = code(number).unwrap();
+            view.get_mut(place.clone()).unwrap().copy_from_slice(&code);
             view.protect(bytes_of(1, 1), Access::READ_EXECUTE).unwrap();
             assert_allows("code", &mut view, 1, 1, "r-x");
             if number % 3 == 0 {
                 let taken = view.take_snapshot().unwrap();
-                assert_eq!(read(&taken)[page_size()..][..6], code(number));
+                assert_eq!(read(&taken)[place.clone()], code);
                 assert_allows("code", &mut view, 1, 1, "r-x");
             }
-            let start = view.as_ptr().wrapping_add(page_size());
-            // SAFETY: a function that takes nothing and returns an integer was written there.
-            let function = unsafe { std::mem::transmute::<*const u8, extern "C" fn() -> u32>(start) };
-            assert_eq!(function(), u32::from(number));
+            assert_eq!(run(&view, place.start), u32::from(number));
             view.restore().unwrap();
             assert_allows("restored", &mut view, 0, 3, "rw-");
+        }
+    }
+}
+
+/// Processors with instruction caches of their own (Arm) went on with the code that was there before a restore rewrote it,
+/// once it was made executable again.
+#[test]
+fn code_that_a_restore_rewrote_is_run_as_it_is_now() {
+    const TEST: &str = "code_that_a_restore_rewrote_is_run_as_it_is_now";
+    const PAGES: usize = 20;
+    const KINDS: usize = 5;
+    if code(1).is_none() {
+        return skip(TEST, "no machine code for this processor");
+    }
+    let _serial = serial();
+    let root = pattern(PAGES, 1);
+    for snapshot in [Snapshot::from_slice(&root).unwrap(), Snapshot::zeroed(root.len()).unwrap()] {
+        let mut view = snapshot.view_with(ViewOptions::new().executable(true)).unwrap();
+        // Functions that return another number in each snapshot, several in a cache line's neighbourhood.
+        let places: Vec<_> = (0..PAGES * 4).map(|i| i * page_size() / 4 + i % 9 * 16).collect();
+        let number = |kind: usize, place: usize| u8::try_from((kind * 50 + place) % 256).unwrap();
+        let mut taken = Vec::new();
+        for kind in 0..KINDS {
+            for (i, &place) in places.iter().enumerate() {
+                let code = code(number(kind, i)).unwrap();
+                view[place..place + code.len()].copy_from_slice(&code);
+            }
+            taken.push(view.take_snapshot().unwrap());
+        }
+        let mut view = view.into_protected();
+        for round in 0..200 {
+            let kind = round * 3 % KINDS;
+            view.restore_to(&taken[kind]).unwrap();
+            view.protect(.., Access::READ_EXECUTE).unwrap();
+            for (i, &place) in places.iter().enumerate() {
+                assert_eq!(run(&view, place), u32::from(number(kind, i)), "round {round}, function {i}");
+            }
         }
     }
 }

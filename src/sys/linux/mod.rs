@@ -17,7 +17,8 @@ pub(crate) use std::os::fd::OwnedFd as Handle;
 pub(super) use super::unix::Descriptor as FileDescriptor;
 use super::unix::commits_strictly;
 pub(crate) use super::unix::{
-    Mapping, MemoryFile, available_memory, borrowed, copy_of, file_limit, page_size, stream, writes_in_place,
+    Mapping, MemoryFile, RUNS_CODE, available_memory, borrowed, copy_of, file_limit, page_size, stream,
+    writes_in_place,
 };
 pub(super) use file::{Kind, borrowed_file, new_file};
 pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, slack};

@@ -21,7 +21,8 @@ pub(crate) use std::os::fd::OwnedFd as Handle;
 
 use super::unix::commits_strictly;
 pub(crate) use super::unix::{
-    Mapping, MemoryFile, available_memory, borrowed, copy_of, file_limit, page_size, stream, writes_in_place,
+    Mapping, MemoryFile, RUNS_CODE, available_memory, borrowed, copy_of, file_limit, page_size, stream,
+    writes_in_place,
 };
 pub(super) use file::{FileDescriptor, Kind, NOT_OPEN, borrowed_file, clone_of, new_file, with_extents};
 pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, slack};

@@ -22,6 +22,7 @@ use rustix::mm::{
     MapFlags, MprotectFlags, MsyncFlags, ProtFlags, mmap, mmap_anonymous, mprotect, msync, munmap,
 };
 
+use super::code::synchronize;
 use super::page_size;
 use crate::access::Access;
 use crate::options::HugePages;
@@ -252,7 +253,7 @@ impl Mapping {
         mapped.map(drop)
     }
 
-    /// Says what may be done with the bytes of `range`. After an error that may be anything, for each page.
+    /// Says what may be done with the bytes of `range`; those that may be run are run as they are now. After an error that may be anything, for each page.
     ///
     /// # Safety
     ///
@@ -264,7 +265,12 @@ impl Mapping {
         flags.set(ProtFlags::WRITE, access.can_write());
         flags.set(ProtFlags::EXEC, access.can_execute());
         // SAFETY: forwarded to the caller.
-        unsafe { self.protect(range, flags) }
+        unsafe { self.protect(range, flags) }?;
+        if access.can_execute() {
+            // SAFETY: the range is inside this mapping, and can be read now.
+            unsafe { synchronize(self.address(range.start).cast(), range.len() * page_size()) }?;
+        }
+        Ok(())
     }
 
     /// # Safety

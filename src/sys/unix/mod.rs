@@ -13,12 +13,14 @@
 //! and the methods of [`MemoryFile`] and [`Mapping`] that are not here: `finish`, `punch`, `collapse`, `share`,
 //! `data`, `allocated`; `discard`, `give_back`, `populate`, `advise`.
 
+mod code;
 mod descriptor;
 mod file;
 mod keys;
 mod mapping;
 pub(in crate::sys) mod source;
 
+pub(crate) use code::RUNS_CODE;
 pub(in crate::sys) use descriptor::Descriptor;
 pub(crate) use file::MemoryFile;
 pub(in crate::sys) use keys::{close_inherited, next_number};

@@ -9,6 +9,7 @@ use std::os::windows::io::{AsRawHandle, OwnedHandle};
 use std::ptr::{self, NonNull};
 use std::sync::OnceLock;
 
+use windows_sys::Win32::System::Diagnostics::Debug::FlushInstructionCache;
 use windows_sys::Win32::System::Memory::{
     DiscardVirtualMemory, MEM_COMMIT, MEM_DECOMMIT, MEM_PRESERVE_PLACEHOLDER, MEM_RELEASE,
     MEM_REPLACE_PLACEHOLDER, MEM_RESERVE, MEM_RESERVE_PLACEHOLDER, MEMORY_MAPPED_VIEW_ADDRESS,
@@ -222,7 +223,7 @@ impl Mapping {
         replaced
     }
 
-    /// Says what may be done with the bytes of `range`. After an error that may be anything, for each page.
+    /// Says what may be done with the bytes of `range`; those that may be run are run as they are now. After an error that may be anything, for each page.
     ///
     /// # Safety
     ///
@@ -233,7 +234,14 @@ impl Mapping {
         mapped.try_for_each(|(part, content)| {
             // SAFETY: the caller's promise.
             unsafe { self.protect(part, content.protection(access)) }
-        })
+        })?;
+        if access.can_execute() {
+            call("FlushInstructionCache")?;
+            let (start, len) = (self.page_ptr(range.start), range.len() * page_size());
+            // SAFETY: the range is inside this mapping, and can be read now; no byte of it changes.
+            checked(unsafe { FlushInstructionCache(this_process(), start.as_ptr().cast(), len) })?;
+        }
+        Ok(())
     }
 
     /// Private pages of a view of a section cannot be dropped one by one, and those of zeroes not without the risk of

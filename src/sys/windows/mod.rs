@@ -34,6 +34,9 @@ pub(crate) fn writes_in_place() -> bool {
     true
 }
 
+/// `FlushInstructionCache` makes what was written run.
+pub(crate) const RUNS_CODE: bool = true;
+
 /// Bytes in a page.
 #[inline]
 pub(crate) fn page_size() -> usize {
