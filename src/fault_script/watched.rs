@@ -176,7 +176,10 @@ impl<S> Watched<S> {
     pub(super) fn step(&mut self, chance: &mut Chance, snapshots: &mut Vec<Held>, failed: bool) -> bool {
         let op = chance.weighted(if failed { &OPS_AFTERWARDS[..] } else { &OPS });
         let done = match op {
-            ViewOp::Edit => Ok(self.edit(chance)),
+            ViewOp::Edit => {
+                self.edit(chance);
+                Ok(())
+            }
             ViewOp::Take => self.take(chance, snapshots),
             ViewOp::Restore => self.restore(chance, &[]),
             ViewOp::RestoreTo => match Held::pick(chance, snapshots) {
