@@ -114,4 +114,13 @@ impl Chance {
         }
         result
     }
+
+    /// Drops `value`, while calls may fail.
+    pub(super) fn drop<T>(&mut self, name: &str, value: T) {
+        let dropped = self.call(&format!("drop {name}"), || {
+            drop(value);
+            Ok(())
+        });
+        debug_assert!(dropped.is_ok());
+    }
 }

@@ -31,7 +31,7 @@ use chance::Chance;
 use script::Script;
 
 /// Seeds that are run unless told otherwise.
-const SEEDS: u64 = 150;
+const SEEDS: u64 = 300;
 
 /// How long they may take on a slow machine, such as an emulated one.
 const AT_MOST: Duration = Duration::from_secs(30);

@@ -460,8 +460,8 @@ impl Script {
         if chance.one_in(2) {
             (written, chance.call(&format!("commit {name}"), || view.commit()).err())
         } else {
-            let dropped = chance.call(&format!("drop {name}"), || Ok(drop(view)));
-            (written, dropped.err())
+            chance.drop(&name, view);
+            (written, None)
         }
     }
 
@@ -470,8 +470,7 @@ impl Script {
         if !views.is_empty() {
             let view = views.swap_remove(chance.below(views.len()));
             view.check();
-            let what = format!("drop {}", view.name);
-            drop(chance.call(&what, || Ok(drop(view))));
+            chance.drop(&view.name.clone(), view);
         }
     }
 
@@ -482,8 +481,7 @@ impl Script {
             if !held.waits() {
                 held.check(chance.pick(&[By::Reading, By::Viewing]));
             }
-            let what = format!("drop {}", held.name);
-            drop(chance.call(&what, || Ok(drop(held))));
+            chance.drop(&held.name.clone(), held);
         }
     }
 

@@ -36,6 +36,7 @@ enum ViewOp {
     RestoreExcluding,
     Grow,
     Zero,
+    Discard,
     Protect,
     Unprotect,
     Changes,
@@ -43,7 +44,7 @@ enum ViewOp {
     Stats,
 }
 
-const OPS: [(usize, ViewOp); 12] = [
+const OPS: [(usize, ViewOp); 13] = [
     (8, ViewOp::Edit),
     (6, ViewOp::Take),
     (3, ViewOp::Restore),
@@ -51,6 +52,7 @@ const OPS: [(usize, ViewOp); 12] = [
     (2, ViewOp::RestoreExcluding),
     (5, ViewOp::Grow),
     (3, ViewOp::Zero),
+    (2, ViewOp::Discard),
     (2, ViewOp::Protect),
     (1, ViewOp::Unprotect),
     (2, ViewOp::Changes),
@@ -59,7 +61,7 @@ const OPS: [(usize, ViewOp); 12] = [
 ];
 
 /// After a failure: above all what goes on from a view that a failed restore left behind.
-const OPS_AFTERWARDS: [(usize, ViewOp); 9] = [
+const OPS_AFTERWARDS: [(usize, ViewOp); 10] = [
     (2, ViewOp::Edit),
     (3, ViewOp::Take),
     (1, ViewOp::Restore),
@@ -67,6 +69,7 @@ const OPS_AFTERWARDS: [(usize, ViewOp); 9] = [
     (1, ViewOp::RestoreExcluding),
     (6, ViewOp::Grow),
     (1, ViewOp::Zero),
+    (1, ViewOp::Discard),
     (1, ViewOp::Unprotect),
     (2, ViewOp::Changes),
 ];
@@ -76,13 +79,14 @@ pub(super) struct Opening {
     pub(super) options: ViewOptions,
     reserve: usize,
     pub(super) tracking: Tracking,
+    pinned: bool,
 }
 
 impl fmt::Display for Opening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { options, reserve, tracking } = self;
+        let Self { options, reserve, tracking, pinned } = self;
         let (keep, populate) = (options.keep_resident, options.populate);
-        write!(f, "reserve {reserve}, keep {keep}, populate {populate:?}, track {tracking}")
+        write!(f, "reserve {reserve}, keep {keep}, populate {populate:?}, track {tracking}, pinned {pinned}")
     }
 }
 
@@ -104,7 +108,9 @@ impl Opening {
         if chance.one_in(5) {
             options.populate(chance.pick(&[crate::Populate::Read, crate::Populate::Write]));
         }
-        Self { options, reserve, tracking }
+        let pinned = chance.one_in(12);
+        options.pinned(pinned);
+        Self { options, reserve, tracking, pinned }
     }
 }
 
@@ -170,7 +176,10 @@ impl<S> Watched<S> {
     pub(super) fn step(&mut self, chance: &mut Chance, snapshots: &mut Vec<Held>, failed: bool) -> bool {
         let op = chance.weighted(if failed { &OPS_AFTERWARDS[..] } else { &OPS });
         let done = match op {
-            ViewOp::Edit => Ok(self.edit(chance)),
+            ViewOp::Edit => {
+                self.edit(chance);
+                Ok(())
+            }
             ViewOp::Take => self.take(chance, snapshots),
             ViewOp::Restore => self.restore(chance, &[]),
             ViewOp::RestoreTo => match Held::pick(chance, snapshots) {
@@ -183,7 +192,8 @@ impl<S> Watched<S> {
                 self.restore(chance, &ranges)
             }
             ViewOp::Grow => self.grow(chance),
-            ViewOp::Zero => self.zero(chance),
+            ViewOp::Zero => self.give_back(chance, false),
+            ViewOp::Discard => self.give_back(chance, true),
             ViewOp::Protect => {
                 let range = range(chance, self.access.len() * page_size());
                 let access = chance.pick(&[Access::NONE, Access::READ, Access::READ_WRITE]);
@@ -432,19 +442,25 @@ impl<S> Watched<S> {
         Ok(())
     }
 
-    fn zero(&mut self, chance: &mut Chance) -> io::Result<()> {
+    /// Zeroes a range, or discards what was written there.
+    fn give_back(&mut self, chance: &mut Chance, discard: bool) -> io::Result<()> {
         let range = range(chance, self.shows.bytes.len());
-        let what = format!("zero {range:?} of {}", self.name);
+        let what = format!("{} {range:?} of {}", if discard { "discard" } else { "zero" }, self.name);
         let view = self.view_mut();
-        let zeroed = chance.call(&what, || view.zero(range.clone()));
+        let bytes = range.clone();
+        let done = chance.call(&what, || if discard { view.discard(bytes) } else { view.zero(bytes) });
         let mut pages = range.start / page_size()..range.end.div_ceil(page_size());
         if !range.is_empty() && pages.any(|page| self.access[page] != Access::READ_WRITE) {
-            let error = zeroed.expect_err("protected bytes cannot be zeroed");
+            let error = done.expect_err("protected bytes stay as they are");
             assert!(chance.failed || error.kind() == ErrorKind::PermissionDenied, "{error}");
             return Err(error);
         }
-        allowed(chance, zeroed)?;
-        self.shows.bytes[range].fill(0);
+        allowed(chance, done)?;
+        self.shows.bytes[range.clone()].fill(0);
+        let both = range.start..range.end.min(self.synced.len());
+        if discard && !both.is_empty() {
+            self.shows.bytes[both.clone()].copy_from_slice(&self.synced[both]);
+        }
         Ok(())
     }
 
