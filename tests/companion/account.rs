@@ -2,11 +2,11 @@
 
 use std::fmt::Display;
 use std::ops::Range;
+use std::panic;
 use std::ptr;
 use std::sync::OnceLock;
 use std::sync::atomic::Ordering::{AcqRel, Acquire, Release};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
-use std::thread;
 
 use memsnap::page_size;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
@@ -95,7 +95,7 @@ pub(crate) const VIEWS: usize = 5;
 /// Shared memory of all threads and processes. All zero at first.
 pub(crate) struct Shared {
     /// All are to end.
-    pub(crate) stop: AtomicBool,
+    stop: AtomicBool,
     /// The nuisances of the moment: a bit for each kind.
     weather: AtomicU64,
     counts: [AtomicUsize; Kind::ALL.len()],
@@ -182,7 +182,8 @@ pub(crate) fn somewhere(random: &mut Random) -> Option<Range<usize>> {
     }
     let pages = len / page_size();
     let most = [1, 8, 100][random.below(3)];
-    let (first, count) = match random.below(4) {
+    // All of a large view takes long.
+    let (first, count) = match random.below(4 + pages / 100) {
         0 => (0, pages),
         _ => (random.below(pages), 1 + random.below(most)),
     };
@@ -197,15 +198,18 @@ pub(crate) fn views() -> Vec<Range<usize>> {
     ranges.filter(|&(_, len)| len > 0).map(|(address, len)| address..address + len).collect()
 }
 
-/// Has all others end when its thread panics.
-pub(crate) struct StopsOthers;
+/// Has all threads and processes end as soon as one thread panics, and before it says so: while it does, a forked
+/// child could not say what it has to say.
+pub(crate) fn stop_on_panic() {
+    let hook = panic::take_hook();
+    panic::set_hook(Box::new(move |info| {
+        stop();
+        hook(info);
+    }));
+}
 
-impl Drop for StopsOthers {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            shared().stop.store(true, Release);
-        }
-    }
+pub(crate) fn stop() {
+    shared().stop.store(true, Release);
 }
 
 pub(crate) fn is_over() -> bool {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use memsnap::{Snapshot, Tracking, View, ViewOptions, page_size};
 
-use crate::account::{self, Kind, StopsOthers, done, is_over};
+use crate::account::{self, Kind, done, is_over};
 use crate::common::script::{Random, differing, read};
 use crate::common::unix::{Child, Fork, fork};
 use crate::common::{assert_same, pattern};
@@ -79,7 +79,6 @@ fn uses<S>(subject: &mut Subject<S>, random: &mut Random) {
 /// Forks at any time, also while the other threads call their views. The children end at once, or use what belongs to
 /// this thread.
 pub(crate) fn elsewhere(tracking: Tracking, seed: u64) {
-    let _stop = StopsOthers;
     let mut random = Random(seed);
     let root = pattern(40, 3);
     let snapshot = Arc::new(Snapshot::from_slice(&root).unwrap());

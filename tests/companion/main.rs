@@ -24,11 +24,10 @@ mod writers;
 use std::env;
 use std::fs;
 use std::io::ErrorKind;
-use std::sync::atomic::Ordering::Release;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use account::{Kind, count, has, lack, shared};
+use account::{Kind, count, has, lack};
 use common::alone::alone_with;
 use common::linux::{SwapFile, ksm};
 use common::script::Random;
@@ -103,7 +102,7 @@ fn run(tracking: Tracking) {
     let mut random = Random(seed);
     let mut next_seed = || random.below(usize::MAX) as u64;
 
-    shared();
+    account::stop_on_panic();
     let peers = Peers {
         by_vm_write: Writer::start(Kind::PeerVmWrite, peers::by_vm_write),
         by_mem: Writer::start(Kind::PeerMem, peers::by_mem),
@@ -149,5 +148,4 @@ fn run(tracking: Tracking) {
             skip("companion", format!("{tracking}: {}: there were none", effect.name()));
         }
     }
-    shared().stop.store(true, Release);
 }

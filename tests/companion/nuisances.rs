@@ -11,7 +11,7 @@ use std::time::Duration;
 use memsnap::page_size;
 use rustix::process::getpid;
 
-use crate::account::{self, Kind, NUISANCES, StopsOthers, add, done, is_in_season, is_over, lack, somewhere};
+use crate::account::{self, Kind, NUISANCES, add, done, is_in_season, is_over, lack, somewhere};
 use crate::common::assert_same;
 use crate::common::script::Random;
 use crate::raw;
@@ -49,7 +49,6 @@ fn can_collapse() -> io::Result<()> {
 
 /// Does one after the other until all is over.
 pub(crate) fn run(seed: u64) {
-    let _stop = StopsOthers;
     let mut random = Random(seed);
     while !is_over() {
         thread::sleep(Duration::from_micros(random.below(400) as u64));
@@ -114,7 +113,6 @@ pub(crate) fn unlocked<T>(change: impl FnOnce() -> T) -> T {
 
 /// Looks at views through a slice, whenever nobody writes to them, and checks what it sees.
 pub(crate) fn look(shown: &RwLock<Vec<Shown>>, seed: u64) {
-    let _stop = StopsOthers;
     let mut random = Random(seed);
     while !is_over() {
         thread::sleep(Duration::from_micros(random.below(400) as u64));

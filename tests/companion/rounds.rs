@@ -1,16 +1,13 @@
 //! The thread that owns the views: rounds of writes and calls.
 
 use std::collections::VecDeque;
-use std::sync::atomic::Ordering::Release;
 use std::sync::{Arc, RwLock};
 use std::thread::{self, Scope};
 use std::time::Duration;
 
 use memsnap::{HugePages, Populate, Snapshot, Tracking, ViewOptions, page_size};
 
-use crate::account::{
-    self, Kind, StopsOthers, VIEWS, WRITES, at_least, count, done, has, is_in_season, lack, shared,
-};
+use crate::account::{self, Kind, VIEWS, WRITES, at_least, count, done, has, is_in_season, lack, shared};
 use crate::common::linux::ksm;
 use crate::common::script::Random;
 use crate::common::unix::Child;
@@ -23,8 +20,8 @@ use crate::{forks, nuisances};
 /// Pages of a small view.
 const SMALL: usize = 150;
 
-/// Bytes of the large ones.
-const LARGE: usize = 16 << 20;
+/// Bytes of the large ones, over bytes and over zeroes.
+const LARGE: [usize; 2] = [4 << 20, 16 << 20];
 
 /// Children at a time.
 const CHILDREN: usize = 2;
@@ -41,7 +38,6 @@ pub(crate) struct Rounds {
     pinned: Option<Pinned>,
     children: VecDeque<Child>,
     rounds: usize,
-    _stop: StopsOthers,
 }
 
 /// Pages of a view that are a fixed buffer, and for how many more rounds.
@@ -59,7 +55,6 @@ impl Rounds {
         peers: &'scope Peers,
         mut seed: impl FnMut() -> u64,
     ) -> Self {
-        let _stop = StopsOthers;
         let shown = Arc::new(RwLock::new(vec![Shown::default(); VIEWS]));
         let pins = Pins::new().map_err(|error| lack(Kind::Fixed, error)).ok();
         let lanes = Lanes::start(scope, 4, peers);
@@ -74,14 +69,13 @@ impl Rounds {
             pinned: None,
             children: VecDeque::new(),
             rounds: 0,
-            _stop,
         };
-        let large_pages = LARGE / page_size();
+        let large = LARGE.map(|len| len / page_size());
         for (name, pages, bytes) in [
             ("small view of bytes", SMALL, Some(pattern(SMALL, 1))),
             ("small view of zeroes", SMALL, None),
-            ("large view of bytes", large_pages, Some(noise(LARGE, 5))),
-            ("large view of zeroes", large_pages, None),
+            ("large view of bytes", large[0], Some(noise(LARGE[0], 5))),
+            ("large view of zeroes", large[1], None),
         ] {
             let snapshot = match &bytes {
                 Some(bytes) => Snapshot::from_slice(bytes).unwrap(),
@@ -116,7 +110,7 @@ impl Rounds {
     fn open(&mut self, index: usize, name: &'static str, snapshot: Snapshot, root: Arc<[u8]>) {
         let options = self.options();
         let view = snapshot.into_view_with(&options).unwrap();
-        let most_held = if root.len() == LARGE { 2 } else { 4 };
+        let most_held = if root.len() >= LARGE[0] { 2 } else { 4 };
         self.owned.push(Subject::new((index, name), view, root, most_held, &self.shown));
     }
 
@@ -192,7 +186,7 @@ impl Rounds {
         let strangers: Vec<Held> =
             self.owned.iter().flat_map(|subject| subject.held.last().cloned()).collect();
         for subject in &mut self.owned {
-            if subject.view.len() < LARGE || self.random.below(4) == 0 {
+            if subject.view.len() < LARGE[0] || self.random.below(4) == 0 {
                 subject.act(&mut self.random, &strangers);
             }
         }
@@ -333,7 +327,7 @@ impl Rounds {
             subject.check_held(&mut self.random);
         }
         self.children.drain(..).for_each(Child::join);
-        shared().stop.store(true, Release);
+        account::stop();
         self.rounds
     }
 }

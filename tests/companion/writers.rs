@@ -7,11 +7,12 @@ use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::os::unix::net::UnixStream;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::Scope;
+use std::time::Duration;
 
 use memsnap::page_size;
 use rustix::process::getpid;
 
-use crate::account::{Kind, StopsOthers, done, has, lack};
+use crate::account::{Kind, done, has, is_over, lack};
 use crate::peers::Writer;
 use crate::raw;
 use crate::ring::Ring;
@@ -46,7 +47,6 @@ impl Lanes {
             let (sender, jobs) = channel::<Job>();
             let report = report.clone();
             scope.spawn(move || {
-                let _stop = StopsOthers;
                 let mut tools = Tools::new();
                 for job in jobs {
                     let result = tools.write(&job, peers);
@@ -71,7 +71,13 @@ impl Lanes {
         }
         meanwhile();
         for _ in 0..count {
-            self.done.recv().expect("the lanes are there").unwrap_or_else(|error| panic!("{error}"));
+            let done = loop {
+                match self.done.recv_timeout(Duration::from_millis(100)) {
+                    Ok(done) => break done,
+                    Err(_) => assert!(!is_over(), "another thread has failed"),
+                }
+            };
+            done.unwrap_or_else(|error| panic!("{error}"));
         }
     }
 }
