@@ -53,6 +53,8 @@ kinds! {
     Collapse "MADV_COLLAPSE",
     Merge "MADV_MERGEABLE",
     Unmerge "MADV_UNMERGEABLE",
+    Huge "MADV_HUGEPAGE and its opposite",
+    Dump "MADV_DONTDUMP and its opposite",
     Lock "mlock",
     Incore "mincore",
     ClearRefs "writes to clear_refs",
@@ -70,6 +72,7 @@ kinds! {
     Restore "restores",
     RestoreTo "restores to other snapshots",
     Exclude "restores of parts",
+    Discard "discards",
     Zero "zeroings",
     Commit "mutable views ended",
     // What came of it.
@@ -191,6 +194,17 @@ pub(crate) fn somewhere(random: &mut Random) -> Option<Range<usize>> {
     Some(start..start + count.min(pages - first) * page_size())
 }
 
+/// Memory of a view that may be made one huge page, if any view has such.
+pub(crate) fn huge_place(random: &mut Random) -> Option<Range<usize>> {
+    const HUGE: usize = 2 << 20;
+    let places = views().into_iter().flat_map(|view| {
+        let starts = (view.start.next_multiple_of(HUGE)..view.end).step_by(HUGE);
+        starts.map(|start| start..start + HUGE).filter(move |place| place.end <= view.end)
+    });
+    let places: Vec<_> = places.collect();
+    places.get(random.below(places.len().max(1))).cloned()
+}
+
 /// Where the views are.
 pub(crate) fn views() -> Vec<Range<usize>> {
     let views = shared().views.iter();
@@ -201,6 +215,7 @@ pub(crate) fn views() -> Vec<Range<usize>> {
 /// Has all threads and processes end as soon as one thread panics, and before it says so: while it does, a forked
 /// child could not say what it has to say.
 pub(crate) fn stop_on_panic() {
+    shared();
     let hook = panic::take_hook();
     panic::set_hook(Box::new(move |info| {
         stop();

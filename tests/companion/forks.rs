@@ -20,6 +20,7 @@ pub(crate) fn inherit(
     shown: &RwLock<Vec<Shown>>,
     seed: u64,
 ) -> Child {
+    let in_place = mutable.is_in_place();
     // No other thread holds the lock when the process is copied, so that the child can take it.
     let alone = write(shown);
     match fork() {
@@ -29,14 +30,19 @@ pub(crate) fn inherit(
         }
         Fork::InChild(parent) => {
             drop(alone);
-            goes_on(owned, mutable, &mut Random(seed));
+            goes_on(owned, mutable, in_place, &mut Random(seed));
             parent.exit()
         }
     }
 }
 
-fn goes_on(owned: &mut Vec<Subject<Snapshot>>, mutable: &mut Subject<&mut Snapshot>, random: &mut Random) {
-    if mutable.in_place {
+fn goes_on(
+    owned: &mut Vec<Subject<Snapshot>>,
+    mutable: &mut Subject<&mut Snapshot>,
+    in_place: bool,
+    random: &mut Random,
+) {
+    if in_place {
         assert!(mutable.view.take_snapshot().is_err() && mutable.view.restore().is_err());
     } else {
         uses(mutable, random);

@@ -84,9 +84,14 @@ fn act(kind: Kind, range: &Range<usize>, random: &mut Random) -> io::Result<()> 
         Kind::WillNeed => raw::advise(range, libc::MADV_WILLNEED),
         Kind::PopulateRead => raw::advise(range, raw::MADV_POPULATE_READ),
         Kind::PopulateWrite => raw::advise(range, raw::MADV_POPULATE_WRITE),
-        Kind::Collapse => raw::advise(range, raw::MADV_COLLAPSE),
+        Kind::Collapse => {
+            let place = account::huge_place(random).ok_or(io::ErrorKind::NotFound)?;
+            raw::advise(&place, raw::MADV_COLLAPSE)
+        }
         Kind::Merge => raw::advise(range, libc::MADV_MERGEABLE),
         Kind::Unmerge => raw::advise(range, libc::MADV_UNMERGEABLE),
+        Kind::Huge => raw::advise(range, [libc::MADV_HUGEPAGE, libc::MADV_NOHUGEPAGE][random.below(2)]),
+        Kind::Dump => raw::advise(range, [libc::MADV_DONTDUMP, libc::MADV_DODUMP][random.below(2)]),
         Kind::Lock => {
             let _locking = LOCKING.lock().unwrap_or_else(PoisonError::into_inner);
             match somewhere(random) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use memsnap::{HugePages, Populate, Snapshot, Tracking, ViewOptions, page_size};
 
-use crate::account::{self, Kind, VIEWS, WRITES, at_least, count, done, has, is_in_season, lack, shared};
+use crate::account::{self, Kind, VIEWS, WRITES, at_least, count, done, has, is_in_season, lack};
 use crate::common::linux::ksm;
 use crate::common::script::Random;
 use crate::common::unix::Child;
@@ -102,7 +102,7 @@ impl Rounds {
             1 => options.populate(Populate::Write),
             2 => options.populate(Populate::Read),
             3 | 4 => options.huge_pages(HugePages::Advise),
-            _ => &mut options,
+            _ => options.pinned(self.tracking == Tracking::Auto),
         };
         options
     }
@@ -120,7 +120,6 @@ impl Rounds {
         let mut snapshot = Snapshot::zeroed(2 * SMALL * page_size()).unwrap();
         let (view, root) = (snapshot.view_mut_with(&options).unwrap(), vec![0; 2 * SMALL * page_size()]);
         let mut mutable = Subject::new((VIEWS - 1, "mutable view"), view, root.into(), 2, &self.shown);
-        mutable.in_place = true;
         for round in 0..self.random.below(25) {
             if round % 6 == 0 {
                 self.change_weather();
@@ -289,7 +288,7 @@ impl Rounds {
             return;
         }
         let rounds = 2 + self.random.below(6);
-        let i = self.random.below(self.owned.len() + usize::from(!mutable.in_place));
+        let i = self.random.below(self.owned.len() + 1);
         let (index, len) = match self.owned.get_mut(i) {
             Some(subject) => {
                 subject.replaced = false;

@@ -4,7 +4,7 @@ use std::ops::Range;
 use std::slice;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use memsnap::{Snapshot, Tracking, View, page_size};
+use memsnap::{Snapshot, Tracking, View, WhyNotFaster, page_size};
 
 use crate::account::{Kind, done, publish};
 use crate::common::assert_same;
@@ -66,8 +66,6 @@ pub(crate) struct Subject<S> {
     synced: Arc<[u8]>,
     pub(crate) held: Vec<Held>,
     most_held: usize,
-    /// Written in place: no snapshot was taken of it, nor was it restored.
-    pub(crate) in_place: bool,
     /// Its memory may have been replaced.
     pub(crate) replaced: bool,
 }
@@ -86,13 +84,18 @@ impl<S> Subject<S> {
         write(shown)[index] = Shown { address, bytes: root.to_vec() };
         nuisances::unlocked(|| publish(index, address, view.len()));
         let (synced, held) = (Arc::clone(&root), Vec::new());
-        Self { place, name, view, root, synced, held, most_held, in_place: false, replaced: false }
+        Self { place, name, view, root, synced, held, most_held, replaced: false }
     }
 
     /// Has all others forget the view.
     pub(crate) fn retire(self) -> View<S> {
         nuisances::unlocked(|| publish(self.index(), 0, 0));
         self.view
+    }
+
+    /// Whether a forked child must not touch it.
+    pub(crate) fn is_in_place(&self) -> bool {
+        self.view.stats().why_not_faster == Some(WhyNotFaster::InPlace)
     }
 
     pub(crate) fn index(&self) -> usize {
@@ -123,10 +126,11 @@ impl<S> Subject<S> {
         if self.view.stats().tracker == Tracking::Armed {
             done(Kind::Armed);
         }
-        let what = match random.below(20) {
+        let what = match random.below(21) {
             0..7 => {
+                let in_place = self.is_in_place();
                 self.take(random);
-                Kind::Take
+                if in_place { Kind::TakeInPlace } else { Kind::Take }
             }
             7..9 => {
                 let shown = read(&all_shown);
@@ -159,8 +163,16 @@ impl<S> Subject<S> {
                     .iter()
                     .for_each(|range| restored[range.clone()].copy_from_slice(&bytes[range.clone()]));
                 *bytes = restored;
-                (self.synced, self.in_place, self.replaced) = (Arc::clone(&self.root), false, true);
+                (self.synced, self.replaced) = (Arc::clone(&self.root), true);
                 Kind::Exclude
+            }
+            18 => {
+                let mut shown = write(&all_shown);
+                let range = some_range(random, all);
+                self.view.discard(range.clone()).unwrap();
+                shown[index].bytes[range.clone()].copy_from_slice(&self.synced[range]);
+                self.replaced = true;
+                Kind::Discard
             }
             _ => {
                 let mut shown = write(&all_shown);
@@ -187,10 +199,6 @@ impl<S> Subject<S> {
         let taken = self.view.take_snapshot().unwrap();
         let bytes: Arc<[u8]> = shown[self.place.index].bytes.as_slice().into();
         drop(shown);
-        if self.in_place {
-            done(Kind::TakeInPlace);
-            self.in_place = false;
-        }
         self.synced = Arc::clone(&bytes);
         if self.held.len() == self.most_held {
             self.held.swap_remove(random.below(self.most_held));
@@ -202,7 +210,7 @@ impl<S> Subject<S> {
         let mut shown = write(&self.place.all);
         restore(&mut self.view);
         shown[self.place.index].bytes.copy_from_slice(&bytes);
-        (self.synced, self.in_place, self.replaced) = (bytes, false, true);
+        (self.synced, self.replaced) = (bytes, true);
     }
 }
 
