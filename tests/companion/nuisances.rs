@@ -90,7 +90,9 @@ fn act(kind: Kind, range: &Range<usize>, random: &mut Random) -> io::Result<()> 
         }
         Kind::Merge => raw::advise(range, libc::MADV_MERGEABLE),
         Kind::Unmerge => raw::advise(range, libc::MADV_UNMERGEABLE),
-        Kind::Huge => raw::advise(range, [libc::MADV_HUGEPAGE, libc::MADV_NOHUGEPAGE][random.below(2)]),
+        Kind::Huge => {
+            raw::advise(range, [libc::MADV_NOHUGEPAGE, libc::MADV_HUGEPAGE][random.below(4).min(1)])
+        }
         Kind::Dump => raw::advise(range, [libc::MADV_DONTDUMP, libc::MADV_DODUMP][random.below(2)]),
         Kind::Lock => {
             let _locking = LOCKING.lock().unwrap_or_else(PoisonError::into_inner);
