@@ -90,8 +90,11 @@ pub(crate) fn elsewhere(tracking: Tracking, seed: u64) {
     let snapshot = Arc::new(Snapshot::from_slice(&root).unwrap());
     let mut view = snapshot.view_arc_with(ViewOptions::new().tracking(tracking)).unwrap();
     let mut bytes = root.clone();
-    while !is_over() {
+    loop {
         thread::sleep(Duration::from_millis(5 + random.below(20) as u64));
+        if is_over() {
+            return;
+        }
         if !account::is_in_season(Kind::ForkElsewhere) {
             continue;
         }
