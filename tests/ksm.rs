@@ -5,43 +5,12 @@
 //! bytes would be captured, and its zeroes survive a restore.
 #![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
-use std::fs;
+mod common;
 
+use common::linux::ksm::{self, full_scans, zero_pages};
+use common::skip;
 use memsnap::{Snapshot, View, page_size};
 use rustix::mm::{Advice, madvise};
-
-const KSM: &str = "/sys/kernel/mm/ksm";
-
-/// A setting of KSM, put back at the end.
-struct Setting {
-    path: String,
-    before: String,
-}
-
-impl Setting {
-    fn set(name: &str, value: &str) -> std::io::Result<Self> {
-        let path = format!("{KSM}/{name}");
-        let before = fs::read_to_string(&path)?;
-        fs::write(&path, value)?;
-        Ok(Self { path, before })
-    }
-}
-
-impl Drop for Setting {
-    fn drop(&mut self) {
-        let _ = fs::write(&self.path, &self.before);
-    }
-}
-
-fn full_scans() -> u64 {
-    fs::read_to_string(format!("{KSM}/full_scans")).unwrap().trim().parse().unwrap()
-}
-
-fn zero_pages() -> u64 {
-    let stat = fs::read_to_string("/proc/self/ksm_stat").unwrap_or_default();
-    let line = stat.lines().find_map(|line| line.strip_prefix("ksm_zero_pages "));
-    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
-}
 
 /// Overwrites `pages` with zeroes and waits until the kernel has merged them, for at most so many of its
 /// rounds.
@@ -61,12 +30,10 @@ fn merge_zeroes<S>(view: &mut View<S>, pages: std::ops::Range<usize>) -> bool {
 
 #[test]
 fn written_pages_that_were_merged_into_the_zero_page_are_not_taken_for_clean() {
-    let settings = [("use_zero_pages", "1"), ("sleep_millisecs", "1"), ("smart_scan", "0"), ("run", "1")]
-        .map(|(name, value)| Setting::set(name, value));
-    if let Some(error) = settings.iter().find_map(|setting| setting.as_ref().err()) {
-        eprintln!("skipped: merged zero pages: KSM cannot be switched on here: {error}");
-        return;
-    }
+    let _settings = match ksm::switch_on() {
+        Ok(settings) => settings,
+        Err(error) => return skip("merged zero pages", format!("KSM cannot be switched on here: {error}")),
+    };
     let page = page_size();
     let bytes = vec![7; 64 * page];
     let from_slice = Snapshot::from_slice(&bytes).unwrap();
@@ -82,8 +49,7 @@ fn written_pages_that_were_merged_into_the_zero_page_are_not_taken_for_clean() {
         let mut view = opened_on.view().unwrap();
         view.restore_to(restored_to).unwrap();
         if !merge_zeroes(&mut view, 10..20) {
-            eprintln!("skipped: merged zero pages: the kernel merged none in 50 rounds");
-            return;
+            return skip("merged zero pages", "the kernel merged none in 50 rounds");
         }
         assert_eq!(view.changes().unwrap().ranges(), [10 * page..20 * page]);
         let taken = view.take_snapshot().unwrap();

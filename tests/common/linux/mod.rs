@@ -1,12 +1,15 @@
 //! What the tests of limits, files and memory ask of Linux.
 
+pub(crate) mod ksm;
 pub(crate) mod seccomp;
+mod swap;
 
 use std::fs::{self, File};
 use std::io;
 
 use memsnap::page_size;
 use rustix::process::Resource;
+pub(crate) use swap::SwapFile;
 
 use super::alone::alone_with;
 use super::unix::Limit;

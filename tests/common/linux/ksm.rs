@@ -1,0 +1,56 @@
+//! KSM, with which the kernel merges pages that hold the same bytes.
+
+use std::fs;
+use std::io;
+
+const KSM: &str = "/sys/kernel/mm/ksm";
+
+/// A setting of KSM, put back at the end.
+pub(crate) struct Setting {
+    path: String,
+    before: String,
+}
+
+impl Setting {
+    fn set(name: &str, value: &str) -> io::Result<Self> {
+        let path = format!("{KSM}/{name}");
+        let before = fs::read_to_string(&path)?;
+        fs::write(&path, value)?;
+        Ok(Self { path, before })
+    }
+}
+
+/// Has the kernel look for pages to merge all the time, and put the zero page in place of pages of zeroes.
+pub(crate) fn switch_on() -> io::Result<Vec<Setting>> {
+    [("use_zero_pages", "1"), ("sleep_millisecs", "1"), ("smart_scan", "0"), ("run", "1")]
+        .into_iter()
+        .map(|(name, value)| Setting::set(name, value))
+        .collect()
+}
+
+impl Drop for Setting {
+    fn drop(&mut self) {
+        let _ = fs::write(&self.path, &self.before);
+    }
+}
+
+/// The times that the kernel has looked at all pages that it may merge.
+pub(crate) fn full_scans() -> u64 {
+    fs::read_to_string(format!("{KSM}/full_scans")).unwrap().trim().parse().unwrap()
+}
+
+/// Pages of this process in whose place is the zero page.
+pub(crate) fn zero_pages() -> u64 {
+    count("ksm_zero_pages ")
+}
+
+/// Pages of this process that were merged with others.
+pub(crate) fn merged_pages() -> u64 {
+    count("ksm_merging_pages ")
+}
+
+fn count(name: &str) -> u64 {
+    let stat = fs::read_to_string("/proc/self/ksm_stat").unwrap_or_default();
+    let line = stat.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+}

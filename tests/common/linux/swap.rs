@@ -1,0 +1,67 @@
+//! Swap that a test adds to the system.
+
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+
+use memsnap::page_size;
+
+const SWAP_BYTES: usize = 128 << 20;
+
+/// A swap file that is in use until it is dropped.
+pub(crate) struct SwapFile(PathBuf);
+
+impl SwapFile {
+    pub(crate) fn add() -> io::Result<Self> {
+        // Where the file system of temporary files is memory itself, the build directory may do.
+        let build = Path::new(env!("CARGO_TARGET_TMPDIR"));
+        Self::add_in(&std::env::temp_dir()).or_else(|error| Self::add_in(build).map_err(|_| error))
+    }
+
+    fn add_in(directory: &Path) -> io::Result<Self> {
+        let path = directory.join(format!("memsnap-swap-{}", std::process::id()));
+        let _ = fs::remove_file(&path);
+        let file = File::create_new(&path)?;
+        let result = Self::format(&file).and_then(|()| Self::on(&path));
+        if result.is_err() {
+            let _ = fs::remove_file(&path);
+        }
+        result.map(|()| Self(path))
+    }
+
+    /// Writes blocks for all pages, and the header of `linux/swap.h`.
+    fn format(file: &File) -> io::Result<()> {
+        file.set_permissions(fs::Permissions::from_mode(0o600))?;
+        let zeroes = vec![0; 1 << 20];
+        for offset in (0..SWAP_BYTES).step_by(zeroes.len()) {
+            file.write_all_at(&zeroes, offset as u64)?;
+        }
+        let last_page = u32::try_from(SWAP_BYTES / page_size() - 1).unwrap();
+        let mut header = vec![0; page_size()];
+        header[1024..1028].copy_from_slice(&1_u32.to_ne_bytes());
+        header[1028..1032].copy_from_slice(&last_page.to_ne_bytes());
+        header[page_size() - 10..].copy_from_slice(b"SWAPSPACE2");
+        file.write_all_at(&header, 0)?;
+        file.sync_all()
+    }
+
+    fn on(path: &Path) -> io::Result<()> {
+        let path = CString::new(path.as_os_str().as_bytes())?;
+        // SAFETY: the path is a string that lives through the call.
+        let result = unsafe { libc::swapon(path.as_ptr(), 0) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+}
+
+impl Drop for SwapFile {
+    fn drop(&mut self) {
+        if let Ok(path) = CString::new(self.0.as_os_str().as_bytes()) {
+            // SAFETY: the path is a string that lives through the call.
+            let _ = unsafe { libc::swapoff(path.as_ptr()) };
+        }
+        let _ = fs::remove_file(&self.0);
+    }
+}

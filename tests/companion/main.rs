@@ -1,0 +1,153 @@
+//! A hostile companion: other threads and processes do to views, all at once, what the documents allow, while one thread
+//! takes snapshots and restores, and every byte is checked.
+//!
+//! Rounds go in two phases. First everybody writes, in many ways and at once, where nobody else writes. Then nobody
+//! writes, and one thread calls the views. What changes no byte goes on all the time: pages are swapped out and read in,
+//! merged, collapsed and locked, other processes look at them, other threads fork, children use what they inherit.
+//!
+//! A test for each way of finding written pages, `MEMSNAP_COMPANION_SECONDS` (3) long. What happens depends on the
+//! kernel's timing too, but `MEMSNAP_COMPANION_SEED` has the same calls be made in the same order.
+#![cfg(all(target_os = "linux", not(memsnap_unix)))]
+
+mod account;
+#[path = "../common/mod.rs"]
+mod common;
+mod forks;
+mod nuisances;
+mod peers;
+mod raw;
+mod ring;
+mod rounds;
+mod subject;
+mod writers;
+
+use std::env;
+use std::fs;
+use std::io::ErrorKind;
+use std::thread;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use account::{Kind, count, has, lack};
+use common::alone::alone_with;
+use common::linux::{SwapFile, ksm};
+use common::script::Random;
+use common::{serial, skip, tell};
+use memsnap::{Snapshot, Tracking, ViewOptions, page_size};
+use peers::Writer;
+use rounds::Rounds;
+use writers::Peers;
+
+/// Tells the process of a test why there is no swap; empty where there is.
+const NO_SWAP: &str = "MEMSNAP_COMPANION_NO_SWAP";
+
+/// The same of KSM.
+const NO_KSM: &str = "MEMSNAP_COMPANION_NO_KSM";
+
+#[test]
+fn companion_of_automatic_views() {
+    companion("companion_of_automatic_views", Tracking::Auto);
+}
+
+#[test]
+fn companion_of_armed_views() {
+    companion("companion_of_armed_views", Tracking::Armed);
+}
+
+#[test]
+fn companion_of_scanned_views() {
+    companion("companion_of_scanned_views", Tracking::Scan);
+}
+
+#[test]
+fn companion_of_views_read_from_pagemap() {
+    companion("companion_of_views_read_from_pagemap", Tracking::Pagemap);
+}
+
+#[test]
+fn companion_of_compared_views() {
+    companion("companion_of_compared_views", Tracking::Compare);
+}
+
+/// Sets up what belongs to the system, and runs the test in a process of its own.
+fn companion(test: &str, tracking: Tracking) {
+    if env::var_os(NO_SWAP).is_some() {
+        return alone_with(test, &[], || run(tracking));
+    }
+    let _serial = serial();
+    let refused =
+        Snapshot::zeroed(page_size()).unwrap().view_with(ViewOptions::new().tracking(tracking)).err();
+    if let Some(error) = refused.filter(|error| error.kind() == ErrorKind::Unsupported) {
+        return skip("companion", format!("{tracking}: {error}"));
+    }
+    let (swap, ksm) = (SwapFile::add(), ksm::switch_on());
+    let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default().lines().count();
+    let why = |error: &std::io::Error| format!("{tracking}: {error}");
+    let no_swap = swap.as_ref().err().filter(|_| swaps < 2).map(why).unwrap_or_default();
+    let no_ksm = ksm.as_ref().err().map(why).unwrap_or_default();
+    alone_with(test, &[(NO_SWAP, &no_swap), (NO_KSM, &no_ksm)], || {
+        unreachable!("the process sees the variables")
+    });
+}
+
+fn number(variable: &str) -> Option<u64> {
+    let text = env::var(variable).ok()?;
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is to be a number, not {text}")))
+}
+
+fn run(tracking: Tracking) {
+    let seconds = number("MEMSNAP_COMPANION_SECONDS").unwrap_or(3);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    let seed = number("MEMSNAP_COMPANION_SEED").unwrap_or(u64::from(now.subsec_nanos()));
+    println!("companion: {tracking}: MEMSNAP_COMPANION_SEED={seed}");
+    let mut random = Random(seed);
+    let mut next_seed = || random.below(usize::MAX) as u64;
+
+    account::stop_on_panic();
+    let peers = Peers {
+        by_vm_write: Writer::start(Kind::PeerVmWrite, peers::by_vm_write),
+        by_mem: Writer::start(Kind::PeerMem, peers::by_mem),
+    };
+    let watcher = peers::watch(next_seed());
+    nuisances::probe();
+    for (variable, kinds) in
+        [(NO_SWAP, &[Kind::PageOut, Kind::PageOutAll][..]), (NO_KSM, &[Kind::Merge, Kind::Unmerge])]
+    {
+        let why = env::var(variable).unwrap_or_default();
+        kinds.iter().filter(|_| !why.is_empty()).for_each(|&kind| lack(kind, &why));
+    }
+
+    let start = Instant::now();
+    let end = start + Duration::from_secs(seconds);
+    // On a slow machine, until everything has happened once.
+    let last_end = end + Duration::from_secs(120);
+    let rounds = thread::scope(|scope| {
+        let mut rounds = Rounds::new(scope, tracking, &peers, &mut next_seed);
+        while Instant::now() < end || (!account::missing().is_empty() && Instant::now() < last_end) {
+            rounds.epoch();
+        }
+        rounds.end()
+    });
+    watcher.join();
+    peers.by_vm_write.join();
+    peers.by_mem.join();
+    tell(&format!(
+        "note: companion: {tracking}: seed {seed}, {} s, {rounds} rounds: {}",
+        start.elapsed().as_secs(),
+        account::report()
+    ));
+    assert_eq!(account::missing(), [""; 0], "of all that the system can do, this never happened");
+    assert!(tracking != Tracking::Armed || count(Kind::Armed) > 0, "no view was armed");
+    // What the kernel was asked for and need not do.
+    for (asked, effect) in [
+        (Kind::PageOut, Kind::SwappedOut),
+        (Kind::Collapse, Kind::Collapsed),
+        (Kind::Merge, Kind::Merged),
+        (Kind::Merge, Kind::MergedZero),
+    ] {
+        // Huge pages are not made of pages that are write-protected.
+        let not_at_all = (tracking, asked) == (Tracking::Armed, Kind::Collapse);
+        if has(asked) && count(effect) == 0 && !not_at_all {
+            skip("companion", format!("{tracking}: {}: there were none", effect.name()));
+        }
+    }
+}
