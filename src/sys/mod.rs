@@ -34,6 +34,11 @@ mod conformance;
 #[cfg(test)]
 pub(crate) mod fault;
 
+#[cfg(miri)]
+mod boxed;
+#[cfg(miri)]
+pub(crate) use boxed::Boxed;
+
 mod limits;
 mod span;
 pub(crate) use limits::LIMITS;
