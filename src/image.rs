@@ -325,3 +325,53 @@ impl<'a> Reader<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+    use crate::page_size;
+
+    fn capture<'a>(image: &'a Image, size: (usize, usize), pages: &PageSet, bytes: &'a [u8]) -> Image {
+        let (taken, same) = image.capture(size, pages, false, |_| bytes).unwrap();
+        assert_eq!(same, 0);
+        taken.expect("pages that differ make another image")
+    }
+
+    /// Makes no system call but for the store's memory, so that Miri can run it.
+    #[test]
+    fn relatives_share_a_store_across_threads() {
+        const PAGES: usize = 20;
+        let size = (PAGES, PAGES * page_size());
+        let root = Image::new(Base::Zero, size.0, size.1, Label::default());
+        let of = |image: &Image, pages: &[usize], byte: u8| {
+            let (pages, bytes) = (pages.iter().copied().collect(), vec![byte; page_size()]);
+            capture(image, size, &pages, &bytes)
+        };
+        let first = of(&root, &[1, 2, 17], 1);
+        thread::scope(|scope| {
+            for thread in 3..6 {
+                let (first, of, root) = (&first, &of, &root);
+                scope.spawn(move || {
+                    for round in 0..5 {
+                        let own = of(first, &[2, usize::from(thread), 10 + round], thread);
+                        let changed = [2, usize::from(thread), 10 + round].into_iter().collect::<PageSet>();
+                        assert_eq!(own.diff(first).unwrap(), changed);
+                        let zero = of(&own, &[2, 10 + round], 0);
+                        assert!(zero.shows_zeroes(2) && !own.shows_zeroes(2));
+                        let reader = own.reader().unwrap();
+                        assert!(reader.page(1).iter().all(|&byte| byte == 1));
+                        assert!(reader.page(2).iter().all(|&byte| byte == thread));
+                        assert_eq!(reader.page(19), zeroes());
+                        assert!(own.family() >= 4 && root.captured_pages().is_empty());
+                    }
+                });
+            }
+        });
+        assert_eq!(first.store_usage().live, 3);
+        drop(first);
+        assert_eq!(root.store_usage().live, 0);
+        assert_eq!(root.family(), 1);
+    }
+}

@@ -9,6 +9,8 @@ cache=$MEMSNAP_CROSS
 # To be given another number when the library is built in another way, for cargo goes on with what it built before
 # unless its flags change.
 sysroot=$cache/sysroot-3
+# With a standard library for ThreadSanitizer.
+thread_sysroot=$cache/sysroot-thread-1
 
 # CARGO_TARGET_..., the name by which cargo knows a setting of a target.
 setting() { # TARGET NAME

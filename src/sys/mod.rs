@@ -39,6 +39,11 @@ mod conformance;
 pub(crate) mod fault;
 
 mod blocks;
+#[cfg(miri)]
+mod boxed;
+#[cfg(miri)]
+pub(crate) use boxed::Boxed;
+
 mod limits;
 mod span;
 pub(crate) use limits::LIMITS;

@@ -6,17 +6,20 @@
 #[path = "../common/mod.rs"]
 mod common;
 mod ops;
+mod seeds;
 mod system;
 
 use std::io::{ErrorKind, Write};
 use std::mem;
 use std::ops::Range;
+use std::panic::{catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use common::assert_same;
 use memsnap::{Access, ArcView, Changes, Snapshot, Tracking, View, page_size};
 use ops::{End, MutOp, Op, Options, Part, Unprotect, apply, content_len, op};
 use proptest::prelude::*;
+pub(crate) use seeds::Script;
 
 /// What a snapshot holds: whole pages, of which so many bytes are content.
 #[derive(Clone)]
@@ -456,6 +459,15 @@ fn pick_mut<T>(items: &mut [T], index: prop::sample::Index) -> Option<&mut T> {
     (!items.is_empty()).then(|| index.get_mut(items))
 }
 
+/// Runs `ops` on a first snapshot of `content_len` bytes, and compares all there is in the end.
+fn run(content_len: usize, ops: Vec<Op>) {
+    let mut model = Model::new(content_len);
+    for op in ops {
+        model.run(op);
+    }
+    model.check();
+}
+
 fn cases() -> ProptestConfig {
     let cases = std::env::var("PROPTEST_CASES").ok().and_then(|cases| cases.parse().ok()).unwrap_or(2_000);
     ProptestConfig { cases, max_shrink_iters: 20_000, failure_persistence: None, ..ProptestConfig::default() }
@@ -466,10 +478,24 @@ proptest! {
 
     #[test]
     fn behaves_like_vectors(content_len in content_len(), ops in prop::collection::vec(op(), 1..60)) {
-        let mut model = Model::new(content_len);
-        for op in ops {
-            model.run(op);
+        run(content_len, ops);
+    }
+}
+
+/// Runs the scripts that the fuzzer kept, because each reached something that the others do not.
+#[test]
+fn the_corpus_behaves_like_vectors() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz/corpus/model");
+    let Ok(files) = std::fs::read_dir(corpus) else {
+        // Neither is it in the package, nor in a virtual machine that has the test only.
+        return common::skip("the_corpus_behaves_like_vectors", "no fuzz/corpus/model here");
+    };
+    for file in files {
+        let path = file.unwrap().path();
+        let script = Script::from_bytes(&std::fs::read(&path).unwrap());
+        if let Err(panic) = catch_unwind(|| script.clone().run()) {
+            eprintln!("{}: {script:#?}", path.display());
+            resume_unwind(panic);
         }
-        model.check();
     }
 }
