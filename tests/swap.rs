@@ -15,11 +15,12 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use common::linux::{CAP_SYS_ADMIN, is_capable_of};
 use common::script::{differing, read};
 use common::{assert_same, pattern, serial, skip};
 use memsnap::{Snapshot, Tracking, View, ViewOptions, page_size};
 
-/// Why a test cannot go on here.
+/// What the machine lacks, or does not do, for a test to go on.
 type Skip = String;
 
 const SWAP_BYTES: usize = 128 << 20;
@@ -28,10 +29,26 @@ const SWAP_BYTES: usize = 128 << 20;
 struct SwapFile(PathBuf);
 
 impl SwapFile {
-    fn add() -> io::Result<Self> {
+    /// `Err` says what the machine lacks for it.
+    fn add() -> Result<Self, Skip> {
+        if !is_capable_of(CAP_SYS_ADMIN) {
+            return Err("only root may add swap".into());
+        }
+        if !Path::new("/proc/swaps").exists() {
+            return Err("the kernel has no swap".into());
+        }
+        let mut refusals = String::new();
         // Where the file system of temporary files is memory itself, the build directory may do.
-        let build = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        Self::add_in(&std::env::temp_dir()).or_else(|error| Self::add_in(build).map_err(|_| error))
+        for directory in [std::env::temp_dir(), env!("CARGO_TARGET_TMPDIR").into()] {
+            match Self::add_in(&directory) {
+                Ok(added) => return Ok(added),
+                Err(error) => {
+                    assert!(!can_hold_swap(&directory), "no swap file in {directory:?}: {error}");
+                    refusals += &format!("; the file system of {directory:?}: {error}");
+                }
+            }
+        }
+        Err(format!("there can be no swap file{refusals}"))
     }
 
     fn add_in(directory: &Path) -> io::Result<Self> {
@@ -69,6 +86,14 @@ impl SwapFile {
     }
 }
 
+/// Whether the folder's file system is known to hold swap files, without further ado.
+fn can_hold_swap(directory: &Path) -> bool {
+    const EXT: i64 = 0xEF53;
+    const XFS: i64 = 0x5846_5342;
+    let kind = i64::try_from(rustix::fs::statfs(directory).unwrap().f_type).unwrap();
+    [EXT, XFS].contains(&kind)
+}
+
 impl Drop for SwapFile {
     fn drop(&mut self) {
         if let Ok(path) = CString::new(self.0.as_os_str().as_bytes()) {
@@ -79,16 +104,17 @@ impl Drop for SwapFile {
     }
 }
 
-/// Runs a test with swap, one at a time, or says why it was skipped.
+/// Runs a test with swap, one at a time, or says why it was skipped. With a swap file of its own there is no reason.
 fn with_swap(test: &str, script: impl FnOnce() -> Result<(), Skip>) {
     let _serial = serial();
     let added = SwapFile::add();
     let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default().lines().count();
     let result = match &added {
-        Err(error) if swaps < 2 => Err(format!("no swap, and none can be added: {error}")),
+        Err(reason) if swaps < 2 => Err(format!("no swap, and none can be added: {reason}")),
         _ => script(),
     };
     if let Err(reason) = result {
+        assert!(added.is_err(), "{reason}");
         skip(test, reason);
     }
 }
