@@ -8,6 +8,7 @@
 mod common;
 
 use std::fs::File;
+use std::io::ErrorKind;
 use std::thread;
 
 use common::linux::seccomp::{

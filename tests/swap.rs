@@ -19,6 +19,7 @@ use common::linux::{CAP_SYS_ADMIN, is_capable_of};
 use common::script::{differing, read};
 use common::{assert_same, pattern, serial, skip};
 use memsnap::{Snapshot, Tracking, View, ViewOptions, page_size};
+use rustix::fs::FsWord;
 
 /// What the machine lacks, or does not do, for a test to go on.
 type Skip = String;
@@ -88,10 +89,9 @@ impl SwapFile {
 
 /// Whether the folder's file system is known to hold swap files, without further ado.
 fn can_hold_swap(directory: &Path) -> bool {
-    const EXT: i64 = 0xEF53;
-    const XFS: i64 = 0x5846_5342;
-    let kind = i64::try_from(rustix::fs::statfs(directory).unwrap().f_type).unwrap();
-    [EXT, XFS].contains(&kind)
+    const EXT: FsWord = 0xEF53;
+    const XFS: FsWord = 0x5846_5342;
+    [EXT, XFS].contains(&rustix::fs::statfs(directory).unwrap().f_type)
 }
 
 impl Drop for SwapFile {

@@ -1,6 +1,5 @@
 //! What `/proc` shows of the options, and what becomes of them where the system refuses calls.
 
-
 use memsnap::{Populate, Snapshot, SnapshotOptions, Tracking, View, ViewOptions, WhyNotFaster, page_size};
 
 use super::common::kinds::{self, goes_on};
