@@ -5,7 +5,7 @@
 
 mod common;
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io;
 use std::io::Write;
 use std::os::fd::OwnedFd;
