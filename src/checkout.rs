@@ -44,14 +44,20 @@ impl State {
     /// Shows `image` but in the pages `keep` by mapping all of it.
     fn map_anew(&mut self, image: &Arc<Image>, keep: &PageSet) -> io::Result<()> {
         self.mapping.check_owner()?;
-        let kept: Vec<_> = keep.iter().map(|page| (page, self.page(page).to_vec())).collect();
+        // SAFETY: `keep` is within the mapping, no page is protected, and the tree is borrowed exclusively.
+        let bytes = |page| unsafe { self.page(page) }.to_vec();
+        let kept: Vec<_> = keep.iter().map(|page| (page, bytes(page))).collect();
         self.backing = Backing::Torn;
         self.all_closed = false;
         self.tracker.disarm();
         let layout = Layout::remap(image, &mut self.mapping);
-        // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
-        kept.iter().for_each(|(page, bytes)| unsafe { self.mapping.write(*page, bytes) });
+        if self.mapping.check_usable().is_ok() {
+            // SAFETY: the pages are the mapping's and can be written, also if mapping them anew failed. The tree is borrowed
+            // exclusively, and no slice of its bytes is alive.
+            kept.iter().for_each(|(page, bytes)| unsafe { self.mapping.write(*page, bytes) });
+        }
         self.backing = Backing::Private(layout?);
+        self.private = None;
         self.synced = Arc::clone(image);
         self.unsynced = PageSet::new();
         self.ledger.started_over();
@@ -73,8 +79,10 @@ impl State {
             self.ledger.cannot_start_over();
             return false;
         }
+        let hidden = layout.hidden(image, &PageSet::new());
         // SAFETY: as above; `wanted` gives an image's bytes.
-        layout.hidden(image).iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
+        hidden.iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
+        self.private = Some(hidden);
         self.synced = Arc::clone(image);
         self.unsynced = PageSet::new();
         self.ledger.started_over();
@@ -136,6 +144,12 @@ impl State {
         let bare = if found.complete { others.minus(&found.pages) } else { others.intersection(&uncovered) };
         let hidden: PageSet = bare.iter().filter(|&page| !layout.shows(page, image)).collect();
         let mut pages = found.pages.union(&others.minus(&bare)).union(&hidden);
+        // Those that are written here for the first time.
+        if let Some(private) = &mut self.private
+            && !hidden.is_empty()
+        {
+            *private = private.union(&hidden);
+        }
         let kept = pages.intersection(keep);
         if !kept.is_empty() {
             pages = pages.minus(keep);
@@ -156,7 +170,7 @@ impl State {
         }
         let may_start_over = all_private && keep.is_empty();
         let excess = pages.len().saturating_sub(self.ledger.kept_pages);
-        let runs = pages.ranges().len() * excess / pages.len().max(1);
+        let runs = cost::runs_of(pages.ranges().len(), excess, pages.len());
         let needed = pages.len() - excess + captured;
         if may_start_over && self.ledger.starting_over_beats_discarding(runs, excess, needed) {
             if !self.start_over(image) {
@@ -174,7 +188,8 @@ impl State {
             let (moved, again) = (is_moved.contains(page), was_rewritten.contains(page));
             // A page that is private for the first time was written, and goes in any case.
             let compare = !moved && (again || !shown || !found.known || found.since_closed);
-            if compare && self.page(page) == bytes {
+            // SAFETY: `pages` are the mapping's, none is protected, and the tree is borrowed exclusively.
+            if compare && unsafe { self.page(page) } == bytes {
                 if shown && all_private {
                     discarded.push(page);
                 } else {
@@ -202,6 +217,8 @@ impl State {
             // Locked memory, for one, cannot be discarded.
             // SAFETY: as for the copies above.
             discarded.iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
+        } else {
+            self.forget_private(&discarded);
         }
         if found.since_closed {
             // A discarded page is open, until it is closed with all others.

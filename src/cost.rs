@@ -11,35 +11,35 @@
 use crate::page_size;
 
 /// To look at a page-table entry in use, and at the page behind it to tell whether that is a file's.
-const SCAN: usize = 20;
+const SCAN: u64 = 20;
 
 /// To look at a page-table entry alone: a mapped one rather than an empty one.
-const WALK: usize = 2;
+const WALK: u64 = 2;
 
 /// To compare a page with another and find them equal.
-const COMPARE: usize = 600;
+const COMPARE: u64 = 600;
 
 /// The first write to a private page after it was closed.
-const CLOSED_WRITE: usize = 1_000;
+const CLOSED_WRITE: u64 = 1_000;
 
 /// To close a page: its entry and the flush of the processor's copy.
-const CLOSE: usize = 25;
+const CLOSE: u64 = 25;
 
 /// The first write to a page: a fault and a copy by the kernel.
-const FIRST_WRITE: usize = 2_500;
+const FIRST_WRITE: u64 = 2_500;
 
 /// To unmap a page of a file, and to map it again when it is read, together with its neighbours.
-const MAP_AGAIN: usize = 200;
+const MAP_AGAIN: u64 = 200;
 
 /// To discard a run of pages, and each of its pages.
-const DISCARD_RUN: usize = 1_600;
-const DISCARD: usize = 120;
+const DISCARD_RUN: u64 = 1_600;
+const DISCARD: u64 = 120;
 
 /// System calls and a few cache misses, however small the view.
-const CALLS: usize = 10_000;
+const CALLS: u64 = 10_000;
 
 /// To find out whether the process has pinned memory, which each closing takes.
-const PINNED: usize = 12_000;
+const PINNED: u64 = 12_000;
 
 /// Entries of a page table.
 const TABLE: usize = 512;
@@ -52,6 +52,18 @@ pub(crate) const KEPT_BYTES: usize = 64 << 20;
 /// fault in what it needs.
 pub(crate) fn rewriting_pays(moved: usize, pages: usize) -> bool {
     moved <= pages / 3 * 2 + 1
+}
+
+/// The nanoseconds that `count` pages take. With addresses of 32 bits, a number of pages times a cost can be more than a
+/// `usize` holds.
+fn times(count: usize, cost: u64) -> u64 {
+    count as u64 * cost
+}
+
+/// Of `runs` runs of `pages` pages together, those that `part` of the pages take up, if the runs are alike.
+pub(crate) fn runs_of(runs: usize, part: usize, pages: usize) -> usize {
+    let share = runs as u128 * part as u128 / pages.max(1) as u128;
+    usize::try_from(share).unwrap_or(runs)
 }
 
 /// What the search for written pages of one view has cost in vain, and what is known of the view.
@@ -67,9 +79,9 @@ pub(crate) struct Ledger {
     private: usize,
     /// Nanoseconds that would have been spared if all pages had been closed when they were last in step: to
     /// look at pages that are not the view's own,
-    looked: usize,
+    looked: u64,
     /// and at pages that are, but had not been written.
-    compared: usize,
+    compared: u64,
     /// Private pages that were closed since all of them were last looked at.
     closed: usize,
     /// Restores that found the same pages as the one before, modulo 8.
@@ -101,8 +113,8 @@ impl Ledger {
         self.private = private;
         self.closed = 0;
         // What closing would spare: to look at the page behind each entry, but not at the entries.
-        let looked = self.present() * SCAN;
-        let walked = pages.min(self.present().saturating_mul(TABLE)) * WALK;
+        let looked = times(self.present(), SCAN);
+        let walked = times(pages.min(self.present().saturating_mul(TABLE)), WALK);
         self.looked += looked.saturating_sub(walked + PINNED);
     }
 
@@ -113,14 +125,14 @@ impl Ledger {
 
     /// After a search that came upon `idle` private pages which had not been written, and `clean` others.
     pub(crate) fn found(&mut self, idle: usize, clean: usize) {
-        self.compared += idle * COMPARE;
-        self.looked += clean * SCAN;
+        self.compared += times(idle, COMPARE);
+        self.looked += times(clean, SCAN);
     }
 
     /// Whether to start closing pages costs less than not to have done it, if `written` pages will be
     /// written again.
     pub(crate) fn arming_pays(&self, written: usize) -> bool {
-        self.looked + self.compared > CALLS + self.present() * CLOSE + written * CLOSED_WRITE
+        self.looked + self.compared > CALLS + times(self.present(), CLOSE) + times(written, CLOSED_WRITE)
     }
 
     /// Whether that cost would rather be spared by starting over, which comes first.
@@ -130,22 +142,25 @@ impl Ledger {
 
     /// Whether to close all of `pages` costs less than not to have done it.
     pub(crate) fn closing_pays(&self, pages: usize, written: usize) -> bool {
-        self.looked + self.compared > CALLS + pages * WALK + written * CLOSED_WRITE
+        self.looked + self.compared > CALLS + times(pages, WALK) + times(written, CLOSED_WRITE)
     }
 
     /// Whether to start over, with an image of `captured` captured pages, costs less than what the search among
     /// pages that were mapped once and may not be needed again has cost. Only once: where they are needed,
     /// closing them is better.
     pub(crate) fn starting_over_pays(&self, captured: usize) -> bool {
-        let price = CALLS + self.present() * MAP_AGAIN + (self.private + captured) * FIRST_WRITE;
+        let price = CALLS
+            + times(self.present(), MAP_AGAIN)
+            + times(self.private.saturating_add(captured), FIRST_WRITE);
         !self.started_over && !self.cannot_start_over && self.looked > price
     }
 
     /// Whether to start over costs less than to discard so many runs of so many pages, if `needed` private pages
     /// have to be made again then.
     pub(crate) fn starting_over_beats_discarding(&self, runs: usize, pages: usize, needed: usize) -> bool {
-        let price = |others| CALLS + others * MAP_AGAIN + pages * DISCARD + needed * FIRST_WRITE;
-        !self.cannot_start_over && self.others.is_some_and(|others| runs * DISCARD_RUN > price(others))
+        let price =
+            |others| CALLS + times(others, MAP_AGAIN) + times(pages, DISCARD) + times(needed, FIRST_WRITE);
+        !self.cannot_start_over && self.others.is_some_and(|others| times(runs, DISCARD_RUN) > price(others))
     }
 
     /// Whether to believe that the pages written before the last restore, no others being private now, have all
@@ -176,5 +191,26 @@ impl Ledger {
 
     pub(crate) fn cannot_start_over(&mut self) {
         self.cannot_start_over = true;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The number of runs times the number of pages once overflowed a `usize` of 32 bits, for views that have more than
+    /// 65,536 runs to discard.
+    #[test]
+    fn shares_and_prices_do_not_overflow() {
+        assert_eq!(runs_of(1 << 20, (1 << 20) - 1, 1 << 20), (1 << 20) - 1);
+        assert_eq!(runs_of(usize::MAX, usize::MAX, usize::MAX), usize::MAX);
+        assert_eq!(runs_of(0, 0, 0), 0);
+        // All the pages that 32 bits can address.
+        const PAGES: usize = 1 << 20;
+        let mut ledger = Ledger::new(0);
+        ledger.searched_all(PAGES, PAGES, Some(PAGES));
+        ledger.found(PAGES, PAGES);
+        assert!(!ledger.starting_over_beats_discarding(0, PAGES, PAGES));
+        assert!(ledger.arming_pays(0) && !ledger.starting_over_pays(PAGES));
     }
 }

@@ -7,7 +7,6 @@ use crate::page_size;
 use crate::sys::LIMITS;
 
 /// What was tried, and the operating system's answer.
-#[derive(Debug)]
 struct Context {
     attempt: String,
     source: io::Error,
@@ -21,6 +20,13 @@ impl fmt::Display for Context {
             Some((_, limits)) => write!(f, "{attempt}: {source}; {limits}"),
             None => write!(f, "{attempt}: {source}"),
         }
+    }
+}
+
+/// The same sentence: an error that `main` returns is printed in this way.
+impl fmt::Debug for Context {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 
@@ -54,4 +60,34 @@ pub(crate) fn kept(source: io::Error) -> io::Error {
 /// Something that cannot be done with what was passed in.
 pub(crate) fn invalid(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, message)
+}
+
+/// For a file that is a character device.
+pub(crate) fn endless_device() -> io::Error {
+    invalid(
+        "it is a character device, which may never end; read as much as is needed by \
+         `Snapshot::from_reader(file.take(len))`"
+            .to_owned(),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What `main` returns is printed by `Debug`, which once showed the parts of the error, and not what to do about it.
+    #[test]
+    fn both_ways_of_printing_an_error_say_what_was_tried_and_what_the_limits_are() {
+        for (number, limits) in LIMITS {
+            let source = io::Error::from_raw_os_error(*number);
+            let reason = source.to_string();
+            let error = context("trying", 3)(source);
+            for text in [error.to_string(), format!("{error:?}"), format!("{error:#?}")] {
+                let attempt = format!("trying ({} bytes)", 3 * page_size());
+                for part in [&attempt, &reason, *limits] {
+                    assert!(text.contains(part), "{text:?} lacks {part:?}");
+                }
+            }
+        }
+    }
 }

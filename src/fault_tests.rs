@@ -55,7 +55,17 @@ pub(crate) fn take<S>(view: &View<S>) -> Snapshot {
 pub(crate) fn show<S>(view: &mut View<S>, bytes: &[u8], restore: impl Fn(&mut View<S>) -> io::Result<()>) {
     let address = view.as_ptr();
     if restore(view).is_err() {
-        fault::suspend(|| {
+        let restored = fault::suspend(|| {
+            if view.is_empty() {
+                // Windows, without memory for zeroes.
+                let error = view.take_snapshot().unwrap_err();
+                assert!(error.to_string().contains("restore"), "{error}");
+                view.changes().unwrap_err();
+                view.zero(..).unwrap_err();
+                view.grow(bytes.len()).unwrap_err();
+                // Bytes that were to stay cannot.
+                return restore(view).map_err(|_| view.restore().unwrap()).is_ok();
+            }
             // Whatever the view shows now, it knows that it does.
             let shown = view.to_vec();
             assert!(shown.starts_with(view.content()));
@@ -64,7 +74,11 @@ pub(crate) fn show<S>(view: &mut View<S>, bytes: &[u8], restore: impl Fn(&mut Vi
             view[0] ^= 0xFF;
             assert_eq!(view.changes().unwrap().ranges(), [0..page_size()]);
             restore(view).unwrap();
+            true
         });
+        if !restored {
+            return;
+        }
     }
     assert_eq!(view.as_ptr(), address);
     assert!(**view == *bytes, "a restored view does not show its snapshot");
@@ -196,7 +210,13 @@ fn parts_of_a_view(root: &Snapshot, bytes: &[u8]) {
     let grown = take(&view);
     let grown_bytes = view.to_vec();
 
-    view.zero(5 * page + 3..70 * page).unwrap();
+    if view.zero(5 * page + 3..70 * page).is_err() {
+        fault::suspend(|| {
+            assert!(view.is_empty(), "zeroes fail only where a view is lost");
+            view.restore_to(&grown).unwrap();
+            view.zero(5 * page + 3..70 * page).unwrap();
+        });
+    }
     expected.copy_from_slice(&grown_bytes);
     expected[5 * page + 3..70 * page].fill(0);
     assert!(*view == *expected, "a zeroed range is not zero");
@@ -300,6 +320,7 @@ fn changes_that_could_not_be_captured_at_drop_are_reported_once_and_kept() {
     let written = view.to_vec();
     fault::inject(0, u64::MAX, || drop(view));
     assert_eq!(snapshot.content_len(), written.len());
+    assert_eq!(snapshot.stats().mapped, written.len());
     let error = snapshot.view().unwrap_err();
     assert!(error.to_string().contains("mutable view"), "{error}");
     assert!(snapshot.view().unwrap()[..] == written[..]);
@@ -324,4 +345,203 @@ fn captured_pages_are_not_searched_for_what_to_give_back() {
         })
     };
     assert_eq!(calls_of_a_restore(0), calls_of_a_restore(usize::MAX));
+}
+
+/// Runs `script` with the numbers of calls that are to fail, together with all after them, until it says that none failed.
+fn with_each_failure_from(mut script: impl FnMut(u64) -> bool) {
+    let failed = (0..).take_while(|&first| script(first)).count();
+    assert!(failed > 0, "nothing failed");
+}
+
+const TRACKINGS: [Tracking; 6] = [
+    Tracking::Auto,
+    Tracking::Armed,
+    Tracking::Scan,
+    Tracking::Pagemap,
+    Tracking::WorkingSet,
+    Tracking::Compare,
+];
+
+/// Takes the snapshot first, since reading a page can make it one that was looked at.
+fn shown_and_held<S>(view: &View<S>, bytes: &[u8], what: &str) {
+    let mut held = vec![0xA5; bytes.len()];
+    assert_eq!(view.take_snapshot().unwrap().read_at(&mut held, 0).unwrap(), bytes.len());
+    assert!(held == bytes, "{what}: the snapshot taken of it");
+    assert!(**view == *bytes, "{what}: the view");
+}
+
+/// A restore to a shorter snapshot that failed when it had shortened the view left what it agreed with as it was. When
+/// the view grew again, it showed zeroes where its next snapshot still held the old bytes, and a restore to the longer
+/// snapshot left the zeroes.
+#[test]
+fn a_view_that_grows_after_a_failed_restore_shows_what_its_snapshot_holds() {
+    let page = page_size();
+    for base in [Snapshot::zeroed(4 * page).unwrap(), Snapshot::from_slice(&vec![1; 4 * page]).unwrap()] {
+        for tracking in TRACKINGS {
+            let mut options = ViewOptions::new();
+            let Ok(mut view) = base.view_with(options.reserve(64 * page).tracking(tracking)) else {
+                continue;
+            };
+            view.grow(30 * page).unwrap();
+            view[6 * page..].fill(7);
+            let long = view.take_snapshot().unwrap();
+            let mut bytes = view.to_vec();
+            bytes[4 * page..].fill(0);
+            let long_bytes = view.to_vec();
+            with_each_failure_from(|first| {
+                let mut view = long.view_with(&options).unwrap();
+                // Closes the pages, where they can be closed.
+                view[0] ^= 1;
+                view.take_snapshot().unwrap();
+                view.restore_to(&long).unwrap();
+                let (restored, _) = fault::inject(first, u64::MAX, || view.restore_to(&base));
+                if restored.is_err() && view.len() == 4 * page {
+                    let mut shown = view.to_vec();
+                    shown.resize(30 * page, 0);
+                    view.grow(30 * page).unwrap();
+                    shown_and_held(&view, &shown, "grown after a failure");
+                    view[20 * page] = 3;
+                    shown[20 * page] = 3;
+                    shown_and_held(&view, &shown, "written after that");
+                    view.restore_to(&base).unwrap();
+                    view.grow(30 * page).unwrap();
+                    shown_and_held(&view, &bytes, "grown after a restore");
+                }
+                view.restore_to(&long).unwrap();
+                shown_and_held(&view, &long_bytes, "restored");
+                restored.is_err()
+            });
+        }
+    }
+}
+
+/// An image was shorter than the file that is its base, after a failed restore had shortened the view that it was taken
+/// of. When a view of it grew, the bytes of the file behind its end came back in the next snapshot, and a restore to an
+/// image that has them left zeroes.
+#[test]
+fn what_is_behind_the_end_of_an_image_is_gone() {
+    let page = page_size();
+    let long_bytes = vec![8; 80 * page];
+    let long = Snapshot::from_slice(&long_bytes).unwrap();
+    let short = Snapshot::from_slice(&vec![5; 35 * page]).unwrap();
+    for tracking in TRACKINGS {
+        let mut options = ViewOptions::new();
+        if long.view_with(options.reserve(100 * page).tracking(tracking)).is_err() {
+            continue;
+        }
+        let mut torn = Vec::new();
+        with_each_failure_from(|first| {
+            let mut view = long.view_with(&options).unwrap();
+            view[0] = 9;
+            let (restored, _) = fault::inject(first, u64::MAX, || view.restore_to(&short));
+            if restored.is_ok() || view.len() != short.len() || torn.len() > 3 {
+                return restored.is_err();
+            }
+            let bytes = view.to_vec();
+            let taken = view.take_snapshot().unwrap();
+            assert_shows(&taken, &bytes);
+            shorter_than_its_base(&taken, &bytes, &long, &long_bytes, &options);
+            // Once more when it is one flat file.
+            (0..70).for_each(|_| drop(taken.view().unwrap()));
+            shorter_than_its_base(&taken, &bytes, &long, &long_bytes, &options);
+            torn.push(taken);
+            true
+        });
+        assert!(!torn.is_empty(), "{tracking:?}: no restore failed after it had shortened the view");
+    }
+}
+
+fn shorter_than_its_base(
+    taken: &Snapshot,
+    bytes: &[u8],
+    long: &Snapshot,
+    long_bytes: &[u8],
+    options: &ViewOptions,
+) {
+    let mut grown = bytes.to_vec();
+    grown.resize(long_bytes.len(), 0);
+    let mut view = taken.view_with(options).unwrap();
+    view.grow(grown.len()).unwrap();
+    shown_and_held(&view, &grown, "grown");
+    let longer = view.take_snapshot().unwrap();
+    assert_shows(&longer, &grown);
+    let differing = longer.diff(long).unwrap().ranges();
+    assert_eq!(differing.last().unwrap().end, long_bytes.len());
+    for target in [long, &longer, taken, &longer, long, taken, long] {
+        view.restore_to(target).unwrap();
+        let mut expected = vec![0xA5; target.len()];
+        target.read_at(&mut expected, 0).unwrap();
+        shown_and_held(&view, &expected, "restored to another");
+    }
+    shown_and_held(&longer.view().unwrap(), &grown, "a view of the grown snapshot");
+    let mut view = taken.view_with(options).unwrap();
+    view.restore_to(long).unwrap();
+    shown_and_held(&view, long_bytes, "restored to the long one");
+}
+
+/// To take a snapshot of a protected view makes pages readable for a while. When they could not be protected again, the
+/// call failed, and yet the view had moved on to the snapshot that nobody got: its changes were gone from `changes`.
+#[test]
+fn a_failed_take_of_a_protected_view_changes_nothing() {
+    let page = page_size();
+    for tracking in TRACKINGS {
+        for base in [Snapshot::zeroed(9 * page).unwrap(), Snapshot::from_slice(&vec![1; 9 * page]).unwrap()] {
+            let Ok(view) = base.view_with(ViewOptions::new().tracking(tracking)) else { continue };
+            drop(view);
+            let mut failures = 0;
+            for (first, count) in (0..60).flat_map(|first| [(first, 1), (first, u64::MAX)]) {
+                let mut view = base.view_with(ViewOptions::new().tracking(tracking)).unwrap();
+                view[5 * page] = 2;
+                view.take_snapshot().unwrap();
+                view[5 * page] = 7;
+                view[7 * page] = 7;
+                let mut view = view.into_protected();
+                view.protect(4 * page..6 * page, Access::NONE).unwrap();
+                let (taken, _) = fault::inject(first, count, || view.take_snapshot());
+                view.protect(4 * page..6 * page, Access::READ_WRITE).unwrap();
+                let view = view.into_open().unwrap_or_else(|_| panic!("nothing is protected"));
+                let changes = view.changes().unwrap().ranges();
+                if taken.is_err() {
+                    failures += 1;
+                    assert_eq!(changes, [5 * page..6 * page, 7 * page..8 * page], "call {first}");
+                } else {
+                    assert_eq!(changes, []);
+                }
+                shown_and_held(&view, &view, "after the call");
+            }
+            assert!(failures > 2, "{failures} failures");
+        }
+    }
+}
+
+/// Where there was no memory to map a view anew nor for zeroes in its place (Windows), the view once handed out bytes that
+/// could not be written, or refused all calls for ever, also a restore.
+#[test]
+fn a_view_without_memory_has_no_bytes_until_a_restore() {
+    let (bytes, other) = (pattern(1), pattern(2));
+    let unrelated = Snapshot::from_slice(&other).unwrap();
+    let mut lost = 0;
+    for (first, commit) in (0..30).flat_map(|first| [(first, false), (first, true)]) {
+        let mut snapshot = Snapshot::from_slice(&bytes).unwrap();
+        let mut view = snapshot.view_mut().unwrap();
+        let (restored, _) = fault::inject(first, u64::MAX, || view.restore_to(&unrelated));
+        if view.is_empty() {
+            restored.unwrap_err();
+            lost += 1;
+            assert!(view.content().is_empty() && view.take_snapshot().is_err());
+            let error = view.restore_excluding(&[0..1]).unwrap_err();
+            assert!(error.to_string().contains("restore"), "{error}");
+            if commit {
+                view.commit().unwrap_err();
+                assert!(*snapshot.view().unwrap() == *bytes, "the view ended with bytes that it had lost");
+                continue;
+            }
+        }
+        view.restore_to(&unrelated).unwrap();
+        view[0] ^= 1;
+        view[0] ^= 1;
+        view.commit().unwrap();
+        assert!(*snapshot.view().unwrap() == *other);
+    }
+    assert_eq!(lost > 0, cfg!(windows));
 }

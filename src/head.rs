@@ -28,7 +28,7 @@ impl Kept {
             Self::Captured(image) => return Ok(Arc::clone(image)),
             Self::Waiting { tree, unreported } => match unreported.take() {
                 Some(error) => return Err(error),
-                None => tree.capture()?,
+                None => tree.end()?,
             },
         };
         *self = Self::Captured(Arc::clone(&image));

@@ -23,7 +23,7 @@ pub(crate) struct Image {
     pub(crate) pages: usize,
     pub(crate) content_len: usize,
     pub(crate) base: Base,
-    /// Of pages below `pages` only.
+    /// Of pages below `pages` only, as is the base.
     pub(crate) captured: Table<Page>,
     store: Member,
     pub(crate) label: Label,
@@ -31,11 +31,24 @@ pub(crate) struct Image {
     pub(crate) flat: Mutex<Flat>,
 }
 
-/// What a page shows that was never captured: zeroes, where the file ends before the image.
+/// What the pages show that were never captured.
 #[derive(Clone)]
 pub(crate) enum Base {
     Zero,
-    File(Arc<BaseFile>),
+    /// The pages below `end` show the file, the others zeroes. `end` is less than the file has where an ancestor of the
+    /// image was shorter: what lies behind the end of an image is gone, also when a later one is longer again.
+    File {
+        file: Arc<BaseFile>,
+        end: usize,
+    },
+}
+
+/// Where an image has the bytes of a page. The same origin in two images of one base means the same bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Origin {
+    Zeroes,
+    Base,
+    Captured(*const Page),
 }
 
 /// A store, counting the images that keep their pages in it.
@@ -61,13 +74,22 @@ pub(crate) struct BaseFile {
 
 impl Base {
     pub(crate) fn new(file: MemoryFile) -> Self {
-        Self::File(Arc::new(BaseFile { file, bytes: OnceLock::new() }))
+        let end = file.pages();
+        Self::File { file: Arc::new(BaseFile { file, bytes: OnceLock::new() }), end }
+    }
+
+    /// The same, but zeroes from `pages` on.
+    fn below(self, pages: usize) -> Self {
+        match self {
+            Self::Zero => Self::Zero,
+            Self::File { file, end } => Self::File { file, end: end.min(pages) },
+        }
     }
 
     pub(crate) fn same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Zero, Self::Zero) => true,
-            (Self::File(file), Self::File(other)) => Arc::ptr_eq(file, other),
+            (Self::File { file, .. }, Self::File { file: other, .. }) => Arc::ptr_eq(file, other),
             _ => false,
         }
     }
@@ -75,15 +97,33 @@ impl Base {
     pub(crate) fn source(&self) -> Source<'_> {
         match self {
             Self::Zero => Source::Zero,
-            Self::File(base) => Source::Private(&base.file),
+            Self::File { file, .. } => Source::Private(&file.file),
         }
     }
 
-    /// The first page that shows zeroes because no file reaches it.
+    /// The first page that shows zeroes.
+    #[inline]
     pub(crate) fn end(&self) -> usize {
         match self {
             Self::Zero => 0,
-            Self::File(base) => base.file.pages(),
+            Self::File { end, .. } => *end,
+        }
+    }
+
+    /// The pages that the file has, shown or not.
+    pub(crate) fn file_pages(&self) -> usize {
+        match self {
+            Self::Zero => 0,
+            Self::File { file, .. } => file.file.pages(),
+        }
+    }
+
+    /// The file, if all its pages are shown and there are `pages` of them.
+    #[allow(dead_code, reason = "not every system has a module in `os`")]
+    pub(crate) fn whole_file(&self, pages: usize) -> Option<&MemoryFile> {
+        match self {
+            Self::File { file, end } if *end == pages && file.file.pages() == pages => Some(&file.file),
+            _ => None,
         }
     }
 
@@ -91,14 +131,14 @@ impl Base {
     pub(crate) fn data(&self) -> PageSet {
         match self {
             Self::Zero => PageSet::new(),
-            Self::File(base) => base.file.data(),
+            Self::File { file, end } => file.file.data().below(*end),
         }
     }
 
     /// Has it in huge pages. A wish.
     pub(crate) fn collapse(&self) {
-        if let Self::File(base) = self {
-            base.file.collapse();
+        if let Self::File { file, .. } = self {
+            file.file.collapse();
         }
     }
 
@@ -106,7 +146,7 @@ impl Base {
     pub(crate) fn allocated(&self) -> u64 {
         match self {
             Self::Zero => 0,
-            Self::File(base) => base.file.allocated(),
+            Self::File { file, .. } => file.file.allocated(),
         }
     }
 }
@@ -128,14 +168,14 @@ impl Image {
     pub(crate) fn new(base: Base, pages: usize, content_len: usize, label: Label) -> Self {
         let store = Member::of(&Arc::new(Store::new()));
         let captured = Table::new(pages);
-        Self { pages, content_len, base, captured, store, label, flat: Mutex::default() }
+        Self { pages, content_len, base: base.below(pages), captured, store, label, flat: Mutex::default() }
     }
 
     fn relative(&self, pages: usize, content_len: usize, base: Base, captured: Table<Page>) -> Self {
         Self {
             pages,
             content_len,
-            base,
+            base: base.below(pages),
             captured,
             store: Member::of(&self.store.0),
             label: self.label.clone(),
@@ -186,7 +226,7 @@ impl Image {
     pub(crate) fn reader(&self) -> io::Result<Reader<'_>> {
         let base = match &self.base {
             Base::Zero => None,
-            Base::File(base) => Some(base.mapping()?),
+            Base::File { file, .. } => Some(file.mapping()?),
         };
         Ok(Reader { image: self, base })
     }
@@ -206,14 +246,16 @@ impl Image {
         let mut candidates = PageSet::new();
         if self.base.same(&other.base) {
             self.captured.diff(&other.captured, |page| candidates.push(page));
-            return candidates;
+            let (end, other_end) = (self.base.end(), other.base.end());
+            let only_one = PageRange::new(end.min(other_end), end.max(other_end));
+            return candidates.union(&only_one.into());
         }
         self.may_hold_data().union(&other.may_hold_data())
     }
 
     /// Pages outside of which the image is zero.
     pub(crate) fn may_hold_data(&self) -> PageSet {
-        self.base.data().below(self.pages).union(&self.captured_pages())
+        self.base.data().union(&self.captured_pages())
     }
 
     pub(crate) fn captured_pages(&self) -> PageSet {
@@ -224,7 +266,16 @@ impl Image {
 
     /// Whether `page` is known to be zero.
     pub(crate) fn shows_zeroes(&self, page: usize) -> bool {
-        self.captured.get(page).map_or(page >= self.base.end(), |captured| captured.is_zero())
+        self.origin(page) == Origin::Zeroes
+    }
+
+    pub(crate) fn origin(&self, page: usize) -> Origin {
+        match self.captured.get(page) {
+            Some(captured) if captured.is_zero() => Origin::Zeroes,
+            Some(captured) => Origin::Captured(Arc::as_ptr(captured)),
+            None if page < self.base.end() => Origin::Base,
+            None => Origin::Zeroes,
+        }
     }
 
     pub(crate) fn store_usage(&self) -> Usage {
@@ -248,8 +299,8 @@ impl<'a> Reader<'a> {
     /// the base has it all.
     pub(crate) fn pieces(&self, range: PageRange) -> impl Iterator<Item = (usize, &'a [u8])> + '_ {
         let whole = match self.base {
-            Some(base) if self.image.captured.len() == 0 && range.end <= base.pages() => {
-                // SAFETY: the mapping shows the base, which is not written any more, and `range` is within it.
+            Some(base) if self.image.captured.len() == 0 && range.end <= self.image.base.end() => {
+                // SAFETY: as in `page`, for each page of `range`.
                 Some(unsafe { base.range(range) })
             }
             _ => None,
@@ -265,8 +316,11 @@ impl<'a> Reader<'a> {
             return captured.bytes();
         }
         match self.base {
-            // SAFETY: the mapping shows the base, which is not written any more, and `page` is within it.
-            Some(base) if page < base.pages() => unsafe { base.page(page) },
+            // SAFETY: `base` maps all pages of the base's file for reading (`BaseFile::mapping`), of which `page` is one,
+            // for the end of a base is at most that of its file. It lives in the image, which is borrowed for `'a`. Nobody
+            // writes to these bytes: the mapping is read-only, and the file of a base is not written (the invariant of
+            // `Image`).
+            Some(base) if page < self.image.base.end() => unsafe { base.page(page) },
             _ => zeroes(),
         }
     }

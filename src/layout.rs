@@ -23,7 +23,7 @@ use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use crate::image::{Base, Image};
+use crate::image::{Base, Image, Origin};
 use crate::options::HugePages;
 use crate::pages::{PageRange, PageSet};
 use crate::store::is_zero;
@@ -137,14 +137,17 @@ impl Layout {
 
     /// Whether the mapping shows `page` of `image` where it is not private. Both have the same base.
     pub(crate) fn shows(&self, page: usize, image: &Image) -> bool {
-        if self.shows_zeroes(page) {
-            return image.shows_zeroes(page);
+        self.origin(page) == image.origin(page)
+    }
+
+    /// What the mapping shows at `page` where it is not private.
+    fn origin(&self, page: usize) -> Origin {
+        match (&self.flat, &self.image.base) {
+            _ if self.zeroed.contains(page) => Origin::Zeroes,
+            (Some(flat), _) if flat.covers.contains(page) => self.image.origin(page),
+            (_, Base::Zero) => Origin::Zeroes,
+            (_, Base::File { .. }) => Origin::Base,
         }
-        let shown = match &self.flat {
-            Some(flat) if flat.covers.contains(page) => self.image.captured.get(page),
-            _ => None,
-        };
-        shown.map(Arc::as_ptr) == image.captured.get(page).map(Arc::as_ptr)
     }
 
     /// Whether the mapping shows zeroes at `page` where it is not private.
@@ -153,13 +156,27 @@ impl Layout {
         self.zeroed.contains(page) || (matches!(self.image.base, Base::Zero) && !is_flat())
     }
 
-    /// The pages of `image` that the mapping does not show where it has no private pages.
-    pub(crate) fn hidden(&self, image: &Image) -> PageSet {
-        let mut candidates = image.captured_pages().union(&self.zeroed);
+    /// The pages of `image` that the mapping does not show, where the pages `private` are private and no others.
+    pub(crate) fn hidden(&self, image: &Image, private: &PageSet) -> PageSet {
+        // Where zeroes are mapped in place of a file.
+        let mut candidates = self.zeroed.below(self.image.base.file_pages());
+        // In the flat file: pages that are captured in another way than in the image it was made for.
+        let mut shown = PageSet::new();
         if let Some(flat) = &self.flat {
-            candidates = candidates.union(&flat.covers);
+            let mut others = PageSet::new();
+            self.image.captured.diff(&image.captured, |page| others.push(page));
+            candidates = candidates.union(&flat.covers.intersection(&self.zeroed)).union(&others);
+            shown = flat.covers.minus(&others);
         }
-        candidates.below(image.pages).iter().filter(|&page| !self.shows(page, image)).collect()
+        // What only one of them shows of the base.
+        let (end, file_pages) = (self.image.base.end().min(image.base.end()), self.image.base.file_pages());
+        candidates = candidates.union(&PageRange::new(end, file_pages).into());
+        // Elsewhere: captured pages. There are none if all of them are in the flat file.
+        if shown.len() < image.captured.len() {
+            candidates = image.captured_pages().minus(&shown).union(&candidates);
+        }
+        let candidates = candidates.below(image.pages).minus(private);
+        candidates.iter().filter(|&page| !self.shows(page, image)).collect()
     }
 
     /// The most of them that were captured, without looking at each.
@@ -201,11 +218,11 @@ impl Layout {
         mapping: &mut Mapping,
         range: PageRange,
     ) -> io::Result<PageSet> {
-        let range: PageSet = std::iter::once(range).collect();
+        let range = PageSet::from(range);
         let others = match (&self.image.base, &self.flat) {
             (Base::Zero, None) => PageSet::new(),
             (Base::Zero, Some(flat)) => range.intersection(&flat.covers).minus(&self.zeroed),
-            (Base::File(_), _) => range.minus(&self.zeroed),
+            (Base::File { .. }, _) => range.minus(&self.zeroed),
         };
         let mut left = PageSet::new();
         let room = MAX_RUNS.saturating_sub(self.zeroed.ranges().len());
@@ -231,7 +248,7 @@ impl Layout {
 
     /// Whether there are zeroes over what the base has.
     pub(crate) fn covers_base(&self) -> bool {
-        self.zeroed.ranges().first().is_some_and(|run| run.start < self.image.base.end())
+        self.zeroed.ranges().first().is_some_and(|run| run.start < self.source_pages())
     }
 
     /// Maps what is under zeroes again, outside of `keep`, where `image` shows something else in long runs. Returns
@@ -246,7 +263,7 @@ impl Layout {
         image: &Image,
         keep: &PageSet,
     ) -> io::Result<PageSet> {
-        let zeroed = self.zeroed.below(self.image.base.end()).minus(keep);
+        let zeroed = self.zeroed.below(image.base.end().min(self.source_pages())).minus(keep);
         let others: PageSet = zeroed.iter().filter(|&page| !image.shows_zeroes(page)).collect();
         let runs = others.ranges().iter().filter(|run| run.len() >= MIN_RUN).take(MAX_RUNS);
         let runs: PageSet = runs.copied().collect();
@@ -281,11 +298,11 @@ impl Layout {
     }
 
     fn of(image: &Arc<Image>, flat: Option<Arc<FlatFile>>, mut zeroed: PageSet) -> Self {
-        if let Base::File(_) = image.base
+        if let Base::File { .. } = image.base
             && image.base.end() < image.pages
         {
             let beyond = PageRange::new(image.base.end(), image.pages);
-            zeroed = zeroed.union(&std::iter::once(beyond).collect());
+            zeroed = zeroed.union(&beyond.into());
         }
         if let Some(flat) = &flat {
             zeroed = zeroed.minus(&flat.covers);
@@ -313,6 +330,14 @@ impl Layout {
         match &self.flat {
             Some(flat) if flat.is_whole() => Source::Private(&flat.file),
             _ => self.image.base.source(),
+        }
+    }
+
+    /// The pages that this has. To read behind them kills the process.
+    fn source_pages(&self) -> usize {
+        match &self.flat {
+            Some(flat) if flat.is_whole() => flat.file.pages(),
+            _ => self.image.base.file_pages(),
         }
     }
 
@@ -418,12 +443,12 @@ impl Flat {
     #[allow(dead_code, reason = "not every system has a module in `os`")]
     pub(crate) fn share(image: &Image) -> io::Result<Handle> {
         if image.captured.len() == 0
-            && let Base::File(base) = &image.base
-            && base.file.pages() == image.pages
-            && let Some(handle) = base.file.share()?
+            && let Some(file) = image.base.whole_file(image.pages)
+            && let Some(handle) = file.share()?
         {
             return Ok(handle);
         }
+        let _events = trace::hold();
         let sharing = Arc::clone(Self::of(image).sharing.get_or_insert_default());
         let _one = sharing.lock().unwrap_or_else(PoisonError::into_inner);
         let (shared, file) = {
@@ -518,7 +543,7 @@ impl Runs {
         image.captured.for_each(|page, entry| match &image.base {
             _ if !entry.is_zero() => captured.push(page),
             Base::Zero => {}
-            Base::File(_) => zeroes.push(page),
+            Base::File { .. } => zeroes.push(page),
         });
         let mut flat = long_runs(&captured);
         if flat.len() < MIN_MAPPED {

@@ -12,6 +12,7 @@ mod cost;
 mod error;
 mod head;
 mod image;
+mod in_place;
 mod layout;
 mod options;
 pub mod os;

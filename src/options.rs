@@ -150,6 +150,7 @@ pub struct ViewOptions {
     pub(crate) keep_resident: usize,
     pub(crate) tracking: Tracking,
     pub(crate) executable: bool,
+    pub(crate) pinned: bool,
 }
 
 impl Default for ViewOptions {
@@ -162,6 +163,7 @@ impl Default for ViewOptions {
             keep_resident: cost::KEPT_BYTES,
             tracking: Tracking::Auto,
             executable: false,
+            pinned: false,
         }
     }
 }
@@ -219,7 +221,8 @@ impl ViewOptions {
 
     /// How written pages are found. [`Tracking::Auto`], unless this is called.
     ///
-    /// Where another one cannot work, to open the view is an error (`Unsupported`). Should the system come to refuse
+    /// Where another one cannot work, or `Armed` on a view that is [pinned](Self::pinned), to open the view is an
+    /// error (`Unsupported`). Should the system come to refuse
     /// it later, in the life of the view, the view goes on with the next one and
     /// [says so](crate::ViewStats::why_not_faster).
     pub fn tracking(&mut self, tracking: Tracking) -> &mut Self {
@@ -232,6 +235,38 @@ impl ViewOptions {
     /// process. They may not, unless this is called.
     pub fn executable(&mut self, executable: bool) -> &mut Self {
         self.executable = executable;
+        self
+    }
+
+    /// Whether memory of the view is, or may come to be, pinned for writes that bypass the page table: fixed buffers of
+    /// io_uring, RDMA, VFIO, vhost, AF_XDP. It is not, unless this is called.
+    ///
+    /// Such a view is exact whatever the kernel knows of the pins. It never write-protects its pages, since a write
+    /// that bypasses the page table does not cause the fault by which [`Tracking::Armed`] notices it; so
+    /// [`Tracking::Auto`] stays with [`Tracking::Scan`], and `Armed` is refused (`Unsupported`), here and by
+    /// [`View::set_tracking`](crate::View::set_tracking). And a mutable view is not written in place: its changes
+    /// are copied when a snapshot is taken and when the view ends, since memory that is pinned cannot become
+    /// immutable.
+    ///
+    /// Without this option memsnap notices only the pins that the kernel counts. See
+    /// [pinned memory](crate::View#pinned-memory).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::{Snapshot, Tracking, ViewOptions};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = Snapshot::zeroed(1 << 20)?;
+    /// let mut buffers = snapshot.view_with(ViewOptions::new().pinned(true))?;
+    /// // ... register parts of `buffers` with the kernel or a device ...
+    /// let taken = buffers.take_snapshot()?; // what was written to them by any means
+    /// assert_ne!(buffers.stats().tracker, Tracking::Armed);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn pinned(&mut self, pinned: bool) -> &mut Self {
+        self.pinned = pinned;
         self
     }
 
@@ -295,6 +330,8 @@ pub enum Tracking {
     Auto,
     /// Pages are write-protected asynchronously: finding those written takes 1 to 2 ns for each page in memory, and
     /// the first write to each page after a snapshot about 1 us. Linux 6.7, userfaultfd.
+    ///
+    /// Writes to [pinned memory](crate::View#pinned-memory) that the kernel does not count are not noticed.
     Armed,
     /// The kernel lists private pages: some 20 ns for each page in memory. Linux 6.7 (`PAGEMAP_SCAN`).
     Scan,

@@ -213,6 +213,14 @@ impl PageSet {
     }
 }
 
+impl From<PageRange> for PageSet {
+    fn from(range: PageRange) -> Self {
+        let mut set = Self::new();
+        set.push_range(range);
+        set
+    }
+}
+
 impl FromIterator<PageRange> for PageSet {
     /// Collects ranges in any order, which may overlap.
     fn from_iter<I: IntoIterator<Item = PageRange>>(ranges: I) -> Self {

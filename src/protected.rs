@@ -100,10 +100,11 @@ impl<S> View<S, Protected> {
     #[must_use]
     pub fn get(&self, range: impl RangeBounds<usize>) -> Option<&[u8]> {
         let (tree, range) = self.allowed(&range, Access::can_read)?;
-        // SAFETY: the bytes are within the view, as no call that takes access away can be made while `self` is
-        // borrowed.
+        // SAFETY: `within` found the range to be inside the view, which is one mapping.
         let start = unsafe { tree.start().add(range.start) };
-        // SAFETY: as above: mapped and readable, and not written while `self` is borrowed.
+        // SAFETY: the bytes are mapped and initialized, and at most `isize::MAX`. Each page of them is recorded as readable.
+        // That lasts while `self` is borrowed: `protect` and restores need `&mut self`, and `take_snapshot` changes the access
+        // of pages only that are recorded as unreadable. Nobody writes, which would need `&mut self` too.
         Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), range.len()) })
     }
 
@@ -127,10 +128,10 @@ impl<S> View<S, Protected> {
     #[must_use]
     pub fn get_mut(&mut self, range: impl RangeBounds<usize>) -> Option<&mut [u8]> {
         let (tree, range) = self.allowed(&range, Access::can_write)?;
-        // SAFETY: the bytes are within the view, as no call that takes access away can be made while `self` is
-        // borrowed.
+        // SAFETY: `within` found the range to be inside the view, which is one mapping.
         let start = unsafe { tree.start().add(range.start) };
-        // SAFETY: as above: mapped and writable; `self` is borrowed exclusively.
+        // SAFETY: the bytes are mapped and initialized, and at most `isize::MAX`. Each page of them is recorded as writable,
+        // and `self` is borrowed exclusively, so that no call changes that and nobody else refers to them.
         Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), range.len()) })
     }
 

@@ -17,7 +17,7 @@ use crate::stats::{SnapshotStats, StoreStats};
 use crate::sys::{self, MemoryFile};
 use crate::view::{ArcView, CowView, MutView, OwnedView, View};
 use crate::worktree::Worktree;
-use crate::{error, page_size};
+use crate::{error, page_size, trace};
 
 /// An immutable image of memory.
 ///
@@ -87,20 +87,31 @@ impl Snapshot {
         Self::make_from_slice(bytes, Label::default())
     }
 
-    /// A snapshot of the bytes that `file` holds now.
+    /// A snapshot of the current contents of `file`.
     ///
-    /// A regular file is taken from its first byte to its last, whatever its offset. Later writes to the
-    /// file or its truncation change nothing. Where the file system can clone a file (XFS, Btrfs), files
-    /// of a mebibyte and more are cloned, which copies nothing and leaves the pages on disk until they
-    /// are read; otherwise the bytes are copied, and holes stay holes. Of what is no regular file (a pipe, a
-    /// socket, a file in `/proc`), all is taken that can be read from it until its end.
+    /// The file is captured from its first byte. The file offset is ignored, and neither the handle's owner nor those who
+    /// share the offset (by [`File::try_clone`]) see it move. Later changes to the file do not affect the snapshot. While
+    /// somebody else writes to the file *during* the call, each page may be old or new.
     ///
-    /// While somebody else writes to the file *during* the call, each page may be old or new.
+    /// Where the file system can clone a file (XFS, Btrfs), files of a mebibyte and more are cloned, which copies nothing and
+    /// leaves the pages on disk until they are read. Otherwise the bytes are copied, and holes stay holes. Where the file cannot
+    /// be opened anew to look for them (on Linux, through `/proc`), holes are read, and only long ones stay.
+    ///
+    /// A block device is captured like a file. A pipe or a socket has no first byte: it is read to its end. If it may never
+    /// end, limit it by [`Read::take`] and use [`from_reader`](Self::from_reader).
+    ///
+    /// # Windows
+    ///
+    /// There, reading a file moves its offset, so the file is opened anew to be read. If that is refused because
+    /// somebody, perhaps the caller, opened it without sharing it or locked a part of it, then `file` itself is read, and
+    /// its offset is put back afterwards. During such a call nobody else may read or write at the offset that they share
+    /// with `file`: it is elsewhere, and what they do to it is lost.
     ///
     /// # Errors
     ///
-    /// `IsADirectory`; `PermissionDenied` if the file is not open for reading; `InvalidInput` if it is
-    /// longer than a slice can be; those of the operating system: reading, no memory, no descriptor.
+    /// `IsADirectory`; `PermissionDenied` if the file is not open for reading; `InvalidInput` if it is a character device
+    /// (a terminal, `/dev/zero`), since those may never end, or longer than a slice can be; those of the operating
+    /// system: reading, no memory, no descriptor.
     ///
     /// # Examples
     ///
@@ -122,6 +133,9 @@ impl Snapshot {
 
     /// A snapshot of all that `reader` gives until its end.
     ///
+    /// The call returns when the reader is at its end. Limit a reader that may never be there by [`Read::take`], or it is
+    /// read until memory is gone.
+    ///
     /// # Errors
     ///
     /// Those of `reader`, but for `Interrupted`; those of the operating system: no memory, no descriptor.
@@ -142,7 +156,8 @@ impl Snapshot {
     /// A snapshot that is the file itself, mapped in place.
     ///
     /// Copies and reads nothing now: pages are read when they are first looked at. Never writes to the
-    /// file. Keeps a descriptor of its own, so that `file` may be closed.
+    /// file. Keeps a descriptor of its own, so that `file` may be closed. Does not use the file offset; on Windows, where the last
+    /// page is read if it is not a whole one, see [`from_file`](Self::from_file).
     ///
     /// # Errors
     ///
@@ -227,7 +242,8 @@ impl Snapshot {
     /// A mutable view: what is written through it is what this snapshot holds afterwards.
     ///
     /// Clones of this snapshot, and snapshots taken earlier, never see it. A view of a snapshot that is all
-    /// zeroes is written in place, so that filling it costs no second copy, and what later views map is one run of
+    /// zeroes is written in place, unless Linux is set to promise no more memory than there is
+    /// (`vm.overcommit_memory=2`), so that filling it costs no second copy, and what later views map is one run of
     /// memory; changes to any other are captured when the view ends, by being dropped or by [`commit`](View::commit). A view that is
     /// leaked ([`std::mem::forget`]) leaves the snapshot as it was.
     ///
@@ -514,6 +530,9 @@ impl Snapshot {
 
     /// What the snapshot holds.
     ///
+    /// While the changes of a mutable view that ended could not be captured (see [`View::commit`]), only `mapped` is known
+    /// and all else is 0.
+    ///
     /// # Examples
     ///
     /// ```
@@ -527,7 +546,9 @@ impl Snapshot {
     /// ```
     #[must_use]
     pub fn stats(&self) -> SnapshotStats {
-        let Some(image) = lock(&self.head).settled() else { return SnapshotStats::default() };
+        let Some(image) = lock(&self.head).settled() else {
+            return SnapshotStats { mapped: self.len(), ..SnapshotStats::default() };
+        };
         let usage = image.store_usage();
         SnapshotStats {
             mapped: image.pages * page_size(),
@@ -545,6 +566,7 @@ impl Snapshot {
 
     /// The image, once an error of the last mutable view was reported.
     pub(crate) fn image(&self) -> io::Result<Arc<Image>> {
+        let _events = trace::hold();
         lock(&self.head).image()
     }
 

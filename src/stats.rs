@@ -75,7 +75,8 @@ pub enum WhyNotFaster {
     Chosen,
     /// The view is written in place, where all pages in use count as written until the first snapshot is taken.
     InPlace,
-    /// The process has pinned or locked memory, which devices may write to unnoticed.
+    /// The process has pinned or locked memory, or the view was opened with
+    /// [`ViewOptions::pinned`](crate::ViewOptions::pinned): devices may write to such memory unnoticed.
     PinnedMemory,
     /// The system refused it, with this error number.
     Refused {
@@ -92,7 +93,7 @@ impl fmt::Display for WhyNotFaster {
             Self::NotWorthIt => f.write_str("a faster way has not been worth its price so far"),
             Self::Chosen => f.write_str("this way was asked for"),
             Self::InPlace => f.write_str("the view is written in place until its first snapshot"),
-            Self::PinnedMemory => f.write_str("the process has pinned or locked memory"),
+            Self::PinnedMemory => f.write_str("memory of the process or the view may be pinned"),
             Self::Refused { tracking, os_error } => {
                 write!(f, "{tracking} is refused: {}", io::Error::from_raw_os_error(*os_error))
             }

@@ -1,22 +1,143 @@
 //! Events for those who watch: one for each snapshot taken, restore and consolidation (feature `tracing`).
-#![cfg_attr(not(feature = "tracing"), allow(unused_variables))]
+//!
+//! A subscriber may call what the event is about. So no event is emitted under a lock: who takes one calls [`hold`]
+//! first, and what happens meanwhile is emitted when both are gone.
+#![cfg_attr(not(feature = "tracing"), allow(unused_variables, clippy::unused_unit))]
 
 use crate::options::Tracking;
+
+#[cfg(feature = "tracing")]
+pub(crate) use held::hold;
+
+#[cfg(feature = "tracing")]
+mod held {
+    use std::cell::RefCell;
+    use std::mem;
+    use std::thread;
+
+    type Event = Box<dyn FnOnce()>;
+
+    thread_local! {
+        /// Events that wait, while a [`Hold`] of this thread exists.
+        static WAITING: RefCell<Option<Vec<Event>>> = const { RefCell::new(None) };
+    }
+
+    /// Keeps the events of this thread back as long as it exists.
+    struct Hold {
+        outermost: bool,
+    }
+
+    /// Keeps back what this thread emits until the value is dropped, which is to be after the lock.
+    pub(crate) fn hold() -> impl Drop {
+        let outermost = WAITING.try_with(|waiting| {
+            let mut waiting = waiting.borrow_mut();
+            let outermost = waiting.is_none();
+            waiting.get_or_insert_default();
+            outermost
+        });
+        // In the destructor of another thread-local value, when this one is gone, events are not kept back.
+        Hold { outermost: outermost.unwrap_or(false) }
+    }
+
+    impl Drop for Hold {
+        fn drop(&mut self) {
+            if !self.outermost {
+                return;
+            }
+            let waiting = WAITING.try_with(|waiting| mem::take(&mut *waiting.borrow_mut()));
+            if thread::panicking() {
+                return;
+            }
+            waiting.ok().flatten().into_iter().flatten().for_each(|event| event());
+        }
+    }
+
+    pub(super) fn emit(event: impl FnOnce() + 'static) {
+        let mut event = Some(event);
+        let waits = WAITING.try_with(|waiting| match (&mut *waiting.borrow_mut(), event.take()) {
+            (Some(waiting), Some(event)) => {
+                waiting.push(Box::new(event));
+                None
+            }
+            (None, event) => event,
+            (Some(_), None) => None,
+        });
+        if let Some(event) = waits.unwrap_or_else(|_| event.take()) {
+            event();
+        }
+    }
+}
+
+/// Without the feature there is nothing to keep back.
+#[cfg(not(feature = "tracing"))]
+pub(crate) fn hold() {}
 
 /// A view of `pages` pages was captured; `looked_at` pages were candidates, of which `captured` had changed.
 pub(crate) fn taken(pages: usize, looked_at: usize, captured: usize, tracker: Tracking) {
     #[cfg(feature = "tracing")]
-    tracing::debug!(target: "memsnap", pages, looked_at, captured, %tracker, "snapshot taken");
+    held::emit(move || {
+        tracing::debug!(target: "memsnap", pages, looked_at, captured, %tracker, "snapshot taken");
+    });
 }
 
 /// A view of `pages` pages was restored in this `way`; `rewritten` pages were looked at one by one.
 pub(crate) fn restored(way: &'static str, pages: usize, rewritten: usize, tracker: Tracking) {
     #[cfg(feature = "tracing")]
-    tracing::debug!(target: "memsnap", way, pages, rewritten, %tracker, "view restored");
+    held::emit(move || {
+        tracing::debug!(target: "memsnap", way, pages, rewritten, %tracker, "view restored");
+    });
 }
 
 /// `written` pages of an image of `pages` pages were written into a flat file.
 pub(crate) fn consolidated(pages: usize, written: usize) {
     #[cfg(feature = "tracing")]
-    tracing::debug!(target: "memsnap", pages, written, "image consolidated");
+    held::emit(move || tracing::debug!(target: "memsnap", pages, written, "image consolidated"));
+}
+
+#[cfg(all(test, feature = "tracing"))]
+mod tests {
+    use std::cell::RefCell;
+    use std::rc::Rc;
+
+    use super::held::emit;
+    use super::hold;
+
+    /// A mutable view that ends emits its event under the lock of its snapshot, inside of which it takes its own.
+    #[test]
+    fn what_is_held_comes_when_the_outermost_hold_is_gone_and_in_order() {
+        let heard = Rc::new(RefCell::new(Vec::new()));
+        let say = |number| {
+            let heard = Rc::clone(&heard);
+            emit(move || heard.borrow_mut().push(number));
+        };
+        say(1);
+        assert_eq!(*heard.borrow(), [1]);
+        let outer = hold();
+        say(2);
+        let inner = hold();
+        say(3);
+        drop(inner);
+        say(4);
+        assert_eq!(*heard.borrow(), [1]);
+        drop(outer);
+        assert_eq!(*heard.borrow(), [1, 2, 3, 4]);
+        say(5);
+        assert_eq!(heard.borrow().len(), 5);
+    }
+
+    /// A subscriber that takes a snapshot of its own.
+    #[test]
+    fn what_is_emitted_may_hold_and_emit() {
+        let heard = Rc::new(RefCell::new(Vec::new()));
+        let (first, second) = (Rc::clone(&heard), Rc::clone(&heard));
+        let held = hold();
+        emit(move || {
+            first.borrow_mut().push(1);
+            let _held = hold();
+            emit(move || second.borrow_mut().push(2));
+            assert_eq!(*first.borrow(), [1]);
+        });
+        drop(held);
+        assert_eq!(*heard.borrow(), [1, 2]);
+    }
 }

@@ -51,11 +51,6 @@ pub enum Protected {}
 ///
 /// Dropping a view frees what it holds privately; for a [`MutView`] see [`commit`](Self::commit).
 ///
-/// Memory of a view that is registered with the kernel for writes of its own (fixed buffers of io_uring, RDMA)
-/// is captured as it is at that moment, but has to be registered again after a restore and after
-/// [`zero`](Self::zero), which may replace it. The memory of a virtual machine (KVM) is registered once: the kernel has it
-/// follow the view.
-///
 /// # Memory for other code
 ///
 /// A database, a runtime or a virtual machine that works on the memory of a view is given its
@@ -98,12 +93,70 @@ pub enum Protected {}
 /// # }
 /// ```
 ///
+/// The mapping belongs to memsnap. Other code reads and writes the bytes and leaves the mapping itself alone. On Linux,
+/// over any part of the view, it must not call:
+///
+/// - `madvise` with `MADV_DONTNEED`, `MADV_FREE` or `MADV_REMOVE`, as a memory balloon or an allocator that returns memory
+///   does. Call [`discard`](Self::discard) or [`zero`](Self::zero) instead: after `madvise`, snapshots and restores of a
+///   view in the state [`Tracking::Armed`] can miss the pages. (With `Tracking::Scan` and `Tracking::Pagemap` they are found.)
+/// - `madvise` with `MADV_DONTFORK`, `MADV_WIPEONFORK` or their opposites, which decide what a forked child has.
+/// - `mprotect`, or `madvise` with `MADV_GUARD_INSTALL`: `take_snapshot` reads pages that were written, and to read one that
+///   was made inaccessible without memsnap's knowledge kills the process. Call [`protect`](View::protect) instead.
+/// - `munmap`, `mremap`, or `mmap` with `MAP_FIXED`.
+/// - `userfaultfd` registration. It fails (`EBUSY`) while the view is armed, and keeps it from being armed otherwise. Whoever
+///   needs it chooses [`Tracking::Scan`] and registers again after a restore, which may map the view anew.
+///
+/// The same holds for the calls of other systems that do such things (`VirtualProtect`, `VirtualFree` and
+/// `UnmapViewOfFile` on Windows). Advice that changes no byte is harmless: `MADV_WILLNEED`, `MADV_PAGEOUT`,
+/// `MADV_HUGEPAGE`, `MADV_MERGEABLE`, `MADV_DONTDUMP`, `mlock`.
+///
+/// # Pinned memory
+///
+/// The kernel and devices can write to memory that was *pinned* for them at any later time: fixed buffers of io_uring,
+/// memory regions of RDMA, VFIO, vhost-vdpa, AF_XDP. Such writes bypass the page table. A snapshot captures pinned pages as they
+/// are at that moment. Two things have to be known:
+///
+/// - **Writes to pinned pages of a view that is write-protected ([`Tracking::Armed`]) are not noticed.** memsnap
+///   write-protects nothing while the kernel counts pinned or locked memory of the process (`VmPin` and `VmLck` in
+///   `/proc/self/status`), which covers the usual case. The kernel does not count, for the process whose memory it is:
+///   pins by a ring or device that another process opened, as that of a ring made before `fork` and used in the child; rings
+///   whose own memory the program provides (`IORING_SETUP_NO_MMAP`); and AF_XDP. Whoever pins memory of a view opens it with
+///   [`ViewOptions::pinned`](crate::ViewOptions::pinned), which is exact in all cases.
+/// - **Pinned memory has to be registered again after a restore, [`zero`](Self::zero) and [`discard`](Self::discard).** These
+///   may give a page another frame; what a device writes to the old frame is then not seen in the view.
+///
+/// The memory of a virtual machine (KVM) is not pinned, and registered once: the kernel has it follow the view.
+///
 /// # Fork
 ///
 /// A copy-on-write view and its snapshots go on in a forked child, where they and the parent's never
 /// see each other's changes. A [`MutView`] of a snapshot that was all zeroes stays with the parent: in
 /// the child its bytes must not be touched, and its methods return errors. As ever with `fork`, objects that
 /// another thread was using at that moment must not be used in the child.
+///
+/// A child can change nothing of its parent's. All descriptors that memsnap opens are closed on `exec`. A child
+/// that goes on without `exec` closes those that lead to the memory of its parent before `fork` returns in it: what written
+/// pages are found by, and the files of views that are written in place. If the child is to run code that
+/// is not trusted, know what is left:
+///
+/// - A child in which the C library runs no fork handlers (a bare `clone`, `_Fork`, `vfork`) has these descriptors until
+///   it first uses memsnap. So has a child that is forked in the very moment in which another thread opens one. With the
+///   userfaultfd of its parent it can write to the parent's memory. Close all descriptors before such code runs:
+///   `close_range(3, ~0, 0)`, or `exec` a program of its own.
+/// - The files of snapshots stay open. They can be read only, and the child has the bytes anyway (except where there are no
+///   memfds, see `PLATFORM.md`).
+/// - Nothing here keeps a process from tracing another one of the same user, or from taking its descriptors
+///   (`/proc/PID/mem`, `pidfd_getfd`). Give the child another user or a filter of system calls, or make the parent undumpable
+///   (`PR_SET_DUMPABLE`).
+///
+/// # Descriptors that others close
+///
+/// A snapshot of bytes, and each view that is written in place, keeps a descriptor open, and a process one or two more.
+/// Code that closes descriptors that it did not open, as daemons do, has to run before memsnap is used. If it does not, nothing
+/// is read from or written to whatever file has the number then. Views that are open go on and find what is written,
+/// possibly in a slower way. What would have to map the file again is an error: a new view of the snapshot, or a
+/// restore to another one. A mutable view that ends leaves its bytes in its snapshot. All of this also holds for
+/// a thread with a file table of its own (`unshare(CLONE_FILES)`), while the other threads notice nothing.
 pub struct View<S, A = Open> {
     /// `None`, like `snapshot`, only while the view is being dropped, committed or converted.
     pub(crate) tree: Option<Worktree>,
@@ -162,6 +215,9 @@ impl<S, A> View<S, A> {
     /// showed before, or a mixture, and is as long as before or as the snapshot; either way the next restore puts
     /// everything right, and snapshots taken of it are exact.
     ///
+    /// On Windows, where there is no memory even for that, the view has no bytes (its length is 0) and its other methods
+    /// return errors until a restore succeeds. Its addresses stay reserved, but must not be accessed meanwhile.
+    ///
     /// # Examples
     ///
     /// ```
@@ -208,7 +264,7 @@ impl<S, A> View<S, A> {
     pub fn restore_excluding(&mut self, ranges: &[Range<usize>]) -> io::Result<()> {
         let len = self.len();
         if let Some(range) = ranges.iter().find(|range| range.start > range.end || range.end > len) {
-            return Err(outside("leave bytes out of a restore", range, len));
+            return Err(self.outside("leave bytes out of a restore", range));
         }
         match &mut self.tree {
             Some(tree) => tree.show(&Arc::clone(tree.root()), ranges),
@@ -311,7 +367,7 @@ impl<S, A> View<S, A> {
     ///
     /// `InvalidInput` for a range that is not within the view, `PermissionDenied` for bytes that are
     /// [protected](Self::protect) against writing or belong to the parent of a forked process. Nothing has changed
-    /// then.
+    /// then. On Windows `OutOfMemory`, after which the view is as after a [restore](Self::restore) that failed for it.
     ///
     /// # Examples
     ///
@@ -338,6 +394,48 @@ impl<S, A> View<S, A> {
         tree.zero(&range)
     }
 
+    /// Puts these bytes back to what the snapshot holds that was last taken of the view or restored to it (at first, that
+    /// it was opened on), and gives the memory of whole pages among them back. It undoes what [`changes`](View::changes) lists there. Bytes beyond the end of that
+    /// snapshot, by which the view grew, become zero.
+    ///
+    /// This is the call for memory whose contents are no longer needed, such as pages that a balloon or an allocator
+    /// returns, where `madvise` must not be used. Unlike [`zero`](Self::zero) it leaves nothing for the next snapshot to
+    /// capture. Pages that were captured from a view are copied back and keep their memory, unless the view maps them; so is
+    /// all on Windows, where single pages cannot be given back.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a range that is not within the view, `PermissionDenied` for bytes that are
+    /// [protected](Self::protect) against writing or belong to the parent of a forked process; those of the operating
+    /// system: no memory, no address space. Nothing has changed then.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::from_slice(&[1; 1 << 20])?;
+    /// let mut view = snapshot.view()?;
+    /// view[..1 << 19].fill(2);
+    /// let taken = view.take_snapshot()?;
+    /// view.fill(3);
+    /// view.discard(100..)?;
+    /// assert_eq!((view[99], view[100], view[1 << 19]), (3, 2, 1));
+    /// assert_eq!(view.changes()?.ranges(), [0..memsnap::page_size()]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn discard(&mut self, range: impl RangeBounds<usize>) -> io::Result<()> {
+        let range = self.within("discard bytes", &range)?;
+        let Some(tree) = &mut self.tree else { return Ok(()) };
+        if !tree.allows(PageRange::around(&range), Access::can_write) {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                format!("bytes {range:?} of a view cannot be discarded: some are protected against writing"),
+            ));
+        }
+        tree.discard(&range)
+    }
+
     /// The address of the first byte, aligned to a page. It stays the same as long as the view lives.
     ///
     /// # Examples
@@ -359,7 +457,8 @@ impl<S, A> View<S, A> {
     }
 
     /// The address of the first byte, aligned to a page. It stays the same as long as the view lives, and may be kept as
-    /// long: snapshots, restores and growth leave it valid.
+    /// long: snapshots, restores and growth leave it valid, but for what a [restore](Self::restore) may do on Windows when
+    /// memory is exhausted.
     ///
     /// Writes through it are tracked like others. They must not race with calls on the view, nor happen
     /// while a slice of it is in use. See [memory for other code](Self#memory-for-other-code).
@@ -455,7 +554,15 @@ impl<S, A> View<S, A> {
             Bound::Excluded(&end) => end,
             Bound::Unbounded => len,
         };
-        if start > end || end > len { Err(outside(what, &(start..end), len)) } else { Ok(start..end) }
+        if start > end || end > len { Err(self.outside(what, &(start..end))) } else { Ok(start..end) }
+    }
+
+    /// Why there are no such bytes.
+    fn outside(&self, what: &str, range: &Range<usize>) -> io::Error {
+        match self.tree.as_ref().map(Worktree::check_usable) {
+            Some(Err(error)) => error,
+            _ => error::invalid(format!("cannot {what} {range:?} of a view of {} bytes", self.len())),
+        }
     }
 
     fn finish(&mut self) -> io::Result<()> {
@@ -464,10 +571,6 @@ impl<S, A> View<S, A> {
             _ => Ok(()),
         }
     }
-}
-
-fn outside(what: &str, range: &Range<usize>, len: usize) -> io::Error {
-    error::invalid(format!("cannot {what} {range:?} of a view of {len} bytes"))
 }
 
 impl<A> View<&mut Snapshot, A> {

@@ -20,24 +20,24 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::mem;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use crate::access::{Access, Protections};
 use crate::cost::Ledger;
-use crate::image::{Base, Image};
+use crate::image::{Image, Reader};
 use crate::layout::Layout;
-use crate::options::{HugePages, Populate, Tracking, ViewOptions};
+use crate::options::{Populate, Tracking, ViewOptions};
 use crate::pages::{PageRange, PageSet};
 use crate::stats::{ViewStats, WhyNotFaster};
 use crate::store::zeroes;
-use crate::sys::{Found, Mapping, MemoryFile, REPLACES_UNSEEN, Search, Source, Tracker};
+use crate::sys::{Found, Mapping, MemoryFile, Search, Source, Tracker, replaces_unseen, writes_in_place};
 use crate::{error, page_size, trace};
 
-/// Invariant: `start..start + len` is the range of `state.mapping`, and neither changes. Its bytes are
-/// written through `&mut self` only, but for what `unsafe` code does with the pointer.
+/// Invariant: `start..start + len` is the range of `state.mapping`, or `len` is 0 where that cannot be read and written
+/// ([`Mapping::check_usable`]). Its bytes are written through `&mut self` only, but for what `unsafe` code does with the
+/// pointer.
 pub(crate) struct Worktree {
     start: NonNull<u8>,
     len: usize,
@@ -58,6 +58,9 @@ pub(crate) struct State {
     pub(crate) tracker: Tracker,
     /// Pages that may differ from `synced` though the tracker may not report them (again).
     pub(crate) unsynced: PageSet,
+    /// At least the pages that were private when the last search was over and have not been discarded here since; but
+    /// not all that were written since. `None` if that is not known.
+    pub(crate) private: Option<PageSet>,
     /// Every page was closed when the range last showed `synced`, so that pages reported since were written.
     pub(crate) all_closed: bool,
     /// Pages that the last `show` had to rewrite.
@@ -89,8 +92,11 @@ impl Worktree {
     /// A range that shows `image`, for a mutable view: pages that nobody else has are written in place.
     pub(crate) fn open_mut(image: &Arc<Image>, options: &ViewOptions) -> io::Result<Self> {
         let (most, placement) = options.place(image.pages, &image.label)?;
+        // The file is to become the base of an image, which pages that are pinned would keep it from.
         if image.is_zero()
             && most > 0
+            && writes_in_place()
+            && !options.pinned
             && let Ok(file) = MemoryFile::create(image.pages, most, image.label.name.as_deref())
             && let Ok(mapping) = Mapping::placed(image.pages, Source::Shared(&file), &[], &placement)
         {
@@ -106,7 +112,11 @@ impl Worktree {
         most: usize,
         options: &ViewOptions,
     ) -> io::Result<Self> {
-        let tracker = Tracker::new(options.tracking, &mapping)?;
+        let tracker = if options.pinned {
+            Tracker::of_pinned(options.tracking, &mapping)
+        } else {
+            Tracker::new(options.tracking, &mapping)
+        }?;
         let (start, len) = (mapping.as_ptr(), mapping.len());
         let state = Box::new(Mutex::new(State {
             mapping,
@@ -114,6 +124,7 @@ impl Worktree {
             synced: Arc::clone(image),
             tracker,
             unsynced: PageSet::new(),
+            private: None,
             all_closed: false,
             rewritten: PageSet::new(),
             ledger: Ledger::new(options.keep_resident),
@@ -127,8 +138,8 @@ impl Worktree {
 
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: the range is mapped and initialized for as long as `self` lives, at most `isize::MAX`
-        // bytes long, and not written while `&self` is borrowed.
+        // SAFETY: the range is mapped, readable and writable for as long as `self` lives or it has no bytes (the type's
+        // invariant), at most `isize::MAX` bytes long, and not written while `&self` is borrowed.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
@@ -157,9 +168,10 @@ impl Worktree {
 
     /// An image of what the range shows now.
     pub(crate) fn capture(&self) -> io::Result<Arc<Image>> {
+        let _events = trace::hold();
         let mut state = self.lock();
         match &state.backing {
-            Backing::Direct(_) if REPLACES_UNSEEN => state.capture_direct(self.content_len),
+            Backing::Direct(_) if replaces_unseen() => state.capture_in_place(self.content_len),
             _ => state.capture_changed(self.content_len),
         }
     }
@@ -185,9 +197,11 @@ impl Worktree {
         let keep = keep.iter().map(|range| range.start..range.end.min(image.pages * page_size()));
         let keep: Vec<_> = keep.filter(|range| !range.is_empty()).collect();
         let whole: PageSet = keep.iter().map(PageRange::within).collect();
-        let saved = |part: Range<usize>| (part.start, state.bytes(part).to_vec());
+        // SAFETY: `keep` is within the view, no page of it is protected, and `state` is borrowed exclusively.
+        let saved = |part: Range<usize>| (part.start, unsafe { state.bytes(part) }.to_vec());
         let edges: Vec<_> = keep.iter().flat_map(edges).map(saved).collect();
         let shown = state.show(image, &whole);
+        let edges = if state.mapping.check_usable().is_ok() { edges } else { Vec::new() };
         for (offset, bytes) in edges {
             // SAFETY: the bytes were the range's before, and are below the end of `image`, so that they are now; the
             // tree is borrowed exclusively.
@@ -195,15 +209,29 @@ impl Worktree {
             // SAFETY: as above, and no pages are protected.
             unsafe { target.copy_from_nonoverlapping(NonNull::from(&*bytes).cast(), bytes.len()) };
         }
-        let len = state.mapping.len();
-        self.len = len;
-        self.content_len = if shown.is_ok() { image.content_len } else { content_len.min(len) };
+        self.content_len = if shown.is_ok() { image.content_len } else { content_len };
+        self.settle();
         shown
+    }
+
+    /// After a call that may have failed half-way: there are as many bytes as the mapping has, or none where it cannot be
+    /// used.
+    fn settle(&mut self) {
+        let mapping = &self.state_mut().mapping;
+        let len = if mapping.check_usable().is_ok() { mapping.len() } else { 0 };
+        self.len = len;
+        self.content_len = self.content_len.min(len);
+    }
+
+    /// Fails if the tree has no bytes until a `show` succeeds.
+    pub(crate) fn check_usable(&self) -> io::Result<()> {
+        self.lock().mapping.check_usable()
     }
 
     /// Makes the range so many bytes long, which is not less than now, in whole pages. What is added is zero.
     pub(crate) fn grow(&mut self, content_len: usize, pages: usize) -> io::Result<()> {
         let state = self.state_mut();
+        state.mapping.check_usable()?;
         state.resize(pages)?;
         self.len = pages * page_size();
         self.content_len = content_len;
@@ -242,7 +270,10 @@ impl Worktree {
     pub(crate) fn zero(&mut self, range: &Range<usize>) -> io::Result<()> {
         let state = self.state_mut();
         state.mapping.check_owner()?;
-        state.zero(PageRange::within(range));
+        state.mapping.check_usable()?;
+        let zeroed = state.zero(PageRange::within(range));
+        self.settle();
+        zeroed?;
         for part in edges(range) {
             // SAFETY: the bytes are the range's, which is borrowed exclusively.
             let start = unsafe { self.start.add(part.start) };
@@ -252,21 +283,54 @@ impl Worktree {
         Ok(())
     }
 
-    /// Ends the tree with an image of what it shows. Where that fails, the tree comes back, unless what
-    /// it showed was never this process's.
+    /// Puts `range`, all of which can be written, back to what `synced` holds, and gives the memory of its whole pages
+    /// back where that can be done.
+    pub(crate) fn discard(&mut self, range: &Range<usize>) -> io::Result<()> {
+        let state = self.state_mut();
+        state.mapping.check_owner()?;
+        state.mapping.check_usable()?;
+        let synced = Arc::clone(&state.synced);
+        let old = synced.reader()?;
+        state.discard(PageRange::within(range), &old)?;
+        for part in edges(range) {
+            for page in PageRange::around(&part).iter() {
+                let bytes = PageRange::new(page, page + 1).bytes();
+                let (from, to) = (part.start.max(bytes.start), part.end.min(bytes.end));
+                let old = &old.page(page)[from - bytes.start..to - bytes.start];
+                // SAFETY: the bytes are the range's, which is borrowed exclusively.
+                let start = unsafe { self.start.add(from) };
+                // SAFETY: as above; those of the image are elsewhere.
+                unsafe { start.copy_from_nonoverlapping(NonNull::from(old).cast(), old.len()) };
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends the tree with an image of what it shows. Where that fails, the tree comes back for another
+    /// [`end`](Self::end), unless what it showed was never this process's.
     pub(crate) fn close(mut self) -> Result<Arc<Image>, (Option<Box<Self>>, io::Error)> {
+        let state = self.state_mut();
+        if let Backing::Direct(_) = &state.backing
+            && let Err(error) = state.mapping.check_owner()
+        {
+            return Err((None, error));
+        }
+        // Then there is nothing to capture.
+        if let Err(error) = state.mapping.check_usable() {
+            return Err((None, error));
+        }
+        self.end().map_err(|error| (Some(Box::new(self)), error))
+    }
+
+    /// An image of what the tree shows, whose bytes are not used any more. To be called again after an error, and
+    /// nothing else.
+    pub(crate) fn end(&mut self) -> io::Result<Arc<Image>> {
         let content_len = self.content_len;
         let state = self.state_mut();
-        if let Backing::Direct(_) = &state.backing {
-            if let Err(error) = state.mapping.check_owner() {
-                return Err((None, error));
-            }
-            let pages = state.mapping.pages();
-            // With the range gone nothing writes to the file any more, so nothing has to be mapped anew.
-            state.mapping = Mapping::empty();
-            return Ok(state.finish_direct(pages, content_len));
+        match &state.backing {
+            Backing::Direct(_) => state.end_in_place(content_len),
+            Backing::Private(_) | Backing::Torn => state.capture_changed(content_len),
         }
-        self.capture().map_err(|error| (Some(Box::new(self)), error))
     }
 
     /// Has the written pages be found in this way from now on.
@@ -326,16 +390,24 @@ fn edges(range: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
 }
 
 impl State {
-    pub(crate) fn page(&self, page: usize) -> &[u8] {
-        // SAFETY: callers ask for pages of the mapping, and hold the tree borrowed; those that borrow it
-        // exclusively write only after they are done with the slice.
+    /// The bytes of `page`.
+    ///
+    /// # Safety
+    ///
+    /// The page is the mapping's and can be read. Nobody writes to it as long as the slice is in use.
+    pub(crate) unsafe fn page(&self, page: usize) -> &[u8] {
+        // SAFETY: forwarded to the caller.
         unsafe { self.mapping.page(page) }
     }
 
-    /// The bytes of `range`, all of which can be read.
-    fn bytes(&self, range: Range<usize>) -> &[u8] {
+    /// The bytes of `range`.
+    ///
+    /// # Safety
+    ///
+    /// As for [`page`](Self::page), for each page that has any of them.
+    unsafe fn bytes(&self, range: Range<usize>) -> &[u8] {
         let pages = PageRange::around(&range);
-        // SAFETY: as above.
+        // SAFETY: forwarded to the caller.
         let bytes = unsafe { self.mapping.range(pages) };
         &bytes[range.start - pages.bytes().start..][..range.len()]
     }
@@ -369,10 +441,14 @@ impl State {
             unsafe { self.mapping.truncate(pages) }
                 .map_err(error::context("taking pages from the end of a view", old - pages))?;
             self.unsynced = self.unsynced.below(pages);
+            self.forget_private(&PageRange::new(pages, old).into());
             self.rewritten = self.rewritten.below(pages);
             self.access.truncate(pages);
-            if let Backing::Private(layout) = &mut self.backing {
-                layout.truncated(pages);
+            match &mut self.backing {
+                Backing::Private(layout) => layout.truncated(pages),
+                // The file still has what was taken away, which must not come back if the range grows again.
+                Backing::Direct(_) => self.backing = Backing::Torn,
+                Backing::Torn => {}
             }
         } else if pages > old {
             self.mapping.check_owner()?;
@@ -389,6 +465,8 @@ impl State {
                     layout.extended(added);
                     self.tracker.renewed(&self.mapping, added);
                     self.all_closed = false;
+                    // A restore that failed after it shortened the range has left a longer `synced`.
+                    self.unsynced = self.unsynced.union(&PageSet::from(added).below(self.synced.pages));
                 }
                 Backing::Torn => self.mapping.extend(added.len(), Source::Zero).map_err(context)?,
             }
@@ -398,10 +476,10 @@ impl State {
 
     /// Makes the pages of `range`, all of which can be written, zero, and gives their memory back where that can be
     /// done.
-    fn zero(&mut self, range: PageRange) {
-        let pages: PageSet = std::iter::once(range).collect();
+    fn zero(&mut self, range: PageRange) -> io::Result<()> {
+        let pages = PageSet::from(range);
         let left = match &mut self.backing {
-            Backing::Direct(file) if file.punch(range).is_ok() => return,
+            Backing::Direct(file) if file.punch(range).is_ok() => return Ok(()),
             Backing::Direct(_) | Backing::Torn => pages,
             Backing::Private(layout) => {
                 self.unsynced = self.unsynced.union(&pages);
@@ -419,8 +497,62 @@ impl State {
                 }
             }
         };
-        // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive; the page of zeroes is elsewhere.
+        self.mapping.check_usable()?;
+        // SAFETY: the pages are the mapping's and can be written. The tree is borrowed exclusively, and no slice of its bytes
+        // is alive; the page of zeroes is elsewhere.
         left.iter().for_each(|page| unsafe { self.mapping.write(page, zeroes()) });
+        Ok(())
+    }
+
+    /// Puts the pages of `range`, all of which can be written, back to what `synced` holds, whose bytes `old` gives.
+    fn discard(&mut self, range: PageRange, old: &Reader<'_>) -> io::Result<()> {
+        let pages = PageSet::from(range);
+        // Discarded pages may be reported as if they had been written.
+        self.all_closed = false;
+        let left = match &self.backing {
+            Backing::Direct(_) => {
+                // To write zeroes would take memory, and so would reading them.
+                self.zero(range)?;
+                range.iter().filter(|&page| !self.synced.shows_zeroes(page)).collect()
+            }
+            Backing::Torn => pages,
+            Backing::Private(layout) => {
+                let shown = |page: &usize| match *page < self.synced.pages {
+                    true => layout.shows(*page, &self.synced),
+                    false => layout.shows_zeroes(*page),
+                };
+                let shown: PageSet = range.iter().filter(shown).collect();
+                // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
+                match unsafe { self.mapping.discard(&shown) } {
+                    Ok(()) => {
+                        self.forget_private(&shown);
+                        pages.minus(&shown)
+                    }
+                    // Locked memory, for one, cannot be discarded.
+                    Err(_) => pages,
+                }
+            }
+        };
+        self.mapping.check_usable()?;
+        for page in left.iter() {
+            // SAFETY: the page is the mapping's, and can be read and written. The tree is borrowed exclusively.
+            let now = unsafe { self.page(page) };
+            // To write what is there already would take memory.
+            if now != old.page(page) {
+                // SAFETY: as above, and `now` is not used any more; the bytes are an image's.
+                unsafe { self.mapping.write(page, old.page(page)) };
+            }
+        }
+        Ok(())
+    }
+
+    /// After `pages` were discarded here.
+    pub(crate) fn forget_private(&mut self, pages: &PageSet) {
+        if let Some(private) = &mut self.private
+            && !pages.is_empty()
+        {
+            *private = private.minus(pages);
+        }
     }
 
     /// Those of `pages`, of a private mapping, that may be other than zero. To write zeroes to the others would take
@@ -457,10 +589,32 @@ impl State {
             Backing::Private(layout) => layout.shows_zeroes(page) && synced.shows_zeroes(page),
             Backing::Direct(_) | Backing::Torn => false,
         };
-        self.tracker.find(search, &self.mapping, count, shows_zeroes).map_err(error::context(
+        let found = self.tracker.find(search, &self.mapping, count, shows_zeroes).map_err(error::context(
             "asking the kernel which pages of a view were written",
             self.mapping.pages(),
-        ))
+        ))?;
+        if !found.known || !found.complete {
+            self.private = None;
+        } else if self.private.as_ref() != Some(&found.pages) {
+            self.add_discarded(&found.pages);
+            self.private = Some(found.pages.clone());
+        }
+        Ok(found)
+    }
+
+    /// Brings into `unsynced` the pages that were private to show `synced` and are not among those that are `private`
+    /// now: other code has discarded them (`MADV_DONTNEED`), or let the kernel do it (`MADV_FREE`).
+    fn add_discarded(&mut self, private: &PageSet) {
+        let discarded = match (&self.private, &self.backing) {
+            (Some(before), _) => before.minus(private),
+            (None, Backing::Private(layout)) => layout.hidden(&self.synced, private),
+            (None, Backing::Direct(_) | Backing::Torn) => return,
+        };
+        // In the middle of a restore, `synced` may be longer than the range.
+        let discarded = discarded.below(self.mapping.pages());
+        if !discarded.is_empty() {
+            self.unsynced = self.unsynced.union(&discarded);
+        }
     }
 
     /// Brings the pages that may differ from `synced` into `unsynced`, and closes them. Returns whether they
@@ -502,6 +656,7 @@ impl State {
             }
             Backing::Private(_) | Backing::Torn => {
                 self.mapping.check_owner()?;
+                self.mapping.check_usable()?;
                 Ok(PageSet::all(self.mapping.pages()))
             }
         }
@@ -511,13 +666,16 @@ impl State {
     fn differing(&self, candidates: &PageSet) -> io::Result<PageSet> {
         let synced = self.synced.reader()?;
         let common = self.mapping.pages().min(self.synced.pages);
-        let differ = |page: &usize| *page < common && self.page(*page) != synced.page(*page);
+        // SAFETY: pages below `common` are the mapping's, and can be read, for where `changes` can be called no page is
+        // protected. The tree is borrowed, so that nobody writes.
+        let differ = |page: &usize| *page < common && unsafe { self.page(*page) } != synced.page(*page);
         let mut differing: PageSet = candidates.iter().filter(differ).collect();
         differing.push_range(PageRange::new(common, self.mapping.pages().max(self.synced.pages)));
         Ok(differing)
     }
 
-    fn capture_changed(&mut self, content_len: usize) -> io::Result<Arc<Image>> {
+    /// Copies what changed since `synced`.
+    pub(crate) fn capture_changed(&mut self, content_len: usize) -> io::Result<Arc<Image>> {
         let (candidates, written) = match &self.backing {
             Backing::Private(_) => {
                 let written = self.harvest()?;
@@ -531,15 +689,19 @@ impl State {
             Err(error)
         })?;
         let size = (self.mapping.pages(), content_len);
-        let captured = self.synced.capture(size, &candidates, written, |page| self.page(page));
+        // SAFETY: candidates are pages of the mapping, those that could not be read can be now, and the tree is borrowed,
+        // so that nobody writes.
+        let now = |page| unsafe { self.page(page) };
+        let captured = self.synced.capture(size, &candidates, written, now);
+        // First all that can fail: after an error the next call finds the same candidates.
         let protected = self.set_access(&unreadable, Access::NONE);
         let (image, idle) = captured?;
+        protected?;
         if let Some(image) = image {
             self.synced = Arc::new(image);
         }
         self.unsynced = PageSet::new();
         self.ledger.found(idle, 0);
-        protected?;
         trace::taken(size.0, candidates.len(), candidates.len() - idle, self.tracker.tracking());
         Ok(Arc::clone(&self.synced))
     }
@@ -550,48 +712,5 @@ impl State {
             unsafe { self.mapping.set_access(range, access) }
                 .map_err(error::context("reading protected pages of a view", range.len()))
         })
-    }
-
-    /// Makes the file the base of an image, and the mapping a private one of it.
-    fn capture_direct(&mut self, content_len: usize) -> io::Result<Arc<Image>> {
-        self.mapping.check_owner()?;
-        let Backing::Direct(file) = &self.backing else { return self.capture_changed(content_len) };
-        if file.allocated() == 0 {
-            return self.capture_changed(content_len);
-        }
-        // SAFETY: the file's pages are what the range shows already; readers see no difference, and a
-        // writer would need the tree exclusively.
-        let remapped = unsafe { self.mapping.replace(Source::Private(file), &[]) };
-        if let Err(error) = remapped {
-            // Should the old mapping be gone, the file is still the truth.
-            // SAFETY: as above.
-            let _ = unsafe { self.mapping.replace(Source::Shared(file), &[]) };
-            let context = error::context("making the pages of a mutable view private", self.mapping.pages());
-            return self.protect_again().and(Err(context(error)));
-        }
-        let image = self.finish_direct(self.mapping.pages(), content_len);
-        self.protect_again()?;
-        let written = usize::try_from(image.base.allocated()).unwrap_or(usize::MAX) / page_size();
-        trace::taken(image.pages, written, written, self.tracker.tracking());
-        Ok(image)
-    }
-
-    /// Takes access away again, after all was mapped anew.
-    fn protect_again(&self) -> io::Result<()> {
-        self.access.iter().try_for_each(|(range, access)| self.set_access(&[range], access))
-    }
-
-    /// After the shared mapping of the file is gone: makes the file the base of `synced`.
-    fn finish_direct(&mut self, pages: usize, content_len: usize) -> Arc<Image> {
-        if let Backing::Direct(file) = mem::replace(&mut self.backing, Backing::Torn) {
-            file.finish();
-            let base = if file.allocated() > 0 { Base::new(file) } else { Base::Zero };
-            if self.synced.label.huge_pages == HugePages::Advise {
-                base.collapse();
-            }
-            self.synced = Arc::new(self.synced.over(base, pages, content_len));
-            self.backing = Backing::Private(Layout::of_base(Arc::clone(&self.synced)));
-        }
-        Arc::clone(&self.synced)
     }
 }

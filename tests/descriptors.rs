@@ -1,4 +1,5 @@
-//! Many snapshots that are all viewed leave the program descriptors for its own files.
+//! Many snapshots that are all viewed leave the program descriptors for its own files; and what becomes of memsnap's
+//! descriptors when other code closes them.
 #![cfg(unix)]
 
 mod common;
@@ -42,4 +43,283 @@ fn viewing_many_snapshots_leaves_most_descriptors_free() {
         let held = LIMIT - files().len();
         assert!(held < 20, "{held} descriptors are still held");
     });
+}
+
+/// Descriptors that other code closes, and whose numbers it gives to files of its own.
+#[cfg(all(target_os = "linux", not(memsnap_unix)))]
+mod linux {
+    use std::fs::File;
+    use std::io::{ErrorKind, Write};
+    use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+    use std::os::unix::fs::{FileExt, MetadataExt};
+    use std::thread;
+
+    use common::keys::{Kind, numbers_of, put_in_place, unshare_files, userfaultfd};
+    use common::script::read;
+    use common::unix::run_in_child;
+    use common::{alone, assert_same, message, pattern, serial, skip};
+    use memsnap::os::linux::SnapshotExt as _;
+    use memsnap::{OwnedView, Snapshot, Tracking, ViewOptions, page_size};
+    use rustix::fs::MemfdFlags;
+
+    use super::*;
+
+    const PAGES: usize = 64;
+
+    const TIERS: [Tracking; 3] = [Tracking::Armed, Tracking::Scan, Tracking::Pagemap];
+
+    #[derive(Clone, Copy)]
+    enum Stranger {
+        Zeroes,
+        /// The pagemap of the parent, which has the same addresses in use, and another userfaultfd.
+        Alike,
+    }
+
+    /// Closes the descriptors by which written pages are found, and has others take their numbers.
+    fn replace(stranger: Stranger) {
+        let (pagemaps, userfaults) = (numbers_of(Kind::Pagemap), numbers_of(Kind::Userfaultfd));
+        assert_eq!(pagemaps.len(), 1);
+        let zeroes = || OwnedFd::from(File::open("/dev/zero").unwrap());
+        let parent = rustix::process::getppid().unwrap().as_raw_nonzero();
+        let (pagemap, userfault) = match stranger {
+            Stranger::Zeroes => (zeroes(), zeroes()),
+            Stranger::Alike => {
+                let pagemap = File::open(format!("/proc/{parent}/pagemap")).unwrap();
+                (pagemap.into(), userfaultfd().unwrap_or_else(|_| zeroes()))
+            }
+        };
+        pagemaps.into_iter().for_each(|number| put_in_place(&pagemap, number));
+        userfaults.into_iter().for_each(|number| put_in_place(&userfault, number));
+    }
+
+    /// A view of `pattern(PAGES, 1)` in which pages were found in this way; `None` where that cannot work.
+    fn view(tracking: Tracking) -> Option<OwnedView> {
+        view_of(&Snapshot::from_slice(&pattern(PAGES, 1)).unwrap(), tracking)
+    }
+
+    fn view_of(root: &Snapshot, tracking: Tracking) -> Option<OwnedView> {
+        let mut view = match root.clone().into_view_with(ViewOptions::new().tracking(tracking)) {
+            Err(error) if error.kind() == ErrorKind::Unsupported => return None,
+            view => view.unwrap(),
+        };
+        is_exact(&mut view);
+        assert_eq!(view.stats().tracker, tracking);
+        Some(view)
+    }
+
+    /// Each write is found, by snapshots, changes and restores.
+    #[track_caller]
+    fn is_exact(view: &mut OwnedView) {
+        for round in 2..6 {
+            let mut bytes = pattern(PAGES, 1);
+            for page in [usize::from(round), 40, 63] {
+                view[page * page_size() + 100] = round;
+                bytes[page * page_size() + 100] = round;
+            }
+            assert_eq!(view.changes().unwrap().ranges().len(), 3);
+            let taken = view.take_snapshot().unwrap();
+            assert_same("taken", &read(&taken), &bytes);
+            view[20 * page_size()] ^= 0xFF;
+            view.restore_to(&taken).unwrap();
+            assert_same("restored", view, &bytes);
+            view.restore().unwrap();
+            assert_same("restored to the root", view, &pattern(PAGES, 1));
+        }
+    }
+
+    /// A library closed all descriptors that it had not opened, and opened files of its own. memsnap asked those which pages
+    /// were written. `/dev/zero` said that none was, and another process's pagemap told of that process.
+    #[test]
+    fn a_file_in_the_place_of_the_pagemap_is_not_believed() {
+        let _serial = serial();
+        for tracking in TIERS {
+            for stranger in [Stranger::Zeroes, Stranger::Alike] {
+                run_in_child(|| {
+                    let Some(mut view) = view(tracking) else {
+                        return skip(
+                            "a_file_in_the_place_of_the_pagemap_is_not_believed",
+                            format!("{tracking}"),
+                        );
+                    };
+                    replace(stranger);
+                    view[9 * page_size()] = 77;
+                    let taken = view.take_snapshot().unwrap();
+                    assert_eq!(read(&taken)[9 * page_size()], 77);
+                    view.restore().unwrap();
+                    is_exact(&mut view);
+                    if tracking != Tracking::Armed {
+                        assert_eq!(view.stats().tracker, tracking);
+                    }
+                    let mut other = Snapshot::from_slice(&pattern(PAGES, 1)).unwrap().into_view().unwrap();
+                    is_exact(&mut other);
+                });
+            }
+        }
+    }
+
+    /// The same in a thread with a file table of its own, in which other files had the numbers. The other threads go on.
+    #[test]
+    fn a_thread_with_a_file_table_of_its_own_finds_what_was_written() {
+        let _serial = serial();
+        for tracking in TIERS {
+            for stranger in [Stranger::Zeroes, Stranger::Alike] {
+                run_in_child(|| {
+                    let Some(mut view) = view(tracking) else { return };
+                    thread::scope(|scope| {
+                        let view = &mut view;
+                        let thread = scope.spawn(move || {
+                            unshare_files();
+                            replace(stranger);
+                            view[9 * page_size()] = 77;
+                            let taken = view.take_snapshot().unwrap();
+                            assert_eq!(read(&taken)[9 * page_size()], 77);
+                            view.restore().unwrap();
+                            is_exact(view);
+                            let pagemaps = numbers_of(Kind::Pagemap).len();
+                            is_exact(view);
+                            assert_eq!(
+                                numbers_of(Kind::Pagemap).len(),
+                                pagemaps,
+                                "descriptors are left behind"
+                            );
+                        });
+                        thread.join().unwrap();
+                    });
+                    is_exact(&mut view);
+                });
+            }
+        }
+    }
+
+    /// What daemons do: all descriptors are closed. Then all that was opened is another file, or none.
+    #[test]
+    fn when_all_descriptors_were_closed_nothing_is_wrong() {
+        alone("when_all_descriptors_were_closed_nothing_is_wrong", || {
+            for tracking in TIERS {
+                let root = Snapshot::from_slice(&pattern(PAGES, 1)).unwrap();
+                let Some(mut view) = view_of(&root, tracking) else { continue };
+                // SAFETY: takes numbers only.
+                let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
+                assert_eq!(closed, 0);
+                let _strangers: Vec<_> = (0..9).map(|_| File::open("/dev/zero").unwrap()).collect();
+                // The mapping is there, and the file still is with it.
+                is_exact(&mut view);
+                assert!(message(&root.view().unwrap_err()).contains("descriptor"));
+                assert!(read_or_error(&root));
+            }
+        });
+    }
+
+    /// Whether the bytes are those of the root, if any are given.
+    fn read_or_error(root: &Snapshot) -> bool {
+        let mut bytes = vec![0; PAGES * page_size()];
+        root.read_at(&mut bytes, 0).map_or(true, |_| bytes == pattern(PAGES, 1))
+    }
+
+    /// As above for the file of a snapshot: a view of it showed the bytes of whatever file had the number.
+    #[test]
+    fn a_file_in_the_place_of_a_snapshots_is_neither_shown_nor_written_nor_closed() {
+        let _serial = serial();
+        run_in_child(|| {
+            let other = Snapshot::from_slice(&pattern(PAGES, 5)).unwrap();
+            let [number] = numbers_of(Kind::Sealed)[..] else { panic!("not one memory file") };
+            let root = Snapshot::from_slice(&pattern(PAGES, 1)).unwrap();
+            let mut view = root.view().unwrap();
+            let stranger = File::from(rustix::fs::memfd_create("stranger", MemfdFlags::CLOEXEC).unwrap());
+            (&stranger).write_all(&pattern(PAGES, 9)).unwrap();
+            put_in_place(&stranger, number);
+            let told = |error: std::io::Error| assert!(message(&error).contains("descriptor"), "{error}");
+            told(other.view().map(drop).unwrap_err());
+            told(other.clone().into_view().map(drop).unwrap_err());
+            told(other.to_fd().map(drop).unwrap_err());
+            assert!(other.read_at(&mut [0; 1], 0).is_err());
+            assert!(other.diff(&root).is_err());
+            view[0] = 7;
+            told(view.restore_to(&other).unwrap_err());
+            view.restore().unwrap();
+            assert_same("restored", &view, &pattern(PAGES, 1));
+            drop(other);
+            is_stranger(number, &stranger);
+        });
+    }
+
+    /// `number` is still open on `stranger`, whose bytes are as they were.
+    #[track_caller]
+    fn is_stranger(number: i32, stranger: &File) {
+        let there = File::open(format!("/proc/self/fd/{number}")).unwrap();
+        assert_eq!(there.metadata().unwrap().ino(), stranger.metadata().unwrap().ino());
+        let mut bytes = vec![0; PAGES * page_size()];
+        there.read_exact_at(&mut bytes, 0).unwrap();
+        assert_same("the stranger", &bytes, &pattern(PAGES, 9));
+    }
+
+    /// As above for the file of a view that is written in place, of which holes were looked for, cut out and sealed in
+    /// another file. What was written is in the mapping, and captured from there.
+    #[test]
+    fn a_view_in_place_whose_file_was_closed_loses_nothing() {
+        let _serial = serial();
+        for taken_first in [false, true] {
+            run_in_child(|| {
+                let mut snapshot = Snapshot::zeroed(PAGES * page_size()).unwrap();
+                let mut options = ViewOptions::new();
+                options.reserve(2 * PAGES * page_size());
+                let mut view = snapshot.view_mut_with(&options).unwrap();
+                view.copy_from_slice(&pattern(PAGES, 1));
+                let [number] = numbers_of(Kind::Unsealed)[..] else { panic!("not one memory file") };
+                let stranger =
+                    rustix::fs::memfd_create("stranger", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
+                let stranger = File::from(stranger.unwrap());
+                stranger.write_all_at(&pattern(PAGES, 9), 0).unwrap();
+                put_in_place(&stranger, number);
+                let mut bytes = pattern(PAGES, 1);
+                if taken_first {
+                    view.zero(3 * page_size()..5 * page_size()).unwrap();
+                    bytes[3 * page_size()..5 * page_size()].fill(0);
+                    assert!(view.grow(2 * PAGES * page_size()).is_err());
+                    assert_same("taken", &read(&view.take_snapshot().unwrap()), &bytes);
+                    view[7] = 8;
+                    bytes[7] = 8;
+                }
+                view.commit().unwrap();
+                assert_same("committed", &read(&snapshot), &bytes);
+                is_stranger(number, &stranger);
+                assert!(rustix::fs::fcntl_get_seals(stranger.as_fd()).unwrap().is_empty());
+                drop(snapshot);
+                is_stranger(number, &stranger);
+            });
+        }
+    }
+
+    /// A file system gives the inode number of a file that was deleted to the next one, by which that was taken for the file
+    /// of a snapshot.
+    #[test]
+    fn a_file_with_the_inode_number_of_a_deleted_one_is_another() {
+        let _serial = serial();
+        run_in_child(|| {
+            let folder = tempfile::tempdir().unwrap();
+            let path = folder.path().join("file");
+            std::fs::write(&path, pattern(PAGES, 1)).unwrap();
+            let file = File::open(&path).unwrap();
+            let before = std::fs::read_dir("/proc/self/fd").unwrap().count();
+            // SAFETY: nobody writes to the file.
+            let snapshot = unsafe { Snapshot::map_file(&file) }.unwrap();
+            let inode = file.metadata().unwrap().ino();
+            let number = file.as_raw_fd() + 1..i32::try_from(before).unwrap() + 64;
+            let is_it = |number: &i32| {
+                std::fs::metadata(format!("/proc/self/fd/{number}"))
+                    .is_ok_and(|metadata| metadata.ino() == inode)
+            };
+            let number = number.clone().find(is_it).expect("the snapshot has a descriptor of its own");
+            drop(file);
+            std::fs::remove_file(&path).unwrap();
+            put_in_place(&File::open("/dev/null").unwrap(), number);
+            for next in 0..100 {
+                let path = folder.path().join(format!("{next}"));
+                std::fs::write(&path, pattern(PAGES, 9)).unwrap();
+                put_in_place(&File::open(&path).unwrap(), number);
+                assert!(snapshot.view().is_err());
+                std::fs::remove_file(&path).unwrap();
+            }
+        });
+    }
 }

@@ -203,6 +203,51 @@ fn without_mappings_kept_out_of_children_mutable_views_are_private() {
     );
 }
 
+/// Under a filter that refuses `fstat`, the file of a view written in place counted as empty: `commit` said that all was
+/// well, and the snapshot was all zeroes.
+#[test]
+fn without_fstat_nothing_written_is_lost() {
+    let test = "without_fstat_nothing_written_is_lost";
+    let _serial = serial();
+    if !filters_are_available() {
+        return skip(test, "the kernel has no seccomp filters");
+    }
+    let calls = [
+        libc::SYS_fstat,
+        libc::SYS_statx,
+        #[cfg(any(target_arch = "x86_64", target_arch = "aarch64", target_arch = "powerpc64"))]
+        libc::SYS_newfstatat,
+    ];
+    for (take, errno) in
+        [(false, libc::EPERM), (true, libc::EPERM), (false, libc::ENOSYS), (true, libc::ENOSYS)]
+    {
+        run_in_child(|| {
+            let mut snapshot = Snapshot::zeroed(40 * page_size()).unwrap();
+            let mut view = snapshot.view_mut().unwrap();
+            view.copy_from_slice(&pattern(40, 1));
+            install(&calls.map(|call| refuse(call, errno)));
+            if take && let Ok(taken) = view.take_snapshot() {
+                shows_or_fails(&taken);
+            }
+            assert_same("the view", &view, &pattern(40, 1));
+            if view.commit().is_ok() {
+                shows_or_fails(&snapshot);
+            }
+        });
+    }
+}
+
+/// A snapshot that holds `pattern(40, 1)`, or says that it cannot be read.
+fn shows_or_fails(snapshot: &Snapshot) {
+    let mut bytes = vec![0; 40 * page_size()];
+    if let Ok(view) = snapshot.view() {
+        assert_same("a view of it", &view, &pattern(40, 1));
+    }
+    if snapshot.read_at(&mut bytes, 0).is_ok() {
+        assert_same("read", &bytes, &pattern(40, 1));
+    }
+}
+
 #[test]
 fn a_filter_on_one_thread_leaves_the_views_of_others_alone() {
     let _serial = serial();

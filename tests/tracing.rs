@@ -3,7 +3,10 @@
 mod common;
 
 use std::fmt::Debug;
-use std::sync::{Arc, Mutex};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use common::kinds::{self, Kind};
 use memsnap::{Snapshot, View, page_size};
@@ -129,6 +132,71 @@ fn each_consolidation_is_told_once() {
     assert_eq!(messages, ["image consolidated"; 2]);
 }
 
+/// Calls this when memsnap tells something.
+struct Curious<F>(F);
+
+impl<F: Fn() + Send + Sync + 'static> Subscriber for Curious<F> {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "memsnap"
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        panic!("there are no spans");
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, _: &Event<'_>) {
+        (self.0)();
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// Runs `script` on another thread, with a subscriber that runs `answer` at each event. Fails if that does not end.
+fn asks_back(what: &str, answer: impl Fn() + Send + Sync + 'static, script: impl FnOnce() + Send + 'static) {
+    let (sender, receiver) = mpsc::channel();
+    let answered = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&answered);
+    let subscriber = Curious(move || {
+        answer();
+        count.fetch_add(1, Ordering::Relaxed);
+    });
+    thread::spawn(move || {
+        with_default(subscriber, script);
+        sender.send(()).unwrap();
+    });
+    receiver.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|error| panic!("{what}: {error}"));
+    assert!(answered.load(Ordering::Relaxed) > 0, "{what}: no event");
+}
+
+/// The event of a snapshot was emitted while the view was locked: a subscriber that asked the view for its numbers
+/// waited for ever.
+#[test]
+fn a_subscriber_may_ask_the_view_and_the_snapshot() {
+    for Kind { name, snapshot, .. } in kinds::all() {
+        let snapshot = Arc::new(snapshot);
+        let mut view = snapshot.view_arc().unwrap();
+        view[0] ^= 1;
+        let (view, asked) = (Arc::new(view), Arc::clone(&snapshot));
+        let shown = Arc::clone(&view);
+        let answer = move || {
+            let _ = shown.stats();
+            shown.changes().map(drop).unwrap();
+            let _ = asked.stats();
+            asked.view().map(drop).unwrap();
+        };
+        asks_back(name, answer, move || {
+            view.take_snapshot().unwrap();
+            view.take_snapshot().unwrap();
+        });
+    }
+}
+
 #[cfg(all(target_os = "linux", not(memsnap_unix)))]
 mod linux {
     use memsnap::os::linux::SnapshotExt as _;
@@ -145,5 +213,17 @@ mod linux {
         tells("sharing", "image consolidated", kinds::PAGES, || taken.to_fd().unwrap());
         let (_, heard) = events(|| taken.to_fd().unwrap());
         assert_eq!(heard.len(), 0);
+    }
+
+    /// As for the view: the snapshot was locked against another call of `to_fd`.
+    #[test]
+    fn a_subscriber_may_send_the_snapshot_that_is_being_sent() {
+        let root = Snapshot::from_slice(&common::pattern(kinds::PAGES, 7)).unwrap();
+        let mut view = root.view().unwrap();
+        view[0] ^= 1;
+        let taken = view.take_snapshot().unwrap();
+        let asked = taken.clone();
+        let answer = move || drop(asked.to_fd().unwrap());
+        asks_back("sending", answer, move || drop(taken.to_fd().unwrap()));
     }
 }

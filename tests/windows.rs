@@ -8,6 +8,7 @@ mod common;
 use std::env;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::windows::fs::OpenOptionsExt;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::process::Command;
 use std::ptr;
@@ -179,6 +180,36 @@ fn a_file_that_others_have_open_can_be_copied_and_mapped() {
     }
     let writer = OpenOptions::new().write(true).open(&path).unwrap();
     assert_eq!(Snapshot::from_file(writer).unwrap_err().kind(), ErrorKind::PermissionDenied);
+}
+
+/// A file that cannot be opened a second time, or not be read through a second handle, is read through the caller's.
+#[test]
+fn a_file_that_its_owner_does_not_share_can_be_copied_and_mapped() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("file");
+    let bytes = pattern(3 * page_size() + 5, 4);
+    std::fs::write(&path, &bytes).unwrap();
+    for (sharing, locked) in [(0, false), (7, true)] {
+        let mut file = OpenOptions::new().read(true).write(true).share_mode(sharing).open(&path).unwrap();
+        if locked {
+            file.lock().unwrap();
+        }
+        file.seek(SeekFrom::Start(7)).unwrap();
+        // SAFETY: nobody writes to the file.
+        let mapped = unsafe { Snapshot::map_file(&file) }.unwrap();
+        for snapshot in [mapped, Snapshot::from_file(file.try_clone().unwrap()).unwrap()] {
+            assert!(snapshot.view().unwrap().content() == bytes);
+        }
+        assert_eq!(file.stream_position().unwrap(), 7, "the offset moved");
+    }
+}
+
+/// Of a device that never ends, a snapshot would be made until memory is gone.
+#[test]
+fn a_character_device_is_refused_and_the_error_says_what_to_do() {
+    let error = Snapshot::from_file(File::open("NUL").unwrap()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
+    assert!(error.to_string().contains("from_reader(file.take("), "{error}");
 }
 
 #[test]

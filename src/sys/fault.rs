@@ -9,6 +9,11 @@ thread_local! {
     static PLAN: Cell<Plan> = const { Cell::new(Plan { calls: 0, fail_from: u64::MAX, fail_until: u64::MAX }) };
 }
 
+#[cfg(unix)]
+thread_local! {
+    static STRICT: Cell<bool> = const { Cell::new(false) };
+}
+
 /// Calls are numbered from 0; those in `fail_from..fail_until` fail.
 #[derive(Clone, Copy)]
 struct Plan {
@@ -33,6 +38,20 @@ pub(crate) fn suspend<T>(script: impl FnOnce() -> T) -> T {
     let result = script();
     PLAN.set(plan);
     result
+}
+
+/// Runs `script` as where memory is promised strictly.
+#[cfg(unix)]
+pub(crate) fn commit_strictly<T>(script: impl FnOnce() -> T) -> T {
+    STRICT.set(true);
+    let result = script();
+    STRICT.set(false);
+    result
+}
+
+#[cfg(unix)]
+pub(super) fn commits_strictly() -> bool {
+    STRICT.get()
 }
 
 pub(super) fn check(name: &'static str) -> io::Result<()> {

@@ -6,20 +6,23 @@
 //! | item | contract |
 //! |---|---|
 //! | `page_size()` | bytes a page, a power of two of at most 64 KiB |
-//! | `MemoryFile` | memory that can be mapped: `create` (with room to become longer by `set_pages`), `write_at`, `write_pages`, `punch`, `finish` (immutable from then on), `share` (a `Handle` on it for other processes, only where nobody can write to it by any means; none elsewhere), `data` (at least the pages that are other than zero), `allocated` (bytes held, at least; 0 only if all is zero), `collapse` |
-//! | `Mapping` | an owned address range ([`Span`]), with inaccessible pages around it as `Placement` says: `new`, `placed`, `replace`, `replace_part`, `discard` private pages, `give_back` the memory of pages that nobody needs, `extend` and `truncate`, `set_access`, `populate`, `inaccessible`, `check_owner` |
-//! | `REPLACES_UNSEEN` | whether `replace` with the bytes that are there already goes unnoticed by threads that read them |
-//! | `Tracker` | `find`: every page of a private mapping that may differ from what it shows, or showed when it was closed; more is allowed, fewer never. `arm`, `close`: wishes |
+//! | `MemoryFile` | memory that can be mapped: `create` (with room to become longer by `set_pages`), `write_at`, `write_pages`, `punch`, `finish` (immutable from then on; the file was never mapped for writing), `may_be_sealed` and `seal` (the same for one that was: whether the system guarantees that nobody writes to it any more, by a mapping, a descriptor or a page that it pinned), `share` (a `Handle` on it for other processes, only where nobody can write to it by any means; none elsewhere), `data` (at least the pages that are other than zero), `allocated` (bytes held, at least; 0 only if all is zero), `collapse` |
+//! | `Mapping` | an owned address range ([`Span`]), with inaccessible pages around it as `Placement` says: `new`, `placed`, `replace`, `replace_part`, `discard` private pages, `give_back` the memory of pages that nobody needs, `extend` and `truncate`, `set_access`, `populate`, `inaccessible`, `check_owner`, `check_usable` |
+//! | `replaces_unseen()` | whether `replace` with the bytes that are there already goes unnoticed by threads that read them |
+//! | `writes_in_place()` | whether each page of `Source::Shared` has memory when it is written: elsewhere the process would be stopped for lack of it |
+//! | `Tracker` | `find`: every page of a private mapping that may differ from what it shows, or showed when it was closed; more is allowed, fewer never. `arm`, `close`: wishes. `of_pinned`: for a mapping whose pages may be written past the page table |
 //! | `copy_of`, `borrowed` | a file's bytes as they are now, and a file mapped in place |
 //! | `received` | a `Handle` that another process sent, as a file in place |
 //! | `stream` | all that a reader gives |
 //! | `available_memory` | bytes that can be had without pushing anything out, if known |
 //! | `file_limit` | files that the process may have open |
 //!
-//! A failed call changes nothing, except that a failed `replace` or `replace_part` may leave anything behind, also
-//! addresses that cannot be touched, but never somebody else's memory: whoever called it assumes nothing about the
-//! range afterwards. In a forked child every inherited object stays usable, but for mappings that are
-//! `Source::Shared`: those stay with the parent, and say so.
+//! A failed call changes nothing, except that after a failed `replace` or `replace_part` the pages that were to be
+//! replaced show anything. They are still the mapping's own, and can be read and written unless `check_usable`
+//! fails: there was no memory even for zeroes (Windows). Then nothing may touch the mapping's bytes until `replace`
+//! has succeeded. Where a system leaves addresses that may be somebody else's by now, the process is aborted. In a forked child every inherited object stays usable, but for mappings that are
+//! `Source::Shared` and files that are neither finished nor sealed: those stay with the parent, and say so. A file whose
+//! descriptor was closed by other code says so as well, and never shows or changes another one.
 
 use std::ffi::CStr;
 use std::fmt::Display;
@@ -34,6 +37,7 @@ mod conformance;
 #[cfg(test)]
 pub(crate) mod fault;
 
+mod blocks;
 mod limits;
 mod span;
 pub(crate) use limits::LIMITS;
@@ -62,8 +66,8 @@ compile_error!("memsnap needs a backend for this system in src/sys/");
 #[allow(unused_imports, reason = "not every system has a module in `os`")]
 pub(crate) use system::received;
 pub(crate) use system::{
-    Handle, Mapping, MemoryFile, REPLACES_UNSEEN, Tracker, available_memory, borrowed, copy_of, file_limit,
-    page_size, stream,
+    Handle, Mapping, MemoryFile, Tracker, available_memory, borrowed, copy_of, file_limit, page_size,
+    replaces_unseen, stream, writes_in_place,
 };
 
 /// What a range of addresses shows. Page n of the mapping shows page n of the file.

@@ -35,7 +35,7 @@ pub(crate) fn alone_with(test: &str, environment: &[(&str, &str)], body: impl Fn
 /// Runs this test binary for one test, which is at the root of its crate or in one of the modules of that.
 fn run(test: &str, environment: &[(&str, &str)]) -> Output {
     Command::new(env::current_exe().unwrap())
-        .args(["", "unix::", "linux::"].map(|module| format!("{module}{test}")))
+        .args(["", "unix::", "linux::", "keys::"].map(|module| format!("{module}{test}")))
         .args(["--exact", "--nocapture"])
         .envs(environment.iter().copied())
         .stdin(Stdio::null())

@@ -5,6 +5,8 @@
 #![allow(dead_code, unused_imports)] // Each test file is a crate of its own and uses a part.
 
 pub(crate) mod alone;
+#[cfg(target_os = "linux")]
+pub(crate) mod keys;
 pub(crate) mod kinds;
 pub(crate) mod maps;
 pub(crate) mod script;

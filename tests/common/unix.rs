@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 use std::{panic, thread};
 
@@ -65,6 +65,13 @@ pub(crate) fn lock(test: &str, bytes: &[u8]) -> bool {
     assert!(!rustix::process::geteuid().is_root(), "mlock: {error}");
     skip(test, format!("mlock: {error}"));
     false
+}
+
+pub(crate) fn is_closed_on_exec(number: RawFd) -> bool {
+    // SAFETY: takes numbers only.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    assert!(flags >= 0, "{}", io::Error::last_os_error());
+    flags & libc::FD_CLOEXEC != 0
 }
 
 /// Runs `script` in a forked child, and fails if it does.

@@ -2,14 +2,16 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::thread;
 
 use memsnap::{Snapshot, page_size};
 use tempfile::{NamedTempFile, TempDir, tempfile};
 
+use super::common::linux::seccomp::{filters_are_available, install, refuse};
 use super::common::linux::{CAP_SYS_ADMIN, allocated, is_capable_of, memory_files};
 use super::common::maps::memory;
 use super::common::{alone, assert_same, memory_file_bytes, message, noise, padded, skip};
@@ -80,6 +82,18 @@ fn a_file_in_proc_is_read_to_its_end() {
     assert!(text.starts_with("Name:") && text.ends_with('\n'), "{text}");
 }
 
+/// A regular file that says that it is empty was read from the offset of its handle on, and moved that.
+#[test]
+fn a_file_in_proc_is_read_from_its_first_byte_and_its_offset_stays() {
+    let mut file = File::open("/proc/version").unwrap();
+    let expected = fs::read("/proc/version").unwrap();
+    for offset in [0, 5, 1000] {
+        file.seek(SeekFrom::Start(offset)).unwrap();
+        assert_holds("version", &Snapshot::from_file(file.try_clone().unwrap()).unwrap(), &expected);
+        assert_eq!(file.stream_position().unwrap(), offset, "the caller's offset moved");
+    }
+}
+
 #[test]
 fn a_file_in_sys_is_read_to_its_end() {
     // Its files claim to be a page long, and mostly are not.
@@ -133,6 +147,32 @@ fn holes_stay_holes() {
     assert!(held < 2 << 20, "{held} bytes held after a look at a few pages");
 }
 
+/// A thread can have descriptors of its own. `/proc/self/fd` shows those of the process, where the same number is another
+/// file, and that file's holes were to be left out of the copy.
+#[test]
+fn in_a_thread_with_descriptors_of_its_own_no_other_file_is_looked_at() {
+    alone("in_a_thread_with_descriptors_of_its_own_no_other_file_is_looked_at", || {
+        let bytes = noise(1 << 19, 12);
+        let hole = tempfile().unwrap();
+        hole.set_len(1 << 19).unwrap();
+        let data = tempfile().unwrap();
+        data.write_all_at(&bytes, 0).unwrap();
+        let in_thread = || {
+            // SAFETY: the process goes on with its descriptors, and the thread with a copy of them.
+            assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0, "{}", io::Error::last_os_error());
+            // SAFETY: both are open and stay so, the second for another file, which only this thread sees.
+            let number = unsafe { libc::dup2(data.as_raw_fd(), hole.as_raw_fd()) };
+            assert_eq!(number, hole.as_raw_fd());
+            // SAFETY: the descriptor is open, and this thread's to close.
+            let snapshot = Snapshot::from_file(unsafe { File::from_raw_fd(number) }).unwrap();
+            let mut read = vec![0xA5; snapshot.len()];
+            assert_eq!(snapshot.read_at(&mut read, 0).unwrap(), bytes.len());
+            assert_same("data", &read, &bytes);
+        };
+        thread::scope(|scope| scope.spawn(in_thread).join().unwrap());
+    });
+}
+
 #[test]
 fn a_failed_stream_or_file_leaves_nothing_behind() {
     alone("a_failed_stream_or_file_leaves_nothing_behind", || {
@@ -168,6 +208,15 @@ fn a_mapped_file_is_used_in_place_and_lazily() {
     });
 }
 
+/// `Err` says what the machine lacks for it to make a device of a file.
+fn has_loop_devices() -> Result<(), String> {
+    if !is_capable_of(CAP_SYS_ADMIN) {
+        return Err("devices need root".into());
+    }
+    let control = Path::new("/dev/loop-control");
+    if control.exists() { Ok(()) } else { Err("there are no loop devices".into()) }
+}
+
 /// A file system in a file, mounted until this is dropped.
 struct Mounted {
     directory: TempDir,
@@ -177,12 +226,7 @@ struct Mounted {
 impl Mounted {
     /// `Err` says what the machine lacks for it.
     fn new(mkfs: &[&str]) -> Result<Self, String> {
-        if !is_capable_of(CAP_SYS_ADMIN) {
-            return Err("only root may mount".into());
-        }
-        if !Path::new("/dev/loop-control").exists() {
-            return Err("there are no loop devices".into());
-        }
+        has_loop_devices()?;
         let mut mounted = Self { directory: TempDir::new().unwrap(), mounted: false };
         let (image, point) = (mounted.directory.path().join("image"), mounted.point());
         File::create(&image).unwrap().set_len(512 << 20).unwrap();
@@ -303,4 +347,122 @@ fn on_btrfs_a_file_is_cloned_and_isolated() {
         let cloned = is_cloned_and_isolated(&["mkfs.btrfs", "-q"]);
         cloned.unwrap_or_else(|reason| skip(TEST, reason));
     });
+}
+
+fn open_directly(path: &Path) -> io::Result<File> {
+    let direct = rustix::fs::OFlags::DIRECT.bits().try_into().unwrap();
+    OpenOptions::new().read(true).custom_flags(direct).open(path)
+}
+
+/// Whether files in `directory` that are opened with `O_DIRECT` can only be read in whole blocks.
+fn demands_blocks(directory: &Path) -> bool {
+    let file = NamedTempFile::new_in(directory).unwrap();
+    fs::write(file.path(), noise(10_000, 13)).unwrap();
+    let refused = open_directly(file.path()).map(|file| file.read_at(&mut [0; 5], 1));
+    refused.is_ok_and(|read| read.is_err_and(|error| error.kind() == ErrorKind::InvalidInput))
+}
+
+/// Runs `body` with a directory in which they can, or says why there is none.
+fn with_blocks(test: &str, body: impl FnOnce(&Path)) {
+    let here = std::env::temp_dir();
+    if demands_blocks(&here) {
+        return body(&here);
+    }
+    let mounted = match Mounted::new(&["mkfs.ext4", "-q"]) {
+        Ok(mounted) => mounted,
+        Err(reason) => return skip(test, format!("no file system at hand demands whole blocks: {reason}")),
+    };
+    if demands_blocks(&mounted.point()) {
+        body(&mounted.point());
+    } else {
+        skip(test, "no file system at hand demands whole blocks");
+    }
+}
+
+/// Files were read in pieces that `O_DIRECT` does not allow, and refused with EINVAL.
+#[test]
+fn a_file_opened_without_the_cache_is_taken_whole() {
+    const TEST: &str = "a_file_opened_without_the_cache_is_taken_whole";
+    alone(TEST, || {
+        with_blocks(TEST, |directory| {
+            let lens = [1, 511, 512, 4096, 4097, 65_536, 262_144, 262_145, 700_001, (1 << 20) + 7];
+            let contents = lens.map(|len| noise(len, len as u64));
+            let files = contents.each_ref().map(|bytes| {
+                let named = NamedTempFile::new_in(directory).unwrap();
+                fs::write(named.path(), bytes).unwrap();
+                named
+            });
+            let sparse = NamedTempFile::new_in(directory).unwrap();
+            sparse.as_file().set_len(9_000_000).unwrap();
+            sparse.as_file().write_all_at(b"behind a hole", 8_000_000).unwrap();
+            let with_hole = fs::read(sparse.path()).unwrap();
+            let directly = files.iter().chain([&sparse]).map(|file| open_directly(file.path()).unwrap());
+            let opened: Vec<_> = directly.collect();
+            let take_all = |what: &str| {
+                for (mut file, bytes) in opened.iter().zip(contents.iter().chain([&with_hole])) {
+                    file.seek(SeekFrom::Start(77)).unwrap();
+                    let snapshot = Snapshot::from_file(file.try_clone().unwrap()).unwrap();
+                    let data = bytes.iter().filter(|&&byte| byte != 0).count();
+                    let held = snapshot.stats().base;
+                    assert!(held < data as u64 + (1 << 20), "{what}: {held} bytes held for {data}");
+                    assert_holds(what, &snapshot, bytes);
+                    // SAFETY: nobody writes to the file any more.
+                    let mapped = unsafe { Snapshot::map_file(file) }.unwrap();
+                    assert_holds(what, &mapped, bytes);
+                    assert_eq!(file.stream_position().unwrap(), 77, "{what}: the caller's offset moved");
+                }
+            };
+            take_all("opened anew");
+            if !filters_are_available() {
+                return skip(TEST, "the kernel has no seccomp filters, so all files were opened anew");
+            }
+            install(&[
+                refuse(libc::SYS_openat, libc::EACCES),
+                #[cfg(any(target_arch = "x86_64", target_arch = "x86", target_arch = "arm"))]
+                refuse(libc::SYS_open, libc::EACCES),
+            ]);
+            take_all("in whole blocks");
+        });
+    });
+}
+
+/// A device with the bytes of a file, until this is dropped.
+struct Loop(PathBuf);
+
+impl Loop {
+    /// `Err` says what the machine lacks for it.
+    fn of(image: &Path) -> Result<Self, String> {
+        has_loop_devices()?;
+        let mut command = Command::new("losetup");
+        let output = match command.args(["--find", "--show"]).arg(image).output() {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err("there is no losetup".into()),
+            output => output.unwrap(),
+        };
+        assert_success("losetup", &output);
+        Ok(Self(String::from_utf8(output.stdout).unwrap().trim().into()))
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        let _ = Command::new("losetup").arg("-d").arg(&self.0).output();
+    }
+}
+
+/// A block device was read from the offset of its handle on, and the offset moved.
+#[test]
+fn a_block_device_is_taken_from_its_first_byte_and_its_offset_stays() {
+    const TEST: &str = "a_block_device_is_taken_from_its_first_byte_and_its_offset_stays";
+    let image = NamedTempFile::new().unwrap();
+    let bytes = noise(1_000 * 512, 14);
+    fs::write(image.path(), &bytes).unwrap();
+    let device = match Loop::of(image.path()) {
+        Ok(device) => device,
+        Err(reason) => return skip(TEST, reason),
+    };
+    for mut file in [File::open(&device.0).unwrap(), open_directly(&device.0).unwrap()] {
+        file.seek(SeekFrom::Start(4096)).unwrap();
+        assert_holds("device", &Snapshot::from_file(file.try_clone().unwrap()).unwrap(), &bytes);
+        assert_eq!(file.stream_position().unwrap(), 4096, "the caller's offset moved");
+    }
 }

@@ -57,6 +57,36 @@ fn a_file_is_taken_whole_whatever_its_offset() {
     }
 }
 
+/// To find holes, or on Windows to read at all, a snapshot once moved the offset that the caller's handle shares with others:
+/// what another thread wrote meanwhile went to the wrong place.
+#[test]
+fn a_file_is_taken_without_disturbing_who_writes_to_it() {
+    let records: Vec<u8> = (1..=60_000_u64).flat_map(u64::to_le_bytes).collect();
+    let mut expected = records.clone();
+    // A thousand holes behind them, so that looking for them takes a while.
+    expected.resize(records.len() + 8_000_000, 0);
+    expected[records.len()..].iter_mut().step_by(8_000).for_each(|byte| *byte = 0xEE);
+    let named = NamedTempFile::new().unwrap();
+    let mut file = named.as_file().try_clone().unwrap();
+    for place in (records.len()..expected.len()).step_by(8_000) {
+        file.seek(SeekFrom::Start(place as u64)).unwrap();
+        file.write_all(&[0xEE]).unwrap();
+    }
+    file.set_len(expected.len() as u64).unwrap();
+    file.rewind().unwrap();
+
+    let mut writer = file.try_clone().unwrap();
+    thread::scope(|scope| {
+        let written = scope.spawn(|| records.chunks(8).try_for_each(|record| writer.write_all(record)));
+        while !written.is_finished() {
+            Snapshot::from_file(file.try_clone().unwrap()).unwrap();
+        }
+        written.join().unwrap().unwrap();
+    });
+    assert_eq!(file.stream_position().unwrap(), records.len() as u64);
+    assert_same("written by somebody else", &fs::read(named.path()).unwrap(), &expected);
+}
+
 /// Overwrites, grows, truncates and deletes a file, and calls `check` after each.
 fn damage(path: &Path, len: usize, check: impl Fn(&str)) {
     let mut file = OpenOptions::new().write(true).open(path).unwrap();

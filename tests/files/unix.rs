@@ -1,7 +1,7 @@
 //! Files that have no size.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{ErrorKind, Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::thread;
@@ -9,8 +9,8 @@ use std::thread;
 use memsnap::Snapshot;
 
 use super::assert_holds;
-use super::common::noise;
 use super::common::unix::pipe_of;
+use super::common::{message, noise};
 
 #[test]
 fn what_has_no_size_is_read_to_its_end() {
@@ -25,4 +25,20 @@ fn what_has_no_size_is_read_to_its_end() {
         sender.join().unwrap();
         assert_holds("socket", &snapshot, &bytes);
     }
+}
+
+/// Of `/dev/zero` a snapshot was made until memory was gone.
+#[test]
+fn a_device_that_may_never_end_is_refused_and_the_error_says_what_to_do() {
+    // The first would do no harm if it were read.
+    for path in ["/dev/null", "/dev/tty", "/dev/ptmx", "/dev/urandom", "/dev/zero"] {
+        // Not every process has a terminal.
+        let Ok(device) = File::open(path) else { continue };
+        let error = Snapshot::from_file(device).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput, "{path}: {error}");
+        let message = message(&error);
+        assert!(message.contains("from_reader(file.take("), "{path}: {message}");
+    }
+    let zeroes = File::open("/dev/zero").unwrap();
+    assert_holds("limited", &Snapshot::from_reader(zeroes.take(10_000)).unwrap(), &[0; 10_000]);
 }

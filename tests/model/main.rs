@@ -138,6 +138,18 @@ impl ViewModel {
                 view.zero(range.clone()).unwrap();
                 self.shows.bytes[range].fill(0);
             }
+            Part::Discard(span) => {
+                let range = span.of(len);
+                view.discard(range.clone()).unwrap();
+                let known = range.start.min(self.synced.len())..range.end.min(self.synced.len());
+                self.shows.bytes[range].fill(0);
+                self.shows.bytes[known.clone()].copy_from_slice(&self.synced[known]);
+            }
+            Part::Purge(span) => {
+                system::purge(&mut view, span.of(len));
+                // What was below the private pages depends on how the view was mapped.
+                self.shows.bytes.copy_from_slice(&view);
+            }
             Part::RestoreExcluding(spans) => {
                 let ranges: Vec<_> = spans.into_iter().map(|span| span.of(len)).collect();
                 view.restore_excluding(&ranges).unwrap();

@@ -47,6 +47,8 @@ pub(crate) enum Op {
 pub(crate) enum Part {
     Grow(usize),
     Zero(Span),
+    Discard(Span),
+    Purge(Span),
     RestoreExcluding(Vec<Span>),
     Protect(Vec<(Span, Access)>, Unprotect),
 }
@@ -74,6 +76,7 @@ pub(crate) struct Options {
     pub(crate) keep_resident: usize,
     pub(crate) populate: Populate,
     pub(crate) tracking: Tracking,
+    pub(crate) pinned: bool,
 }
 
 /// What happens in the life of a mutable view.
@@ -112,6 +115,8 @@ pub(crate) fn part() -> impl Strategy<Value = Part> {
     prop_oneof![
         3 => prop_oneof![0..100_usize, 1..40 * page_size()].prop_map(Part::Grow),
         3 => span().prop_map(Part::Zero),
+        3 => span().prop_map(Part::Discard),
+        2 => span().prop_map(|span| Part::Purge(Span { pages: true, ..span })),
         2 => prop::collection::vec(span(), 0..4).prop_map(Part::RestoreExcluding),
         2 => (prop::collection::vec((pages, access), 1..5), back)
             .prop_map(|(protect, back)| Part::Protect(protect, back)),
@@ -130,13 +135,15 @@ pub(crate) fn options() -> impl Strategy<Value = Options> {
     let populate =
         prop_oneof![6 => Just(Populate::No), 1 => Just(Populate::Read), 1 => Just(Populate::Write)];
     let tracking = prop_oneof![3 => Just(Tracking::Auto), 1 => tracking()];
-    (reserve, guard, keep, populate, tracking).prop_map(
-        |(reserve, guard, keep_resident, populate, tracking)| Options {
+    let pinned = prop::bool::weighted(0.2);
+    (reserve, guard, keep, populate, tracking, pinned).prop_map(
+        |(reserve, guard, keep_resident, populate, tracking, pinned)| Options {
             reserve,
             guard,
             keep_resident,
             populate,
             tracking,
+            pinned,
         },
     )
 }
@@ -202,7 +209,7 @@ impl Options {
     pub(crate) fn for_view(self) -> ViewOptions {
         let mut options = ViewOptions::new();
         options.reserve(self.reserve).guard(self.guard, self.guard / 2).keep_resident(self.keep_resident);
-        options.populate(self.populate);
+        options.populate(self.populate).pinned(self.pinned);
         options
     }
 }

@@ -76,14 +76,14 @@ fn without_a_file_of_its_own_the_same_open_file_will_do() {
     let snapshot = Snapshot::from_slice(&bytes).unwrap();
     let mode = |fd: &OwnedFd| rustix::fs::fcntl_getfl(fd).unwrap() & OFlags::RWMODE;
     assert_eq!(mode(&snapshot.to_fd().unwrap()), OFlags::RDONLY);
-    let (sent, _) = fault::inject(1, 1, || snapshot.to_fd().unwrap());
+    let (sent, _) = fault::inject(2, 1, || snapshot.to_fd().unwrap());
     assert_eq!(mode(&sent), OFlags::RDWR, "the failed call was another");
     rustix::io::pwrite(&sent, b"x", 0).unwrap_err();
     assert_gives(&sent, &bytes);
     rustix::io::fcntl_setfd(&sent, FdFlags::empty()).unwrap();
     let again = sent.try_clone().unwrap();
     let ((kept, _), _) = fault::inject(1, 1, || sys::received(sent).unwrap());
-    assert_eq!(rustix::io::fcntl_getfd(File::from(kept)), Ok(FdFlags::CLOEXEC));
+    assert_eq!(rustix::io::fcntl_getfd(kept.fd().unwrap()), Ok(FdFlags::CLOEXEC));
     let (received, _) = fault::inject(1, 1, || Snapshot::from_fd(again).unwrap());
     let zeroed = Snapshot::zeroed(bytes.len()).unwrap();
     for snapshot in [&snapshot, &received] {

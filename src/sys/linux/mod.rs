@@ -11,31 +11,46 @@ mod userfault;
 
 use rustix::fs::OFlags;
 
-pub(super) use std::os::fd::OwnedFd as Descriptor;
 /// What another process can be given to have a file.
 pub(crate) use std::os::fd::OwnedFd as Handle;
 
+pub(super) use super::unix::Descriptor as FileDescriptor;
+use super::unix::commits_strictly;
 pub(crate) use super::unix::{
-    Mapping, MemoryFile, available_memory, borrowed, copy_of, file_limit, page_size, stream,
+    Mapping, MemoryFile, available_memory, borrowed, copy_of, file_limit, page_size, stream, writes_in_place,
 };
-pub(super) use file::{Kind, borrowed_file, data_extents, new_file};
+pub(super) use file::{Kind, borrowed_file, new_file};
 pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, slack};
-pub(super) use process::Stamp as Owner;
-pub(super) use source::clone_of;
+pub(super) use process::{Generation as Owner, in_child};
 pub(crate) use source::received;
+pub(super) use source::{clone_of, with_extents};
 pub(crate) use tracker::Tracker;
 
 /// Of a descriptor that gives no access to bytes.
 pub(super) const NOT_OPEN: OFlags = OFlags::PATH;
 
-/// A `MAP_FIXED` mapping takes the place of another in one step, under the lock that page faults take.
-pub(crate) const REPLACES_UNSEEN: bool = true;
+/// A `MAP_FIXED` mapping takes the place of another in one step, under the lock that page faults take. Where memory is
+/// promised strictly it may fail and leave a hole (before 6.12: see `unix/mapping.rs`). There no view is written
+/// in place, unless it was before that was set.
+pub(crate) fn replaces_unseen() -> bool {
+    !commits_strictly()
+}
 
 /// Whether the kernel may hold pages of this process that it, or a device, writes to without a fault: memory
 /// pinned or locked for io_uring's fixed buffers, RDMA or VFIO.
 fn may_have_pinned_memory() -> bool {
+    counts(&["VmPin:", "VmLck:"])
+}
+
+/// The same, of memory that is pinned and not only locked.
+fn has_pinned_memory() -> bool {
+    counts(&["VmPin:"])
+}
+
+/// Whether the kernel counts any memory of the process under one of these names, or does not say.
+fn counts(names: &[&str]) -> bool {
     let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return true };
     let none =
         |name| status.lines().any(|line| line.strip_prefix(name).is_some_and(|kib| kib.trim() == "0 kB"));
-    !(none("VmPin:") && none("VmLck:"))
+    !names.iter().copied().all(none)
 }

@@ -3,13 +3,12 @@
 
 use std::ffi::c_void;
 use std::mem;
-use std::os::fd::BorrowedFd;
 use std::ptr;
 
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 
-use super::process::Process;
+use super::process::{Pagemap, Process};
 use crate::pages::{PageRange, PageSet};
 use crate::sys::call;
 use crate::sys::unix::{Mapping, page_size};
@@ -125,7 +124,7 @@ pub(super) fn private_by_reading(mapping: &Mapping, range: PageRange) -> Result<
     while page < range.end {
         let wanted = (ENTRY * (range.end - page)).min(buffer.len());
         call("pread").map_err(|_| Errno::NOMEM)?;
-        let read = match rustix::io::pread(pagemap, &mut buffer[..wanted], ((first + page) * ENTRY) as u64) {
+        let read = match rustix::io::pread(&pagemap, &mut buffer[..wanted], ((first + page) * ENTRY) as u64) {
             Err(Errno::INTR) => continue,
             result => result?,
         };
@@ -143,7 +142,7 @@ pub(super) fn private_by_reading(mapping: &Mapping, range: PageRange) -> Result<
     Ok(found)
 }
 
-fn pagemap() -> Result<BorrowedFd<'static>, Errno> {
+fn pagemap() -> Result<Pagemap, Errno> {
     Process::current()?.pagemap()
 }
 
@@ -243,7 +242,7 @@ fn scan(
         // SAFETY: `Scan` describes this ioctl; the pages are only looked up, not accessed, or
         // write-protected asynchronously, after which they are written like any other.
         let (filled, walk_end) =
-            unsafe { rustix::ioctl::ioctl(pagemap, Scan { arg, regions: &mut *regions }) }?;
+            unsafe { rustix::ioctl::ioctl(&pagemap, Scan { arg, regions: &mut *regions }) }?;
         for region in &regions[..filled] {
             visit(PageRange::new(page_of(region.start), page_of(region.end)), region.categories);
         }

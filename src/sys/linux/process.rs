@@ -4,45 +4,67 @@
 //! "nothing known yet". So a fork is noticed by one load, also where process ids repeat, and no lock
 //! can be inherited in a locked state. Where the kernel knows no such pages there is no shared state at
 //! all, and callers do without.
+//!
+//! A child notices the fork in a `pthread_atfork` handler, or, where none was run, at its first call of memsnap that
+//! gets here. It then closes what it must not have of its parent; see `unix/keys.rs`. (A child that shares its parent's file
+//! table but not its memory, which takes a bare `clone`, closes it for the parent too; that goes on with a slower way of
+//! finding pages, and with an error for a view written in place.)
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd, IntoRawFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr;
-use std::sync::atomic::{AtomicI32, AtomicPtr, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU64, Ordering};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
-use rustix::rand::{GetRandomFlags, getrandom};
 
 use super::userfault;
-use crate::sys::unix::MemoryFile;
+use crate::sys::unix::{Descriptor, MemoryFile, close_inherited, next_number};
 
 static PAGE: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
 
 /// All zero in a process that has not used it, in particular in a fresh child.
 pub(super) struct Process {
-    stamp: AtomicU64,
-    pagemap: Descriptor,
-    userfault: Descriptor,
+    /// A number that no ancestor has. Descriptors that were listed by one have smaller numbers.
+    generation: AtomicU64,
+    pagemap: AtomicPtr<Descriptor>,
+    userfault: AtomicPtr<Descriptor>,
 }
 
-/// A descriptor that is opened once and kept. Holds its number plus one.
-struct Descriptor(AtomicI32);
-
-/// A value that no other process has, parents and children included.
+/// Of a process, a number that neither its ancestors nor its descendants have. Nobody else knows of its mappings: those
+/// of a sibling were made after the fork.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(in crate::sys) struct Stamp(u64);
+pub(in crate::sys) struct Generation(u64);
 
-impl Stamp {
-    /// Of the process that a shared mapping has to stay in: this one.
-    pub(in crate::sys) fn of_shared(_file: &MemoryFile) -> io::Result<Self> {
-        Ok(Process::current().and_then(Process::stamp)?)
+impl Generation {
+    /// Of the process that a shared mapping has to stay in: this one. Fails with `Unsupported` for files that children would
+    /// have.
+    pub(in crate::sys) fn of_shared(file: &MemoryFile) -> io::Result<Self> {
+        if !file.is_kept_from_children() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        Ok(Process::current()?.generation())
     }
 
     pub(in crate::sys) fn is_current(self) -> bool {
-        Process::current().and_then(Process::stamp) == Ok(self)
+        Process::current().is_ok_and(|process| process.generation() == self)
+    }
+}
+
+/// The pagemap of this process, for one call.
+pub(super) enum Pagemap {
+    Kept(BorrowedFd<'static>),
+    Opened(OwnedFd),
+}
+
+impl AsFd for Pagemap {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Kept(fd) => *fd,
+            Self::Opened(fd) => fd.as_fd(),
+        }
     }
 }
 
@@ -53,53 +75,67 @@ impl Process {
         let page = if page.is_null() { create()? } else { page };
         // SAFETY: the page was mapped readable and writable by `create`, is never unmapped, is
         // aligned to a page, and zeroes (fresh or wiped) are a valid `Process` of atomics.
-        Ok(unsafe { &*page })
-    }
-
-    /// What tells this process from its relatives.
-    pub(super) fn stamp(&self) -> Result<Stamp, Errno> {
-        let stamp = self.stamp.load(Ordering::Acquire);
-        if stamp != 0 {
-            return Ok(Stamp(stamp));
+        let process = unsafe { &*page };
+        if process.generation.load(Ordering::Acquire) == 0 {
+            process.begin();
         }
-        let mut random = [0; 8];
-        // So few bytes come all at once or not at all.
-        getrandom(&mut random, GetRandomFlags::empty())?;
-        let random = u64::from_ne_bytes(random).max(1);
-        let stamp = match self.stamp.compare_exchange(0, random, Ordering::AcqRel, Ordering::Acquire) {
-            Ok(_) => random,
-            Err(earlier) => earlier,
-        };
-        Ok(Stamp(stamp))
+        Ok(process)
     }
 
-    /// `/proc/self/pagemap` of this process.
-    pub(super) fn pagemap(&self) -> Result<BorrowedFd<'static>, Errno> {
-        self.pagemap.get_or_open(open_pagemap)
+    /// In a new process. Allocates nothing and takes no lock.
+    #[cold]
+    fn begin(&self) {
+        let number = next_number();
+        // Should another thread be faster, its number counts.
+        let _ = self.generation.compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire);
+        close_inherited(self.generation.load(Ordering::Acquire));
     }
 
-    /// The userfaultfd of this process, for asynchronous write-protection.
-    pub(super) fn userfault(&self) -> Result<BorrowedFd<'static>, Errno> {
-        self.userfault.get_or_open(userfault::open)
+    fn generation(&self) -> Generation {
+        Generation(self.generation.load(Ordering::Relaxed))
+    }
+
+    /// `/proc/self/pagemap` of this process. Where the one that is kept is closed, or another file in this thread, it is
+    /// opened for this call only: to keep another would leave one behind in each thread with a file table of its own.
+    pub(super) fn pagemap(&'static self) -> Result<Pagemap, Errno> {
+        match get_or_open(&self.pagemap, open_pagemap)?.get() {
+            Ok(kept) => Ok(Pagemap::Kept(kept)),
+            Err(_) => open_pagemap().map(Pagemap::Opened),
+        }
+    }
+
+    /// The userfaultfd of this process, for asynchronous write-protection. There is no other, since memory is protected
+    /// for as long as the userfaultfd that it was registered with is open.
+    pub(super) fn userfault(&'static self) -> Result<BorrowedFd<'static>, Errno> {
+        get_or_open(&self.userfault, userfault::open)?.get()
     }
 }
 
-impl Descriptor {
-    fn get_or_open(
-        &self,
-        open: impl FnOnce() -> Result<OwnedFd, Errno>,
-    ) -> Result<BorrowedFd<'static>, Errno> {
-        let mut fd = self.0.load(Ordering::Acquire) - 1;
-        if fd < 0 {
-            let opened = open()?;
-            let raw = opened.as_raw_fd();
-            match self.0.compare_exchange(0, raw + 1, Ordering::AcqRel, Ordering::Acquire) {
-                Ok(_) => fd = opened.into_raw_fd(),
-                Err(earlier) => fd = earlier - 1,
+/// The descriptor that is kept in this process.
+fn get_or_open(
+    place: &'static AtomicPtr<Descriptor>,
+    open: fn() -> Result<OwnedFd, Errno>,
+) -> Result<&'static Descriptor, Errno> {
+    let mut kept = place.load(Ordering::Acquire);
+    if kept.is_null() {
+        let opened = Box::into_raw(Box::new(Descriptor::kept_from_children(open()?)?));
+        match place.compare_exchange(ptr::null_mut(), opened, Ordering::AcqRel, Ordering::Acquire) {
+            Ok(_) => kept = opened,
+            Err(earlier) => {
+                kept = earlier;
+                // SAFETY: the pointer was made above and given to nobody.
+                drop(unsafe { Box::from_raw(opened) });
             }
         }
-        // SAFETY: the descriptor is owned by the process's page and never closed.
-        Ok(unsafe { BorrowedFd::borrow_raw(fd) })
+    }
+    // SAFETY: the pointer was made by `Box::into_raw` in this process, for a child finds null; it is never freed.
+    Ok(unsafe { &*kept })
+}
+
+/// For `pthread_atfork`: notices the fork, if there was anything to inherit.
+pub(in crate::sys) extern "C" fn in_child() {
+    if !PAGE.load(Ordering::Acquire).is_null() {
+        let _ = Process::current();
     }
 }
 

@@ -2,18 +2,18 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::ops::Range;
+use std::os::fd::OwnedFd;
 
 use rustix::fs::{Mode, OFlags, SealFlags};
 use rustix::io::Errno;
 
-use super::file::UNCHANGING;
+use super::file::{UNCHANGING, data_extents, link_to, reopen};
 use crate::error;
 use crate::pages::{addressable, too_long, whole_pages};
 use crate::sys::call;
-use crate::sys::unix::MemoryFile;
 use crate::sys::unix::source::readable;
+use crate::sys::unix::{MemoryFile, page_size};
 
 /// Files below this size are copied also where they could be cloned: a clone costs a file of its own
 /// and, when it is read, page cache of its own; this much is copied in less time.
@@ -77,12 +77,23 @@ pub(in crate::sys) fn clone_of(file: &File, len: u64) -> Option<(MemoryFile, usi
         return None;
     }
     call("ficlone").ok()?;
-    let path = std::fs::read_link(PathBuf::from(format!("/proc/self/fd/{}", file.as_raw_fd()))).ok()?;
+    let path = std::fs::read_link(link_to(file)).ok()?;
     let flags = OFlags::TMPFILE | OFlags::EXCL | OFlags::RDWR | OFlags::CLOEXEC;
     let clone: OwnedFd = rustix::fs::open(path.parent()?, flags, Mode::RUSR).ok()?;
     rustix::fs::ioctl_ficlone(&clone, file).ok()?;
     let len = addressable(u64::try_from(rustix::fs::fstat(&clone).ok()?.st_size).ok()?).ok()?;
-    let mut clone = MemoryFile::adopt(clone);
-    clone.set_pages(whole_pages(len)?).ok()?;
-    Some((clone, len))
+    let pages = whole_pages(len)?;
+    rustix::fs::ftruncate(&clone, (pages * page_size()) as u64).ok()?;
+    // It cannot be sealed. So nobody is to inherit a descriptor by which it can be written.
+    Some((MemoryFile::adopt(reopen(&clone).ok()?, pages).ok()?, len))
+}
+
+/// An open file description of our own of `file`, and the byte ranges below `len` that are not holes.
+///
+/// To ask for holes moves the offset (`SEEK_DATA`, `SEEK_HOLE`), and everybody who has the same description reads and
+/// writes there. Bytes and holes have to come from one description: a network file system may show others in another.
+pub(in crate::sys) fn with_extents(file: &File, len: u64) -> Option<(File, Vec<Range<u64>>)> {
+    let own = reopen(file).ok()?;
+    let extents = data_extents(&own, len).ok()?;
+    Some((own.into(), extents))
 }

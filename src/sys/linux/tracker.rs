@@ -17,7 +17,11 @@
 //! view only, for a filter may hold for one thread alone. A shortage (descriptors, memory) is an error that goes back to the caller and may pass.
 //!
 //! Protection notices what goes through the page table. Memory that was pinned before it was protected is
-//! written by devices without that; so nothing is protected while the process has pinned memory.
+//! written by devices without that. So nothing is protected in a mapping that is said to be pinned
+//! ([`Tracker::of_pinned`]), nor while the kernel counts pinned or locked memory of the process. It does not count
+//! all: pins are charged to the process that made a ring or opened a device, not to the one whose memory they hold,
+//! and those of AF_XDP to the user alone. The other tiers need none of this: a page that is pinned for writing has
+//! a frame of its own, and is neither swapped out nor merged as long as it is pinned.
 
 use std::io;
 
@@ -51,12 +55,21 @@ pub(crate) struct Tracker {
     tracking: Tracking,
     /// Why the tier is none of the faster ones, where it could be.
     obstacle: Option<WhyNotFaster>,
+    /// Pages may be written past the page table, so that none is ever protected.
+    pinned: bool,
 }
 
 impl Tracker {
     /// For a mapping just made. Fails where another way than the automatic one is wanted that cannot work.
     pub(crate) fn new(tracking: Tracking, mapping: &Mapping) -> io::Result<Self> {
-        let mut tracker = Self { tier: Tier::Scan, tracking, obstacle: None };
+        let mut tracker = Self { tier: Tier::Scan, tracking, obstacle: None, pinned: false };
+        tracker.choose(mapping, tracking)?;
+        Ok(tracker)
+    }
+
+    /// For a mapping whose pages may be pinned, whatever the kernel counts: it is never armed.
+    pub(crate) fn of_pinned(tracking: Tracking, mapping: &Mapping) -> io::Result<Self> {
+        let mut tracker = Self { tier: Tier::Scan, tracking, obstacle: None, pinned: true };
         tracker.choose(mapping, tracking)?;
         Ok(tracker)
     }
@@ -72,6 +85,13 @@ impl Tracker {
     }
 
     fn choose(&mut self, mapping: &Mapping, tracking: Tracking) -> io::Result<()> {
+        if self.pinned && tracking == Tracking::Armed {
+            return Err(cannot_track(
+                tracking,
+                "ViewOptions::pinned",
+                "memory that nothing writes while it is pinned",
+            ));
+        }
         if tracking != Tracking::Auto {
             probe(tracking, mapping)?;
         }
@@ -82,7 +102,8 @@ impl Tracker {
             Tracking::Pagemap => Tier::Pagemap,
             Tracking::WorkingSet | Tracking::Compare => Tier::Compare,
         };
-        *self = Self { tier, tracking: chosen, obstacle: None };
+        let obstacle = self.pinned.then_some(WhyNotFaster::PinnedMemory);
+        *self = Self { tier, tracking: chosen, obstacle, pinned: self.pinned };
         Ok(())
     }
 
@@ -217,11 +238,11 @@ impl Tracker {
 
     /// Whether to arm without further thought.
     pub(crate) fn must_arm(self) -> bool {
-        self.tracking == Tracking::Armed && self.tier == Tier::Scan
+        self.tracking == Tracking::Armed && self.tier == Tier::Scan && !self.pinned
     }
 
     fn may_arm(self) -> bool {
-        self.tier == Tier::Scan && matches!(self.tracking, Tracking::Auto | Tracking::Armed)
+        self.tier == Tier::Scan && !self.pinned && matches!(self.tracking, Tracking::Auto | Tracking::Armed)
     }
 }
 

@@ -22,10 +22,10 @@ use rustix::fs::OFlags;
 
 use crate::pages::{PageRange, PageSet};
 use crate::sys::call;
-use crate::sys::unix::{MemoryFile, page_size};
+use crate::sys::unix::{Descriptor, MemoryFile, page_size};
 
 /// A mapping keeps the descriptor of what it shows, to map that again.
-pub(in crate::sys) type Descriptor = Arc<OwnedFd>;
+pub(in crate::sys) type FileDescriptor = Arc<Descriptor>;
 
 /// Of a descriptor that gives no access to bytes, besides those that are only for writing.
 pub(in crate::sys) const NOT_OPEN: OFlags = OFlags::empty();
@@ -48,17 +48,17 @@ pub(in crate::sys) enum Kind {
 }
 
 /// A new file, empty.
-pub(in crate::sys) fn new_file(name: &CStr) -> io::Result<(Descriptor, Kind)> {
+pub(in crate::sys) fn new_file(name: &CStr) -> io::Result<(FileDescriptor, Kind)> {
     if MEMORY && let Some(memory) = memory(name)? {
-        return Ok((memory.into(), Kind::Memory));
+        return Ok((Descriptor::kept_from_children(memory)?.into(), Kind::Memory));
     }
-    Ok((temporary()?.into(), Kind::Disk))
+    Ok((Descriptor::new(temporary()?)?.into(), Kind::Disk))
 }
 
 /// Another descriptor of somebody else's file.
-pub(in crate::sys) fn borrowed_file(fd: BorrowedFd<'_>) -> io::Result<(Descriptor, Kind)> {
+pub(in crate::sys) fn borrowed_file(fd: BorrowedFd<'_>) -> io::Result<(FileDescriptor, Kind)> {
     call("dup")?;
-    Ok((fd.try_clone_to_owned()?.into(), Kind::Disk))
+    Ok((Descriptor::new(fd.try_clone_to_owned()?)?.into(), Kind::Disk))
 }
 
 /// Memory as a file, where there is such a thing.
@@ -68,7 +68,7 @@ fn memory(name: &CStr) -> io::Result<Option<OwnedFd>> {
     use rustix::io::Errno;
 
     call("memfd_create")?;
-    match memfd_create(name, MemfdFlags::CLOEXEC) {
+    match memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING) {
         // An older system, or a filter of system calls.
         Err(Errno::NOSYS | Errno::PERM) => Ok(None),
         memory => Ok(Some(memory?)),
@@ -78,6 +78,19 @@ fn memory(name: &CStr) -> io::Result<Option<OwnedFd>> {
 #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
 fn memory(_name: &CStr) -> io::Result<Option<OwnedFd>> {
     Ok(None)
+}
+
+#[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
+fn seal(fd: BorrowedFd<'_>) -> bool {
+    use rustix::fs::{SealFlags, fcntl_add_seals};
+
+    let seals = SealFlags::WRITE | SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
+    fcntl_add_seals(fd, seals).is_ok()
+}
+
+#[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
+fn seal(_fd: BorrowedFd<'_>) -> bool {
+    false
 }
 
 /// A file that only its descriptor leads to.
@@ -104,20 +117,38 @@ pub(in crate::sys) fn clone_of(_file: &File, _len: u64) -> Option<(MemoryFile, u
     None
 }
 
-/// The byte ranges below `len` that have to be copied: all. `SEEK_HOLE` of some file systems takes what is not on the
-/// disk yet for a hole (APFS, ZFS).
-pub(in crate::sys) fn data_extents(_file: &File, len: u64) -> Vec<Range<u64>> {
-    std::iter::once(0..len).collect()
+/// Where a file is not all zero: not asked here. `SEEK_HOLE` of some file systems takes what is not on the disk yet for a
+/// hole (APFS, ZFS).
+pub(in crate::sys) fn with_extents(_file: &File, _len: u64) -> Option<(File, Vec<Range<u64>>)> {
+    None
 }
 
 impl MemoryFile {
     /// The same file once more.
     pub(super) fn again(&self) -> Self {
-        Self { fd: Arc::clone(&self.fd), pages: self.pages, kind: self.kind }
+        Self::new(Arc::clone(&self.fd), self.pages, self.kind)
     }
 
-    /// No more will be written; nothing enforces it.
-    pub(crate) fn finish(&self) {}
+    /// No more will be written to a file that was never mapped for writing, which is enforced where files can be sealed.
+    pub(crate) fn finish(&self) {
+        self.seal();
+        self.fd.leave_to_children();
+    }
+
+    /// Has the system guarantee from now on that nobody writes to the file, by any means. Returns whether it does: not
+    /// while the file is mapped for writing or, on Linux, one of its pages is pinned.
+    pub(crate) fn seal(&self) -> bool {
+        let sealed = self.kind == Kind::Memory && call("fcntl").is_ok() && self.fd().is_ok_and(seal);
+        if sealed {
+            self.fd.leave_to_children();
+        }
+        sealed
+    }
+
+    /// Whether there is any use in asking for that.
+    pub(crate) fn may_be_sealed(&self) -> bool {
+        self.kind == Kind::Memory && self.fd().is_ok()
+    }
 
     /// Nothing that all these systems have makes a hole.
     pub(crate) fn punch(&self, _range: PageRange) -> io::Result<()> {
@@ -142,7 +173,7 @@ impl MemoryFile {
     pub(crate) fn allocated(&self) -> u64 {
         if self.kind == Kind::Memory && cfg!(any(target_os = "linux", target_os = "android")) {
             // The kernel counts a page when it has one, and nobody's file system comes between.
-            let blocks = rustix::fs::fstat(&self.fd).map(|stat| u64::try_from(stat.st_blocks));
+            let blocks = self.fd.stat().map(|stat| u64::try_from(stat.st_blocks));
             if let Ok(Ok(blocks)) = blocks {
                 return blocks * 512;
             }
@@ -174,8 +205,8 @@ mod tests {
 
     #[test]
     fn a_temporary_file_is_mapped_privately_and_not_shared() {
-        let fd = Arc::new(temporary().unwrap());
-        let mut file = MemoryFile { fd, pages: 0, kind: Kind::Disk };
+        let fd = Arc::new(Descriptor::new(temporary().unwrap()).unwrap());
+        let mut file = MemoryFile::new(fd, 0, Kind::Disk);
         file.set_pages(3).unwrap();
         file.write_at(b"bytes", page_size()).unwrap();
         assert_eq!(file.allocated(), 3 * page_size() as u64);

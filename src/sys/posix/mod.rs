@@ -19,18 +19,20 @@ use std::io;
 
 pub(crate) use std::os::fd::OwnedFd as Handle;
 
+use super::unix::commits_strictly;
 pub(crate) use super::unix::{
-    Mapping, MemoryFile, available_memory, borrowed, copy_of, file_limit, page_size, stream,
+    Mapping, MemoryFile, available_memory, borrowed, copy_of, file_limit, page_size, stream, writes_in_place,
 };
-pub(super) use file::{Descriptor, Kind, NOT_OPEN, borrowed_file, clone_of, data_extents, new_file};
+pub(super) use file::{FileDescriptor, Kind, NOT_OPEN, borrowed_file, clone_of, new_file, with_extents};
 pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, slack};
-pub(super) use process::Owner;
+pub(super) use process::{Owner, in_child};
 pub(crate) use tracker::Tracker;
 
-/// POSIX does not say that a `MAP_FIXED` mapping takes the place of another in one step. Linux and FreeBSD do it under the
-/// lock that page faults take; where it matters, for views written in place, there are no others.
-pub(crate) const REPLACES_UNSEEN: bool =
-    cfg!(any(target_os = "linux", target_os = "android", target_os = "freebsd"));
+/// POSIX does not say that a `MAP_FIXED` mapping takes the place of another in one step, nor what is left when it fails.
+/// Linux does it under the lock that page faults take, and leaves no hole unless memory is promised strictly.
+pub(crate) fn replaces_unseen() -> bool {
+    cfg!(any(target_os = "linux", target_os = "android")) && !commits_strictly()
+}
 
 /// Nothing that another process can be given keeps its bytes.
 #[allow(dead_code, reason = "no module in `os` takes handles here")]

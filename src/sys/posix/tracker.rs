@@ -28,6 +28,11 @@ impl Tracker {
         Err(cannot_track(tracking, "pages are compared on this system", needs))
     }
 
+    /// The same: pinned pages can be compared like others.
+    pub(crate) fn of_pinned(tracking: Tracking, mapping: &Mapping) -> io::Result<Self> {
+        Self::new(tracking, mapping)
+    }
+
     /// Finds pages in this way from now on, if it can work.
     pub(crate) fn switch(&mut self, mapping: &Mapping, tracking: Tracking) -> io::Result<()> {
         *self = Self::new(tracking, mapping)?;

@@ -1,14 +1,26 @@
 //! Address ranges: `mmap`, `mprotect` and `munmap`.
+//!
+//! A range is replaced by mapping over it (`MAP_FIXED`). Such a call can fail when the old mapping is gone already, and leaves
+//! a hole then. Linux unmaps all of the range or nothing of it, and fails after that
+//!
+//! - before 6.12 where memory is promised strictly (`vm.overcommit_memory=2`) and cannot be had;
+//! - where the kernel has no memory for its own record of the mapping, or the file system refuses to map the file.
+//!
+//! Other systems do not say. So each failure is followed by [`plug`], which keeps the invariant of [`Mapping`]. Growth
+//! leaves no hole for the first of these reasons: pages are mapped inaccessible, which promises no memory, and opened.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_void};
-use std::io;
+use std::io::{self, Write};
 use std::ops::Deref;
+use std::process;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 
 use rustix::io::Errno;
-use rustix::mm::{MapFlags, MprotectFlags, ProtFlags, mmap, mmap_anonymous, mprotect, munmap};
+use rustix::mm::{
+    MapFlags, MprotectFlags, MsyncFlags, ProtFlags, mmap, mmap_anonymous, mprotect, msync, munmap,
+};
 
 use super::page_size;
 use crate::access::Access;
@@ -19,8 +31,8 @@ use crate::sys::{Overlay, Placement, Source, Span, call};
 
 /// An address range that belongs to its owner until it is dropped.
 ///
-/// Invariant: `before` pages, then those of `span`, and `behind` pages are mapped, and by nobody else, except in a
-/// forked child where `shared_by` names the parent: there the range is not this process's to touch.
+/// Invariant: `before` pages, then those of `span`, and `behind` pages are mapped, and by nobody else, also after a failed
+/// call; except in a forked child where `shared_by` names the parent: there the range is not this process's to touch.
 /// All but those of `span` are inaccessible.
 pub(crate) struct Mapping {
     span: Span,
@@ -70,7 +82,7 @@ impl Mapping {
         if inaccessible == 0 && pages > 0 {
             let (all, mut shown, shared_by) = (PageRange::new(0, pages), Shown::default(), sharer(source)?);
             // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
-            let start = unsafe { map(ptr::null_mut(), all, source, MapFlags::empty()) }?;
+            let start = unsafe { map(ptr::null_mut(), all, source, access_to(source), MapFlags::empty()) }?;
             shown.set(all, source);
             let span = Span { start, pages };
             let mapping = Self { span, before: 0, behind: 0, shown, huge_pages, name, shared_by };
@@ -123,25 +135,34 @@ impl Mapping {
             return Ok(());
         }
         let added = PageRange::new(self.pages(), self.pages() + pages);
-        let start = self.start.as_ptr().wrapping_add(self.len()).cast();
-        // SAFETY: the range is this mapping's inaccessible part, where no references can be.
-        let mapped = unsafe { map(start, added, source, MapFlags::FIXED) };
-        if mapped.is_err() {
-            plug(start, pages * page_size(), ProtFlags::empty());
+        let (start, len) = (self.address(self.pages()), pages * page_size());
+        // What is inaccessible shows zeroes once it is opened.
+        if !matches!(source, Source::Zero) {
+            // SAFETY: the range is this mapping's inaccessible part, where no references can be.
+            let mapped = unsafe { map(start, added, source, ProtFlags::empty(), MapFlags::FIXED) };
+            if let Err(error) = mapped {
+                plug(start, len, ProtFlags::empty());
+                return Err(error);
+            }
         }
-        mapped?;
         self.span.pages += pages;
         self.behind -= pages;
         self.shown.set(added, source);
-        let advised = self.advise(added, source);
-        if advised.is_err() {
+        // SAFETY: as above, and nothing is taken away.
+        let opened = unsafe { self.protect(added, access_to(source)) };
+        let opened = opened.and_then(|()| self.advise(added, source));
+        if opened.is_err() {
             self.span.pages -= pages;
             self.behind += pages;
             self.shown.truncate(self.pages());
             // SAFETY: as above.
-            let _ = unsafe { reserve(start, pages * page_size(), MapFlags::FIXED) };
+            if unsafe { reserve(start, len, MapFlags::FIXED) }.is_err() {
+                plug(start, len, ProtFlags::empty());
+                // SAFETY: as above.
+                let _ = unsafe { mprotect(start, len, MprotectFlags::empty()) };
+            }
         }
-        advised
+        opened
     }
 
     /// Makes the pages from `pages` on inaccessible and gives their memory back.
@@ -159,8 +180,9 @@ impl Mapping {
         call("mmap")?;
         let (start, len) = (self.address(pages), removed * page_size());
         // SAFETY: the range is inside this mapping; the bytes are the caller's promise.
-        if let Err(error) = unsafe { reserve(start, len, MapFlags::FIXED) } {
-            plug(start, len, ProtFlags::READ | ProtFlags::WRITE);
+        if let Err(error) = unsafe { reserve(start, len, MapFlags::FIXED) }
+            && plug(start, len, ProtFlags::empty()) == Plugged::Nothing
+        {
             return Err(error);
         }
         self.span.pages = pages;
@@ -177,6 +199,8 @@ impl Mapping {
     /// that the range shows already.
     pub(crate) unsafe fn replace(&mut self, source: Source<'_>, over: &[Overlay<'_>]) -> io::Result<()> {
         let shared_by = sharer(source)?;
+        // Before the first page can be there, and until the last is gone.
+        self.shared_by = self.shared_by.or(shared_by);
         // SAFETY: the caller's promise, for a part that is the whole.
         unsafe { self.replace_part(self.all(), source) }?;
         self.shared_by = shared_by;
@@ -201,7 +225,14 @@ impl Mapping {
         // SAFETY: `check_owner` found the mapping to be this process's; the bytes are the caller's promise.
         unsafe { self.show(range, source) }?;
         self.shown.set(range, source);
-        self.advise(range, source)
+        let advised = self.advise(range, source);
+        if let (Err(_), Source::Shared(file)) = (&advised, source) {
+            // A forked child would write to the same pages.
+            // SAFETY: as above.
+            let _ = unsafe { self.show(range, Source::Private(file)) };
+            self.shown.set(range, Source::Private(file));
+        }
+        advised
     }
 
     /// Maps pages of `source` in place of what `range` shows, and takes no note of it.
@@ -212,9 +243,9 @@ impl Mapping {
     pub(in crate::sys) unsafe fn show(&self, range: PageRange, source: Source<'_>) -> io::Result<()> {
         debug_assert!(range.end <= self.pages());
         let start = self.address(range.start);
-        // SAFETY: the range is inside this mapping, so that MAP_FIXED replaces nothing of anybody else's; the rest is the
-        // caller's promise.
-        let mapped = unsafe { map(start, range, source, MapFlags::FIXED) };
+        // SAFETY: the range is inside this mapping, all of which is ours (`plug` sees to that after each failure), so that
+        // MAP_FIXED replaces nothing of anybody else's; the rest is the caller's promise.
+        let mapped = unsafe { map(start, range, source, access_to(source), MapFlags::FIXED) };
         if mapped.is_err() {
             plug(start, range.len() * page_size(), ProtFlags::READ | ProtFlags::WRITE);
         }
@@ -227,13 +258,22 @@ impl Mapping {
     ///
     /// Nobody holds a reference to bytes of `range` that needs what is taken away.
     pub(crate) unsafe fn set_access(&self, range: PageRange, access: Access) -> io::Result<()> {
-        debug_assert!(range.end <= self.pages());
         self.check_owner()?;
-        let mut flags = MprotectFlags::empty();
-        flags.set(MprotectFlags::READ, access.can_read());
-        flags.set(MprotectFlags::WRITE, access.can_write());
-        flags.set(MprotectFlags::EXEC, access.can_execute());
+        let mut flags = ProtFlags::empty();
+        flags.set(ProtFlags::READ, access.can_read());
+        flags.set(ProtFlags::WRITE, access.can_write());
+        flags.set(ProtFlags::EXEC, access.can_execute());
+        // SAFETY: forwarded to the caller.
+        unsafe { self.protect(range, flags) }
+    }
+
+    /// # Safety
+    ///
+    /// As for [`set_access`](Self::set_access); the mapping is this process's.
+    unsafe fn protect(&self, range: PageRange, access: ProtFlags) -> io::Result<()> {
+        debug_assert!(range.end <= self.pages());
         call("mprotect")?;
+        let flags = MprotectFlags::from_bits_retain(access.bits());
         // SAFETY: the range is inside this mapping; who refers to its bytes is the caller's promise.
         Ok(unsafe { mprotect(self.address(range.start), range.len() * page_size(), flags) }?)
     }
@@ -255,6 +295,11 @@ impl Mapping {
         ))
     }
 
+    /// All pages can be read and written, whatever failed.
+    pub(crate) fn check_usable(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     fn owned_here(&self) -> bool {
         self.shared_by.is_none_or(Owner::is_current)
     }
@@ -271,7 +316,8 @@ impl Drop for Mapping {
             return;
         }
         let start = self.start.as_ptr().wrapping_sub(self.before * page_size()).cast();
-        // SAFETY: the range is this mapping, and its owner is going, so no references are left.
+        // SAFETY: the range is this mapping, mapped by us and nobody else (the type's invariant), and its owner is going, so
+        // no references are left.
         let unmapped = unsafe { munmap(start, pages * page_size()) };
         if unmapped.is_err() {
             // The kernel merged the range with a neighbour's and has no mapping left to split it off:
@@ -288,6 +334,14 @@ fn sharer(source: Source<'_>) -> io::Result<Option<Owner>> {
     Ok(Some(Owner::of_shared(file)?))
 }
 
+/// What may be done with the bytes of a mapping of `source`.
+fn access_to(source: Source<'_>) -> ProtFlags {
+    match source {
+        Source::Zero | Source::Private(_) | Source::Shared(_) => ProtFlags::READ | ProtFlags::WRITE,
+        Source::ReadOnly(_) => ProtFlags::READ,
+    }
+}
+
 /// Maps the pages `range` of `source` at `address`.
 ///
 /// # Safety
@@ -298,27 +352,27 @@ unsafe fn map(
     address: *mut c_void,
     range: PageRange,
     source: Source<'_>,
+    access: ProtFlags,
     flags: MapFlags,
 ) -> io::Result<NonNull<u8>> {
     call("mmap")?;
     let len = range.len() * page_size();
     let offset = (range.start * page_size()) as u64;
-    let read_write = ProtFlags::READ | ProtFlags::WRITE;
     let private = MapFlags::PRIVATE | NO_RESERVE | flags;
     let mapped = match source {
         // SAFETY: forwarded to the caller.
-        Source::Zero => unsafe { mmap_anonymous(address, len, read_write, private) },
-        // SAFETY: forwarded to the caller.
-        Source::Private(file) => unsafe { mmap(address, len, read_write, private, file.fd(), offset) },
+        Source::Zero => unsafe { mmap_anonymous(address, len, access, private) },
         Source::Shared(file) => {
             let shared = MapFlags::SHARED | NO_RESERVE | flags;
             // SAFETY: forwarded to the caller.
-            unsafe { mmap(address, len, read_write, shared, file.fd(), offset) }
+            unsafe { mmap(address, len, access, shared, file.fd()?, offset) }
         }
-        // Private, since kernels before 6.7 refuse a shared mapping of a file that is sealed against
+        // The second is private, too, since kernels before 6.7 refuse a shared mapping of a file that is sealed against
         // writes, also one that can only be read.
-        // SAFETY: forwarded to the caller.
-        Source::ReadOnly(file) => unsafe { mmap(address, len, ProtFlags::READ, private, file.fd(), offset) },
+        Source::Private(file) | Source::ReadOnly(file) => {
+            // SAFETY: forwarded to the caller.
+            unsafe { mmap(address, len, access, private, file.fd()?, offset) }
+        }
     }?;
     NonNull::new(mapped.cast()).ok_or_else(|| io::Error::other("mmap returned address zero"))
 }
@@ -335,23 +389,53 @@ unsafe fn reserve(address: *mut c_void, len: usize, flags: MapFlags) -> io::Resu
     NonNull::new(mapped.cast()).ok_or_else(|| io::Error::other("mmap returned address zero"))
 }
 
-/// After a failed `MAP_FIXED`: the old range may have been unmapped already (on Linux before 6.12). Whatever is
-/// missing is mapped again as zeroes with this access, so that the owner's pointer never dangles.
-fn plug(start: *mut c_void, len: usize, access: ProtFlags) {
+/// What [`plug`] found.
+#[derive(PartialEq, Eq, Debug)]
+enum Plugged {
+    /// The old mapping is there.
+    Nothing,
+    /// The old mapping was gone, and zeroes are there now.
+    All,
+}
+
+/// After a failed `MAP_FIXED`: keeps the range mapped, and by us. If the old mapping is gone, zeroes with this access take
+/// its place.
+///
+/// In a hole, another thread may have mapped something meanwhile, or there may be no memory for zeroes. Then the
+/// process is aborted, as where an allocation fails: other threads may hold slices of the range and pointers into it,
+/// which no error takes from them.
+///
+/// The old mapping is there in full or not at all. So a range of which a part is missing and a part is mapped has memory of
+/// somebody else's in it. One that fills the hole completely cannot be told from the old mapping: that takes one of
+/// the rare failures above, and another thread that maps just these addresses before the next system call does.
+fn plug(start: *mut c_void, len: usize, access: ProtFlags) -> Plugged {
     let flags = MapFlags::PRIVATE | NO_RESERVE | NO_REPLACE;
     // SAFETY: with these flags nothing that is mapped is replaced.
-    let plugged = unsafe { mmap_anonymous(start, len, access, flags) };
-    if let Ok(elsewhere) = plugged
-        && elsewhere != start
-    {
-        // The address was no more than a wish, and in use.
-        // SAFETY: that mapping was made just now and nobody knows its address.
-        let _ = unsafe { munmap(elsewhere, len) };
+    match unsafe { mmap_anonymous(start, len, access, flags) } {
+        Ok(mapped) if mapped == start => return Plugged::All,
+        Ok(elsewhere) => {
+            // The address was no more than a wish, and in use.
+            // SAFETY: that mapping was made just now and nobody knows its address.
+            let _ = unsafe { munmap(elsewhere, len) };
+        }
+        Err(_) => {}
     }
+    // Says whether there are pages that are not mapped. That it starts to write pages of files back changes no byte.
+    // SAFETY: no mapping changes.
+    if unsafe { msync(start, len, MsyncFlags::ASYNC) } == Err(Errno::NOMEM) {
+        let _ = writeln!(
+            io::stderr(),
+            "memsnap: {len} bytes of a view at {start:p} were lost when they could not be mapped anew"
+        );
+        process::abort();
+    }
+    Plugged::Nothing
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::process::ExitStatusExt as _;
+
     use super::*;
 
     #[test]
@@ -362,7 +446,7 @@ mod tests {
         let bytes = vec![7; page_size()];
         // SAFETY: nobody refers to the mapping's bytes.
         unsafe { mapping.write(1, &bytes) };
-        plug(start, len, ProtFlags::READ);
+        assert_eq!(plug(start, len, ProtFlags::READ), Plugged::Nothing);
         // SAFETY: nobody writes to the mapping.
         assert_eq!(unsafe { mapping.page(1) }, bytes);
         // Were it gone, or only to be read, this would end the process.
@@ -387,5 +471,26 @@ mod tests {
         // SAFETY: `status` is written to and nothing else.
         assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
         assert_eq!(status, 0, "the hole is there, or not zero");
+    }
+    /// Another thread's mapping that came to lie in the hole was once taken for the view's own: the view showed it, and
+    /// unmapped it when it was dropped.
+    #[test]
+    fn a_hole_in_which_something_else_lies_ends_the_process() {
+        let name = "sys::unix::mapping::tests::a_plug_with_something_else_in_the_hole";
+        let program = std::env::current_exe().unwrap();
+        let output = process::Command::new(program).args([name, "--exact", "--ignored"]).output().unwrap();
+        let messages = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
+        assert!(messages.contains("could not be mapped anew"), "{messages}");
+    }
+
+    #[test]
+    #[ignore = "ends the process; the test above runs it"]
+    fn a_plug_with_something_else_in_the_hole() {
+        let mapping = Mapping::new(4, Source::Zero).unwrap();
+        // What is left stands for the other thread's mapping.
+        // SAFETY: nobody refers to the mapping's bytes.
+        unsafe { munmap(mapping.address(1), 2 * page_size()) }.unwrap();
+        plug(mapping.address(0), mapping.len(), ProtFlags::READ | ProtFlags::WRITE);
     }
 }

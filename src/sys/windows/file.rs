@@ -158,6 +158,18 @@ impl MemoryFile {
         *self.lock() = None;
     }
 
+    /// Gives up the right to write to a section that was mapped for writing. Nobody else had it, so that nobody writes
+    /// from now on.
+    pub(crate) fn seal(&self) -> bool {
+        self.finish();
+        true
+    }
+
+    /// Whether there is any use in asking for that.
+    pub(crate) fn may_be_sealed(&self) -> bool {
+        true
+    }
+
     /// Sections have no holes.
     pub(crate) fn punch(&self, _: PageRange) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())

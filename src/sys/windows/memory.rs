@@ -35,8 +35,9 @@ const LEAD: usize = 1 << 16;
 /// An address range that belongs to its owner until it is dropped.
 ///
 /// Invariant: `regions` are, in order and without gaps, what the system has in the addresses of `before` pages ([`LEAD`]
-/// among them), those of `span`, and `behind` pages, and nobody else has any there. All but those of `span` are inaccessible; those are
-/// accessible but for placeholders, of which there are none unless `torn`.
+/// among them), those of `span`, and `behind` pages, and nobody else has any there. All but those of `span` are inaccessible; those
+/// can be read and written, but for what a failed call left: placeholders, which are inaccessible, and stopgaps, which can
+/// only be read.
 pub(crate) struct Mapping {
     span: Span,
     before: usize,
@@ -45,8 +46,6 @@ pub(crate) struct Mapping {
     executable: bool,
     /// Written pages of zeroes will be asked for.
     watched: bool,
-    /// A failed call left pages that nothing could be mapped for.
-    torn: bool,
 }
 
 /// What one call into the system made, and one can unmake.
@@ -70,6 +69,8 @@ pub(super) enum Content {
     Shared,
     /// A view of a section, read-only.
     ReadOnly,
+    /// The same, of zeroes, in place of what there was no memory for.
+    Stopgap,
 }
 
 impl Deref for Mapping {
@@ -106,7 +107,7 @@ impl Mapping {
     pub(crate) fn empty() -> Self {
         let span = Span::empty();
         let regions = Vec::new();
-        Self { span, before: 0, behind: 0, regions, executable: false, watched: false, torn: false }
+        Self { span, before: 0, behind: 0, regions, executable: false, watched: false }
     }
 
     /// A range of `pages` pages, none of which can be touched yet.
@@ -168,11 +169,13 @@ impl Mapping {
         debug_assert!(pages <= self.pages());
         self.check_owner()?;
         let old = self.pages();
-        if let Err(error) = self.cover(pages, old) {
-            let range = PageRange::new(pages, old);
+        if let Err((covered, error)) = self.cover(pages, old) {
+            let range = PageRange::new(pages, covered);
             // SAFETY: nothing is taken away.
-            let _ = unsafe { self.set_access(range, Access::READ_WRITE) };
-            return Err(error);
+            if unsafe { self.set_access(range, Access::READ_WRITE) }.is_ok() {
+                return Err(error);
+            }
+            // Pages that cannot be had back are not the view's any more, though some of the others may be accessible.
         }
         let _ = self.vacate_covered(pages);
         self.span.pages = pages;
@@ -226,7 +229,8 @@ impl Mapping {
     /// Nobody holds a reference to bytes of `range` that needs what is taken away.
     pub(crate) unsafe fn set_access(&self, range: PageRange, access: Access) -> io::Result<()> {
         debug_assert!(range.end <= self.pages());
-        self.contents(range).try_for_each(|(part, content)| {
+        let mut mapped = self.contents(range).filter(|(_, content)| *content != Content::Placeholder);
+        mapped.try_for_each(|(part, content)| {
             // SAFETY: the caller's promise.
             unsafe { self.protect(part, content.protection(access)) }
         })
@@ -271,14 +275,20 @@ impl Mapping {
         (self.before.saturating_sub(LEAD / page_size()), self.behind)
     }
 
-    /// Fails if there are pages that nothing could be mapped for.
+    /// There are no forked children.
     pub(crate) fn check_owner(&self) -> io::Result<()> {
-        if !self.torn {
+        Ok(())
+    }
+
+    /// Fails if a failed call left pages that cannot be read and written.
+    pub(crate) fn check_usable(&self) -> io::Result<()> {
+        let unusable = |content| matches!(content, Content::Placeholder | Content::Stopgap);
+        if !self.contents(self.all()).any(|(_, content)| unusable(content)) {
             return Ok(());
         }
         Err(io::Error::new(
             io::ErrorKind::OutOfMemory,
-            "a restore failed and left this view without memory; drop it and open another",
+            "there was no memory to map this view anew, and its bytes are gone; restore it once there is memory",
         ))
     }
 
@@ -320,6 +330,10 @@ impl Mapping {
                 }
                 Ok(())
             }
+            (Content::Stopgap, _) => {
+                // SAFETY: nothing is taken away.
+                unsafe { self.protect(range, PAGE_READONLY) }
+            }
             _ => Err(io::ErrorKind::Unsupported.into()),
         }
     }
@@ -333,12 +347,14 @@ impl Mapping {
         if start.is_null() { Err(io::Error::last_os_error()) } else { Ok(()) }
     }
 
-    /// Makes the pages from `start` to `end` inaccessible where they are mapped.
-    fn cover(&self, start: usize, end: usize) -> io::Result<()> {
-        let mapped = self.contents(PageRange::new(start, end));
-        mapped.filter(|(_, content)| *content != Content::Placeholder).try_for_each(|(range, _)| {
+    /// Makes the pages from `start` to `end` inaccessible where they are mapped. An error tells the page from which on they
+    /// are not.
+    fn cover(&self, start: usize, end: usize) -> Result<(), (usize, io::Error)> {
+        let mut mapped =
+            self.contents(PageRange::new(start, end)).filter(|(_, content)| *content != Content::Placeholder);
+        mapped.try_for_each(|(range, _)| {
             // SAFETY: the callers' promise, or nobody knows of these pages yet.
-            unsafe { self.protect(range, PAGE_NOACCESS) }
+            unsafe { self.protect(range, PAGE_NOACCESS) }.map_err(|error| (range.start, error))
         })
     }
 
@@ -347,13 +363,16 @@ impl Mapping {
         let first = self.before + start;
         let next = self.regions.partition_point(|region| region.range.start < first);
         let straddling = next.checked_sub(1).map(|index| self.regions[index]);
-        if let Some(Region { range, content: Content::Zeroes { .. } }) = straddling
-            && range.end > first
-        {
-            call("VirtualFree")?;
-            let (start, len) = (self.address(first), (range.end - first) * page_size());
-            // SAFETY: the range is private memory of this mapping, and inaccessible, so that nobody refers to it.
-            unsafe { free(start, len, MEM_DECOMMIT) }?;
+        match straddling.filter(|region| region.range.end > first) {
+            Some(Region { range, content: Content::Zeroes { .. } }) => {
+                call("VirtualFree")?;
+                let (start, len) = (self.address(first), (range.end - first) * page_size());
+                // SAFETY: the range is private memory of this mapping, and inaccessible, so that nobody refers to it.
+                unsafe { free(start, len, MEM_DECOMMIT) }?;
+            }
+            // A failed call left it.
+            Some(Region { content: Content::Placeholder, .. }) => self.cut(first)?,
+            _ => {}
         }
         self.vacate(next, self.regions.len())
     }
@@ -381,7 +400,7 @@ impl Mapping {
                     // SAFETY: the range is all of one allocation; callers own its bytes.
                     unsafe { free(start, len, MEM_RELEASE | MEM_PRESERVE_PLACEHOLDER) }?;
                 }
-                Content::Private | Content::Shared | Content::ReadOnly => {
+                Content::Private | Content::Shared | Content::ReadOnly | Content::Stopgap => {
                     call("UnmapViewOfFile2")?;
                     let view = MEMORY_MAPPED_VIEW_ADDRESS { Value: start };
                     // SAFETY: the range is all of one view; callers own its bytes.
@@ -524,22 +543,21 @@ impl Mapping {
     }
 
     /// After a failure: maps zeroes where nothing is mapped, so that the owner's pointer never dangles. Where there is no
-    /// memory for that, they cannot be written.
+    /// memory for that, they cannot be written, or nothing can be mapped at all, as
+    /// [`check_usable`](Self::check_usable) tells.
     fn plug(&mut self) {
-        self.torn = false;
         let holes = self.contents(self.all()).filter(|(_, content)| *content == Content::Placeholder);
         for (hole, _) in holes.collect::<Vec<_>>() {
-            let plugged = unfailing(|| self.map_zeroes(hole).or_else(|_| self.map_read_only(hole)));
-            self.torn |= plugged.is_err();
+            let _ = self.map_zeroes(hole).or_else(|_| self.map_stopgap(hole));
         }
     }
 
     /// Maps zeroes that can be read, which takes no memory, in the placeholder that has `range`.
-    fn map_read_only(&mut self, range: PageRange) -> io::Result<()> {
+    fn map_stopgap(&mut self, range: PageRange) -> io::Result<()> {
         let zeroes = zeroes()?;
         range.iter().step_by(ZERO_PAGES).try_for_each(|start| {
             let part = PageRange::new(start, range.end.min(start + ZERO_PAGES));
-            self.map_view(part, Content::ReadOnly, zeroes, 0)
+            self.map_view(part, Content::Stopgap, zeroes, 0)
         })
     }
 }
@@ -552,7 +570,7 @@ impl Drop for Mapping {
             let _ = match content {
                 // SAFETY: the region is this mapping's, and its owner is going, so no references are left.
                 Content::Placeholder | Content::Zeroes { .. } => unsafe { free(start, 0, MEM_RELEASE) },
-                Content::Private | Content::Shared | Content::ReadOnly => {
+                Content::Private | Content::Shared | Content::ReadOnly | Content::Stopgap => {
                     // SAFETY: as above.
                     checked(unsafe { UnmapViewOfFile(MEMORY_MAPPED_VIEW_ADDRESS { Value: start }) })
                 }
@@ -589,14 +607,6 @@ fn executable(protection: PAGE_PROTECTION_FLAGS) -> PAGE_PROTECTION_FLAGS {
 unsafe fn free(start: *mut c_void, len: usize, kind: VIRTUAL_FREE_TYPE) -> io::Result<()> {
     // SAFETY: forwarded to the caller.
     checked(unsafe { VirtualFree(start, len, kind) })
-}
-
-/// Runs what repairs after a failure, which tests do not make fail too.
-fn unfailing<T>(repair: impl FnOnce() -> T) -> T {
-    #[cfg(test)]
-    return crate::sys::fault::suspend(repair);
-    #[cfg(not(test))]
-    repair()
 }
 
 /// A section of [`ZERO_PAGES`] zeroes, which nobody can write to.
@@ -637,11 +647,14 @@ fn disjoint<'a>(range: PageRange, source: Source<'a>, over: &[Overlay<'a>]) -> V
 
 #[cfg(test)]
 mod tests {
+    use windows_sys::Win32::System::Memory::MEM_FREE;
+
     use super::*;
     use crate::sys::MemoryFile;
     use crate::sys::fault::inject;
 
     const PAGES: usize = 40;
+    const CAN_BE_WRITTEN: PAGE_PROTECTION_FLAGS = PAGE_READWRITE | PAGE_WRITECOPY;
 
     fn file(value: u8) -> MemoryFile {
         let file = MemoryFile::create(PAGES, PAGES, None).unwrap();
@@ -690,7 +703,7 @@ mod tests {
             let mut mapping = Mapping::placed(PAGES, Source::Private(&one), &over, &placement).unwrap();
             // SAFETY: nobody has the mapping's bytes.
             let (result, _) = inject(failing, 1, || unsafe { mapping.replace(Source::Private(&two), &over) });
-            mapping.check_owner().unwrap();
+            mapping.check_usable().unwrap();
             for page in 0..PAGES {
                 let (start, byte) = (mapping.page_ptr(page).as_ptr(), shown(&mapping, page));
                 // SAFETY: the page is the mapping's, and nobody else has it.
@@ -711,17 +724,52 @@ mod tests {
     #[test]
     fn without_memory_zeroes_can_still_be_read() {
         let mut mapping = Mapping::reserve(2 * ZERO_PAGES + 3, &Placement::default()).unwrap();
+        mapping.check_usable().unwrap_err();
         let range = mapping.all();
-        mapping.map_read_only(range).unwrap();
+        mapping.map_stopgap(range).unwrap();
         assert!((0..range.end).all(|page| shown(&mapping, page) == 0));
         assert_eq!(query(&mapping, 5).Protect, PAGE_READONLY);
-        let file = file(1);
-        let mut mapping = Mapping::placed(PAGES, Source::Zero, &[], &Placement::default()).unwrap();
-        mapping.torn = true;
-        mapping.check_owner().unwrap_err();
-        // SAFETY: nobody has the mapping's bytes.
-        unsafe { mapping.replace(Source::Private(&file), &[]) }.unwrap();
-        mapping.check_owner().unwrap();
+        mapping.check_usable().unwrap_err();
+    }
+
+    /// Where the repair of a failed call failed as well, the mapping once took itself for whole, or for lost for ever: no
+    /// test made the repair fail.
+    #[test]
+    fn a_repair_that_fails_is_known_and_can_be_repaired() {
+        let (one, two) = (file(1), file(2));
+        let placement = Placement { before: 3, behind: 5, ..Placement::default() };
+        let over = [(PageRange::new(4, 9), Source::Zero), (PageRange::new(20, 30), Source::Private(&two))];
+        let mut unusable = 0;
+        for (failing, failures) in
+            (0..40).flat_map(|failing| [(failing, 2), (failing, 5), (failing, u64::MAX)])
+        {
+            let mut mapping = Mapping::placed(PAGES, Source::Private(&one), &over, &placement).unwrap();
+            // SAFETY: nobody has the mapping's bytes.
+            let replace = |mapping: &mut Mapping| unsafe { mapping.replace(Source::Private(&two), &over) };
+            let (result, _) = inject(failing, failures, || replace(&mut mapping));
+            assert!(result.is_err() || mapping.check_usable().is_ok());
+            if mapping.check_usable().is_ok() {
+                // SAFETY: the pages are the mapping's, and nobody else has them.
+                (0..PAGES).for_each(|page| unsafe { mapping.page_ptr(page).write(9) });
+            } else {
+                unusable += 1;
+                // All addresses are taken still, and what goes on being unusable says so.
+                assert!((0..PAGES).all(|page| query(&mapping, page).State & MEM_FREE == 0));
+                // SAFETY: as above.
+                unsafe { mapping.truncate(25) }.unwrap();
+                mapping.extend(PAGES - 25, Source::Zero).unwrap();
+                let part = PageRange::new(4, 9);
+                // SAFETY: as above.
+                let _ = unsafe { mapping.replace_part(part, Source::Zero) };
+                let whole = (0..PAGES).all(|page| query(&mapping, page).Protect & CAN_BE_WRITTEN != 0);
+                assert_eq!(mapping.check_usable().is_ok(), whole);
+            }
+            replace(&mut mapping).unwrap();
+            mapping.check_usable().unwrap();
+            let expected = |page| if (4..9).contains(&page) { 0 } else { 2 };
+            assert!((0..PAGES).all(|page| shown(&mapping, page) == expected(page)));
+        }
+        assert!(unusable > 20, "{unusable}");
     }
 
     #[test]
@@ -746,7 +794,7 @@ mod tests {
     fn what_was_truncated_comes_back_as_zeroes() {
         let file = file(1);
         let placement = Placement { behind: 10, ..Placement::default() };
-        for failing in 0..12 {
+        for (failing, failures) in (0..12).flat_map(|failing| [(failing, 1), (failing, u64::MAX)]) {
             for source in [Source::Zero, Source::Private(&file)] {
                 let over = [(PageRange::new(30, PAGES), Source::Zero)];
                 let mut mapping = Mapping::placed(PAGES, source, &over, &placement).unwrap();
@@ -755,7 +803,7 @@ mod tests {
                     unsafe { mapping.page_ptr(page).write(7) };
                 }
                 // SAFETY: nobody has the mapping's bytes.
-                let (result, _) = inject(failing, 1, || unsafe { mapping.truncate(20) });
+                let (result, _) = inject(failing, failures, || unsafe { mapping.truncate(20) });
                 if result.is_err() {
                     assert_eq!((mapping.pages(), mapping.inaccessible()), (PAGES, (0, 10)));
                     assert!((0..PAGES).all(|page| shown(&mapping, page) == 7));
@@ -763,7 +811,7 @@ mod tests {
                     unsafe { mapping.truncate(20) }.unwrap();
                 }
                 assert_eq!((mapping.pages(), mapping.inaccessible()), (20, (0, 30)));
-                let (result, _) = inject(failing, 1, || mapping.extend(25, Source::Zero));
+                let (result, _) = inject(failing, failures, || mapping.extend(25, Source::Zero));
                 if result.is_err() {
                     assert_eq!((mapping.pages(), mapping.inaccessible()), (20, (0, 30)));
                     mapping.extend(25, Source::Zero).unwrap();

@@ -25,7 +25,14 @@ pub(crate) use source::{borrowed, copy_of, received, stream};
 pub(crate) use tracker::Tracker;
 
 /// Between unmapping and mapping there is a moment in which the range cannot be read.
-pub(crate) const REPLACES_UNSEEN: bool = false;
+pub(crate) fn replaces_unseen() -> bool {
+    false
+}
+
+/// Pages of a section are promised before they are mapped.
+pub(crate) fn writes_in_place() -> bool {
+    true
+}
 
 /// Bytes in a page.
 #[inline]

@@ -6,12 +6,15 @@ use std::io;
 use std::os::windows::io::{AsRawHandle, FromRawHandle, OwnedHandle};
 use std::ptr::{self, NonNull};
 
-use windows_sys::Win32::Foundation::{DuplicateHandle, HANDLE, INVALID_HANDLE_VALUE};
+use windows_sys::Wdk::Foundation::{NtQueryObject, ObjectBasicInformation};
+use windows_sys::Win32::Foundation::{DuplicateHandle, GENERIC_READ, HANDLE, INVALID_HANDLE_VALUE};
 use windows_sys::Win32::Security::{
     ACL, ACL_REVISION, InitializeAcl, InitializeSecurityDescriptor, SECURITY_ATTRIBUTES, SECURITY_DESCRIPTOR,
     SetSecurityDescriptorDacl,
 };
-use windows_sys::Win32::Storage::FileSystem::{FILE_TYPE_DISK, GetFileType};
+use windows_sys::Win32::Storage::FileSystem::{
+    FILE_READ_DATA, FILE_SHARE_DELETE, FILE_SHARE_READ, FILE_SHARE_WRITE, FILE_TYPE, GetFileType, ReOpenFile,
+};
 use windows_sys::Win32::System::Memory::{
     CreateFileMappingW, FILE_MAP, FILE_MAP_READ, FILE_MAP_WRITE, MEM_COMMIT, MEMORY_BASIC_INFORMATION,
     MEMORY_MAPPED_VIEW_ADDRESS, MapViewOfFile, PAGE_EXECUTE_READWRITE, PAGE_PROTECTION_FLAGS, PAGE_READONLY,
@@ -22,6 +25,7 @@ use windows_sys::Win32::System::SystemInformation::{
 };
 use windows_sys::Win32::System::SystemServices::SECURITY_DESCRIPTOR_REVISION;
 use windows_sys::Win32::System::Threading::GetCurrentProcess;
+use windows_sys::Win32::System::WindowsProgramming::PUBLIC_OBJECT_BASIC_INFORMATION;
 
 use crate::sys::call;
 
@@ -76,10 +80,47 @@ fn map_object(
     Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
 }
 
-/// Whether it is a file or a directory, rather than a pipe or a console.
-pub(super) fn is_on_disk(file: &File) -> bool {
+/// What it is: on disk (a file or a directory), a character device (a console, `NUL`), or a pipe or socket.
+pub(super) fn file_type(file: &File) -> FILE_TYPE {
     // SAFETY: the handle is open.
-    unsafe { GetFileType(file.as_raw_handle()) == FILE_TYPE_DISK }
+    unsafe { GetFileType(file.as_raw_handle()) }
+}
+
+/// Whether the handle gives the right to read bytes.
+pub(super) fn is_readable(file: &File) -> io::Result<bool> {
+    call("NtQueryObject")?;
+    let mut information = PUBLIC_OBJECT_BASIC_INFORMATION::default();
+    let size = u32::try_from(size_of::<PUBLIC_OBJECT_BASIC_INFORMATION>()).unwrap_or(u32::MAX);
+    // SAFETY: the handle is open; the answer has a place as long as said, and its length is not asked for.
+    let status = unsafe {
+        NtQueryObject(
+            file.as_raw_handle(),
+            ObjectBasicInformation,
+            (&raw mut information).cast(),
+            size,
+            ptr::null_mut(),
+        )
+    };
+    if status < 0 {
+        return Err(io::Error::other(format!("NtQueryObject: status {status:#x}")));
+    }
+    Ok(information.GrantedAccess & FILE_READ_DATA != 0)
+}
+
+/// Another file object of the same file, for reading only, whose offset is nobody else's.
+///
+/// Refused if somebody (who may be the owner of `file`) has the file open and does not share reading, or writing where
+/// others write.
+pub(super) fn reopen(file: &File) -> io::Result<File> {
+    call("ReOpenFile")?;
+    let sharing = FILE_SHARE_READ | FILE_SHARE_WRITE | FILE_SHARE_DELETE;
+    // SAFETY: the handle is open; no flags.
+    let handle = unsafe { ReOpenFile(file.as_raw_handle(), GENERIC_READ, sharing, 0) };
+    if handle == INVALID_HANDLE_VALUE {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the handle was made just now, for us.
+    Ok(unsafe { File::from_raw_handle(handle) })
 }
 
 /// Another handle on the same section, with these rights and no others.

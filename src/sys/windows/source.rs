@@ -7,23 +7,31 @@ use std::io::{self, Read, Seek, SeekFrom};
 use std::os::windows::fs::FileExt;
 use std::os::windows::io::OwnedHandle;
 
+use windows_sys::Win32::Storage::FileSystem::{FILE_TYPE_CHAR, FILE_TYPE_DISK};
+
 use super::file::MemoryFile;
 use super::page_size;
 use super::section::{self, View};
 use crate::error;
 use crate::pages::{addressable, too_long, whole_pages};
 use crate::store::is_zero;
-use crate::sys::call;
+use crate::sys::{blocks, call};
 
 /// Read at once: small enough to stay in the second-level cache between the read and the write.
 const CHUNK: usize = 256 * 1024;
 
+/// `ERROR_LOCK_VIOLATION`: somebody else has locked these bytes.
+const LOCKED: i32 = 33;
+
 /// The bytes of `file` as they are now, in a section of our own, and their number.
 ///
-/// A regular file is taken whole, whatever its offset; what has no size (pipes, consoles) is read to its end.
+/// A file is read from its first byte, whatever its offset; what has no offset (a pipe) is read to its end.
 pub(crate) fn copy_of(file: &File, name: Option<&CStr>) -> io::Result<(MemoryFile, usize)> {
-    if !section::is_on_disk(file) {
-        return stream(file, name).map_err(unreadable);
+    match section::file_type(file) {
+        FILE_TYPE_CHAR => return Err(error::endless_device()),
+        FILE_TYPE_DISK => {}
+        _ if !section::is_readable(file)? => return Err(unreadable()),
+        _ => return stream(file, name),
     }
     let metadata = file.metadata()?;
     if metadata.is_dir() {
@@ -31,8 +39,7 @@ pub(crate) fn copy_of(file: &File, name: Option<&CStr>) -> io::Result<(MemoryFil
     }
     let len = addressable(metadata.len())?;
     let pages = whole_pages(len).ok_or_else(|| too_long(metadata.len()))?;
-    keeping_offset(file, || {
-        probe(file)?;
+    reading(file, |file| {
         let mut copy = MemoryFile::create(pages, pages, name)?;
         let mut buffer = vec![0; CHUNK.min(len)];
         let mut offset = 0;
@@ -41,7 +48,7 @@ pub(crate) fn copy_of(file: &File, name: Option<&CStr>) -> io::Result<(MemoryFil
             match read_at(file, &mut buffer[..wanted], offset)? {
                 0 => {
                     // Shortened meanwhile.
-                    copy.set_pages(whole_pages(offset).unwrap_or(0))?;
+                    copy.set_pages(whole_pages(offset).ok_or_else(|| too_long(metadata.len()))?)?;
                     break;
                 }
                 read => {
@@ -82,33 +89,33 @@ pub(crate) fn stream(mut reader: impl Read, name: Option<&CStr>) -> io::Result<(
 
 /// `file` itself, and its length.
 pub(crate) fn borrowed(file: &File) -> io::Result<(MemoryFile, usize)> {
-    if !section::is_on_disk(file) || !file.metadata()?.is_file() {
+    if section::file_type(file) != FILE_TYPE_DISK || !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "only a regular file can be mapped"));
     }
     let bytes = file.metadata()?.len();
     let len = addressable(bytes)?;
     let pages = whole_pages(len).ok_or_else(|| too_long(bytes))?;
     let whole = len / page_size() * page_size();
-    keeping_offset(file, || {
-        probe(file)?;
-        let body = (whole > 0).then(|| section::of_file(file, whole)).transpose()?;
-        let tail = if whole < len {
-            let mut page = vec![0; len - whole];
-            let mut filled = 0;
-            while filled < page.len() {
-                match read_at(file, &mut page[filled..], whole + filled)? {
-                    0 => break,
-                    read => filled += read,
-                }
+    let tail = reading(file, |file| {
+        let mut page = vec![0; len - whole];
+        let mut filled = 0;
+        while filled < page.len() {
+            match read_at(file, &mut page[filled..], whole + filled)? {
+                0 => break,
+                read => filled += read,
             }
-            let tail = MemoryFile::create(1, 1, None)?;
-            tail.write_at(&page, 0)?;
-            tail.into_section()
-        } else {
-            None
-        };
-        Ok((MemoryFile::adopt(body, tail, pages), len))
-    })
+        }
+        Ok(page)
+    })?;
+    let body = (whole > 0).then(|| section::of_file(file, whole)).transpose()?;
+    let tail = if tail.is_empty() {
+        None
+    } else {
+        let page = MemoryFile::create(1, 1, None)?;
+        page.write_at(&tail, 0)?;
+        page.into_section()
+    };
+    Ok((MemoryFile::adopt(body, tail, pages), len))
 }
 
 /// The section of another process in place, of which `len` bytes can be read.
@@ -126,27 +133,43 @@ pub(crate) fn received(section: OwnedHandle, len: usize) -> io::Result<(MemoryFi
     Ok((MemoryFile::adopt(Some(section), None, pages), len))
 }
 
-/// Runs `read` and puts the offset back that it moves, for other handles of the same open file share it.
-fn keeping_offset<T>(mut file: &File, read: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
-    let offset = file.stream_position()?;
-    let result = read();
-    file.seek(SeekFrom::Start(offset))?;
+/// Runs `read` with a file object of our own of `file`, since to read moves the offset of the file object, and everybody who
+/// has a duplicate of its handle reads and writes there.
+///
+/// Where that is refused, with `file` itself, whose offset is put back.
+fn reading<T>(file: &File, read: impl Fn(&File) -> io::Result<T>) -> io::Result<T> {
+    if !section::is_readable(file)? {
+        return Err(unreadable());
+    }
+    if let Ok(own) = section::reopen(file) {
+        match read(&own) {
+            // Through another file object than the one that holds the lock, the bytes cannot be read.
+            Err(error) if error.raw_os_error() == Some(LOCKED) => {}
+            result => return result,
+        }
+    }
+    let mut shared = file;
+    let offset = shared.stream_position()?;
+    let result = read(file);
+    shared.seek(SeekFrom::Start(offset))?;
     result
 }
 
-/// Whether the file can be read at all.
-fn probe(file: &File) -> io::Result<()> {
-    read_at(file, &mut [0], 0).map(drop).map_err(unreadable)
-}
-
-fn unreadable(error: io::Error) -> io::Error {
-    if error.kind() != io::ErrorKind::PermissionDenied {
-        return error;
-    }
-    io::Error::new(error.kind(), "it is not open for reading; open it with `read(true)`")
+fn unreadable() -> io::Error {
+    io::Error::new(io::ErrorKind::PermissionDenied, "it is not open for reading; open it with `read(true)`")
 }
 
 fn read_at(file: &File, buffer: &mut [u8], offset: usize) -> io::Result<usize> {
+    match seek_read(file, buffer, offset) {
+        // Opened with `FILE_FLAG_NO_BUFFERING`, files can only be read in whole blocks.
+        Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+            blocks::read_at(buffer, offset, |blocks, offset| seek_read(file, blocks, offset))
+        }
+        result => result,
+    }
+}
+
+fn seek_read(file: &File, buffer: &mut [u8], offset: usize) -> io::Result<usize> {
     loop {
         call("ReadFile")?;
         match file.seek_read(buffer, offset as u64) {

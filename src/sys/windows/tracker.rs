@@ -59,6 +59,11 @@ impl Tracker {
         Ok(tracker)
     }
 
+    /// The same: pages that a device may write to are found like others.
+    pub(crate) fn of_pinned(tracking: Tracking, mapping: &Mapping) -> io::Result<Self> {
+        Self::new(tracking, mapping)
+    }
+
     /// Finds pages in this way from now on, if it can work.
     pub(crate) fn switch(&mut self, _: &Mapping, tracking: Tracking) -> io::Result<()> {
         let tracking = match tracking {
