@@ -92,9 +92,7 @@ fn captured_pages_are_right_whatever_lies_beneath_them() {
 
 #[cfg(unix)]
 mod unix {
-    use std::io;
-
-    use super::common::skip;
+    use super::common::unix::lock;
     use super::*;
 
     /// A restore that would rather give back everything at once finds out at locked memory that it cannot, when what
@@ -112,10 +110,9 @@ mod unix {
         let changed = view.take_snapshot().unwrap();
         for locked in [PAGES - 1, PAGES / 2, 0] {
             let mut view = changed.view().unwrap();
-            let last = view[locked * page_size()..][..page_size()].as_ptr();
-            // SAFETY: the page is mapped; to lock it changes no byte.
-            if unsafe { libc::mlock(last.cast(), page_size()) } != 0 {
-                return skip("a_view_that_is_partly_locked_is_restored", io::Error::last_os_error());
+            let last = &view[locked * page_size()..][..page_size()];
+            if !lock("a_view_that_is_partly_locked_is_restored", last) {
+                return;
             }
             for round in 0..10 {
                 for page in (round..PAGES).step_by(13).filter(|page| page % 40 != 3) {

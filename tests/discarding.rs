@@ -9,7 +9,7 @@ use std::ops::Range;
 use common::kinds::{self, Kind, TRACKINGS};
 use common::maps::memory;
 use common::script::{differing, read};
-use common::{alone, assert_same, memory_file_bytes, pattern, serial, skip};
+use common::{alone, assert_same, memory_file_bytes, pattern, serial, skip, supported};
 use memsnap::{Access, Snapshot, Tracking, View, ViewOptions, page_size};
 
 /// Ranges of bytes of a view of `len` bytes: with and without edges, short and long, and none.
@@ -83,8 +83,8 @@ fn discarded_bytes_are_exact_over_everything_in_each_tier() {
         for Kind { name, mut snapshot, bytes } in kinds::all() {
             let name = format!("{tracking}, {name}");
             let mut view = snapshot.view().unwrap();
-            if let Err(error) = view.set_tracking(tracking) {
-                skip("discarded_bytes_are_exact_over_everything_in_each_tier", error);
+            let tracked = view.set_tracking(tracking);
+            if supported("discarded_bytes_are_exact_over_everything_in_each_tier", tracked).is_none() {
                 break;
             }
             discards(&name, &mut view, &bytes);
@@ -198,8 +198,9 @@ fn discarded_pages_of_an_armed_view_are_not_captured() {
     let _serial = serial();
     for Kind { name, snapshot, bytes } in kinds::all() {
         let mut view = snapshot.view().unwrap();
-        if let Err(error) = view.set_tracking(Tracking::Armed) {
-            return skip("discarded_pages_of_an_armed_view_are_not_captured", error);
+        let armed = view.set_tracking(Tracking::Armed);
+        if supported("discarded_pages_of_an_armed_view_are_not_captured", armed).is_none() {
+            return;
         }
         for _ in 0..3 {
             assert_eq!(view.take_snapshot().unwrap().stats().captured, snapshot.stats().captured, "{name}");
@@ -259,10 +260,8 @@ fn pages_that_other_code_discarded_are_found_where_private_pages_are_listed() {
     for tracking in [Tracking::Scan, Tracking::Pagemap, Tracking::Compare] {
         for Kind { name, snapshot, bytes: root } in kinds::all() {
             let what = format!("{tracking}, {name}");
-            let mut view = match snapshot.view_with(ViewOptions::new().tracking(tracking)) {
-                Err(error) => return skip(test, error),
-                Ok(view) => view,
-            };
+            let view = snapshot.view_with(ViewOptions::new().tracking(tracking));
+            let Some(mut view) = supported(test, view) else { return };
             // Before the first search: pages of the snapshot that the view had to copy.
             purge(&mut view, 0..30);
             let shown = view.to_vec();
@@ -321,10 +320,7 @@ fn pages_that_other_code_discarded_are_found_after_a_view_started_over() {
         // What was not captured is discarded by a restore.
         let mut options = ViewOptions::new();
         options.tracking(Tracking::Scan).keep_resident(0);
-        let mut view = match snapshot.view_with(&options) {
-            Err(error) => return skip(test, error),
-            Ok(view) => view,
-        };
+        let Some(mut view) = supported(test, snapshot.view_with(&options)) else { return };
         view[5 * page_size()..9 * page_size()].fill(7);
         let seven = view.take_snapshot().unwrap();
         assert_same("read in full", &view[9 * page_size()..], &root[9 * page_size()..]);
@@ -351,12 +347,9 @@ fn pages_that_other_code_freed_are_found_where_private_pages_are_listed() {
     let _serial = serial();
     for tracking in [Tracking::Scan, Tracking::Pagemap, Tracking::Compare] {
         let snapshot = Snapshot::zeroed(40 * page_size()).unwrap();
-        let mut view = match snapshot.view_with(ViewOptions::new().tracking(tracking)) {
-            Err(error) => {
-                return skip("pages_that_other_code_freed_are_found_where_private_pages_are_listed", error);
-            }
-            Ok(view) => view,
-        };
+        let view = snapshot.view_with(ViewOptions::new().tracking(tracking));
+        let test = "pages_that_other_code_freed_are_found_where_private_pages_are_listed";
+        let Some(mut view) = supported(test, view) else { return };
         view.copy_from_slice(&pattern(40, 3));
         let taken = view.take_snapshot().unwrap();
         for paged_out in [false, true] {

@@ -32,7 +32,7 @@ fn merge_zeroes<S>(view: &mut View<S>, pages: std::ops::Range<usize>) -> bool {
 fn written_pages_that_were_merged_into_the_zero_page_are_not_taken_for_clean() {
     let _settings = match ksm::switch_on() {
         Ok(settings) => settings,
-        Err(error) => return skip("merged zero pages", format!("KSM cannot be switched on here: {error}")),
+        Err(error) => return skip("merged zero pages", error),
     };
     let page = page_size();
     let bytes = vec![7; 64 * page];

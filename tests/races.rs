@@ -80,7 +80,7 @@ fn one_view_is_shared_by_all_threads() {
                     4 => drop(view.changes().unwrap()),
                     _ => {
                         let _ = view.stats();
-                        held.extend(held.first().map(Snapshot::clone));
+                        held.extend(held.first().cloned());
                     }
                 }
                 if let Some(last) = held.last() {

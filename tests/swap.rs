@@ -20,16 +20,17 @@ use memsnap::{Snapshot, Tracking, View, ViewOptions, page_size};
 /// Why a test cannot go on here.
 type Skip = String;
 
-/// Runs a test with swap, one at a time, or says why it was skipped.
+/// Runs a test with swap, one at a time, or says why it was skipped. With a swap file of its own there is no reason.
 fn with_swap(test: &str, script: impl FnOnce() -> Result<(), Skip>) {
     let _serial = serial();
     let added = SwapFile::add();
     let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default().lines().count();
     let result = match &added {
-        Err(error) if swaps < 2 => Err(format!("no swap, and none can be added: {error}")),
+        Err(reason) if swaps < 2 => Err(format!("no swap, and none can be added: {reason}")),
         _ => script(),
     };
     if let Err(reason) = result {
+        assert!(added.is_err(), "{reason}");
         skip(test, reason);
     }
 }

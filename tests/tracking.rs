@@ -177,6 +177,13 @@ fn views_come_to_the_best_way_of_this_kernel() {
         view.take_snapshot().unwrap();
     }
     assert_eq!(view.stats().tracker, best, "{:?}", view.stats());
+    // Tests that are skipped where memsnap finds a way impossible rely on it being so.
+    #[cfg(all(target_os = "linux", not(memsnap_unix)))]
+    {
+        use common::linux::seccomp::{kernel_has_pagemap_scan, kernel_protects_pages};
+        assert_eq!(can_be_armed(), kernel_protects_pages(), "armed");
+        assert_eq!(opens(&snapshot, Tracking::Scan), kernel_has_pagemap_scan(), "scan");
+    }
     if let Ok(expected) = std::env::var("MEMSNAP_EXPECTED_TIER") {
         assert_eq!(best.to_string(), expected, "{:?}", view.stats());
     }

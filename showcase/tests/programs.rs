@@ -3,10 +3,17 @@
 use std::io::{self, Write};
 use std::process::Command;
 
+/// Says what was skipped past the capture of the test's output, for CI counts such lines.
+fn skip(what: &str) {
+    io::stderr().write_all(format!("\nskipped: {what}\n").as_bytes()).unwrap();
+}
+
 /// What `program` prints. Its progress is shown with the test, if that fails.
 fn record(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
-    eprintln!("{}", String::from_utf8_lossy(&output.stderr));
+    let progress = String::from_utf8_lossy(&output.stderr);
+    eprintln!("{progress}");
+    progress.lines().filter_map(|line| line.strip_prefix("skipped: ")).for_each(skip);
     assert!(output.status.success(), "{program} ended with {}", output.status);
     String::from_utf8(output.stdout).unwrap()
 }
@@ -36,8 +43,7 @@ fn wasm() {
 fn kvm() {
     let record = record(env!("CARGO_BIN_EXE_kvm"), &["--resets", "100", "--rounds", "3"]);
     match record.strip_prefix("skipped: ") {
-        // Past the capture of the test's output, for CI counts such lines.
-        Some(why) => io::stderr().write_all(format!("\nskipped: {why}").as_bytes()).unwrap(),
+        Some(why) => skip(why.trim_end()),
         None => assert_compares(&record, &["memsnap", "copying all", "remapping", "Armed"]),
     }
 }

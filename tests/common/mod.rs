@@ -22,18 +22,23 @@ mod linux {
     pub(crate) fn memory_file_bytes() -> Option<u64> {
         None
     }
+
+    /// Not known.
+    pub(crate) fn addresses_are_limited() -> bool {
+        true
+    }
 }
 
 use std::env;
 use std::fmt::Display;
-use std::io::{self, PipeReader, Write};
+use std::io::{self, ErrorKind, PipeReader, Write};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 
 use memsnap::page_size;
 
 pub(crate) use alone::alone;
-pub(crate) use linux::memory_file_bytes;
+pub(crate) use linux::{addresses_are_limited, memory_file_bytes};
 
 /// Whether these are tests of the backend for Linux.
 pub(crate) const LINUX: bool = cfg!(all(target_os = "linux", not(memsnap_unix)));
@@ -47,6 +52,20 @@ pub(crate) fn forced_tier() -> Option<String> {
 /// Says why a test cannot run here, in lines that CI counts.
 pub(crate) fn skip(test: &str, reason: impl Display) {
     tell(&format!("skipped: {test}: {reason}"));
+}
+
+/// What was made; where this system is unable to (`Unsupported`), nothing, and the test is skipped. Any other error fails
+/// the test, which would test nothing otherwise.
+#[track_caller]
+pub(crate) fn supported<T>(test: &str, made: io::Result<T>) -> Option<T> {
+    match made {
+        Ok(made) => Some(made),
+        Err(error) if error.kind() == ErrorKind::Unsupported => {
+            skip(test, message(&error));
+            None
+        }
+        Err(error) => panic!("{}", message(&error)),
+    }
 }
 
 /// Writes a line to the real standard error, also where the test's output is captured.

@@ -11,6 +11,8 @@ use rustix::process::{
     Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getrlimit, kill_process, setrlimit, waitpid,
 };
 
+use super::skip;
+
 /// The side of a fork on which the caller finds itself.
 pub(crate) enum Fork {
     InParent(Child),
@@ -51,6 +53,18 @@ pub(crate) fn fork() -> Fork {
             Fork::InParent(Child { pid, line, report, reaped: false })
         }
     }
+}
+
+/// Keeps these bytes in memory. Whoever is not root may not be allowed to, so that the test is skipped.
+pub(crate) fn lock(test: &str, bytes: &[u8]) -> bool {
+    // SAFETY: the bytes are mapped; to lock them changes none.
+    if unsafe { libc::mlock(bytes.as_ptr().cast(), bytes.len()) } == 0 {
+        return true;
+    }
+    let error = io::Error::last_os_error();
+    assert!(!rustix::process::geteuid().is_root(), "mlock: {error}");
+    skip(test, format!("mlock: {error}"));
+    false
 }
 
 pub(crate) fn is_closed_on_exec(number: RawFd) -> bool {

@@ -81,7 +81,7 @@ fn companion(test: &str, tracking: Tracking) {
     }
     let (swap, ksm) = (SwapFile::add(), ksm::switch_on());
     let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default().lines().count();
-    let why = |error: &std::io::Error| format!("{tracking}: {error}");
+    let why = |error: &String| format!("{tracking}: {error}");
     let no_swap = swap.as_ref().err().filter(|_| swaps < 2).map(why).unwrap_or_default();
     let no_ksm = ksm.as_ref().err().map(why).unwrap_or_default();
     alone_with(test, &[(NO_SWAP, &no_swap), (NO_KSM, &no_ksm)], || {

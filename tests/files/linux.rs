@@ -5,14 +5,14 @@ use std::io::{self, ErrorKind, Seek, SeekFrom};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Output};
 use std::thread;
 
 use memsnap::{Snapshot, page_size};
 use tempfile::{NamedTempFile, TempDir, tempfile};
 
 use super::common::linux::seccomp::{filters_are_available, install, refuse};
-use super::common::linux::{allocated, memory_files};
+use super::common::linux::{CAP_SYS_ADMIN, allocated, is_capable_of, memory_files};
 use super::common::maps::memory;
 use super::common::{alone, assert_same, memory_file_bytes, message, noise, padded, skip};
 use super::{Odd, assert_holds, damage, files_can_change, write_only};
@@ -208,6 +208,15 @@ fn a_mapped_file_is_used_in_place_and_lazily() {
     });
 }
 
+/// `Err` says what the machine lacks for it to make a device of a file.
+fn has_loop_devices() -> Result<(), String> {
+    if !is_capable_of(CAP_SYS_ADMIN) {
+        return Err("devices need root".into());
+    }
+    let control = Path::new("/dev/loop-control");
+    if control.exists() { Ok(()) } else { Err("there are no loop devices".into()) }
+}
+
 /// A file system in a file, mounted until this is dropped.
 struct Mounted {
     directory: TempDir,
@@ -215,17 +224,30 @@ struct Mounted {
 }
 
 impl Mounted {
-    /// `Err` says why there can be none here.
+    /// `Err` says what the machine lacks for it.
     fn new(mkfs: &[&str]) -> Result<Self, String> {
-        if !rustix::process::geteuid().is_root() {
-            return Err("mounting needs root".to_owned());
-        }
+        has_loop_devices()?;
         let mut mounted = Self { directory: TempDir::new().unwrap(), mounted: false };
         let (image, point) = (mounted.directory.path().join("image"), mounted.point());
         File::create(&image).unwrap().set_len(512 << 20).unwrap();
         fs::create_dir(&point).unwrap();
-        run(Command::new(mkfs[0]).args(&mkfs[1..]).arg(&image))?;
-        run(Command::new("mount").args(["-o", "loop"]).args([&image, &point]))?;
+        match Command::new(mkfs[0]).args(&mkfs[1..]).arg(&image).output() {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(format!("there is no {}", mkfs[0]));
+            }
+            output => assert_success(mkfs[0], &output.unwrap()),
+        }
+        let output = Command::new("mount").args(["-o", "loop"]).args([&image, &point]).output().unwrap();
+        // If the kernel can have the file system, it does by now.
+        let name = mkfs[0].trim_start_matches("mkfs.");
+        if !fs::read_to_string("/proc/filesystems")
+            .unwrap()
+            .split_ascii_whitespace()
+            .any(|known| known == name)
+        {
+            return Err(format!("the kernel has no {name}"));
+        }
+        assert_success("mount", &output);
         mounted.mounted = true;
         Ok(mounted)
     }
@@ -235,14 +257,14 @@ impl Mounted {
     }
 
     fn used(&self) -> u64 {
-        run(Command::new("sync").arg("-f").arg(self.point())).unwrap();
+        run(Command::new("sync").arg("-f").arg(self.point()));
         let stat = rustix::fs::statvfs(self.point()).unwrap();
         (stat.f_blocks - stat.f_bfree) * stat.f_frsize
     }
 
     /// Fails if anybody still has a file of it open or mapped.
     fn unmount(mut self) {
-        run(Command::new("umount").arg(self.point())).unwrap();
+        run(Command::new("umount").arg(self.point()));
         self.mounted = false;
     }
 }
@@ -250,20 +272,23 @@ impl Mounted {
 impl Drop for Mounted {
     fn drop(&mut self) {
         if self.mounted {
-            let _ = run(Command::new("umount").arg("-l").arg(self.point()));
+            let _ = Command::new("umount").arg("-l").arg(self.point()).output();
         }
     }
 }
 
-fn run(command: &mut Command) -> Result<(), String> {
-    let output = command.output().map_err(|error| format!("{command:?}: {error}"))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    Err(format!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim()))
+#[track_caller]
+fn run(command: &mut Command) {
+    let output = command.output().unwrap();
+    assert_success(&format!("{command:?}"), &output);
 }
 
-/// What has to hold on a file system that can clone files.
+#[track_caller]
+fn assert_success(what: &str, output: &Output) {
+    assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr).trim());
+}
+
+/// What has to hold on a file system that can clone files. `Err` says what the machine lacks for it.
 fn is_cloned_and_isolated(mkfs: &[&str]) -> Result<(), String> {
     const LEN: usize = 64 << 20;
     let mounted = Mounted::new(mkfs)?;
@@ -297,7 +322,7 @@ fn is_cloned_and_isolated(mkfs: &[&str]) -> Result<(), String> {
 
     // Where no unnamed file can be made beside it, a file is copied.
     fs::write(&path, &bytes).unwrap();
-    run(Command::new("mount").args(["-o", "remount,ro"]).arg(mounted.point()))?;
+    run(Command::new("mount").args(["-o", "remount,ro"]).arg(mounted.point()));
     let snapshot = Snapshot::from_file(File::open(&path).unwrap()).unwrap();
     assert!(memory_file_bytes() >= Some(bytes.len() as u64));
     assert_holds("copied", &snapshot, &bytes);
@@ -405,24 +430,22 @@ fn a_file_opened_without_the_cache_is_taken_whole() {
 struct Loop(PathBuf);
 
 impl Loop {
-    /// `Err` says why there can be none here.
+    /// `Err` says what the machine lacks for it.
     fn of(image: &Path) -> Result<Self, String> {
-        if !rustix::process::geteuid().is_root() {
-            return Err("devices need root".to_owned());
-        }
+        has_loop_devices()?;
         let mut command = Command::new("losetup");
-        let output = command.args(["--find", "--show"]).arg(image).output();
-        let output = output.map_err(|error| format!("losetup: {error}"))?;
-        if !output.status.success() {
-            return Err(format!("losetup: {}", String::from_utf8_lossy(&output.stderr).trim()));
-        }
+        let output = match command.args(["--find", "--show"]).arg(image).output() {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err("there is no losetup".into()),
+            output => output.unwrap(),
+        };
+        assert_success("losetup", &output);
         Ok(Self(String::from_utf8(output.stdout).unwrap().trim().into()))
     }
 }
 
 impl Drop for Loop {
     fn drop(&mut self) {
-        let _ = run(Command::new("losetup").arg("-d").arg(&self.0));
+        let _ = Command::new("losetup").arg("-d").arg(&self.0).output();
     }
 }
 

@@ -14,7 +14,7 @@ use common::alone::Doomed;
 use common::kinds::{self, Kind, TRACKINGS};
 use common::maps::{assert_access, memory, present, try_read, try_write};
 use common::script::{differing, read};
-use common::{alone, assert_same, pattern, serial, skip};
+use common::{alone, assert_same, pattern, serial, skip, supported};
 use memsnap::{Populate, Snapshot, Tracking, View, ViewOptions, page_size};
 
 /// Room for pages beyond those of each kind of snapshot.
@@ -291,8 +291,8 @@ fn what_the_system_writes_into_grown_pages_is_captured() {
             let mut options = with_room();
             options.populate(Populate::Read);
             let mut view = snapshot.view_mut_with(&options).unwrap();
-            if view.set_tracking(tracking).is_err() {
-                skip("what_the_system_writes_into_grown_pages_is_captured", format!("{tracking} is refused"));
+            let tracked = view.set_tracking(tracking);
+            if supported("what_the_system_writes_into_grown_pages_is_captured", tracked).is_none() {
                 break;
             }
             for pages in [kinds::PAGES + 20, kinds::PAGES + MORE] {
@@ -317,8 +317,9 @@ fn views_that_are_armed_stay_so_as_they_grow() {
     let _serial = serial();
     for Kind { name, snapshot, .. } in kinds::all() {
         let mut view = snapshot.view_with(&with_room()).unwrap();
-        if view.set_tracking(Tracking::Armed).is_err() {
-            return skip("views_that_are_armed_stay_so_as_they_grow", "pages cannot be write-protected here");
+        let armed = view.set_tracking(Tracking::Armed);
+        if supported("views_that_are_armed_stay_so_as_they_grow", armed).is_none() {
+            return;
         }
         view.take_snapshot().unwrap();
         for more in [3, 40, MORE] {

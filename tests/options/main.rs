@@ -13,7 +13,7 @@ use common::alone::Doomed;
 use common::kinds::{self, ALL_TRACKINGS, Kind, TRACKINGS, goes_on};
 use common::maps::{assert_access, try_read, try_write};
 use common::script::read;
-use common::{LINUX, assert_same, pattern, serial, skip};
+use common::{LINUX, assert_same, pattern, serial, supported};
 use memsnap::{
     HugePages, Populate, Snapshot, SnapshotOptions, Tracking, View, ViewOptions, WhyNotFaster, page_size,
 };
@@ -165,12 +165,9 @@ fn each_way_of_tracking_works_or_says_that_it_cannot() {
         options.tracking(tracking);
         for Kind { name, mut snapshot, bytes } in kinds::all() {
             let what = format!("{tracking}, {name}");
-            let mut view = match snapshot.view_with(&options) {
-                Err(error) if error.kind() == ErrorKind::Unsupported => {
-                    skip("each_way_of_tracking_works_or_says_that_it_cannot", error);
-                    break;
-                }
-                view => view.unwrap(),
+            let view = snapshot.view_with(&options);
+            let Some(mut view) = supported("each_way_of_tracking_works_or_says_that_it_cannot", view) else {
+                break;
             };
             goes_on(&what, &mut view, &bytes);
             is_tracked(&what, &view, tracking);

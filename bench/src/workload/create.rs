@@ -59,8 +59,9 @@ pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
     for (how, mkfs) in mkfs {
         let case = case(how, scale.pick(256 * MIB, GIB));
         eprintln!("{case}");
-        if let Err(error) = on_mounted(&case, mkfs, rounds, &mut samples) {
-            results.skip(&case, "all", &format!("{error:#}"));
+        match Mounted::new(mkfs, 2 * GIB) {
+            Ok(mounted) => on_mounted(&case, &mounted, rounds, &mut samples)?,
+            Err(error) => results.skip(&case, "all", &format!("{error:#}")),
         }
     }
     samples.add_to(results);
@@ -145,8 +146,7 @@ fn filled(bytes: &[u8], samples: &mut Samples) -> Result<()> {
     })
 }
 
-fn on_mounted(case: &Case, mkfs: &[&str], rounds: usize, samples: &mut Samples) -> Result<()> {
-    let mounted = Mounted::new(mkfs, 2 * GIB)?;
+fn on_mounted(case: &Case, mounted: &Mounted, rounds: usize, samples: &mut Samples) -> Result<()> {
     let file = warm_file(&mounted.point().join("file"), case.bytes)?;
     for _ in 0..rounds {
         from_file(case, &file, samples)?;

@@ -1,8 +1,9 @@
 //! What resets of a virtual machine cost, by memsnap and by other means.
 
 use std::fmt::Write;
+use std::io::{self, ErrorKind};
 
-use anyhow::{Result, ensure};
+use anyhow::{Error, Result, ensure};
 use memsnap::{Tracking, ViewOptions};
 
 use super::guest::{Model, WORK_PAGES};
@@ -115,6 +116,11 @@ fn comparison(booted: &Checkpoint, model: &Model, rounds: usize) -> Result<Strin
     Ok(format!("{}\n\n{rounds} rounds, in which all took turns.", table(header, rows)))
 }
 
+/// Whether this is said of what the system cannot do, rather than of a failure.
+fn is_unsupported(error: &Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::Unsupported)
+}
+
 fn tiers(booted: &Checkpoint, model: &Model, rounds: usize) -> Result<String> {
     let checkpoint = with_steps(booted, PAGES)?;
     let expected = model.clone().run(PAGES);
@@ -122,11 +128,11 @@ fn tiers(booted: &Checkpoint, model: &Model, rounds: usize) -> Result<String> {
     for tracking in [Tracking::Armed, Tracking::Scan, Tracking::Pagemap, Tracking::Compare] {
         eprintln!("tracking: {tracking:?}");
         let mut machine = match Machine::from_checkpoint(&checkpoint, ViewOptions::new().tracking(tracking)) {
-            Ok(machine) => machine,
-            Err(error) => {
-                eprintln!("skipped: {tracking:?}: {error:#}");
+            Err(error) if is_unsupported(&error) => {
+                eprintln!("skipped: kvm, {tracking:?}: {error:#}");
                 continue;
             }
+            machine => machine?,
         };
         let mut resets = Times::default();
         for _ in 0..WARM_UP {

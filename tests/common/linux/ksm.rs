@@ -1,7 +1,9 @@
 //! KSM, with which the kernel merges pages that hold the same bytes.
 
 use std::fs;
-use std::io;
+use std::io::{self, ErrorKind};
+
+use super::{CAP_SYS_ADMIN, is_capable_of};
 
 const KSM: &str = "/sys/kernel/mm/ksm";
 
@@ -20,12 +22,26 @@ impl Setting {
     }
 }
 
-/// Has the kernel look for pages to merge all the time, and put the zero page in place of pages of zeroes.
-pub(crate) fn switch_on() -> io::Result<Vec<Setting>> {
-    [("use_zero_pages", "1"), ("sleep_millisecs", "1"), ("smart_scan", "0"), ("run", "1")]
-        .into_iter()
-        .map(|(name, value)| Setting::set(name, value))
-        .collect()
+/// Has the kernel look for pages to merge all the time, and put the zero page in place of pages of zeroes. `Err` says what
+/// the machine lacks for that.
+pub(crate) fn switch_on() -> Result<Vec<Setting>, String> {
+    let mut settings = Vec::new();
+    for (name, value) in
+        [("use_zero_pages", "1"), ("sleep_millisecs", "1"), ("smart_scan", "0"), ("run", "1")]
+    {
+        match Setting::set(name, value) {
+            // Older kernels are never smart.
+            Err(error) if name == "smart_scan" && error.kind() == ErrorKind::NotFound => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                return Err(format!("the kernel has no KSM, or not all of it: {name}: {error}"));
+            }
+            Err(error) if !is_capable_of(CAP_SYS_ADMIN) => {
+                return Err(format!("KSM cannot be switched on: {name}: {error}"));
+            }
+            setting => settings.push(setting.unwrap()),
+        }
+    }
+    Ok(settings)
 }
 
 impl Drop for Setting {

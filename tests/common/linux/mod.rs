@@ -26,6 +26,32 @@ pub(crate) fn with_steady_heap(test: &str, body: impl FnOnce()) {
     alone_with(test, &heap, body);
 }
 
+pub(crate) const CAP_IPC_LOCK: u32 = 14;
+pub(crate) const CAP_SYS_CHROOT: u32 = 18;
+pub(crate) const CAP_SYS_ADMIN: u32 = 21;
+
+/// Whether this process has a capability on the whole machine, not only in a container of its own.
+pub(crate) fn is_capable_of(capability: u32) -> bool {
+    let status = fs::read_to_string("/proc/self/status").unwrap();
+    let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
+    let capabilities = u64::from_str_radix(capabilities.trim(), 16).unwrap();
+    let users = fs::read_to_string("/proc/self/uid_map").unwrap();
+    let all_users = ["0", "0", "4294967295"];
+    capabilities & 1 << capability != 0 && users.split_ascii_whitespace().eq(all_users)
+}
+
+/// Whether this process may be refused addresses that it does not write to.
+pub(crate) fn addresses_are_limited() -> bool {
+    let overcommit = fs::read_to_string("/proc/sys/vm/overcommit_memory").unwrap();
+    overcommit.trim() == "2" || rustix::process::getrlimit(Resource::As).current.is_some()
+}
+
+/// The mappings that the process may have. `Err` tells that they are too many to be used up within a test.
+pub(crate) fn mappings_limit() -> Result<usize, String> {
+    let limit = fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse().unwrap();
+    if limit > 300_000 { Err(format!("max_map_count is {limit}")) } else { Ok(limit) }
+}
+
 /// The numbers of this process's descriptors on memory files of memsnap.
 fn memory_descriptors() -> Vec<String> {
     let mut numbers = Vec::new();
@@ -86,18 +112,12 @@ pub(crate) struct AllMappings {
 impl AllMappings {
     /// `Err` tells why that cannot be done within a test.
     pub(crate) fn take() -> Result<Self, String> {
-        let limit = fs::read_to_string("/proc/sys/vm/max_map_count").map_err(|error| error.to_string())?;
-        let limit: usize = limit.trim().parse().map_err(|_| format!("max_map_count is {limit:?}"))?;
-        if limit > 300_000 {
-            return Err(format!("max_map_count is {limit}"));
-        }
+        let limit = mappings_limit()?;
         let (len, flags) =
             (2 * limit * page_size(), libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
         // SAFETY: a new mapping at an address that the kernel picks.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
-        if start == libc::MAP_FAILED {
-            return Err(io::Error::last_os_error().to_string());
-        }
+        assert_ne!(start, libc::MAP_FAILED, "{}", io::Error::last_os_error());
         let all = Self { start, len };
         for page in (0..2 * limit).step_by(2) {
             let address = start.wrapping_byte_add(page * page_size());
@@ -115,7 +135,7 @@ impl AllMappings {
                 return Ok(all);
             }
         }
-        Err("there is no limit to mappings".into())
+        panic!("no limit of {limit} mappings was found");
     }
 }
 

@@ -113,6 +113,33 @@ pub(crate) fn filters_are_available() -> bool {
     io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
 }
 
+/// Whether the kernel protects pages from writes and notes them by itself.
+pub(crate) fn kernel_protects_pages() -> bool {
+    const USER_MODE_ONLY: c_int = 1;
+    /// `UFFDIO_API`, with the version and the features that are asked for.
+    const API: libc::Ioctl = libc::_IOWR::<[u64; 3]>(0xaa, 0x3f);
+    const WP_ASYNC: u64 = 1 << 15;
+    // SAFETY: the call takes numbers only.
+    let called = unsafe { libc::syscall(libc::SYS_userfaultfd, libc::O_CLOEXEC | USER_MODE_ONLY) };
+    let opened = || File::options().read(true).write(true).open("/dev/userfaultfd");
+    let fd = match c_int::try_from(called) {
+        Ok(fd) if fd >= 0 => fd,
+        _ => match opened() {
+            // SAFETY: the ioctl takes a number only.
+            Ok(device) => unsafe {
+                libc::ioctl(device.as_raw_fd(), NEW_USERFAULTFD, libc::O_CLOEXEC | USER_MODE_ONLY)
+            },
+            Err(_) => return false,
+        },
+    };
+    let mut features = [0xaa, WP_ASYNC, 0];
+    // SAFETY: `features` is a `struct uffdio_api`.
+    let can = unsafe { libc::ioctl(fd, API, &raw mut features) } == 0;
+    // SAFETY: the descriptor is this function's, which used it for the last time.
+    unsafe { libc::close(fd) };
+    can && kernel_has_pagemap_scan()
+}
+
 pub(crate) fn kernel_has_pagemap_scan() -> bool {
     let Ok(pagemap) = File::open("/proc/self/pagemap") else { return false };
     let mut arg: ScanArg = [0; 12];

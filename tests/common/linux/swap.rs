@@ -8,6 +8,9 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use memsnap::page_size;
+use rustix::fs::FsWord;
+
+use super::{CAP_SYS_ADMIN, is_capable_of};
 
 const SWAP_BYTES: usize = 128 << 20;
 
@@ -15,10 +18,26 @@ const SWAP_BYTES: usize = 128 << 20;
 pub(crate) struct SwapFile(PathBuf);
 
 impl SwapFile {
-    pub(crate) fn add() -> io::Result<Self> {
+    /// `Err` says what the machine lacks for it.
+    pub(crate) fn add() -> Result<Self, String> {
+        if !is_capable_of(CAP_SYS_ADMIN) {
+            return Err("only root may add swap".into());
+        }
+        if !Path::new("/proc/swaps").exists() {
+            return Err("the kernel has no swap".into());
+        }
+        let mut refusals = String::new();
         // Where the file system of temporary files is memory itself, the build directory may do.
-        let build = Path::new(env!("CARGO_TARGET_TMPDIR"));
-        Self::add_in(&std::env::temp_dir()).or_else(|error| Self::add_in(build).map_err(|_| error))
+        for directory in [std::env::temp_dir(), env!("CARGO_TARGET_TMPDIR").into()] {
+            match Self::add_in(&directory) {
+                Ok(added) => return Ok(added),
+                Err(error) => {
+                    assert!(!can_hold_swap(&directory), "no swap file in {directory:?}: {error}");
+                    refusals += &format!("; the file system of {directory:?}: {error}");
+                }
+            }
+        }
+        Err(format!("there can be no swap file{refusals}"))
     }
 
     fn add_in(directory: &Path) -> io::Result<Self> {
@@ -54,6 +73,13 @@ impl SwapFile {
         let result = unsafe { libc::swapon(path.as_ptr(), 0) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
+}
+
+/// Whether the folder's file system is known to hold swap files, without further ado.
+fn can_hold_swap(directory: &Path) -> bool {
+    const EXT: FsWord = 0xEF53;
+    const XFS: FsWord = 0x5846_5342;
+    [EXT, XFS].contains(&rustix::fs::statfs(directory).unwrap().f_type)
 }
 
 impl Drop for SwapFile {
