@@ -3,6 +3,7 @@
 //! clean, and a restore repairs.
 
 use std::io::{self, Write};
+use std::mem;
 
 use crate::sys::fault;
 use crate::{Access, Snapshot, Tracking, View, ViewOptions, page_size};
@@ -239,6 +240,19 @@ fn parts_of_a_view(root: &Snapshot, bytes: &[u8]) {
     let zeroed = take(&view);
     show(&mut view, &grown_bytes, |view| view.restore_to(&grown));
     show(&mut view, &expected, |view| view.restore_to(&zeroed));
+
+    edit(&mut view[page..], 34);
+    let written = view.to_vec();
+    let range = 6 * page - 1..95 * page + 1;
+    if view.discard(range.clone()).is_err() {
+        assert!(*view == *written, "a failed discard changed the view");
+        fault::suspend(|| view.discard(range.clone()).unwrap());
+    }
+    let before = mem::replace(&mut expected, written);
+    expected[range.clone()].copy_from_slice(&before[range]);
+    assert!(*view == *expected, "a discarded range does not show the last snapshot");
+    drop(take(&view));
+    show(&mut view, &before, |view| view.restore_to(&zeroed));
 
     edit(&mut view, 32);
     let kept = [10 * page + 5..20 * page, 30 * page..31 * page];
