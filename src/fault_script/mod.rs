@@ -6,7 +6,8 @@
 //!
 //! - a failed call leaves all snapshots as they were;
 //! - a failed call leaves a view as it was, except for a failed restore, after which the view may show anything.
-//!   Whatever it shows then, a snapshot taken of it holds just that, and the next restore is exact;
+//!   Whatever it shows then, a snapshot taken of it holds just that, and the next restore is exact. On Windows it may have no
+//!   bytes then, also after a failed `zero`, until that restore;
 //! - bytes excluded from a restore stay, also when the restore fails;
 //! - a mutable view whose end fails loses nothing, and its error is reported once.
 //!

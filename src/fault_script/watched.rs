@@ -377,8 +377,24 @@ impl<S> Watched<S> {
         self.access = vec![Access::READ_WRITE; target.pages()];
     }
 
+    /// After a failure: whether the view has lost its memory (Windows, where there was none for zeroes either). Then
+    /// nothing but a restore goes on from there, which is made.
+    fn was_lost(&mut self) -> bool {
+        let lost = self.view().tree.as_ref().is_some_and(|tree| tree.check_usable().is_err());
+        if lost {
+            assert!(self.view().is_empty(), "bytes without memory");
+            assert!(self.view().take_snapshot().is_err(), "a snapshot of no memory");
+            self.view_mut().restore().expect("no call fails");
+            self.restored(&self.root.clone(), &[]);
+        }
+        lost
+    }
+
     /// Notes what the view shows after a failed restore to `target`, which may be anything outside of `keep`.
     fn torn(&mut self, target: &Memory, keep: &[Range<usize>]) {
+        if self.was_lost() {
+            return;
+        }
         let name = self.name.clone();
         let (len, content_len) = (self.view().len(), content_len(self.view()));
         let before = &self.shows.bytes;
@@ -455,7 +471,7 @@ impl<S> Watched<S> {
             assert!(chance.failed || error.kind() == ErrorKind::PermissionDenied, "{error}");
             return Err(error);
         }
-        allowed(chance, done)?;
+        allowed(chance, done).inspect_err(|_| _ = self.was_lost())?;
         self.shows.bytes[range.clone()].fill(0);
         let both = range.start..range.end.min(self.synced.len());
         if discard && !both.is_empty() {
