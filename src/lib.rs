@@ -9,6 +9,7 @@ mod bytes;
 mod changes;
 mod checkout;
 mod cost;
+mod discard;
 mod error;
 mod head;
 mod image;
