@@ -49,11 +49,11 @@ const OPS: [(usize, ViewOp); 13] = [
     (6, ViewOp::Take),
     (3, ViewOp::Restore),
     (8, ViewOp::RestoreTo),
-    (2, ViewOp::RestoreExcluding),
+    (4, ViewOp::RestoreExcluding),
     (5, ViewOp::Grow),
     (3, ViewOp::Zero),
     (2, ViewOp::Discard),
-    (2, ViewOp::Protect),
+    (4, ViewOp::Protect),
     (1, ViewOp::Unprotect),
     (2, ViewOp::Changes),
     (1, ViewOp::Track),
@@ -66,12 +66,12 @@ const OPS_AFTERWARDS: [(usize, ViewOp); 10] = [
     (3, ViewOp::Take),
     (1, ViewOp::Restore),
     (3, ViewOp::RestoreTo),
-    (1, ViewOp::RestoreExcluding),
+    (2, ViewOp::RestoreExcluding),
     (6, ViewOp::Grow),
     (1, ViewOp::Zero),
     (1, ViewOp::Discard),
-    (1, ViewOp::Unprotect),
-    (2, ViewOp::Changes),
+    (2, ViewOp::Unprotect),
+    (3, ViewOp::Changes),
 ];
 
 /// The options that a view is opened with.
@@ -188,7 +188,7 @@ impl<S> Watched<S> {
             },
             ViewOp::RestoreExcluding => {
                 let len = self.shows.bytes.len();
-                let ranges: Vec<_> = (0..chance.below(4)).map(|_| range(chance, len)).collect();
+                let ranges: Vec<_> = (0..1 + chance.below(3)).map(|_| range(chance, len)).collect();
                 self.restore(chance, &ranges)
             }
             ViewOp::Grow => self.grow(chance),
@@ -196,7 +196,7 @@ impl<S> Watched<S> {
             ViewOp::Discard => self.give_back(chance, true),
             ViewOp::Protect => {
                 let range = range(chance, self.access.len() * page_size());
-                let access = chance.pick(&[Access::NONE, Access::READ, Access::READ_WRITE]);
+                let access = chance.pick(&[Access::NONE, Access::NONE, Access::READ, Access::READ_WRITE]);
                 self.protect(chance, range.start / page_size()..range.end.div_ceil(page_size()), access)
             }
             ViewOp::Unprotect => self.protect(chance, 0..self.access.len(), Access::READ_WRITE),
