@@ -288,7 +288,9 @@ impl Rounds {
             return;
         }
         let rounds = 2 + self.random.below(6);
-        let i = self.random.below(self.owned.len() + 1);
+        // While a view is written in place, what is pinned is the file that is to become the base of a snapshot.
+        let in_place = mutable.is_in_place() && self.random.below(2) == 0;
+        let i = if in_place { self.owned.len() } else { self.random.below(self.owned.len() + 1) };
         let (index, len) = match self.owned.get_mut(i) {
             Some(subject) => {
                 subject.replaced = false;
