@@ -4,13 +4,13 @@
 mod common;
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Write};
+use std::io::{self, Write};
 use std::ops::Range;
 use std::os::fd::AsRawFd;
 
 use common::script::read;
-use common::unix::run_in_child;
-use common::{assert_same, serial, skip};
+use common::unix::{of_ring, run_in_child};
+use common::{assert_same, serial};
 use io_uring::{IoUring, opcode, types};
 use memsnap::{Access, MutView, Snapshot, page_size};
 
@@ -46,18 +46,6 @@ impl Writer {
         self.ring.submit_and_wait(1).unwrap();
         let done: Vec<_> = self.ring.completion().map(|entry| entry.result()).collect();
         assert_eq!(done, [i32::try_from(self.len).unwrap()]);
-    }
-}
-
-/// A ring, unless the system has none.
-fn ring(test: &str) -> Option<IoUring> {
-    match IoUring::new(4) {
-        // The kernel has none, or lets nobody use it.
-        Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
-            skip(test, format!("io_uring: {error}"));
-            None
-        }
-        ring => Some(ring.unwrap()),
     }
 }
 
@@ -117,7 +105,7 @@ fn what_is_written_to_pinned_pages_changes_no_snapshot() {
     let test = "what_is_written_to_pinned_pages_changes_no_snapshot";
     let _serial = serial();
     for commit in [true, false] {
-        let Some(ring) = ring(test) else { return };
+        let Some(ring) = of_ring(test, IoUring::new(4)) else { return };
         snapshots_stay(ring, commit).unwrap();
     }
 }
@@ -129,7 +117,7 @@ fn nor_does_what_is_written_to_pages_that_nobody_counts() {
     let test = "nor_does_what_is_written_to_pages_that_nobody_counts";
     let _serial = serial();
     for commit in [true, false] {
-        let Some(ring) = ring(test) else { return };
+        let Some(ring) = of_ring(test, IoUring::new(4)) else { return };
         run_in_child(|| {
             snapshots_stay(ring, commit).unwrap();
         });

@@ -11,13 +11,15 @@ use std::io;
 use std::ops::Range;
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
 
 use common::linux::SwapFile;
 use common::script::{differing, read};
 use common::{assert_same, pattern, serial, skip};
 use memsnap::{Snapshot, Tracking, View, ViewOptions, page_size};
 
-/// Why a test cannot go on here.
+/// What the machine lacks, or does not do, for a test to go on.
 type Skip = String;
 
 /// Runs a test with swap, one at a time, or says why it was skipped. With a swap file of its own there is no reason.
@@ -51,20 +53,32 @@ fn swapped_pages(bytes: &[u8]) -> io::Result<usize> {
     Ok(entries.chunks_exact(8).filter(swapped).count())
 }
 
-/// Swaps out the private pages of `view`: nearly all of those that it has to have, which are `private`.
-fn page_out<S>(view: &View<S>, private: usize) -> Result<(), Skip> {
-    let mut swapped = 0;
-    for _ in 0..10 {
-        page_out_range(view.as_ptr().expose_provenance(), view.len());
-        swapped = swapped_pages(view).map_err(|error| format!("reading pagemap: {error}"))?;
-        if swapped >= private {
-            return Ok(());
+/// Asks until it is done, some seconds at most: the kernel passes over pages that it is busy with, and brings back those
+/// in a swap file that somebody else takes away.
+fn keep_asking(mut ask: impl FnMut(usize) -> Result<(), Skip>) -> Result<(), Skip> {
+    let mut round = 0;
+    loop {
+        match ask(round) {
+            Err(_) if round < 300 => round += 1,
+            result => return result,
+        }
+        if round > 10 {
+            thread::sleep(Duration::from_millis(10));
         }
     }
-    match swapped * 10 >= private * 9 {
-        true => Ok(()),
-        false => Err(format!("the kernel swapped out {swapped} of {private} pages")),
-    }
+}
+
+/// Swaps out the private pages of `view`: all of those that it has to have, which are `private`, or nearly all.
+fn page_out<S>(view: &View<S>, private: usize) -> Result<(), Skip> {
+    keep_asking(|round| {
+        page_out_range(view.as_ptr().expose_provenance(), view.len());
+        let swapped = swapped_pages(view).map_err(|error| format!("reading pagemap: {error}"))?;
+        let enough = if round < 10 { private } else { private * 9 / 10 };
+        match swapped >= enough {
+            true => Ok(()),
+            false => Err(format!("the kernel swapped out {swapped} of {private} pages")),
+        }
+    })
 }
 
 /// Bytes of all mappings in `range` that are in swap, those of shared files among them.
@@ -88,15 +102,16 @@ fn swapped_bytes(range: &Range<*const u8>) -> Result<usize, Skip> {
 
 /// Swaps out the file's pages that `view` maps.
 fn page_out_file<S>(view: &View<S>) -> Result<(), Skip> {
-    let mut swapped = 0;
-    for _ in 0..10 {
+    keep_asking(|_| {
         page_out_range(view.as_ptr().expose_provenance(), view.len());
-        swapped = swapped_bytes(&view.as_ptr_range())?;
-        if swapped >= view.len() / 10 * 9 {
-            return Ok(());
+        let swapped = swapped_bytes(&view.as_ptr_range())?;
+        match swapped >= view.len() / 10 * 9 {
+            true => Ok(()),
+            false => {
+                Err(format!("the kernel swapped out {swapped} of {} bytes of a memory file", view.len()))
+            }
         }
-    }
-    Err(format!("the kernel swapped out {swapped} of {} bytes of a memory file", view.len()))
+    })
 }
 
 /// Swaps out the anonymous memory of the process, captured pages among it, until less than `limit` bytes
@@ -336,7 +351,7 @@ fn swapped_out_captured_pages_keep_their_bytes() {
         };
         let taken = capture(&bytes);
         let zeroes = vec![0; bytes.len()];
-        let page_out_captured = || page_out_process(taken.stats().captured / 4);
+        let page_out_captured = || keep_asking(|_| page_out_process(taken.stats().captured / 4));
         page_out_captured()?;
         assert_same("read", &read(&taken), &bytes);
         page_out_captured()?;

@@ -1,7 +1,7 @@
 //! What the tests ask of Unix: forked children, and limits of the process.
 
 use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
@@ -52,6 +52,22 @@ pub(crate) fn fork() -> Fork {
             let pid = Pid::from_raw(pid).unwrap();
             Fork::InParent(Child { pid, line, report, reaped: false })
         }
+    }
+}
+
+/// What was made of io_uring; nothing, and the test is skipped, where the kernel has none, lets nobody use it, or counts it
+/// as locked memory of one who is not root.
+#[track_caller]
+pub(crate) fn of_ring<T>(test: &str, made: io::Result<T>) -> Option<T> {
+    match made {
+        Err(error)
+            if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied)
+                || !rustix::process::geteuid().is_root() =>
+        {
+            skip(test, format!("io_uring: {error}"));
+            None
+        }
+        made => Some(made.unwrap()),
     }
 }
 

@@ -1,6 +1,7 @@
 //! What is done to the views, how often it was done, and what all threads and processes of the test see.
 
 use std::fmt::Display;
+use std::io::{self, ErrorKind};
 use std::ops::Range;
 use std::panic;
 use std::ptr;
@@ -11,6 +12,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize};
 use memsnap::page_size;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous};
 
+use crate::common::linux::{CAP_SYS_ADMIN, is_capable_of};
 use crate::common::script::Random;
 use crate::common::skip;
 
@@ -143,6 +145,17 @@ pub(crate) fn lack(kind: Kind, why: impl Display) {
     if shared().lacking.fetch_or(1 << kind as u32, AcqRel) & 1 << kind as u32 == 0 {
         skip("companion", format!("{}: {why}", kind.name()));
     }
+}
+
+/// The same of what the system says to an attempt: that it does not know this, or does not allow it. Anything else is a
+/// failure, unless this is not root, who may do the least.
+#[track_caller]
+pub(crate) fn refused(kind: Kind, error: &io::Error) {
+    let kinds =
+        [ErrorKind::InvalidInput, ErrorKind::NotFound, ErrorKind::PermissionDenied, ErrorKind::Unsupported];
+    let is_lack = kinds.contains(&error.kind()) || !is_capable_of(CAP_SYS_ADMIN);
+    assert!(is_lack, "{}: {error}", kind.name());
+    lack(kind, error);
 }
 
 pub(crate) fn has(kind: Kind) -> bool {

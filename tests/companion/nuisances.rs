@@ -11,7 +11,7 @@ use std::time::Duration;
 use memsnap::page_size;
 use rustix::process::getpid;
 
-use crate::account::{self, Kind, NUISANCES, add, done, is_in_season, is_over, lack, somewhere};
+use crate::account::{self, Kind, NUISANCES, add, done, is_in_season, is_over, refused, somewhere};
 use crate::common::assert_same;
 use crate::common::script::Random;
 use crate::raw;
@@ -30,7 +30,7 @@ pub(crate) fn probe() {
         // Without a huge page's worth of memory it cannot be tried.
         let result = if kind == Kind::Collapse { can_collapse() } else { act(kind, &range, &mut random) };
         if let Err(error) = result {
-            lack(kind, error);
+            refused(kind, &error);
         }
     }
     raw::unlock(&range).unwrap_or_default();

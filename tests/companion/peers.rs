@@ -15,7 +15,7 @@ use std::time::Duration;
 use memsnap::page_size;
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, set_parent_process_death_signal};
 
-use crate::account::{Kind, count, done, has, is_in_season, is_over, lack, somewhere};
+use crate::account::{Kind, count, done, has, is_in_season, is_over, refused, somewhere};
 use crate::common::script::Random;
 use crate::common::unix::{Child, Fork, fork};
 use crate::raw;
@@ -68,7 +68,7 @@ impl Writer {
         let writer = Self { line: Mutex::new(line), child };
         let target = [0_u8; 100];
         if let Err(error) = writer.write(target.as_ptr().expose_provenance(), &target) {
-            lack(kind, error);
+            refused(kind, &error);
         }
         writer
     }
@@ -163,7 +163,7 @@ pub(crate) fn watch(seed: u64) -> Child {
         line.read_exact(&mut errno).unwrap();
         match i32::from_ne_bytes(errno) {
             0 => assert!(has(kind) && count(kind) == 0),
-            errno => lack(kind, io::Error::from_raw_os_error(errno)),
+            errno => refused(kind, &io::Error::from_raw_os_error(errno)),
         }
     }
     child

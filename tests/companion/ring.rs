@@ -104,7 +104,7 @@ mod lacking {
 
     impl Ring {
         pub(crate) fn new() -> io::Result<Self> {
-            Err(io::Error::other("no bindings for 32 bits"))
+            Err(io::Error::new(io::ErrorKind::Unsupported, "no bindings for 32 bits"))
         }
 
         pub(crate) fn read(&mut self, _: &File, _: usize, _: usize) -> io::Result<()> {
@@ -114,7 +114,7 @@ mod lacking {
 
     impl Pins {
         pub(crate) fn new() -> io::Result<Self> {
-            Err(io::Error::other("no bindings for 32 bits"))
+            Err(io::Error::new(io::ErrorKind::Unsupported, "no bindings for 32 bits"))
         }
 
         pub(crate) fn pin(&mut self, _: Range<usize>) -> io::Result<()> {

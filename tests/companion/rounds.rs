@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use memsnap::{HugePages, Populate, Snapshot, Tracking, ViewOptions, page_size};
 
-use crate::account::{self, Kind, VIEWS, WRITES, at_least, count, done, has, is_in_season, lack};
+use crate::account::{self, Kind, VIEWS, WRITES, at_least, count, done, has, is_in_season, refused};
 use crate::common::linux::ksm;
 use crate::common::script::Random;
 use crate::common::unix::Child;
@@ -56,7 +56,7 @@ impl Rounds {
         mut seed: impl FnMut() -> u64,
     ) -> Self {
         let shown = Arc::new(RwLock::new(vec![Shown::default(); VIEWS]));
-        let pins = Pins::new().map_err(|error| lack(Kind::Fixed, error)).ok();
+        let pins = Pins::new().map_err(|error| refused(Kind::Fixed, &error)).ok();
         let lanes = Lanes::start(scope, 4, peers);
         let mut rounds = Self {
             tracking,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use memsnap::page_size;
 use rustix::process::getpid;
 
-use crate::account::{Kind, done, has, is_over, lack};
+use crate::account::{Kind, done, has, is_over, refused};
 use crate::peers::Writer;
 use crate::raw;
 use crate::ring::Ring;
@@ -98,8 +98,8 @@ const CHUNK: usize = 16 << 10;
 
 impl Tools {
     fn new() -> Self {
-        let ring = Ring::new().map_err(|error| lack(Kind::Ring, error));
-        let direct = direct_file().map_err(|error| lack(Kind::Direct, format!("temporary files: {error}")));
+        let ring = Ring::new().map_err(|error| refused(Kind::Ring, &error));
+        let direct = direct_file().map_err(|error| refused(Kind::Direct, &error));
         Self {
             file: tempfile::tempfile().unwrap(),
             own_memory: OpenOptions::new().write(true).open("/proc/self/mem").unwrap(),

@@ -53,8 +53,8 @@ mod pinned {
 
     use super::super::PAGES;
     use super::super::common::script::read;
-    use super::super::common::unix::run_in_child;
-    use super::super::common::{assert_same, pattern, serial, skip};
+    use super::super::common::unix::{of_ring, run_in_child};
+    use super::super::common::{assert_same, pattern, serial, supported};
 
     /// Has the kernel pin these bytes of the view.
     fn register<S>(ring: &IoUring, view: &mut View<S>, range: &Range<usize>) -> io::Result<()> {
@@ -85,10 +85,7 @@ mod pinned {
     fn writes_into_memory_pinned_before_are_captured_and_undone() {
         let test = "writes_into_memory_pinned_before_are_captured_and_undone";
         let _serial = serial();
-        let mut ring = match IoUring::new(4) {
-            Ok(ring) => ring,
-            Err(error) => return skip(test, format!("io_uring: {error}")),
-        };
+        let Some(mut ring) = of_ring(test, IoUring::new(4)) else { return };
         let root = pattern(PAGES, 1);
         let snapshot = Snapshot::from_slice(&root).unwrap();
         let mut view = snapshot.view().unwrap();
@@ -99,8 +96,8 @@ mod pinned {
         bytes[pinned.clone()].fill(1);
         // Closed by this, if pages are closed here at all.
         view.take_snapshot().unwrap();
-        if let Err(error) = register(&ring, &mut view, &pinned) {
-            return skip(test, format!("registering a buffer: {error}"));
+        if of_ring(test, register(&ring, &mut view, &pinned)).is_none() {
+            return;
         }
         for round in 2..8 {
             let before = view.take_snapshot().unwrap();
@@ -164,13 +161,10 @@ mod pinned {
         const PAGES: usize = 2048;
         let test = "views_that_are_said_to_be_pinned_are_exact_whatever_the_kernel_counts";
         let _serial = serial();
-        let mut ring = match IoUring::new(4) {
-            Ok(ring) => ring,
-            Err(error) => return skip(test, format!("io_uring: {error}")),
-        };
+        let Some(mut ring) = of_ring(test, IoUring::new(4)) else { return };
         let mut probed = Snapshot::zeroed(1).unwrap().into_view().unwrap();
-        if let Err(error) = register(&ring, &mut probed, &(0..page_size())) {
-            return skip(test, format!("registering a buffer: {error}"));
+        if of_ring(test, register(&ring, &mut probed, &(0..page_size()))).is_none() {
+            return;
         }
         ring.submitter().unregister_buffers().unwrap();
         run_in_child(|| {
@@ -181,13 +175,9 @@ mod pinned {
                 let zeroes = (Snapshot::zeroed(root.len()).unwrap(), vec![0; root.len()]);
                 for (mut snapshot, bytes) in [(Snapshot::from_slice(&root).unwrap(), root.clone()), zeroes] {
                     let what = format!("{tracking}, {}", bytes[8]);
-                    match snapshot.view_with(&options) {
-                        Ok(mut view) => is_exact(&what, &mut ring, &mut view, &bytes),
-                        Err(error) => {
-                            skip(test, error);
-                            break;
-                        }
-                    }
+                    let Some(mut view) = supported(test, snapshot.view_with(&options)) else { break };
+                    is_exact(&what, &mut ring, &mut view, &bytes);
+                    drop(view);
                     let mut view = snapshot.view_mut_with(&options).unwrap();
                     is_exact(&what, &mut ring, &mut view, &bytes);
                     let pinned = 9 * page_size()..10 * page_size();

@@ -41,7 +41,11 @@ pub(crate) fn switch_on() -> Result<Vec<Setting>, String> {
             setting => settings.push(setting.unwrap()),
         }
     }
-    Ok(settings)
+    // The tests count them.
+    match count("ksm_zero_pages ") {
+        Some(_) => Ok(settings),
+        None => Err("the kernel does not tell how many pages it merged into the zero page".into()),
+    }
 }
 
 impl Drop for Setting {
@@ -57,16 +61,17 @@ pub(crate) fn full_scans() -> u64 {
 
 /// Pages of this process in whose place is the zero page.
 pub(crate) fn zero_pages() -> u64 {
-    count("ksm_zero_pages ")
+    count("ksm_zero_pages ").unwrap()
 }
 
 /// Pages of this process that were merged with others.
 pub(crate) fn merged_pages() -> u64 {
-    count("ksm_merging_pages ")
+    count("ksm_merging_pages ").unwrap()
 }
 
-fn count(name: &str) -> u64 {
-    let stat = fs::read_to_string("/proc/self/ksm_stat").unwrap_or_default();
-    let line = stat.lines().find_map(|line| line.strip_prefix(name));
-    line.and_then(|count| count.trim().parse().ok()).unwrap_or(0)
+/// A count of this process's, if the kernel tells.
+fn count(name: &str) -> Option<u64> {
+    let stat = fs::read_to_string("/proc/self/ksm_stat").ok()?;
+    let count = stat.lines().find_map(|line| line.strip_prefix(name))?;
+    Some(count.trim().parse().unwrap())
 }
