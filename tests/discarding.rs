@@ -9,7 +9,7 @@ use std::ops::Range;
 use common::kinds::{self, Kind, TRACKINGS};
 use common::maps::memory;
 use common::script::{differing, read};
-use common::{alone, assert_same, memory_file_bytes, pattern, serial, skip};
+use common::{alone, assert_same, memory_file_bytes, serial, skip};
 use memsnap::{Access, Snapshot, Tracking, View, ViewOptions, page_size};
 
 /// Ranges of bytes of a view of `len` bytes: with and without edges, short and long, and none.
@@ -314,7 +314,7 @@ fn pages_that_other_code_discarded_are_found_after_a_view_started_over() {
     const PAGES: usize = 8192;
     let test = "pages_that_other_code_discarded_are_found_after_a_view_started_over";
     let _serial = serial();
-    let root = pattern(PAGES, 1);
+    let root = common::pattern(PAGES, 1);
     let snapshot = Snapshot::from_slice(&root).unwrap();
     // Searches that cost so much in vain lead to it, wherever the last of them is.
     for searches in 0..3 {
@@ -357,7 +357,7 @@ fn pages_that_other_code_freed_are_found_where_private_pages_are_listed() {
             }
             Ok(view) => view,
         };
-        view.copy_from_slice(&pattern(40, 3));
+        view.copy_from_slice(&common::pattern(40, 3));
         let taken = view.take_snapshot().unwrap();
         for paged_out in [false, true] {
             let (start, len) = (view[5 * page_size()..].as_mut_ptr(), 20 * page_size());
@@ -370,7 +370,7 @@ fn pages_that_other_code_freed_are_found_where_private_pages_are_listed() {
             let shown = view.to_vec();
             assert_same("freed", &read(&view.take_snapshot().unwrap()), &shown);
             view.restore_to(&taken).unwrap();
-            assert_same("restored", &view, &pattern(40, 3));
+            assert_same("restored", &view, &common::pattern(40, 3));
         }
     }
 }
