@@ -42,7 +42,7 @@ impl Writer {
     fn view(&mut self) -> io::Result<&View> {
         let view = match self.view.take() {
             Some(view) => view,
-            None => View::writable(&self.section, self.pages * page_size())?,
+            None => View::writable(&self.section)?,
         };
         Ok(self.view.insert(view))
     }
@@ -61,7 +61,9 @@ impl MemoryFile {
                 format!("a section cannot have room for {room} pages in advance"),
             ));
         }
-        let len = room.checked_mul(page_size()).ok_or(io::ErrorKind::OutOfMemory)?;
+        // One page more than can be committed: Wine 10 takes no note of what is committed up to the very end.
+        let reserved = room + usize::from(room > pages);
+        let len = reserved.checked_mul(page_size()).ok_or(io::ErrorKind::OutOfMemory)?;
         let section = section::create(len, room > pages)?;
         let body = section::duplicate(&section, FILE_MAP_READ | SECTION_MAP_EXECUTE)?;
         let mut file = Self::of(Some(body), None, pages, true);

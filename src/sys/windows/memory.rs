@@ -828,4 +828,17 @@ mod tests {
             }
         }
     }
+    /// A view that had failed to grow, and grew further then, could not be made shorter under Wine.
+    #[test]
+    fn what_was_committed_in_two_steps_is_one_region() {
+        let mut file = MemoryFile::create(PAGES, PAGES + 20, None).unwrap();
+        let placement = Placement { behind: 20, ..Placement::default() };
+        let mut mapping = Mapping::placed(PAGES, Source::Shared(&file), &[], &placement).unwrap();
+        for pages in [PAGES + 5, PAGES + 20] {
+            file.set_pages(pages).unwrap();
+        }
+        mapping.extend(20, Source::Shared(&file)).unwrap();
+        // SAFETY: nobody has the mapping's bytes.
+        unsafe { mapping.truncate(PAGES) }.unwrap();
+    }
 }

@@ -134,27 +134,27 @@ pub(super) fn duplicate(section: &OwnedHandle, rights: FILE_MAP) -> io::Result<O
     Ok(unsafe { OwnedHandle::from_raw_handle(handle) })
 }
 
-/// A view of a section from its first byte, to copy from or to.
+/// A view of all of a section, to copy from or to.
 pub(super) struct View(NonNull<u8>);
 
 // SAFETY: a view is a range of addresses of the process; methods that touch bytes are `unsafe`.
 unsafe impl Send for View {}
 
 impl View {
-    /// Of the first `len` bytes, to be written.
-    pub(super) fn writable(section: &OwnedHandle, len: usize) -> io::Result<Self> {
-        Self::new(section, FILE_MAP_WRITE, len)
+    /// To be written.
+    pub(super) fn writable(section: &OwnedHandle) -> io::Result<Self> {
+        Self::new(section, FILE_MAP_WRITE)
     }
 
-    /// Of all bytes, to be read.
+    /// To be read.
     pub(super) fn readable(section: &OwnedHandle) -> io::Result<Self> {
-        Self::new(section, FILE_MAP_READ, 0)
+        Self::new(section, FILE_MAP_READ)
     }
 
-    fn new(section: &OwnedHandle, access: FILE_MAP, len: usize) -> io::Result<Self> {
+    fn new(section: &OwnedHandle, access: FILE_MAP) -> io::Result<Self> {
         call("MapViewOfFile")?;
         // SAFETY: the system picks an unused address, so that no memory in use changes.
-        let view = unsafe { MapViewOfFile(section.as_raw_handle(), access, 0, 0, len) };
+        let view = unsafe { MapViewOfFile(section.as_raw_handle(), access, 0, 0, 0) };
         NonNull::new(view.Value.cast()).map(Self).ok_or_else(io::Error::last_os_error)
     }
 
