@@ -198,7 +198,7 @@ impl Rounds {
             }
             2 => {
                 if self.children.len() == CHILDREN {
-                    self.children.pop_front().unwrap().join();
+                    forks::join(self.children.pop_front().unwrap());
                 }
                 let seed = self.random.below(usize::MAX) as u64;
                 self.children.push_back(forks::inherit(&mut self.owned, mutable, &self.shown, seed));
@@ -214,11 +214,11 @@ impl Rounds {
             Kind::ALL[WRITES].iter().copied().filter(|&kind| kind != Kind::Fixed && has(kind)).collect();
         let (random, mut jobs, mut fixed) = (&mut self.random, Vec::new(), Vec::new());
         for (index, view) in shown.iter_mut().enumerate().filter(|(_, view)| !view.bytes.is_empty()) {
-            let mut taken = Vec::new();
+            view.writes.clear();
             if let Some(pinned) = self.pinned.as_ref().filter(|pinned| pinned.index == index) {
                 fixed = noise(pinned.range.len(), self.rounds as u64);
                 view.bytes[pinned.range.clone()].copy_from_slice(&fixed);
-                taken.push(pinned.range.clone());
+                view.writes.push((pinned.range.clone(), Kind::Fixed));
             }
             for _ in 0..random.below(8) {
                 let kind = ways[random.below(ways.len())];
@@ -226,7 +226,7 @@ impl Rounds {
                 if kind == Kind::Direct {
                     range = range.start / page_size() * page_size()..range.end.next_multiple_of(page_size());
                 }
-                if taken.iter().any(|taken| taken.start < range.end && range.start < taken.end) {
+                if view.writes.iter().any(|(taken, _)| taken.start < range.end && range.start < taken.end) {
                     continue;
                 }
                 let bytes = match random.below(5) {
@@ -236,7 +236,7 @@ impl Rounds {
                 };
                 view.bytes[range.clone()].copy_from_slice(&bytes);
                 jobs.push(Job { kind, address: view.address + range.start, bytes });
-                taken.push(range);
+                view.writes.push((range, kind));
             }
         }
         let pins = &mut self.pins;
@@ -327,7 +327,7 @@ impl Rounds {
             subject.check("in the end");
             subject.check_held(&mut self.random);
         }
-        self.children.drain(..).for_each(Child::join);
+        self.children.drain(..).for_each(forks::join);
         account::stop();
         self.rounds
     }
