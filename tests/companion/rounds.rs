@@ -275,10 +275,11 @@ impl Rounds {
             let i = self.owned.iter().position(|subject| subject.index() == pinned.index);
             let replaced = i.map_or(&mut mutable.replaced, |i| &mut self.owned[i].replaced);
             if pinned.rounds == 0 {
-                self.unpin();
+                self.release(&pinned);
                 return;
             }
             if std::mem::take(replaced) {
+                self.release(&pinned);
                 self.register(&pinned);
             }
             self.pinned = Some(pinned);
@@ -309,15 +310,24 @@ impl Rounds {
 
     fn register(&mut self, pinned: &Pinned) {
         let start = write(&self.shown)[pinned.index].address + pinned.range.start;
-        let pins = self.pins.as_mut().unwrap();
-        pins.unpin().unwrap();
-        pins.pin(start..start + pinned.range.len()).unwrap();
+        self.pins.as_mut().unwrap().pin(start..start + pinned.range.len()).unwrap();
+    }
+
+    /// Ends a pin. The kernel does not mark as dirty what io_uring wrote to a fixed buffer: once unpinned, a page that
+    /// was only read through the page table before is thrown away when memory is reclaimed, with all that was written.
+    /// A store of the byte that is there marks it, while it is pinned still.
+    fn release(&mut self, pinned: &Pinned) {
+        let shown = write(&self.shown);
+        let view = &shown[pinned.index];
+        for start in pinned.range.clone().step_by(page_size()) {
+            crate::raw::store(view.address + start, &view.bytes[start..start + 1]);
+        }
+        self.pins.as_mut().unwrap().unpin().unwrap();
     }
 
     fn unpin(&mut self) {
-        self.pinned = None;
-        if let Some(pins) = &mut self.pins {
-            pins.unpin().unwrap();
+        if let Some(pinned) = self.pinned.take() {
+            self.release(&pinned);
         }
     }
 
