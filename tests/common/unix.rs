@@ -8,7 +8,8 @@ use std::os::unix::net::UnixStream;
 use std::{panic, thread};
 
 use rustix::process::{
-    Pid, Resource, Rlimit, Signal, WaitOptions, WaitStatus, getrlimit, kill_process, setrlimit, waitpid,
+    Pid, Resource, Rlimit, Signal, WaitId, WaitIdOptions, WaitOptions, WaitStatus, getrlimit, kill_process,
+    setrlimit, waitid, waitpid,
 };
 
 use super::skip;
@@ -141,6 +142,12 @@ impl Child {
             self.finish();
             panic!("the child has ended");
         }
+    }
+
+    /// Whether the child has come to its end, so that `join` does not wait.
+    pub(crate) fn has_ended(&self) -> bool {
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(self.pid), options).unwrap().is_some()
     }
 
     /// Waits for the end of the child, and fails if it failed.

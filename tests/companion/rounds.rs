@@ -198,7 +198,7 @@ impl Rounds {
             }
             2 => {
                 if self.children.len() == CHILDREN {
-                    self.children.pop_front().unwrap().join();
+                    forks::join(self.children.pop_front().unwrap());
                 }
                 let seed = self.random.below(usize::MAX) as u64;
                 self.children.push_back(forks::inherit(&mut self.owned, mutable, &self.shown, seed));
@@ -214,11 +214,11 @@ impl Rounds {
             Kind::ALL[WRITES].iter().copied().filter(|&kind| kind != Kind::Fixed && has(kind)).collect();
         let (random, mut jobs, mut fixed) = (&mut self.random, Vec::new(), Vec::new());
         for (index, view) in shown.iter_mut().enumerate().filter(|(_, view)| !view.bytes.is_empty()) {
-            let mut taken = Vec::new();
+            view.writes.clear();
             if let Some(pinned) = self.pinned.as_ref().filter(|pinned| pinned.index == index) {
                 fixed = noise(pinned.range.len(), self.rounds as u64);
                 view.bytes[pinned.range.clone()].copy_from_slice(&fixed);
-                taken.push(pinned.range.clone());
+                view.writes.push((pinned.range.clone(), Kind::Fixed));
             }
             for _ in 0..random.below(8) {
                 let kind = ways[random.below(ways.len())];
@@ -226,7 +226,7 @@ impl Rounds {
                 if kind == Kind::Direct {
                     range = range.start / page_size() * page_size()..range.end.next_multiple_of(page_size());
                 }
-                if taken.iter().any(|taken| taken.start < range.end && range.start < taken.end) {
+                if view.writes.iter().any(|(taken, _)| taken.start < range.end && range.start < taken.end) {
                     continue;
                 }
                 let bytes = match random.below(5) {
@@ -236,7 +236,7 @@ impl Rounds {
                 };
                 view.bytes[range.clone()].copy_from_slice(&bytes);
                 jobs.push(Job { kind, address: view.address + range.start, bytes });
-                taken.push(range);
+                view.writes.push((range, kind));
             }
         }
         let pins = &mut self.pins;
@@ -275,10 +275,11 @@ impl Rounds {
             let i = self.owned.iter().position(|subject| subject.index() == pinned.index);
             let replaced = i.map_or(&mut mutable.replaced, |i| &mut self.owned[i].replaced);
             if pinned.rounds == 0 {
-                self.unpin();
+                self.release(&pinned);
                 return;
             }
             if std::mem::take(replaced) {
+                self.release(&pinned);
                 self.register(&pinned);
             }
             self.pinned = Some(pinned);
@@ -309,15 +310,24 @@ impl Rounds {
 
     fn register(&mut self, pinned: &Pinned) {
         let start = write(&self.shown)[pinned.index].address + pinned.range.start;
-        let pins = self.pins.as_mut().unwrap();
-        pins.unpin().unwrap();
-        pins.pin(start..start + pinned.range.len()).unwrap();
+        self.pins.as_mut().unwrap().pin(start..start + pinned.range.len()).unwrap();
+    }
+
+    /// Ends a pin. The kernel does not mark as dirty what io_uring wrote to a fixed buffer: once unpinned, a page that
+    /// was only read through the page table before is thrown away when memory is reclaimed, with all that was written.
+    /// A store of the byte that is there marks it, while it is pinned still.
+    fn release(&mut self, pinned: &Pinned) {
+        let shown = write(&self.shown);
+        let view = &shown[pinned.index];
+        for start in pinned.range.clone().step_by(page_size()) {
+            crate::raw::store(view.address + start, &view.bytes[start..start + 1]);
+        }
+        self.pins.as_mut().unwrap().unpin().unwrap();
     }
 
     fn unpin(&mut self) {
-        self.pinned = None;
-        if let Some(pins) = &mut self.pins {
-            pins.unpin().unwrap();
+        if let Some(pinned) = self.pinned.take() {
+            self.release(&pinned);
         }
     }
 
@@ -327,7 +337,7 @@ impl Rounds {
             subject.check("in the end");
             subject.check_held(&mut self.random);
         }
-        self.children.drain(..).for_each(Child::join);
+        self.children.drain(..).for_each(forks::join);
         account::stop();
         self.rounds
     }

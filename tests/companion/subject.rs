@@ -16,6 +16,8 @@ use crate::nuisances;
 pub(crate) struct Shown {
     pub(crate) address: usize,
     pub(crate) bytes: Vec<u8>,
+    /// What was written last, and how.
+    pub(crate) writes: Vec<(Range<usize>, Kind)>,
 }
 
 impl Shown {
@@ -81,7 +83,7 @@ impl<S> Subject<S> {
     ) -> Self {
         let place = Place { index, all: Arc::clone(shown) };
         let address = view.as_mut_ptr().expose_provenance();
-        write(shown)[index] = Shown { address, bytes: root.to_vec() };
+        write(shown)[index] = Shown { address, bytes: root.to_vec(), writes: Vec::new() };
         nuisances::unlocked(|| publish(index, address, view.len()));
         let (synced, held) = (Arc::clone(&root), Vec::new());
         Self { place, name, view, root, synced, held, most_held, replaced: false }
@@ -110,7 +112,16 @@ impl<S> Subject<S> {
     /// The view is what it must be.
     pub(crate) fn check(&self, what: &str) {
         let shown = read(&self.place.all);
-        assert_same(&format!("{}, {what}", self.name), &self.view, &shown[self.index()].bytes);
+        let shown = &shown[self.index()];
+        if self.view[..] != shown.bytes[..] {
+            let (writes, stats) = (&shown.writes, self.view.stats());
+            println!(
+                "{}, {what}: {:?} differ after {writes:?}; {stats:?}",
+                self.name,
+                differing(&self.view, &shown.bytes)
+            );
+        }
+        assert_same(&format!("{}, {what}", self.name), &self.view, &shown.bytes);
     }
 
     pub(crate) fn check_held(&self, random: &mut Random) {
