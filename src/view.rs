@@ -114,7 +114,7 @@ pub enum Protected {}
 ///
 /// The kernel and devices can write to memory that was *pinned* for them at any later time: fixed buffers of io_uring,
 /// memory regions of RDMA, VFIO, vhost-vdpa, AF_XDP. Such writes bypass the page table. A snapshot captures pinned pages as they
-/// are at that moment. Two things have to be known:
+/// are at that moment. Three things have to be known:
 ///
 /// - **Writes to pinned pages of a view that is write-protected ([`Tracking::Armed`]) are not noticed.** memsnap
 ///   write-protects nothing while the kernel counts pinned or locked memory of the process (`VmPin` and `VmLck` in
@@ -124,6 +124,9 @@ pub enum Protected {}
 ///   [`ViewOptions::pinned`](crate::ViewOptions::pinned), which is exact in all cases.
 /// - **Pinned memory has to be registered again after a restore, [`zero`](Self::zero) and [`discard`](Self::discard).** These
 ///   may give a page another frame; what a device writes to the old frame is then not seen in the view.
+/// - **Write to a page once before it is pinned.** Linux does not note that io_uring wrote to a fixed buffer: under memory
+///   pressure it can drop such bytes of a view that is written in place, if nothing else ever wrote to the page (seen on Linux
+///   6.18). `ViewOptions::pinned` keeps views from being written in place.
 ///
 /// The memory of a virtual machine (KVM) is not pinned, and registered once: the kernel has it follow the view.
 ///
