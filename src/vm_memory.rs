@@ -106,6 +106,8 @@ pub struct GuestRegion<S> {
     /// lengths change that of a view: the region has no growth, and refuses such restores.
     host: *mut u8,
     len: usize,
+    /// Bytes that can be accessed: all, or none where the view has lost its memory until a restore repairs it (Windows).
+    accessible: usize,
 }
 
 // SAFETY: `host` is the address of memory that belongs to `view`, and is used as long as that lives.
@@ -150,7 +152,7 @@ impl<S> GuestRegion<S> {
                 "a view of {len} bytes from guest address {start:#x} on exceeds the address space of a guest"
             )));
         }
-        Ok(Self { start, host: view.as_mut_ptr(), len, view })
+        Ok(Self { start, host: view.as_mut_ptr(), len, accessible: len, view })
     }
 
     /// A new snapshot of what the region holds now. See [`View::take_snapshot`].
@@ -203,7 +205,7 @@ impl<S> GuestRegion<S> {
     /// ```
     pub fn restore(&mut self) -> io::Result<()> {
         self.check_len("go back to its first snapshot,", self.view.root_len())?;
-        self.view.restore()
+        self.with_view(View::restore)
     }
 
     /// Has the region hold another snapshot of the same length, at the same host address. See
@@ -231,7 +233,7 @@ impl<S> GuestRegion<S> {
     /// ```
     pub fn restore_to(&mut self, snapshot: &Snapshot) -> io::Result<()> {
         self.check_len("hold a snapshot", snapshot.len())?;
-        self.view.restore_to(snapshot)
+        self.with_view(|view| view.restore_to(snapshot))
     }
 
     /// Makes the bytes of `range`, by offset, zero, and gives the memory of whole pages among them back. See
@@ -258,7 +260,7 @@ impl<S> GuestRegion<S> {
     /// # }
     /// ```
     pub fn zero(&mut self, range: impl RangeBounds<usize>) -> io::Result<()> {
-        self.view.zero(range)
+        self.with_view(|view| view.zero(range))
     }
 
     /// Puts the bytes of `range`, by offset, back to what the last snapshot holds, and gives the memory of whole pages
@@ -290,7 +292,7 @@ impl<S> GuestRegion<S> {
     /// # }
     /// ```
     pub fn discard(&mut self, range: impl RangeBounds<usize>) -> io::Result<()> {
-        self.view.discard(range)
+        self.with_view(|view| view.discard(range))
     }
 
     /// Where the region, by offset, differs from the snapshot that was last taken of it or
@@ -369,6 +371,12 @@ impl<S> GuestRegion<S> {
 }
 
 impl<S> GuestRegion<S> {
+    fn with_view<T>(&mut self, call: impl FnOnce(&mut View<S>) -> T) -> T {
+        let result = call(&mut self.view);
+        self.accessible = self.view.len();
+        result
+    }
+
     fn check_len(&self, what: &str, wanted: usize) -> io::Result<()> {
         if wanted == self.len {
             return Ok(());
@@ -399,11 +407,11 @@ impl<S> GuestMemoryRegion for GuestRegion<S> {
     }
 
     fn get_slice(&self, addr: MemoryRegionAddress, count: usize) -> GuestMemoryResult<VolatileSlice<'_>> {
-        // SAFETY: the `len` bytes from `host` on are the view's memory, whose length never changes: mapped, readable and
-        // writable as long as the view lives, and the slice borrows the region, which owns it. Meanwhile all other users
-        // access them volatilely too: they have slices like this one, since whatever uses the view needs the
-        // region by `&mut` or by value.
-        let all = unsafe { VolatileSlice::new(self.host, self.len) };
+        // SAFETY: the `accessible` bytes from `host` on are the view's memory: mapped, readable and writable until the next
+        // call that has the view by `&mut`, and the slice borrows the region. Meanwhile all other users access them
+        // volatilely too: they have slices like this one, since whatever uses the view needs the region by `&mut` or by
+        // value.
+        let all = unsafe { VolatileSlice::new(self.host, self.accessible) };
         Ok(all.subslice(offset(addr)?, count)?)
     }
 }
@@ -418,7 +426,7 @@ fn offset(addr: MemoryRegionAddress) -> GuestMemoryResult<usize> {
 impl<S> fmt::Debug for GuestRegion<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The view's own `Debug` looks at the view, which `&self` must not.
-        let Self { start, host, len, view: _ } = self;
+        let Self { start, host, len, accessible: _, view: _ } = self;
         f.debug_struct("GuestRegion")
             .field("start", start)
             .field("len", len)
