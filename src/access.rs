@@ -24,10 +24,12 @@ impl Access {
     /// Reading and running as code: only in a view that was opened with
     /// [`ViewOptions::executable`](crate::ViewOptions::executable).
     ///
-    /// [`protect`](crate::View::protect) makes the instruction caches coherent, so that the code which runs is what the
-    /// bytes are at that moment, whoever wrote them: the program, the kernel or a restore. (A restore puts all access back, so
-    /// what it rewrote has to be made executable again.) Other threads may run the code once they know that
-    /// `protect` has returned. Pages that the program makes executable by itself (`mprotect`) are its own concern.
+    /// [`protect`](crate::View::protect) makes the instruction caches coherent. The code that runs is what the bytes
+    /// are at that moment, whether the program, the kernel or a restore wrote them. Other threads may run the code
+    /// once they know that `protect` has returned.
+    ///
+    /// A restore puts all access back, so what it rewrote has to be made executable again. If the program makes pages
+    /// executable by itself (`mprotect`), memsnap does nothing for the caches.
     pub const READ_EXECUTE: Self = Self(Kind::ReadExecute);
 
     pub(crate) fn can_read(self) -> bool {

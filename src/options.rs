@@ -221,10 +221,9 @@ impl ViewOptions {
 
     /// How written pages are found. [`Tracking::Auto`], unless this is called.
     ///
-    /// Where another one cannot work, or `Armed` on a view that is [pinned](Self::pinned), to open the view is an
-    /// error (`Unsupported`). Should the system come to refuse
-    /// it later, in the life of the view, the view goes on with the next one and
-    /// [says so](crate::ViewStats::why_not_faster).
+    /// Opening the view is an error (`Unsupported`) if the chosen way cannot work, and if `Armed` is chosen for a
+    /// view that is [pinned](Self::pinned). Should the system come to refuse it later, in the life of the view, the
+    /// view goes on with the next one and [says so](crate::ViewStats::why_not_faster).
     pub fn tracking(&mut self, tracking: Tracking) -> &mut Self {
         self.tracking = tracking;
         self
@@ -234,23 +233,25 @@ impl ViewOptions {
     /// [`Access::READ_EXECUTE`](crate::Access::READ_EXECUTE): what was written there runs with all rights of the
     /// process. They may not, unless this is called.
     ///
-    /// `protect` sees to the instruction caches. Where memsnap does not know how, a view with this option cannot be
-    /// opened (`Unsupported`): it knows x86, x86-64, AArch64 and s390x, on Linux and Android also Arm and 64-bit RISC-V, and all
-    /// processors of Windows.
+    /// `protect` makes the instruction caches coherent. Where memsnap cannot do that, opening a view with this option
+    /// is an error (`Unsupported`). memsnap supports x86, x86-64, AArch64 and s390x, on Linux and Android also Arm
+    /// and 64-bit RISC-V, and all processors of Windows.
     pub fn executable(&mut self, executable: bool) -> &mut Self {
         self.executable = executable;
         self
     }
 
-    /// Whether memory of the view is, or may come to be, pinned for writes that bypass the page table: fixed buffers of
-    /// io_uring, RDMA, VFIO, vhost, AF_XDP. It is not, unless this is called.
+    /// Whether memory of the view may be pinned for writes that bypass the page table.
     ///
-    /// Such a view is exact whatever the kernel knows of the pins. It never write-protects its pages, since a write
-    /// that bypasses the page table does not cause the fault by which [`Tracking::Armed`] notices it; so
-    /// [`Tracking::Auto`] stays with [`Tracking::Scan`], and `Armed` is refused (`Unsupported`), here and by
-    /// [`View::set_tracking`](crate::View::set_tracking). And a mutable view is not written in place: its changes
-    /// are copied when a snapshot is taken and when the view ends, since memory that is pinned cannot become
-    /// immutable.
+    /// It may not, unless this is called. Set this if memory of the view is pinned now or later: as fixed buffers of
+    /// io_uring, or for RDMA, VFIO, vhost or AF_XDP. Such a view is exact, whatever the kernel knows of the pins. It
+    /// has two costs:
+    ///
+    /// - Its pages are never write-protected, since a write that bypasses the page table does not cause the fault by
+    ///   which [`Tracking::Armed`] notices it. So [`Tracking::Auto`] stays with [`Tracking::Scan`], and `Armed` is
+    ///   refused (`Unsupported`) when the view is opened and by [`View::set_tracking`](crate::View::set_tracking).
+    /// - A mutable view is not written in place, since pinned memory cannot become immutable. Its changes are copied
+    ///   when a snapshot is taken and when the view ends.
     ///
     /// Without this option memsnap notices only the pins that the kernel counts. See
     /// [pinned memory](crate::View#pinned-memory).
@@ -341,7 +342,7 @@ pub enum Tracking {
     /// Pages are write-protected asynchronously: finding those written takes 1 to 2 ns for each page in memory, and
     /// the first write to each page after a snapshot about 1 us. Linux 6.7, userfaultfd.
     ///
-    /// Writes to [pinned memory](crate::View#pinned-memory) that the kernel does not count are not noticed.
+    /// Writes to [pinned memory](crate::View#pinned-memory) are not noticed if the kernel does not count the pins.
     Armed,
     /// The kernel lists private pages: some 20 ns for each page in memory. Linux 6.7 (`PAGEMAP_SCAN`).
     Scan,

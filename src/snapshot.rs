@@ -89,29 +89,30 @@ impl Snapshot {
 
     /// A snapshot of the current contents of `file`.
     ///
-    /// The file is captured from its first byte. The file offset is ignored, and neither the handle's owner nor those who
-    /// share the offset (by [`File::try_clone`]) see it move. Later changes to the file do not affect the snapshot. While
-    /// somebody else writes to the file *during* the call, each page may be old or new.
+    /// The file is captured from its first byte. The call neither uses nor moves the file offset, which other handles
+    /// may share ([`File::try_clone`]). Later changes to the file do not affect the snapshot. If somebody else writes
+    /// to the file *during* the call, each page may be old or new.
     ///
-    /// Where the file system can clone a file (XFS, Btrfs), files of a mebibyte and more are cloned, which copies nothing and
-    /// leaves the pages on disk until they are read. Otherwise the bytes are copied, and holes stay holes. Where the file cannot
-    /// be opened anew to look for them (on Linux, through `/proc`), holes are read, and only long ones stay.
+    /// Where the file system can clone a file (XFS, Btrfs), files of a mebibyte and more are cloned. This copies
+    /// nothing and leaves the pages on disk until they are read. Otherwise the bytes are copied, and holes stay
+    /// holes. To find the holes, the file is opened anew (on Linux, through `/proc`). Where that fails, holes are
+    /// read, and only long ones stay holes.
     ///
-    /// A block device is captured like a file. A pipe or a socket has no first byte: it is read to its end. If it may never
-    /// end, limit it by [`Read::take`] and use [`from_reader`](Self::from_reader).
+    /// A block device is captured like a file. A pipe or a socket has no first byte: it is read to its end. If it may
+    /// never end, limit it by [`Read::take`] and use [`from_reader`](Self::from_reader).
     ///
     /// # Windows
     ///
-    /// There, reading a file moves its offset, so the file is opened anew to be read. If that is refused because
-    /// somebody, perhaps the caller, opened it without sharing it or locked a part of it, then `file` itself is read, and
-    /// its offset is put back afterwards. During such a call nobody else may read or write at the offset that they share
-    /// with `file`: it is elsewhere, and what they do to it is lost.
+    /// On Windows, reading a file moves its offset, so the file is opened anew to be read. That is refused if
+    /// somebody, perhaps the caller, opened the file without sharing it or locked a part of it. Then `file` itself is
+    /// read, and its offset is put back afterwards. During such a call nobody else may read or write at the offset
+    /// that they share with `file`: the offset is elsewhere, and any change that they make to it is lost.
     ///
     /// # Errors
     ///
-    /// `IsADirectory`; `PermissionDenied` if the file is not open for reading; `InvalidInput` if it is a character device
-    /// (a terminal, `/dev/zero`), since those may never end, or longer than a slice can be; those of the operating
-    /// system: reading, no memory, no descriptor.
+    /// `IsADirectory`; `PermissionDenied` if the file is not open for reading; `InvalidInput` if it is a character
+    /// device (a terminal, `/dev/zero`), which may never end, or if it is longer than a slice can be; those of the
+    /// operating system: reading, no memory, no descriptor.
     ///
     /// # Examples
     ///
@@ -133,8 +134,8 @@ impl Snapshot {
 
     /// A snapshot of all that `reader` gives until its end.
     ///
-    /// The call returns when the reader is at its end. Limit a reader that may never be there by [`Read::take`], or it is
-    /// read until memory is gone.
+    /// The call returns when the reader is at its end. Limit a reader that may never end by [`Read::take`]; otherwise
+    /// it is read until memory is exhausted.
     ///
     /// # Errors
     ///
@@ -156,8 +157,9 @@ impl Snapshot {
     /// A snapshot that is the file itself, mapped in place.
     ///
     /// Copies and reads nothing now: pages are read when they are first looked at. Never writes to the
-    /// file. Keeps a descriptor of its own, so that `file` may be closed. Does not use the file offset; on Windows, where the last
-    /// page is read if it is not a whole one, see [`from_file`](Self::from_file).
+    /// file. Keeps a descriptor of its own, so that `file` may be closed. Does not use the file offset. On Windows the
+    /// last page is read if it is not a whole one, with the same effect on the offset as in
+    /// [`from_file`](Self::from_file).
     ///
     /// # Errors
     ///
@@ -241,11 +243,11 @@ impl Snapshot {
 
     /// A mutable view: what is written through it is what this snapshot holds afterwards.
     ///
-    /// Clones of this snapshot, and snapshots taken earlier, never see it. A view of a snapshot that is all
-    /// zeroes is written in place, unless Linux is set to promise no more memory than there is
-    /// (`vm.overcommit_memory=2`), so that filling it costs no second copy, and what later views map is one run of
-    /// memory; changes to any other are captured when the view ends, by being dropped or by [`commit`](View::commit). A view that is
-    /// leaked ([`std::mem::forget`]) leaves the snapshot as it was.
+    /// Clones of this snapshot, and snapshots taken earlier, never see it. A view of a snapshot that is all zeroes is
+    /// written in place, so that filling it costs no second copy, and what later views map is one run of memory. The
+    /// exception is Linux with strict overcommit accounting (`vm.overcommit_memory=2`). The changes of any other view
+    /// are captured when the view ends, by being dropped or by [`commit`](View::commit). A view that is leaked
+    /// ([`std::mem::forget`]) leaves the snapshot as it was.
     ///
     /// # Errors
     ///
@@ -530,8 +532,8 @@ impl Snapshot {
 
     /// What the snapshot holds.
     ///
-    /// While the changes of a mutable view that ended could not be captured (see [`View::commit`]), only `mapped` is known
-    /// and all else is 0.
+    /// If a mutable view has ended and its changes could not be captured yet (see [`View::commit`]), only `mapped` is
+    /// known. All other numbers are then 0.
     ///
     /// # Examples
     ///

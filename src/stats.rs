@@ -76,7 +76,7 @@ pub enum WhyNotFaster {
     /// The view is written in place, where all pages in use count as written until the first snapshot is taken.
     InPlace,
     /// The process has pinned or locked memory, or the view was opened with
-    /// [`ViewOptions::pinned`](crate::ViewOptions::pinned): devices may write to such memory unnoticed.
+    /// [`ViewOptions::pinned`](crate::ViewOptions::pinned). Devices may write to such memory unnoticed.
     PinnedMemory,
     /// The system refused it, with this error number.
     Refused {

@@ -93,42 +93,47 @@ pub enum Protected {}
 /// # }
 /// ```
 ///
-/// The mapping belongs to memsnap. Other code reads and writes the bytes and leaves the mapping itself alone. On Linux,
-/// over any part of the view, it must not call:
+/// Other code may read and write the bytes, but the mapping belongs to memsnap. On Linux, other code must not make
+/// these calls for any part of the view:
 ///
-/// - `madvise` with `MADV_DONTNEED`, `MADV_FREE` or `MADV_REMOVE`, as a memory balloon or an allocator that returns memory
-///   does. Call [`discard`](Self::discard) or [`zero`](Self::zero) instead: after `madvise`, snapshots and restores of a
-///   view in the state [`Tracking::Armed`] can miss the pages. (With `Tracking::Scan` and `Tracking::Pagemap` they are found.)
-/// - `madvise` with `MADV_DONTFORK`, `MADV_WIPEONFORK` or their opposites, which decide what a forked child has.
-/// - `mprotect`, or `madvise` with `MADV_GUARD_INSTALL`: `take_snapshot` reads pages that were written, and to read one that
-///   was made inaccessible without memsnap's knowledge kills the process. Call [`protect`](View::protect) instead.
+/// - `madvise` with `MADV_DONTNEED`, `MADV_FREE` or `MADV_REMOVE`, by which memory balloons and allocators return
+///   memory. Call [`discard`](Self::discard) or [`zero`](Self::zero) instead. After such an `madvise`, snapshots and
+///   restores of a write-protected view ([`Tracking::Armed`]) can miss the pages. (With `Tracking::Scan` and
+///   `Tracking::Pagemap` the pages are found.)
+/// - `madvise` with `MADV_DONTFORK`, `MADV_WIPEONFORK` or their opposites. They change what a forked child inherits.
+/// - `mprotect`, or `madvise` with `MADV_GUARD_INSTALL`. Call [`protect`](View::protect) instead. `take_snapshot`
+///   reads the pages that were written; if one was made inaccessible without memsnap's knowledge, reading it kills
+///   the process.
 /// - `munmap`, `mremap`, or `mmap` with `MAP_FIXED`.
-/// - `userfaultfd` registration. It fails (`EBUSY`) while the view is armed, and keeps it from being armed otherwise. Whoever
-///   needs it chooses [`Tracking::Scan`] and registers again after a restore, which may map the view anew.
+/// - `userfaultfd` registration. It fails (`EBUSY`) while the view is armed; otherwise it keeps the view from being
+///   armed. A program that needs it chooses [`Tracking::Scan`], and registers again after a restore, which may map
+///   the view anew.
 ///
-/// The same holds for the calls of other systems that do such things (`VirtualProtect`, `VirtualFree` and
+/// The same holds for calls of other systems that have these effects (`VirtualProtect`, `VirtualFree` and
 /// `UnmapViewOfFile` on Windows). Advice that changes no byte is harmless: `MADV_WILLNEED`, `MADV_PAGEOUT`,
 /// `MADV_HUGEPAGE`, `MADV_MERGEABLE`, `MADV_DONTDUMP`, `mlock`.
 ///
 /// # Pinned memory
 ///
-/// The kernel and devices can write to memory that was *pinned* for them at any later time: fixed buffers of io_uring,
-/// memory regions of RDMA, VFIO, vhost-vdpa, AF_XDP. Such writes bypass the page table. A snapshot captures pinned pages as they
-/// are at that moment. Three things have to be known:
+/// A program can *pin* memory, so that the kernel or a device can write to it at any later time: as fixed buffers of
+/// io_uring, memory regions of RDMA, or for VFIO, vhost-vdpa or AF_XDP. Such writes bypass the page table. A snapshot
+/// captures each pinned page as it is at that moment. Programs that pin memory of a view follow three rules:
 ///
-/// - **Writes to pinned pages of a view that is write-protected ([`Tracking::Armed`]) are not noticed.** memsnap
-///   write-protects nothing while the kernel counts pinned or locked memory of the process (`VmPin` and `VmLck` in
-///   `/proc/self/status`), which covers the usual case. The kernel does not count, for the process whose memory it is:
-///   pins by a ring or device that another process opened, as that of a ring made before `fork` and used in the child; rings
-///   whose own memory the program provides (`IORING_SETUP_NO_MMAP`); and AF_XDP. Whoever pins memory of a view opens it with
-///   [`ViewOptions::pinned`](crate::ViewOptions::pinned), which is exact in all cases.
-/// - **Pinned memory has to be registered again after a restore, [`zero`](Self::zero) and [`discard`](Self::discard).** These
-///   may give a page another frame; what a device writes to the old frame is then not seen in the view.
-/// - **Write to a page once before it is pinned.** Linux does not note that io_uring wrote to a fixed buffer: under memory
-///   pressure it can drop such bytes of a view that is written in place, if nothing else ever wrote to the page (seen on Linux
-///   6.18). `ViewOptions::pinned` keeps views from being written in place.
+/// - **Open the view with [`ViewOptions::pinned`](crate::ViewOptions::pinned)**, which is exact in all cases. Without
+///   this option, writes to pinned pages are not noticed while the view is write-protected ([`Tracking::Armed`]).
+///   memsnap write-protects nothing while the kernel counts pinned or locked memory of the process (`VmPin` and
+///   `VmLck` in `/proc/self/status`), which covers the usual case. But for the process that owns the memory, the
+///   kernel does not count pins by a ring or device that another process opened, such as a ring made before `fork`
+///   and used in the child. Nor does it count rings whose own memory the program provides (`IORING_SETUP_NO_MMAP`),
+///   or AF_XDP.
+/// - **Register pinned memory again after a restore, [`zero`](Self::zero) and [`discard`](Self::discard).** These
+///   calls may give a page another frame. What a device then writes to the old frame does not appear in the view.
+/// - **Write to a page once before it is pinned.** Linux does not note that io_uring wrote to a fixed buffer. If
+///   nothing else ever wrote to the page, Linux can drop these bytes under memory pressure, in a view that is written
+///   in place (seen on Linux 6.18). `ViewOptions::pinned` keeps views from being written in place.
 ///
-/// The memory of a virtual machine (KVM) is not pinned, and registered once: the kernel has it follow the view.
+/// The memory of a virtual machine (KVM) is not pinned. It is registered only once, since the kernel makes it follow
+/// the view.
 ///
 /// # Fork
 ///
@@ -137,29 +142,31 @@ pub enum Protected {}
 /// the child its bytes must not be touched, and its methods return errors. As ever with `fork`, objects that
 /// another thread was using at that moment must not be used in the child.
 ///
-/// A child can change nothing of its parent's. All descriptors that memsnap opens are closed on `exec`. A child
-/// that goes on without `exec` closes those that lead to the memory of its parent before `fork` returns in it: what written
-/// pages are found by, and the files of views that are written in place. If the child is to run code that
-/// is not trusted, know what is left:
+/// A child cannot change its parent's memory. All descriptors that memsnap opens are closed on `exec`. In a child
+/// that goes on without `exec`, memsnap closes the descriptors that lead to the parent's memory before `fork` returns
+/// there: those by which written pages are found, and the files of views that are written in place. If the child is
+/// to run code that is not trusted, three limits matter:
 ///
-/// - A child in which the C library runs no fork handlers (a bare `clone`, `_Fork`, `vfork`) has these descriptors until
-///   it first uses memsnap. So has a child that is forked in the very moment in which another thread opens one. With the
-///   userfaultfd of its parent it can write to the parent's memory. Close all descriptors before such code runs:
-///   `close_range(3, ~0, 0)`, or `exec` a program of its own.
-/// - The files of snapshots stay open. They can be read only, and the child has the bytes anyway (except where there are no
-///   memfds, see `PLATFORM.md`).
-/// - Nothing here keeps a process from tracing another one of the same user, or from taking its descriptors
-///   (`/proc/PID/mem`, `pidfd_getfd`). Give the child another user or a filter of system calls, or make the parent undumpable
-///   (`PR_SET_DUMPABLE`).
+/// - If the C library runs no fork handlers (a bare `clone`, `_Fork`, `vfork`), the child has these descriptors until
+///   it first uses memsnap. The same is true if another thread opens one at the very moment of the fork. With its
+///   parent's userfaultfd a child can write to the parent's memory. Close all descriptors before such code runs
+///   (`close_range(3, ~0, 0)`), or `exec` a separate program.
+/// - The files of snapshots stay open. They can only be read, and the child has their bytes anyway. Where there are
+///   no memfds, this is different: see `PLATFORM.md`.
+/// - memsnap does not keep a process from tracing another process of the same user, or from taking its descriptors
+///   (`/proc/PID/mem`, `pidfd_getfd`). Give the child another user or a filter of system calls, or make the parent
+///   undumpable (`PR_SET_DUMPABLE`).
 ///
 /// # Descriptors that others close
 ///
-/// A snapshot of bytes, and each view that is written in place, keeps a descriptor open, and a process one or two more.
-/// Code that closes descriptors that it did not open, as daemons do, has to run before memsnap is used. If it does not, nothing
-/// is read from or written to whatever file has the number then. Views that are open go on and find what is written,
-/// possibly in a slower way. What would have to map the file again is an error: a new view of the snapshot, or a
-/// restore to another one. A mutable view that ends leaves its bytes in its snapshot. All of this also holds for
-/// a thread with a file table of its own (`unshare(CLONE_FILES)`), while the other threads notice nothing.
+/// Code that closes descriptors that it did not open, as daemons do, has to run before memsnap is used. Each snapshot
+/// of bytes and each view that is written in place keeps a descriptor open, and each process keeps one or two more.
+///
+/// If such code runs later, memsnap does not use the file that the number then refers to. Open views go on and find
+/// written pages, possibly in a slower way. Calls that would have to map the closed file again return an error:
+/// opening a new view of the snapshot, or restoring to another snapshot. When a mutable view ends, its bytes are in
+/// its snapshot. All of this also holds in a thread with a file table of its own (`unshare(CLONE_FILES)`); the other
+/// threads are not affected.
 pub struct View<S, A = Open> {
     /// `None`, like `snapshot`, only while the view is being dropped, committed or converted.
     pub(crate) tree: Option<Worktree>,
@@ -218,8 +225,9 @@ impl<S, A> View<S, A> {
     /// showed before, or a mixture, and is as long as before or as the snapshot; either way the next restore puts
     /// everything right, and snapshots taken of it are exact.
     ///
-    /// On Windows, where there is no memory even for that, the view has no bytes (its length is 0) and its other methods
-    /// return errors until a restore succeeds. Its addresses stay reserved, but must not be accessed meanwhile.
+    /// On Windows, if there is not even enough memory for that, the view has no bytes: its length is 0, and its other
+    /// methods return errors until a restore succeeds. Its addresses stay reserved, but must not be accessed
+    /// meanwhile.
     ///
     /// # Examples
     ///
@@ -370,7 +378,8 @@ impl<S, A> View<S, A> {
     ///
     /// `InvalidInput` for a range that is not within the view, `PermissionDenied` for bytes that are
     /// [protected](Self::protect) against writing or belong to the parent of a forked process. Nothing has changed
-    /// then. On Windows `OutOfMemory`, after which the view is as after a [restore](Self::restore) that failed for it.
+    /// then. On Windows `OutOfMemory`: the view is then as after a [restore](Self::restore) that failed for lack of
+    /// memory.
     ///
     /// # Examples
     ///
@@ -397,14 +406,18 @@ impl<S, A> View<S, A> {
         tree.zero(&range)
     }
 
-    /// Puts these bytes back to what the snapshot holds that was last taken of the view or restored to it (at first, that
-    /// it was opened on), and gives the memory of whole pages among them back. It undoes what [`changes`](View::changes) lists there. Bytes beyond the end of that
-    /// snapshot, by which the view grew, become zero.
+    /// Puts these bytes back to the last snapshot, and gives the memory of whole pages among them back.
     ///
-    /// This is the call for memory whose contents are no longer needed, such as pages that a balloon or an allocator
-    /// returns, where `madvise` must not be used. Unlike [`zero`](Self::zero) it leaves nothing for the next snapshot to
-    /// capture. Pages that were captured from a view are copied back and keep their memory, unless the view maps them; so is
-    /// all on Windows, where single pages cannot be given back.
+    /// The last snapshot is the one that was last taken of the view or restored to it; at first, it is the one that
+    /// the view was opened on. `discard` undoes what [`changes`](View::changes) lists in the range. Bytes beyond the
+    /// end of that snapshot, by which the view grew, become zero.
+    ///
+    /// Use this for memory whose contents are no longer needed, such as pages that a balloon or an allocator returns:
+    /// `madvise` must not be used there. Unlike [`zero`](Self::zero), it leaves nothing for the next snapshot to
+    /// capture.
+    ///
+    /// Pages that were captured from a view are copied back and keep their memory, unless the view maps them. On
+    /// Windows all pages are copied back, since single pages cannot be given back.
     ///
     /// # Errors
     ///
@@ -459,9 +472,10 @@ impl<S, A> View<S, A> {
         self.tree.as_ref().map_or(ptr::dangling(), |tree| tree.start().as_ptr())
     }
 
-    /// The address of the first byte, aligned to a page. It stays the same as long as the view lives, and may be kept as
-    /// long: snapshots, restores and growth leave it valid, but for what a [restore](Self::restore) may do on Windows when
-    /// memory is exhausted.
+    /// The address of the first byte, aligned to a page. It stays the same as long as the view lives.
+    ///
+    /// The pointer may be kept as long as the view: snapshots, restores and growth leave it valid. The exception is a
+    /// [restore](Self::restore) on Windows when memory is exhausted.
     ///
     /// Writes through it are tracked like others. They must not race with calls on the view, nor happen
     /// while a slice of it is in use. See [memory for other code](Self#memory-for-other-code).

@@ -119,8 +119,8 @@ unsafe impl<S> Sync for GuestRegion<S> where View<S>: Sync {}
 impl<S> GuestRegion<S> {
     /// The memory of `view` as guest memory from `start` on.
     ///
-    /// The region is as long as the view is now, in whole pages, and stays so. `start` need not be aligned, but hypervisors
-    /// want it to be.
+    /// The region has the current length of the view, in whole pages, and keeps it. `start` need not be aligned, but
+    /// hypervisors want it to be.
     ///
     /// # Errors
     ///
@@ -185,9 +185,9 @@ impl<S> GuestRegion<S> {
     ///
     /// # Errors
     ///
-    /// Those of [`View::restore`]; `InvalidInput`, with nothing changed, if that snapshot is of another length than the
-    /// region, because the view had grown when it became guest memory. Such a region can go back to snapshots taken of
-    /// it, by [`restore_to`](Self::restore_to).
+    /// Those of [`View::restore`]. `InvalidInput`, with nothing changed, if that snapshot has another length than the
+    /// region, because the view had grown before it became guest memory. Such a region can go back to snapshots taken
+    /// of it, by [`restore_to`](Self::restore_to).
     ///
     /// # Examples
     ///
@@ -239,8 +239,9 @@ impl<S> GuestRegion<S> {
     /// Makes the bytes of `range`, by offset, zero, and gives the memory of whole pages among them back. See
     /// [`View::zero`].
     ///
-    /// For pages that the guest expects to be zero when it uses them again: those of free page reporting where the guest
-    /// negotiated `VIRTIO_BALLOON_F_PAGE_POISON` with a value of 0. For others [`discard`](Self::discard) is better.
+    /// Use this for pages that the guest expects to be zero when it uses them again: those of free page reporting, if
+    /// the guest negotiated `VIRTIO_BALLOON_F_PAGE_POISON` with a value of 0. For other pages
+    /// [`discard`](Self::discard) is better.
     ///
     /// # Errors
     ///
@@ -266,11 +267,11 @@ impl<S> GuestRegion<S> {
     /// Puts the bytes of `range`, by offset, back to what the last snapshot holds, and gives the memory of whole pages
     /// among them back. See [`View::discard`].
     ///
-    /// For pages whose contents the guest has given up: those of a memory balloon and of free page reporting. It returns
-    /// at least as much memory as [`zero`](Self::zero), and the next snapshot has nothing of these pages to capture.
-    /// What the guest finds there later are bytes that it had itself before.
+    /// Use this for pages whose contents the guest has given up: those of a memory balloon and of free page
+    /// reporting. It returns at least as much memory as [`zero`](Self::zero), and leaves nothing of these pages for
+    /// the next snapshot to capture. If the guest reads the pages later, it finds bytes that it held itself before.
     ///
-    /// `madvise(MADV_DONTNEED)` on the region's host addresses must not be used: see
+    /// Do not call `madvise(MADV_DONTNEED)` on the region's host addresses: see
     /// [memory for other code](View#memory-for-other-code).
     ///
     /// # Errors
