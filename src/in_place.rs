@@ -31,16 +31,35 @@ impl State {
         let is_private = unsafe { self.mapping.replace(Source::Private(file), &[]) }.is_ok();
         if is_private && file.seal() {
             let image = self.adopt_file(self.mapping.pages(), content_len);
+            // For later calls on the view, should the descriptor of the file be lost.
+            let _ = image.reader();
             let written = usize::try_from(image.base.allocated()).unwrap_or(usize::MAX) / page_size();
             trace::taken(image.pages, written, written, self.tracker.tracking());
             return Ok(image);
         }
         // SAFETY: as above.
         if unsafe { self.mapping.replace(Source::Shared(file), &[]) }.is_err() {
-            // The range may show the file without sharing it, so that the file is not what counts any more.
-            self.backing = Backing::Torn;
+            self.give_up_file();
         }
         self.capture_changed(content_len)
+    }
+
+    /// After the range could not be mapped shared again: what it shows is what counts, and not the file any more. It
+    /// may show the file without sharing it. If a failed call unmapped what was there before, it shows zeroes, and the
+    /// bytes of the file are copied in.
+    fn give_up_file(&mut self) {
+        let Backing::Direct(file) = mem::replace(&mut self.backing, Backing::Torn) else { return };
+        let Ok(bytes) = Mapping::new(self.mapping.pages(), Source::ReadOnly(&file)) else { return };
+        for page in file.data().below(bytes.pages()).iter() {
+            // SAFETY: the page is one of this new mapping's, which nobody else knows.
+            let of_file = unsafe { bytes.page(page) };
+            // SAFETY: the page is the range's, no page is protected, and nobody writes, which would need the tree
+            // exclusively.
+            if unsafe { self.mapping.page(page) } != of_file {
+                // SAFETY: as above. Who reads at this moment sees zeroes, or the bytes that were there before.
+                unsafe { self.mapping.write(page, of_file) };
+            }
+        }
     }
 
     /// The last image of a range of `pages` pages that was written in place and is not used any more. After an error the

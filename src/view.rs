@@ -163,9 +163,10 @@ pub enum Protected {}
 /// of bytes and each view that is written in place keeps a descriptor open, and each process keeps one or two more.
 ///
 /// If such code runs later, memsnap does not use the file that the number then refers to. Open views go on and find
-/// written pages, possibly in a slower way. Calls that would have to map the closed file again return an error:
-/// opening a new view of the snapshot, or restoring to another snapshot. When a mutable view ends, its bytes are in
-/// its snapshot. All of this also holds in a thread with a file table of its own (`unshare(CLONE_FILES)`); the other
+/// written pages, possibly in a slower way. Calls that have to map the closed file return an error: opening a new
+/// view of the snapshot, restoring to another snapshot, and, for a snapshot of bytes of which no view was captured or
+/// restored before, the first such call on a view that is not mutable. When a mutable view ends, its bytes are in its
+/// snapshot. All of this also holds in a thread with a file table of its own (`unshare(CLONE_FILES)`); the other
 /// threads are not affected.
 pub struct View<S, A = Open> {
     /// `None`, like `snapshot`, only while the view is being dropped, committed or converted.
@@ -257,7 +258,8 @@ impl<S, A> View<S, A> {
     /// # Errors
     ///
     /// `InvalidInput` for a range that is not within the view, which changes nothing; otherwise as for
-    /// [`restore`](Self::restore). The bytes in the ranges stay in any case.
+    /// [`restore`](Self::restore). The bytes in the ranges stay in any
+    /// case, unless the view has lost its memory (on Windows, where even memory for zeroes could not be had).
     ///
     /// # Examples
     ///

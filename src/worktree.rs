@@ -101,6 +101,8 @@ impl Worktree {
         {
             return Self::new(mapping, Backing::Direct(file), image, most, options);
         }
+        // What is written has to be compared when the view ends, also if the descriptor of the file is lost until then.
+        image.reader()?;
         Self::open(image, options)
     }
 

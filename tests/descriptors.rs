@@ -290,6 +290,36 @@ mod linux {
         }
     }
 
+    /// What was written through a mutable view could not be captured when the file of its snapshot was closed before anything
+    /// had been compared with that file: each later call on the snapshot failed, and nothing gave the bytes back.
+    #[test]
+    fn a_mutable_view_whose_snapshot_was_closed_loses_nothing() {
+        let _serial = serial();
+        for in_place in [false, true] {
+            run_in_child(|| {
+                let mut bytes = pattern(PAGES, 1);
+                let mut snapshot = if in_place {
+                    Snapshot::zeroed(bytes.len()).unwrap()
+                } else {
+                    Snapshot::from_slice(&bytes).unwrap()
+                };
+                let mut view = snapshot.view_mut().unwrap();
+                view.copy_from_slice(&bytes);
+                if in_place {
+                    assert_same("taken", &read(&view.take_snapshot().unwrap()), &bytes);
+                }
+                let numbers = numbers_of(Kind::Sealed);
+                assert_eq!(numbers.len(), 1);
+                put_in_place(&File::open("/dev/null").unwrap(), numbers[0]);
+                view[5 * page_size()] ^= 1;
+                bytes[5 * page_size()] ^= 1;
+                view.commit().unwrap();
+                assert_same("committed", &read(&snapshot), &bytes);
+                assert!(snapshot.view().is_err(), "a view of another file");
+            });
+        }
+    }
+
     /// A file system gives the inode number of a file that was deleted to the next one, by which that was taken for the file
     /// of a snapshot.
     #[test]

@@ -6,18 +6,29 @@ use std::io;
 /// A multiple of the blocks of every disk and file system in use.
 const BLOCK: usize = 64 * 1024;
 
+/// The smallest block that a disk has, of which each read gives a multiple but for the end of a file.
+const SECTOR: usize = 512;
+
 /// Reads what there is at byte `offset`, by a `read` that gets whole blocks to fill, and the offset of the first.
 pub(super) fn read_at(
     buffer: &mut [u8],
     offset: usize,
-    read: impl FnOnce(&mut [u8], usize) -> io::Result<usize>,
+    mut read: impl FnMut(&mut [u8], usize) -> io::Result<usize>,
 ) -> io::Result<usize> {
     let before = offset % BLOCK;
     let len = (before + buffer.len()).next_multiple_of(BLOCK);
     let mut memory = vec![0; len + BLOCK];
     let start = memory.as_ptr().addr().wrapping_neg() % BLOCK;
     let blocks = &mut memory[start..start + len];
-    let read = read(blocks, offset - before)?.saturating_sub(before).min(buffer.len());
+    let mut filled = 0;
+    // A read that ends before `offset` may have been cut short, by a bad block for one, and is no end of the file.
+    while filled <= before && filled % SECTOR == 0 {
+        match read(&mut blocks[filled..], offset - before + filled)? {
+            0 => break,
+            more => filled += more,
+        }
+    }
+    let read = filled.saturating_sub(before).min(buffer.len());
     buffer[..read].copy_from_slice(&blocks[before..before + read]);
     Ok(read)
 }
@@ -37,9 +48,10 @@ mod tests {
                 let mut buffer = vec![0xA5; wanted];
                 let read = read_at(&mut buffer, offset, |blocks, from| {
                     assert_eq!(
-                        (blocks.as_ptr().addr() % BLOCK, blocks.len() % BLOCK, from % BLOCK),
+                        (blocks.as_ptr().addr() % SECTOR, blocks.len() % SECTOR, from % SECTOR),
                         (0, 0, 0)
                     );
+                    assert!(from % BLOCK == 0 || from <= offset);
                     bytes.get(from..).unwrap_or_default().read(blocks)
                 });
                 let expected = bytes.get(offset..).unwrap_or_default();
@@ -49,5 +61,18 @@ mod tests {
                 assert!(buffer[expected.len()..].iter().all(|&byte| byte == 0xA5));
             }
         }
+    }
+
+    /// A read that was cut short by a bad block counted as the end of the file, so that the copy was cut short as well.
+    #[test]
+    fn an_error_behind_a_short_read_is_an_error() {
+        let read = |wanted: &mut [u8], from: usize| match from {
+            0 => Ok(SECTOR.min(wanted.len())),
+            _ => Err(io::ErrorKind::InvalidData.into()),
+        };
+        let mut buffer = [0; 2 * SECTOR];
+        assert_eq!(read_at(&mut buffer, 0, read).unwrap(), SECTOR);
+        assert_eq!(read_at(&mut buffer, SECTOR, read).unwrap_err().kind(), io::ErrorKind::InvalidData);
+        assert_eq!(read_at(&mut buffer, 3 * SECTOR, read).unwrap_err().kind(), io::ErrorKind::InvalidData);
     }
 }

@@ -94,8 +94,11 @@ impl Descriptor {
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        // Where the kernel does not tell, the number stays open: that is better than to close somebody else's file.
-        close_if(self.number, self.identity);
+        // In a child, whoever takes the entry off the list closes the descriptor.
+        if self.key.as_ref().is_none_or(Key::withdraw) {
+            // Where the kernel does not tell, the number stays open: that is better than to close somebody else's file.
+            close_if(self.number, self.identity);
+        }
     }
 }
 

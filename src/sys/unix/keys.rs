@@ -45,6 +45,8 @@ struct Place {
 pub(super) struct Key {
     place: &'static Place,
     entry: u64,
+    /// By this value, and not by a child that closed the descriptor.
+    withdrawn: AtomicBool,
 }
 
 /// A number greater than all that this process and its ancestors were given before, and never 0.
@@ -78,12 +80,16 @@ impl Key {
         place.inode.store(identity.inode, Ordering::Relaxed);
         let entry = next_number();
         place.entry.store(entry, Ordering::Release);
-        Ok(Self { place, entry })
+        Ok(Self { place, entry, withdrawn: AtomicBool::new(false) })
     }
 
-    pub(super) fn withdraw(&self) {
-        // In a child the place may be free already, or have another entry.
-        self.place.change(self.entry, FREE);
+    /// Takes the entry off the list. Returns whether this value did so, now or before: otherwise a child has closed the
+    /// descriptor, or is about to, and the place may have another entry.
+    pub(super) fn withdraw(&self) -> bool {
+        if self.place.change(self.entry, FREE) {
+            self.withdrawn.store(true, Ordering::Relaxed);
+        }
+        self.withdrawn.load(Ordering::Relaxed)
     }
 
     pub(super) fn is_listed(&self) -> bool {
