@@ -28,7 +28,8 @@ impl SwapFile {
         }
         let mut refusals = String::new();
         // Where the file system of temporary files is memory itself, the build directory may do.
-        for directory in [std::env::temp_dir(), env!("CARGO_TARGET_TMPDIR").into()] {
+        let build = option_env!("CARGO_TARGET_TMPDIR").map(PathBuf::from);
+        for directory in [Some(std::env::temp_dir()), build].into_iter().flatten() {
             match Self::add_in(&directory) {
                 Ok(added) => return Ok(added),
                 Err(error) => {
