@@ -15,17 +15,16 @@ use tracing::span::{Attributes, Id, Record};
 use tracing::subscriber::with_default;
 use tracing::{Event, Metadata, Subscriber};
 
-/// Keeps the messages of memsnap's events.
-#[derive(Clone, Default)]
-struct Listener(Arc<Mutex<Vec<Heard>>>);
-
 #[derive(Default)]
 struct Heard {
     message: String,
     fields: Vec<(&'static str, String)>,
 }
 
-impl Subscriber for Listener {
+/// Calls this with each of memsnap's events.
+struct Listener<F>(F);
+
+impl<F: Fn(&Event<'_>) + Send + Sync + 'static> Subscriber for Listener<F> {
     fn enabled(&self, metadata: &Metadata<'_>) -> bool {
         metadata.target() == "memsnap"
     }
@@ -39,9 +38,7 @@ impl Subscriber for Listener {
     fn record_follows_from(&self, _: &Id, _: &Id) {}
 
     fn event(&self, event: &Event<'_>) {
-        let mut heard = Heard::default();
-        event.record(&mut heard);
-        self.0.lock().unwrap().push(heard);
+        (self.0)(event);
     }
 
     fn enter(&self, _: &Id) {}
@@ -60,9 +57,15 @@ impl Visit for Heard {
 
 /// What is told while `script` runs.
 fn events<T>(script: impl FnOnce() -> T) -> (T, Vec<Heard>) {
-    let listener = Listener::default();
-    let result = with_default(listener.clone(), script);
-    let heard = std::mem::take(&mut *listener.0.lock().unwrap());
+    let all = Arc::new(Mutex::new(Vec::new()));
+    let kept = Arc::clone(&all);
+    let listener = Listener(move |event: &Event<'_>| {
+        let mut heard = Heard::default();
+        event.record(&mut heard);
+        kept.lock().unwrap().push(heard);
+    });
+    let result = with_default(listener, script);
+    let heard = std::mem::take(&mut *all.lock().unwrap());
     (result, heard)
 }
 
@@ -132,37 +135,12 @@ fn each_consolidation_is_told_once() {
     assert_eq!(messages, ["image consolidated"; 2]);
 }
 
-/// Calls this when memsnap tells something.
-struct Curious<F>(F);
-
-impl<F: Fn() + Send + Sync + 'static> Subscriber for Curious<F> {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == "memsnap"
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        panic!("there are no spans");
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, _: &Event<'_>) {
-        (self.0)();
-    }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
-}
-
 /// Runs `script` on another thread, with a subscriber that runs `answer` at each event. Fails if that does not end.
 fn asks_back(what: &str, answer: impl Fn() + Send + Sync + 'static, script: impl FnOnce() + Send + 'static) {
     let (sender, receiver) = mpsc::channel();
     let answered = Arc::new(AtomicUsize::new(0));
     let count = Arc::clone(&answered);
-    let subscriber = Curious(move || {
+    let subscriber = Listener(move |_: &Event<'_>| {
         answer();
         count.fetch_add(1, Ordering::Relaxed);
     });
