@@ -19,7 +19,11 @@ use super::descriptor::{Identity, close_if};
 use crate::sys::call;
 use crate::sys::system::in_child;
 
-/// The first place of the list; places are never freed, and used again.
+/// The first places of the list. Not on the heap, which a program may keep out of its children (`MADV_DONTFORK`): the
+/// handler would crash there.
+static FIRST: [Place; 64] = [const { Place::free() }; 64];
+
+/// The other places of the list; they are never freed, and used again.
 static PLACES: AtomicPtr<Place> = AtomicPtr::new(ptr::null_mut());
 
 /// The last number given by [`next_number`].
@@ -104,6 +108,16 @@ impl Drop for Key {
 }
 
 impl Place {
+    const fn free() -> Self {
+        Self {
+            entry: AtomicU64::new(FREE),
+            descriptor: AtomicI32::new(-1),
+            device: AtomicU64::new(0),
+            inode: AtomicU64::new(0),
+            next: AtomicPtr::new(ptr::null_mut()),
+        }
+    }
+
     /// Whether the entry was `from`, and is `to` now.
     fn change(&self, from: u64, to: u64) -> bool {
         self.entry.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
@@ -113,17 +127,15 @@ impl Place {
 fn places() -> impl Iterator<Item = &'static Place> {
     // SAFETY: what the list points at was leaked by `add_place`, and is changed by its atomics only.
     let shared = |place: &AtomicPtr<Place>| unsafe { place.load(Ordering::Acquire).as_ref() };
-    std::iter::successors(shared(&PLACES), move |place| shared(&place.next))
+    FIRST.iter().chain(std::iter::successors(shared(&PLACES), move |place| shared(&place.next)))
 }
 
 /// A new place of the list, claimed.
 fn add_place() -> &'static Place {
     let place = Box::leak(Box::new(Place {
         entry: AtomicU64::new(CLAIMED),
-        descriptor: AtomicI32::new(-1),
-        device: AtomicU64::new(0),
-        inode: AtomicU64::new(0),
         next: AtomicPtr::new(PLACES.load(Ordering::Acquire)),
+        ..Place::free()
     }));
     let mut next = place.next.load(Ordering::Relaxed);
     while let Err(first) =
