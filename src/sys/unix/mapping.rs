@@ -478,6 +478,7 @@ mod tests {
         assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
         assert_eq!(status, 0, "the hole is there, or not zero");
     }
+
     /// Another thread's mapping that came to lie in the hole was once taken for the view's own: the view showed it, and
     /// unmapped it when it was dropped.
     #[test]
