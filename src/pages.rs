@@ -102,14 +102,16 @@ impl PageSet {
         if range.len() == 0 {
             return;
         }
-        self.pages += range.len();
         match self.ranges.last_mut() {
-            Some(last) if last.end == range.start => last.end = range.end,
-            last => {
-                debug_assert!(last.is_none_or(|last| last.end < range.start));
-                self.ranges.push(range);
+            // A kernel (powerpc64le) was seen to report pages late or twice.
+            Some(last) if last.end > range.start => {
+                *self = self.ranges.iter().copied().chain([range]).collect();
+                return;
             }
+            Some(last) if last.end == range.start => last.end = range.end,
+            _ => self.ranges.push(range),
         }
+        self.pages += range.len();
     }
 
     /// The number of pages in the set.
