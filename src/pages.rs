@@ -310,6 +310,17 @@ mod tests {
         assert_eq!(whole_pages(usize::MAX), None);
     }
 
+    /// A late range broke the order of the set, on which each question relies.
+    #[test]
+    fn a_range_that_comes_late_or_twice_is_taken() {
+        let mut set = PageSet::new();
+        for (start, end) in [(5, 8), (12, 14), (1, 3), (6, 13), (6, 13)] {
+            set.push_range(PageRange::new(start, end));
+        }
+        assert_eq!(set.ranges(), [PageRange::new(1, 3), PageRange::new(5, 14)]);
+        assert_eq!(set.len(), 11);
+    }
+
     proptest! {
         #[test]
         fn sets_behave_like_sets(
