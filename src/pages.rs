@@ -97,7 +97,7 @@ impl PageSet {
         self.push_range(PageRange::new(page, page + 1));
     }
 
-    /// Adds a range that starts at or behind the end of the set.
+    /// Adds a range. Costs least where it starts at or behind the end of the set.
     pub(crate) fn push_range(&mut self, range: PageRange) {
         if range.len() == 0 {
             return;
