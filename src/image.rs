@@ -6,6 +6,8 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::mem;
+use std::ptr::NonNull;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -13,9 +15,9 @@ use crate::error;
 use crate::layout::Flat;
 use crate::options::Label;
 use crate::pages::{PageRange, PageSet};
-use crate::store::{Candidate, Page, Store, Usage, zeroes};
+use crate::store::{Candidate, Freed, Page, Store, Usage, zeroes};
 use crate::sys::{Mapping, MemoryFile, Source};
-use crate::table::Table;
+use crate::table::{Lookup, Table};
 
 /// Invariant: the bytes of an image never change. Its base is not written once an image refers to it,
 /// and pages of its table are not written at all.
@@ -48,7 +50,8 @@ pub(crate) enum Base {
 pub(crate) enum Origin {
     Zeroes,
     Base,
-    Captured(*const Page),
+    /// With the [`id`](Page::id) of the page.
+    Captured(NonNull<()>),
 }
 
 /// A store, counting the images that keep their pages in it.
@@ -167,7 +170,7 @@ impl Image {
     /// An image of `base`, with a store of its own.
     pub(crate) fn new(base: Base, pages: usize, content_len: usize, label: Label) -> Self {
         let store = Member::of(&Arc::new(Store::new()));
-        let captured = Table::new(pages);
+        let captured = Table::new();
         Self { pages, content_len, base: base.below(pages), captured, store, label, flat: Mutex::default() }
     }
 
@@ -185,7 +188,7 @@ impl Image {
 
     /// An image of `base`, whose relative this one is.
     pub(crate) fn over(&self, base: Base, pages: usize, content_len: usize) -> Self {
-        self.relative(pages, content_len, base, Table::new(pages))
+        self.relative(pages, content_len, base, Table::new())
     }
 
     /// Whether no page can be other than zero.
@@ -212,10 +215,10 @@ impl Image {
             .capture(candidates.iter().map(both))
             .map_err(error::context("making room for the captured pages", candidates.len()))?;
         let same = candidates.len() - changes.len();
-        let captured = if pages != self.pages {
-            self.captured.resized(pages).with(&changes)
-        } else if content_len != self.content_len || !changes.is_empty() {
-            self.captured.with(&changes)
+        let captured = if pages < self.pages {
+            self.captured.below(pages).with(changes)
+        } else if (pages, content_len) != (self.pages, self.content_len) || !changes.is_empty() {
+            self.captured.with(changes)
         } else {
             return Ok((None, same));
         };
@@ -228,7 +231,7 @@ impl Image {
             Base::Zero => None,
             Base::File { file, .. } => Some(file.mapping()?),
         };
-        Ok(Reader { image: self, base })
+        Ok(Reader { image: self, captured: self.captured.lookup(), base })
     }
 
     /// The pages whose bytes differ, among them all that only the longer image has.
@@ -271,8 +274,7 @@ impl Image {
 
     pub(crate) fn origin(&self, page: usize) -> Origin {
         match self.captured.get(page) {
-            Some(captured) if captured.is_zero() => Origin::Zeroes,
-            Some(captured) => Origin::Captured(Arc::as_ptr(captured)),
+            Some(captured) => captured.id().map_or(Origin::Zeroes, Origin::Captured),
             None if page < self.base.end() => Origin::Base,
             None => Origin::Zeroes,
         }
@@ -288,9 +290,17 @@ impl Image {
     }
 }
 
+impl Drop for Image {
+    fn drop(&mut self) {
+        let mut freed = Freed::new(&self.store.0);
+        self.captured.for_each_unshared(|page| freed.add(mem::take(page)));
+    }
+}
+
 /// An image whose pages can be read without a further system call, and so without failure.
 pub(crate) struct Reader<'a> {
     image: &'a Image,
+    captured: Lookup<'a, Page>,
     base: Option<&'a Mapping>,
 }
 
@@ -312,7 +322,7 @@ impl<'a> Reader<'a> {
     /// The bytes of `page`: zeroes beyond the end of the image.
     #[inline]
     pub(crate) fn page(&self, page: usize) -> &'a [u8] {
-        if let Some(captured) = self.image.captured.get(page) {
+        if let Some(captured) = self.captured.get(page) {
             return captured.bytes();
         }
         match self.base {
@@ -328,7 +338,11 @@ impl<'a> Reader<'a> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::{BTreeMap, HashMap};
+    use std::panic::{self, AssertUnwindSafe};
     use std::thread;
+
+    use proptest::prelude::*;
 
     use super::*;
     use crate::page_size;
@@ -337,6 +351,85 @@ mod tests {
         let (taken, same) = image.capture(size, pages, false, |_| bytes).unwrap();
         assert_eq!(same, 0);
         taken.expect("pages that differ make another image")
+    }
+
+    const MOST_PAGES: usize = if cfg!(miri) { 40 } else { 200 };
+
+    /// What is done to one of the images that there are, chosen by its number.
+    #[derive(Clone, Debug)]
+    enum Step {
+        /// Capture these pages, with what each is to hold, in an image of so many pages.
+        Take(usize, BTreeMap<usize, u8>, usize),
+        /// Capture pages of which the last one cannot be read. All that was captured is given back.
+        Fail(usize),
+        Drop(usize),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        let pages = prop::collection::btree_map(0..MOST_PAGES, 0_u8..4, 0..40);
+        prop_oneof![
+            4 => (any::<usize>(), pages, 1..MOST_PAGES).prop_map(|(of, pages, len)| Step::Take(of, pages, len)),
+            1 => any::<usize>().prop_map(Step::Fail),
+            3 => any::<usize>().prop_map(Step::Drop),
+        ]
+    }
+
+    proptest! {
+        /// Each slot is live as long as an image has it and no longer, however images share nodes and pages, and no
+        /// two pages are in one slot.
+        #[test]
+        fn live_slots_are_those_that_images_have(steps in prop::collection::vec(step(), 1..if cfg!(miri) { 10 } else { 30 })) {
+            let root = Image::new(Base::Zero, 1, page_size(), Label::default());
+            let mut images: Vec<(Image, BTreeMap<usize, u8>)> = Vec::new();
+            let filled: Vec<_> = (0..4_u8).map(|byte| vec![byte; page_size()]).collect();
+            for step in steps {
+                let nothing = BTreeMap::new();
+                let of = |of: usize| of.checked_rem(images.len()).map(|of| (&images[of].0, &images[of].1));
+                match step {
+                    Step::Take(image, pages, len) => {
+                        let (image, model) = of(image).unwrap_or((&root, &nothing));
+                        let mut model = model.clone();
+                        model.split_off(&len);
+                        let pages: BTreeMap<_, _> = pages.into_iter().filter(|(page, _)| *page < len).collect();
+                        let candidates = pages.keys().copied().collect();
+                        let now = |page: usize| &*filled[usize::from(pages[&page])];
+                        let size = (len, len * page_size());
+                        let (taken, _) = image.capture(size, &candidates, false, now).unwrap();
+                        model.extend(pages.iter());
+                        images.extend(taken.map(|taken| (taken, model)));
+                    }
+                    Step::Fail(image) => {
+                        let (image, _) = of(image).unwrap_or((&root, &nothing));
+                        let candidates: PageSet = (0..MOST_PAGES).collect();
+                        let now = |page| if page < MOST_PAGES - 1 { &*filled[1] } else { panic!("no such page") };
+                        let size = (MOST_PAGES, MOST_PAGES * page_size());
+                        let failed = panic::catch_unwind(AssertUnwindSafe(|| image.capture(size, &candidates, true, now)));
+                        prop_assert!(failed.is_err());
+                    }
+                    Step::Drop(image) => {
+                        if !images.is_empty() {
+                            images.swap_remove(image % images.len());
+                        }
+                    }
+                }
+                let mut slots = HashMap::new();
+                for (image, model) in &images {
+                    let reader = image.reader().unwrap();
+                    for page in 0..image.pages {
+                        let byte = model.get(&page).copied().unwrap_or(0);
+                        let shown = reader.page(page);
+                        prop_assert_eq!((shown[0], shown[page_size() - 1]), (byte, byte), "page {}", page);
+                        if let Origin::Captured(slot) = image.origin(page) {
+                            prop_assert_eq!(*slots.entry(slot).or_insert((page, byte)), (page, byte));
+                        }
+                    }
+                }
+                prop_assert_eq!(root.store_usage().live, slots.len());
+                root.store.0.check();
+            }
+            drop(images);
+            prop_assert_eq!(root.store_usage().live, 0);
+        }
     }
 
     /// Makes no system call but for the store's memory, so that Miri can run it.

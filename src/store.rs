@@ -5,15 +5,16 @@
 //! because of `fork`: parent and child each get the kernel's own copy-on-write, so that neither can
 //! recycle, overwrite or return a page that the other still reads; a shared file could not do that.
 //!
-//! Freed slots are kept with their frames for the next capture, as many as the recent captures took
+//! Freed slots are kept with their frames for the next captures, as many as the recent captures of each thread took
 //! at a time; the frames beyond go back to the system, the addresses stay for later.
 #![allow(unsafe_code)]
 
 use std::io;
 use std::ops::RangeInclusive;
-use std::ptr::NonNull;
-use std::sync::atomic::AtomicUsize;
-use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
+use std::process;
+use std::ptr::{self, NonNull};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::options::Populate;
 use crate::page_size;
@@ -27,24 +28,25 @@ use crate::sys::Source;
 /// Pages in a segment: a store starts small and grows by half of what it has.
 const SEGMENT_PAGES: RangeInclusive<usize> = 64..=16_384;
 
-/// Frames of freed slots are kept up to the largest recent capture, and at least this share of the
+/// Frames of freed slots are kept up to the largest recent capture of each thread, and at least this share of the
 /// captured pages.
 const KEPT_SHARE: usize = 32;
 
 /// Freed slots over the limit before any are returned: at least this many go back in one sweep.
 const SWEEP: usize = 64;
 
-/// The most slots that are reserved at a time.
+/// The most slots that are reserved or freed under one lock: enough that the lock costs next to nothing, few enough
+/// that other threads hardly meet it.
 const BATCH: usize = 64;
+
+/// Slots with frames that are reserved at first, if it is not known how many are needed.
+const FEW: usize = 8;
+
+/// Threads that are told apart.
+const THREADS: usize = 8;
 
 /// The largest page that any platform has.
 static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
-
-/// What captured pages are that hold nothing but zeroes, of all stores.
-static ZERO_PAGE: LazyLock<Arc<Page>> = LazyLock::new(|| {
-    let start = NonNull::from(&ZEROES).cast();
-    Arc::new(Page { slot: Slot { segment: usize::MAX, start }, store: None })
-});
 
 /// One page of zeroes.
 pub(crate) fn zeroes() -> &'static [u8] {
@@ -63,70 +65,144 @@ pub(crate) struct Store {
     pub(crate) images: AtomicUsize,
 }
 
-/// Invariant: each slot of each segment is in exactly one place: in one `Page`, in `kept`, in `bare`, or with a
-/// thread that is about to put it into one of these.
+/// Invariant: each slot of each segment is in exactly one place: in `Page`s, as many as its head says, in `kept`, in
+/// `bare`, or with a thread that is about to put it into one of these.
 #[derive(Default)]
 struct Slots {
-    segments: Vec<Arc<Mapping>>,
+    segments: Vec<Arc<Segment>>,
     total: usize,
     /// Free, with a frame; the last freed is the first reused. Has room for all slots, so that
     /// freeing never allocates.
     kept: Vec<Slot>,
     /// Free, without a frame.
     bare: Vec<Slot>,
-    /// The size of recent captures: the largest, fading by an eighth with each later one.
-    recent: usize,
+    /// The store itself, as long as any slot is live. So a `Page` needs no reference to its store, which each thread
+    /// would have to count.
+    alive: Option<Arc<Store>>,
+    /// The size of recent captures: the largest of each thread. It shrinks by an eighth with each later capture of any
+    /// thread. Threads that capture by turns need the frames of all of them.
+    recent: [usize; THREADS],
     /// The system refused to take frames back (locked memory, say), so it is not asked again.
     pinned: bool,
 }
 
-/// One page of a segment.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-struct Slot {
-    segment: usize,
-    start: NonNull<u8>,
+/// Memory for pages.
+///
+/// Invariant: it exists as long as its store.
+struct Segment {
+    mapping: Mapping,
+    /// One for each page of the mapping.
+    heads: Vec<Head>,
+    store: Weak<Store>,
 }
 
-// SAFETY: a slot is an address; who may read or write there is decided by those who have it.
+/// What is known of one page of a segment.
+struct Head {
+    /// How many `Page`s there are of it, if it is not free.
+    pages: AtomicU32,
+    /// Which page of the segment.
+    index: u32,
+    segment: *const Segment,
+}
+
+// SAFETY: `segment` is only used for shared references, and a `Segment` is `Sync`.
+unsafe impl Send for Head {}
+// SAFETY: as above.
+unsafe impl Sync for Head {}
+
+/// One page of a segment.
+///
+/// Invariant: the segment exists as long as the slot is used. The slot is either part of the store, or it was taken from the store and
+/// not put back, so that it is live and the store keeps itself (`Slots::alive`).
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Slot(NonNull<Head>);
+
+// SAFETY: a slot is an address. Whether its bytes may be read or written is decided where that is done.
 unsafe impl Send for Slot {}
 
+impl Slot {
+    fn head(&self) -> &Head {
+        // SAFETY: the head is part of its segment, which exists by the invariant of `Slot`. Nobody has a mutable reference to
+        // the heads of a segment that is complete.
+        unsafe { self.0.as_ref() }
+    }
+
+    fn segment(&self) -> &Segment {
+        // SAFETY: the head is one of this segment's, which exists by the invariant of `Slot`.
+        unsafe { &*self.head().segment }
+    }
+
+    fn index(&self) -> usize {
+        self.head().index as usize
+    }
+
+    fn start(&self) -> NonNull<u8> {
+        self.segment().mapping.page_ptr(self.index())
+    }
+
+    /// Counts one page less. Returns whether it was the last one; then the caller has to free the slot.
+    fn release(self) -> bool {
+        let pages = &self.head().pages;
+        // Only the owner of the last page could make another, and it is the caller. So it need not write.
+        pages.load(Ordering::Acquire) == 1 || pages.fetch_sub(1, Ordering::AcqRel) == 1
+    }
+
+    /// The same, and frees the slot.
+    #[cold]
+    fn release_and_free(self) {
+        if self.release()
+            && let Some(store) = self.segment().store.upgrade()
+        {
+            store.free(&[self], 0);
+        }
+    }
+}
+
 /// A page that may have to be captured: what it shows now, and what it showed before, to be compared with.
+/// Without that, it is captured in any case.
 pub(crate) struct Candidate<'a> {
     pub(crate) page: usize,
     pub(crate) now: &'a [u8],
     pub(crate) before: Option<&'a [u8]>,
 }
 
-/// Slots taken out and not used yet, which go back in the end. All of them have frames.
+/// Slots taken out for a capture. All of them have frames. Those not used go back in the end.
 struct Reserved<'a> {
-    store: &'a Store,
+    store: &'a Arc<Store>,
     slots: Vec<Slot>,
+    used: usize,
 }
 
 impl Reserved<'_> {
-    /// The next slot; if there is none, up to `count` are reserved.
-    fn next(&mut self, count: usize) -> io::Result<Slot> {
-        if let Some(slot) = self.slots.pop() {
-            return Ok(slot);
+    /// The next slot, with `left` pages to come, this one included, of which each is `certain` to need one or not. If it is
+    /// not, little more is reserved than was used: others may need the slots, and one without a frame costs one.
+    fn next(&mut self, left: usize, certain: bool) -> io::Result<Slot> {
+        if self.slots.is_empty() {
+            let most = left.min(BATCH);
+            let count = |least: usize| if certain { most } else { self.used.max(least).min(most) };
+            let (kept, bare) = (count(FEW), count(1));
+            let bare = self.store.lock().take(self.store, kept, bare, &mut self.slots)?;
+            if bare {
+                for (slot, pages) in by_segment(self.slots.clone()) {
+                    let populate = |&range| slot.segment().mapping.populate(range, Populate::Write);
+                    // Best effort: if it fails, the first writes make the frames.
+                    pages.ranges().iter().for_each(|range| drop(populate(range)));
+                }
+            }
         }
-        let bare;
-        (self.slots, bare) = self.store.lock().take(count)?;
-        for (segment, pages) in &bare {
-            // A wish: where it cannot be granted, the first writes make the frames.
-            pages.ranges().iter().for_each(|&range| drop(segment.populate(range, Populate::Write)));
-        }
-        self.slots.pop().ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+        let slot = self.slots.pop().ok_or(io::ErrorKind::OutOfMemory)?;
+        self.used += 1;
+        Ok(slot)
     }
 }
 
 impl Drop for Reserved<'_> {
     fn drop(&mut self) {
-        self.slots.drain(..).for_each(|slot| self.store.free(slot));
+        if self.used > 0 || !self.slots.is_empty() {
+            self.store.free(&self.slots, self.used);
+        }
     }
 }
-
-/// Pages of segments.
-type Places = Vec<(Arc<Mapping>, PageSet)>;
 
 /// What a store holds, in pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -137,40 +213,63 @@ pub(crate) struct Usage {
     pub(crate) kept: usize,
 }
 
-/// A captured page.
+/// A captured page. Copies are the same page. One that is all zeroes has no slot.
 ///
-/// Invariant: its bytes do not change as long as it exists.
-pub(crate) struct Page {
-    slot: Slot,
-    /// `None` of the page of zeroes, which is nobody's.
-    store: Option<Arc<Store>>,
-}
+/// Invariant: its bytes do not change as long as it or a copy exists.
+#[derive(PartialEq, Eq, Default)]
+pub(crate) struct Page(Option<Slot>);
 
 // SAFETY: a page gives out nothing but shared references to bytes that do not change.
-unsafe impl Send for Page {}
-// SAFETY: as above.
 unsafe impl Sync for Page {}
 
 impl Page {
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: the slot is `ZEROES`, or one page of a segment, which the store keeps mapped, written in full
-        // by `capture`, and by nobody as long as this page exists.
-        unsafe { std::slice::from_raw_parts(self.slot.start.as_ptr(), page_size()) }
+        let Some(slot) = &self.0 else { return zeroes() };
+        // SAFETY: the slot is one page of a segment, which the store keeps mapped, written in full by `capture`, and by nobody
+        // as long as this page exists.
+        unsafe { std::slice::from_raw_parts(slot.start().as_ptr(), page_size()) }
     }
 
-    /// Whether it is the page of zeroes, which takes no memory.
+    /// Whether it is a page of zeroes, which takes no memory.
     pub(crate) fn is_zero(&self) -> bool {
-        self.store.is_none()
+        self.0.is_none()
+    }
+
+    /// A value that only this page and its copies have, as long as one of them exists. `None` for a page of zeroes.
+    pub(crate) fn id(&self) -> Option<NonNull<()>> {
+        self.0.map(|slot| slot.0.cast())
+    }
+}
+
+impl Clone for Page {
+    fn clone(&self) -> Self {
+        if let Some(slot) = &self.0 {
+            let before = slot.head().pages.fetch_add(1, Ordering::Relaxed);
+            // As `Arc` does: without this, leaked pages could make the counter overflow, and a slot be freed while it is used.
+            if before > u32::MAX / 2 {
+                process::abort();
+            }
+        }
+        Self(self.0)
     }
 }
 
 impl Drop for Page {
+    #[inline]
     fn drop(&mut self) {
-        if let Some(store) = &self.store {
-            store.free(self.slot);
+        if let Some(slot) = self.0 {
+            slot.release_and_free();
         }
     }
+}
+
+/// Ends pages of a store, and returns their slots many at a time.
+pub(crate) struct Freed<'a> {
+    store: &'a Arc<Store>,
+    /// The first `count` are free, which the store does not know yet.
+    slots: [Slot; BATCH],
+    count: usize,
 }
 
 impl Store {
@@ -185,31 +284,28 @@ impl Store {
     pub(crate) fn capture<'a>(
         self: &Arc<Self>,
         candidates: impl ExactSizeIterator<Item = Candidate<'a>>,
-    ) -> io::Result<Vec<(usize, Arc<Page>)>> {
+    ) -> io::Result<Vec<(usize, Page)>> {
         let len = page_size();
-        let (mut captured, mut copied) = (Vec::new(), 0_usize);
-        let mut reserved = Reserved { store: self, slots: Vec::new() };
         let mut left = candidates.len();
+        let mut captured = Vec::with_capacity(left.min(BATCH));
+        let mut reserved = Reserved { store: self, slots: Vec::new(), used: 0 };
         for Candidate { page, now, before } in candidates {
             assert_eq!(now.len(), len, "a page is one page long");
-            left -= 1;
             if before == Some(now) {
+                left -= 1;
                 continue;
             }
             if is_zero(now) {
-                captured.push((page, Arc::clone(&ZERO_PAGE)));
+                captured.push((page, Page::default()));
             } else {
-                let slot = reserved.next(copied.clamp(1, (left + 1).min(BATCH)))?;
+                let slot = reserved.next(left, before.is_none())?;
                 // SAFETY: the slot was taken from the store just now, so that nobody else reads or writes its
                 // page, which is as long as the source and cannot overlap with it.
-                unsafe { slot.start.copy_from_nonoverlapping(NonNull::from(now).cast(), len) };
-                captured.push((page, Arc::new(Page { slot, store: Some(Arc::clone(self)) })));
-                copied += 1;
+                unsafe { slot.start().copy_from_nonoverlapping(NonNull::from(now).cast(), len) };
+                slot.head().pages.store(1, Ordering::Relaxed);
+                captured.push((page, Page(Some(slot))));
             }
-        }
-        if copied > 0 {
-            let mut slots = self.lock();
-            slots.recent = copied.max(slots.recent - slots.recent / 8);
+            left -= 1;
         }
         Ok(captured)
     }
@@ -219,24 +315,34 @@ impl Store {
         Usage { live: slots.live(), kept: slots.kept.len() }
     }
 
-    fn free(&self, slot: Slot) {
+    /// Takes back slots that nobody uses any more, after a capture that used `captured` others, if any.
+    fn free(self: &Arc<Self>, free: &[Slot], captured: usize) {
         let mut slots = self.lock();
-        slots.kept.push(slot);
-        let Some((excess, places)) = slots.excess() else { return };
-        // Others go on meanwhile: nobody else knows of these slots.
-        drop(slots);
-        let returned = places.iter().all(|(segment, pages)| {
-            // SAFETY: these slots are free, so that no page refers to their bytes.
-            unsafe { segment.give_back(pages) }.is_ok()
-        });
-        let mut slots = self.lock();
-        if returned {
-            slots.bare.extend(excess);
-        } else {
-            // A slot counted as kept may have lost its frame, which costs a fault when it is reused.
-            slots.pinned = true;
-            slots.kept.extend(excess);
+        slots.kept.extend_from_slice(free);
+        if captured > 0 {
+            slots.recent.iter_mut().for_each(|recent| *recent -= recent.div_ceil(8));
+            let of_thread = &mut slots.recent[thread()];
+            *of_thread = captured.max(*of_thread);
         }
+        if let Some(excess) = slots.excess() {
+            // Others go on meanwhile: nobody else knows of these slots.
+            drop(slots);
+            let returned = by_segment(excess.clone()).iter().all(|(slot, pages)| {
+                // SAFETY: these slots are free, so that no page refers to their bytes.
+                unsafe { slot.segment().mapping.give_back(pages) }.is_ok()
+            });
+            slots = self.lock();
+            if returned {
+                slots.bare.extend(excess);
+            } else {
+                // A slot counted as kept may have lost its frame, which costs a fault when it is reused.
+                slots.pinned = true;
+                slots.kept.extend(excess);
+            }
+        }
+        let last = if slots.live() == 0 { slots.alive.take() } else { None };
+        drop(slots);
+        drop(last);
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots> {
@@ -250,68 +356,126 @@ impl Slots {
         self.total - self.kept.len() - self.bare.len()
     }
 
-    /// Hands out up to `count` slots: recycled ones or, if there are none, some without a frame, and where
-    /// those are.
-    fn take(&mut self, count: usize) -> io::Result<(Vec<Slot>, Places)> {
-        if !self.kept.is_empty() {
-            let first = self.kept.len() - count.min(self.kept.len());
-            return Ok((self.kept.drain(first..).collect(), Places::new()));
+    /// Moves recycled slots into `taken`, up to `kept`, or if there are none, up to `bare` without a frame. Returns
+    /// whether they have no frames. `store` is the one that has these slots.
+    fn take(
+        &mut self,
+        store: &Arc<Store>,
+        kept: usize,
+        bare: usize,
+        taken: &mut Vec<Slot>,
+    ) -> io::Result<bool> {
+        let are_bare = self.kept.is_empty();
+        if are_bare && self.bare.is_empty() {
+            self.grow(store, bare)?;
         }
-        if self.bare.is_empty() {
-            self.grow(count)?;
-        }
-        let first = self.bare.len() - count.min(self.bare.len());
-        let slots: Vec<_> = self.bare.drain(first..).collect();
-        let places = self.by_segment(slots.clone());
-        Ok((slots, places))
+        let (from, count) = if are_bare { (&mut self.bare, bare) } else { (&mut self.kept, kept) };
+        taken.extend(from.drain(from.len() - count.min(from.len())..));
+        self.alive.get_or_insert_with(|| Arc::clone(store));
+        Ok(are_bare)
     }
 
-    fn grow(&mut self, missing: usize) -> io::Result<()> {
+    fn grow(&mut self, store: &Arc<Store>, missing: usize) -> io::Result<()> {
         let (least, most) = SEGMENT_PAGES.into_inner();
         let wanted = missing.max((self.total / 2).clamp(least, most));
-        let segment = Mapping::new(wanted, Source::Zero).or_else(|_| Mapping::new(missing, Source::Zero))?;
-        let added = segment.pages();
-        let number = self.segments.len();
-        self.total += added;
+        let mapping = Mapping::new(wanted, Source::Zero).or_else(|_| Mapping::new(missing, Source::Zero))?;
+        let added = u32::try_from(mapping.pages()).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let segment = Arc::new_cyclic(|segment| {
+            let head = |index| Head { pages: AtomicU32::new(0), index, segment: segment.as_ptr() };
+            Segment { mapping, heads: (0..added).map(head).collect(), store: Arc::downgrade(store) }
+        });
+        self.total += segment.heads.len();
         self.kept.reserve(self.total - self.kept.len());
         self.bare.reserve(self.total - self.bare.len());
         // Slots are taken from the end, so the first pages go last.
-        let slot = |page| Slot { segment: number, start: segment.page_ptr(page) };
-        self.bare.splice(0..0, (0..added).rev().map(slot));
-        self.segments.push(Arc::new(segment));
+        self.bare.splice(0..0, segment.heads.iter().rev().map(|head| Slot(NonNull::from(head))));
+        self.segments.push(segment);
         Ok(())
     }
 
-    /// Takes out the slots whose frames are too many, those freed longest ago, and tells where they are.
-    fn excess(&mut self) -> Option<(Vec<Slot>, Places)> {
-        let limit = self.recent.max(self.live() / KEPT_SHARE);
+    /// Takes out the slots whose frames are too many, those freed longest ago.
+    fn excess(&mut self) -> Option<Vec<Slot>> {
+        let limit = self.recent.iter().sum::<usize>().max(self.live() / KEPT_SHARE);
         if self.kept.len() <= limit + (limit / 4).max(SWEEP) || self.pinned {
             return None;
         }
-        let excess: Vec<_> = self.kept.drain(..self.kept.len() - limit).collect();
-        let places = self.by_segment(excess.clone());
-        Some((excess, places))
+        Some(self.kept.drain(..self.kept.len() - limit).collect())
+    }
+}
+
+impl<'a> Freed<'a> {
+    pub(crate) fn new(store: &'a Arc<Store>) -> Self {
+        Self { store, slots: [Slot(NonNull::dangling()); BATCH], count: 0 }
     }
 
-    fn by_segment(&self, mut slots: Vec<Slot>) -> Places {
-        slots.sort_unstable();
-        slots
-            .chunk_by(|a, b| a.segment == b.segment)
-            .map(|slots| {
-                let segment = &self.segments[slots[0].segment];
-                let first = segment.as_ptr().addr().get();
-                let pages = slots.iter().map(|slot| (slot.start.addr().get() - first) / page_size());
-                (Arc::clone(segment), pages.collect())
-            })
-            .collect()
+    /// Ends `page`.
+    pub(crate) fn add(&mut self, mut page: Page) {
+        if page.0.is_some_and(|slot| !ptr::eq(slot.segment().store.as_ptr(), Arc::as_ptr(self.store))) {
+            // Its drop returns the slot to the other store.
+            return;
+        }
+        // Without its slot, the drop of `page` does nothing.
+        let Some(slot) = page.0.take().filter(|slot| slot.release()) else { return };
+        if self.count == BATCH {
+            self.flush();
+        }
+        self.slots[self.count] = slot;
+        self.count += 1;
     }
+
+    fn flush(&mut self) {
+        if self.count > 0 {
+            self.store.free(&self.slots[..self.count], 0);
+        }
+        self.count = 0;
+    }
+}
+
+impl Drop for Freed<'_> {
+    fn drop(&mut self) {
+        self.flush();
+    }
+}
+
+/// A number for the calling thread. With more than [`THREADS`] threads, some have the same.
+fn thread() -> usize {
+    static NEXT: AtomicUsize = AtomicUsize::new(0);
+    thread_local! {
+        static NUMBER: usize = NEXT.fetch_add(1, Ordering::Relaxed);
+    }
+    NUMBER.try_with(|number| number % THREADS).unwrap_or(0)
+}
+
+/// The slots by the segments that they are in: one of the slots of each, and all the pages.
+fn by_segment(mut slots: Vec<Slot>) -> Vec<(Slot, PageSet)> {
+    // The heads of a segment are neighbours.
+    slots.sort_unstable();
+    let same = |a: &Slot, b: &Slot| ptr::eq(a.segment(), b.segment());
+    slots.chunk_by(same).map(|slots| (slots[0], slots.iter().map(Slot::index).collect())).collect()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+    use std::thread;
+
     use super::*;
 
-    fn pages(store: &Arc<Store>, count: usize, byte: u8) -> Vec<Arc<Page>> {
+    impl Store {
+        /// Checks the invariant of `Slots` while no thread is at work: no free slot is in two places, and those that are
+        /// nowhere are live.
+        pub(crate) fn check(&self) {
+            let slots = self.lock();
+            let free: HashSet<_> = slots.kept.iter().chain(&slots.bare).map(|slot| slot.0).collect();
+            assert_eq!(free.len(), slots.kept.len() + slots.bare.len());
+            let heads = slots.segments.iter().flat_map(|segment| &segment.heads);
+            let all: HashSet<_> = heads.map(NonNull::from).collect();
+            assert!(free.is_subset(&all) && all.len() == slots.total);
+            assert_eq!(slots.alive.is_some(), slots.live() > 0);
+        }
+    }
+
+    fn pages(store: &Arc<Store>, count: usize, byte: u8) -> Vec<Page> {
         let (now, before) = (vec![byte; page_size()], vec![!byte; page_size()]);
         let candidates = (0..count).map(|page| Candidate { page, now: &now, before: Some(&before) });
         store.capture(candidates).unwrap().into_iter().map(|(_, page)| page).collect()
@@ -358,5 +522,55 @@ mod tests {
         drop(large);
         let usage = store.usage();
         assert!(usage.kept <= 2 * SWEEP, "{usage:?}");
+    }
+    /// Of two threads that took and dropped snapshots of one family by turns, each gave back the frames that the other
+    /// was about to need.
+    #[test]
+    fn frames_that_several_threads_need_are_kept() {
+        const PAGES: usize = 3 * SWEEP;
+        let store = Arc::new(Store::new());
+        let mut held = Vec::new();
+        thread::scope(|scope| {
+            let capture = || pages(&store, PAGES, 1);
+            let threads: Vec<_> = (0..3).map(|_| scope.spawn(capture)).collect();
+            held.extend(threads.into_iter().map(|thread| thread.join().unwrap()));
+        });
+        drop(held);
+        assert!(store.usage().kept >= PAGES * 3 / 2, "{:?}", store.usage());
+    }
+
+    /// A page without its store is what no image has; it keeps the store.
+    #[test]
+    fn pages_outlive_the_handles_of_their_store() {
+        let store = Arc::new(Store::new());
+        let weak = Arc::downgrade(&store);
+        let mut all = pages(&store, 10, 7);
+        let copy = all[3].clone();
+        drop(store);
+        assert!(copy == all[3] && copy != all[4]);
+        all.truncate(1);
+        assert!(weak.upgrade().is_some_and(|store| store.usage().live == 2));
+        drop(all);
+        assert_eq!(copy.bytes(), vec![7; page_size()]);
+        drop(copy);
+        assert!(weak.upgrade().is_none());
+    }
+
+    /// Pages that are dropped together may be of several stores, and some may have copies.
+    #[test]
+    fn freed_pages_go_to_their_own_store() {
+        let (store, other) = (Arc::new(Store::new()), Arc::new(Store::new()));
+        let (mine, foreign) = (pages(&store, BATCH + 9, 1), pages(&other, 5, 2));
+        let copies = mine[..4].to_vec();
+        let mut freed = Freed::new(&store);
+        foreign.into_iter().chain(mine).for_each(|page| freed.add(page));
+        freed.add(Page::default());
+        assert_eq!((store.usage().live, other.usage().live), (4 + 5, 0));
+        drop(freed);
+        assert_eq!(store.usage().live, 4);
+        drop(copies);
+        assert_eq!(store.usage().live, 0);
+        store.check();
+        other.check();
     }
 }

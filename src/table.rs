@@ -1,36 +1,64 @@
-//! The persistent page table: a radix tree in which a changed copy shares every untouched node
-//! with the tree it was made from.
+//! The persistent page table: a B+ tree in which a changed copy shares every untouched node with the
+//! tree it was made from.
 //!
-//! Sixteen children a node keep both ends cheap: changing one page copies a few 128-byte nodes, and
-//! finding one follows five pointers in a gibibyte of 4 KiB pages. Making a copy costs
-//! O(changes x height), comparing two costs O(nodes that differ): equal pointers are equal subtrees.
+//! A node has up to 16 entries, however far apart their pages are. So pages that are scattered over a
+//! large image and change together cost one allocation for 16 of them, as pages in a row do; and a
+//! change of one page among many copies a few small nodes. Making a copy costs O(changes + nodes
+//! touched), comparing two costs O(nodes that differ): equal pointers are equal subtrees.
 
+use std::cell::Cell;
+use std::cmp::Ordering;
 use std::sync::Arc;
+use std::vec;
 
-const BITS: u32 = 4;
-const FAN_OUT: usize = 1 << BITS;
+/// The most items of a node. With more, a change of one page costs more, since the copy of its leaf counts one more
+/// reference to each of the other pages; with less, the tree is higher. DESIGN.md has measurements.
+const MOST: usize = 16;
 
-/// Invariant: every node below `Inner` at height h has height h - 1, `Leaf` is height 0, and no
-/// node is without children.
-enum Node<T> {
-    Leaf([Option<Arc<T>>; FAN_OUT]),
-    Inner([Option<Arc<Node<T>>>; FAN_OUT]),
+/// Items with their first pages, ascending.
+///
+/// Invariant: no node is empty, the page of a child is the first that it has an entry for, and all leaves of a tree
+/// are at one height.
+enum Node<E> {
+    Leaf(Arc<[(usize, E)]>),
+    Inner(Arc<[(usize, Node<E>)]>),
 }
 
-/// Entries for some of the pages `0..capacity`.
-pub(crate) struct Table<T> {
-    root: Option<Arc<Node<T>>>,
-    height: u32,
+/// Entries for some pages.
+pub(crate) struct Table<E> {
+    root: Option<Node<E>>,
     len: usize,
 }
 
-impl<T> Table<T> {
-    pub(crate) fn new(capacity: usize) -> Self {
-        let mut height = 0;
-        while capacity > 1 << (BITS * (height + 1)).min(usize::BITS - 1) {
-            height += 1;
+/// Finds entries of a table, in least time if the pages asked for ascend.
+pub(crate) struct Lookup<'a, E> {
+    table: &'a Table<E>,
+    /// Those of a leaf from the one found last on.
+    entries: Cell<&'a [(usize, E)]>,
+}
+
+impl<E> Node<E> {
+    fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Leaf(entries), Self::Leaf(other)) => Arc::ptr_eq(entries, other),
+            (Self::Inner(children), Self::Inner(other)) => Arc::ptr_eq(children, other),
+            _ => false,
         }
-        Self { root: None, height, len: 0 }
+    }
+}
+
+impl<E> Clone for Node<E> {
+    fn clone(&self) -> Self {
+        match self {
+            Self::Leaf(entries) => Self::Leaf(Arc::clone(entries)),
+            Self::Inner(children) => Self::Inner(Arc::clone(children)),
+        }
+    }
+}
+
+impl<E: Clone + PartialEq> Table<E> {
+    pub(crate) const fn new() -> Self {
+        Self { root: None, len: 0 }
     }
 
     /// The number of entries.
@@ -38,175 +66,318 @@ impl<T> Table<T> {
         self.len
     }
 
-    pub(crate) fn get(&self, page: usize) -> Option<&Arc<T>> {
-        let mut node = self.root.as_deref()?;
-        let mut height = self.height;
-        if page.checked_shr(BITS * (height + 1)).unwrap_or(0) != 0 {
-            return None;
-        }
+    pub(crate) fn get(&self, page: usize) -> Option<&E> {
+        of(up_to(self.leaf(page), page), page)
+    }
+
+    pub(crate) fn lookup(&self) -> Lookup<'_, E> {
+        Lookup { table: self, entries: Cell::new(&[]) }
+    }
+
+    /// The entries among which that of `page` is, if there is one.
+    fn leaf(&self, page: usize) -> &[(usize, E)] {
+        let Some(mut node) = self.root.as_ref() else { return &[] };
         loop {
-            let slot = slot(page, height);
             match node {
-                Node::Leaf(entries) => return entries[slot].as_ref(),
-                Node::Inner(children) => node = children[slot].as_deref()?,
+                Node::Leaf(entries) => return entries,
+                Node::Inner(children) => {
+                    let after = children.partition_point(|child| child.0 <= page);
+                    node = &children[after.saturating_sub(1)].1;
+                }
             }
-            height -= 1;
         }
     }
 
     /// A table with these entries added or replaced. `changes` ascend by page.
-    pub(crate) fn with(&self, changes: &[(usize, Arc<T>)]) -> Self {
+    pub(crate) fn with(&self, changes: Vec<(usize, E)>) -> Self {
         debug_assert!(changes.is_sorted_by(|a, b| a.0 < b.0));
         if changes.is_empty() {
-            return Self { root: self.root.clone(), height: self.height, len: self.len };
+            return Self { root: self.root.clone(), len: self.len };
         }
-        let mut added = 0;
-        let root = with(self.root.as_deref(), self.height, changes, &mut added);
-        Self { root: Some(Arc::new(root)), height: self.height, len: self.len + added }
+        let (count, mut nodes) = (changes.len(), Vec::new());
+        let entries = Vec::with_capacity(count.min(MOST) + MOST);
+        let mut merge = Merge { changes: changes.into_iter(), entries, added: 0 };
+        match &self.root {
+            Some(root) => merge.node(root, count, &mut nodes),
+            None => merge.leaf(&[], count, &mut nodes),
+        }
+        while nodes.len() > 1 {
+            let mut children = std::mem::take(&mut nodes);
+            pack(&mut children, &mut nodes, Node::Inner);
+        }
+        Self { root: nodes.pop().map(|(_, root)| root), len: self.len + merge.added }
     }
 
-    /// The entries of the pages `0..capacity`, and room for those that are missing.
-    pub(crate) fn resized(&self, capacity: usize) -> Self {
-        let height = self.height.max(Self::new(capacity).height);
-        let (root, removed) = match &self.root {
-            Some(root) => below(root, self.height, capacity),
-            None => (None, 0),
+    /// The entries of the pages below `limit`.
+    pub(crate) fn below(&self, limit: usize) -> Self {
+        let Some(mut root) = self.root.as_ref().and_then(|root| below(root, limit)) else {
+            return Self::new();
         };
-        Self { root: lifted(root, self.height, height), height, len: self.len - removed }
+        while let Node::Inner(children) = &root
+            && let [(_, child)] = &**children
+        {
+            root = child.clone();
+        }
+        let mut removed = 0;
+        if let Some(old) = &self.root {
+            for_each_from(old, limit, &mut |_, _| removed += 1);
+        }
+        Self { root: Some(root), len: self.len - removed }
     }
 
     /// Calls `visit` with each entry in ascending order.
-    pub(crate) fn for_each(&self, mut visit: impl FnMut(usize, &Arc<T>)) {
+    pub(crate) fn for_each(&self, mut visit: impl FnMut(usize, &E)) {
         if let Some(root) = &self.root {
-            for_each(root, self.height, 0, &mut visit);
+            for_each_from(root, 0, &mut visit);
         }
     }
 
-    /// Calls `visit` with each page whose entry is not the same object in both tables, ascending.
+    /// Calls `visit` with each page whose entry is not the same in both tables, ascending.
     pub(crate) fn diff(&self, other: &Self, mut visit: impl FnMut(usize)) {
-        let height = self.height.max(other.height);
-        let root = |table: &Self| lifted(table.root.clone(), table.height, height);
-        diff(root(self).as_ref(), root(other).as_ref(), height, 0, &mut visit);
-    }
-}
-
-fn slot(page: usize, height: u32) -> usize {
-    (page >> (BITS * height)) & (FAN_OUT - 1)
-}
-
-fn with<T>(old: Option<&Node<T>>, height: u32, changes: &[(usize, Arc<T>)], added: &mut usize) -> Node<T> {
-    if height == 0 {
-        let mut entries = match old {
-            Some(Node::Leaf(entries)) => entries.clone(),
-            _ => Default::default(),
-        };
-        for (page, entry) in changes {
-            let old = entries[slot(*page, 0)].replace(Arc::clone(entry));
-            *added += usize::from(old.is_none());
-        }
-        return Node::Leaf(entries);
-    }
-    let mut children = match old {
-        Some(Node::Inner(children)) => children.clone(),
-        _ => Default::default(),
-    };
-    for below in changes.chunk_by(|a, b| slot(a.0, height) == slot(b.0, height)) {
-        let child = &mut children[slot(below[0].0, height)];
-        *child = Some(Arc::new(with(child.as_deref(), height - 1, below, added)));
-    }
-    Node::Inner(children)
-}
-
-/// The same tree under as many more nodes as it is lower than `to`.
-fn lifted<T>(root: Option<Arc<Node<T>>>, from: u32, to: u32) -> Option<Arc<Node<T>>> {
-    let mut root = root?;
-    for _ in from..to {
-        let mut children: [Option<Arc<Node<T>>>; FAN_OUT] = Default::default();
-        children[0] = Some(root);
-        root = Arc::new(Node::Inner(children));
-    }
-    Some(root)
-}
-
-/// The entries of `node` below `limit`, a page counted from the node's first, and the number of others.
-fn below<T>(node: &Arc<Node<T>>, height: u32, limit: usize) -> (Option<Arc<Node<T>>>, usize) {
-    let first_beyond = limit.checked_shr(BITS * height).unwrap_or(0);
-    if first_beyond >= FAN_OUT {
-        return (Some(Arc::clone(node)), 0);
-    }
-    let mut removed = 0;
-    let rest = match &**node {
-        Node::Leaf(entries) => {
-            let mut entries = entries.clone();
-            entries[first_beyond..]
-                .iter_mut()
-                .for_each(|entry| removed += usize::from(entry.take().is_some()));
-            entries.iter().any(Option::is_some).then_some(Node::Leaf(entries))
-        }
-        Node::Inner(children) => {
-            let mut children = children.clone();
-            for child in &mut children[first_beyond + 1..] {
-                if let Some(child) = child.take() {
-                    for_each(&child, height - 1, 0, &mut |_, _| removed += 1);
+        let (mut left, mut right) = (Walk::of(self), Walk::of(other));
+        while let (Some((a, at)), Some((b, other))) = (left.next(), right.next()) {
+            // The walk with the lower page advances; at the same page, the one at the higher node.
+            match a.cmp(&b).then_with(|| other.height().cmp(&at.height())) {
+                Ordering::Less => left.step(&mut visit),
+                Ordering::Greater => right.step(&mut visit),
+                Ordering::Equal if at.same(&other) => {
+                    left.skip();
+                    right.skip();
+                }
+                Ordering::Equal => {
+                    left.step(&mut visit);
+                    right.step(&mut |_| ());
                 }
             }
-            if let Some(child) = children[first_beyond].take() {
-                let (rest, beyond) = below(&child, height - 1, limit - (first_beyond << (BITS * height)));
-                removed += beyond;
-                children[first_beyond] = rest;
-            }
-            children.iter().any(Option::is_some).then_some(Node::Inner(children))
         }
-    };
-    (if removed == 0 { Some(Arc::clone(node)) } else { rest.map(Arc::new) }, removed)
+        for mut rest in [left, right] {
+            while rest.next().is_some() {
+                rest.step(&mut visit);
+            }
+        }
+    }
+
+    /// Calls `visit` with each entry that no other table shares.
+    pub(crate) fn for_each_unshared(&mut self, mut visit: impl FnMut(&mut E)) {
+        if let Some(root) = &mut self.root {
+            for_each_unshared(root, &mut visit);
+        }
+    }
 }
 
-fn for_each<T>(node: &Node<T>, height: u32, prefix: usize, visit: &mut impl FnMut(usize, &Arc<T>)) {
+impl<'a, E: Clone + PartialEq> Lookup<'a, E> {
+    #[inline]
+    pub(crate) fn get(&self, page: usize) -> Option<&'a E> {
+        let entries = match self.entries.get() {
+            [_, rest @ ..] if rest.first().is_some_and(|next| next.0 == page) => rest,
+            entries @ [first, .., last] if (first.0..=last.0).contains(&page) => up_to(entries, page),
+            _ => up_to(self.table.leaf(page), page),
+        };
+        self.entries.set(entries);
+        of(entries, page)
+    }
+}
+
+/// Those of `entries` that are not followed by another up to `page`.
+fn up_to<E>(entries: &[(usize, E)], page: usize) -> &[(usize, E)] {
+    &entries[entries.partition_point(|entry| entry.0 <= page).saturating_sub(1)..]
+}
+
+/// The first entry, if it is that of `page`.
+fn of<E>(entries: &[(usize, E)], page: usize) -> Option<&E> {
+    entries.first().filter(|entry| entry.0 == page).map(|entry| &entry.1)
+}
+
+/// Makes nodes of `items`, as few as there can be and all of about the same size.
+fn pack<T, E>(
+    items: &mut Vec<(usize, T)>,
+    nodes: &mut Vec<(usize, Node<E>)>,
+    node: impl Fn(Arc<[(usize, T)]>) -> Node<E>,
+) {
+    let mut push = |items: Arc<[(usize, T)]>| nodes.push((items[0].0, node(items)));
+    let mut items = items.drain(..);
+    while items.len() > MOST {
+        let even = items.len().div_ceil(items.len().div_ceil(MOST));
+        push(items.by_ref().take(even).collect());
+    }
+    push(items.collect());
+}
+
+/// Changes on their way into a new tree.
+struct Merge<E> {
+    changes: vec::IntoIter<(usize, E)>,
+    /// Entries of one leaf, old and new. Empty between two leaves.
+    entries: Vec<(usize, E)>,
+    added: usize,
+}
+
+impl<E: Clone> Merge<E> {
+    /// Appends to `nodes` what takes the place of `old`, with the next `count` changes.
+    fn node(&mut self, old: &Node<E>, mut count: usize, nodes: &mut Vec<(usize, Node<E>)>) {
+        let old = match old {
+            Node::Leaf(entries) => return self.leaf(entries, count, nodes),
+            Node::Inner(children) => children,
+        };
+        let mut children = Vec::with_capacity(MOST + 1);
+        let mut rest = &**old;
+        while count > 0 {
+            let changes = &self.changes.as_slice()[..count];
+            let at = rest.partition_point(|child| child.0 <= changes[0].0).saturating_sub(1);
+            let here =
+                rest.get(at + 1).map_or(count, |next| changes.partition_point(|change| change.0 < next.0));
+            children.extend_from_slice(&rest[..at]);
+            self.node(&rest[at].1, here, &mut children);
+            rest = &rest[at + 1..];
+            count -= here;
+        }
+        children.extend_from_slice(rest);
+        pack(&mut children, nodes, Node::Inner);
+    }
+
+    fn leaf(&mut self, mut old: &[(usize, E)], count: usize, nodes: &mut Vec<(usize, Node<E>)>) {
+        let before = old.len();
+        for (page, entry) in self.changes.by_ref().take(count) {
+            let has_less = old.first().is_some_and(|entry| entry.0 < page);
+            let less = if has_less { old.partition_point(|entry| entry.0 < page) } else { 0 };
+            self.entries.extend_from_slice(&old[..less]);
+            let same = old.get(less).is_some_and(|entry| entry.0 == page);
+            old = &old[less + usize::from(same)..];
+            self.entries.push((page, entry));
+        }
+        self.entries.extend_from_slice(old);
+        self.added += self.entries.len() - before;
+        pack(&mut self.entries, nodes, Node::Leaf);
+    }
+}
+
+/// The part of `node` below `limit`.
+fn below<E: Clone>(node: &Node<E>, limit: usize) -> Option<Node<E>> {
+    match node {
+        Node::Leaf(entries) => match entries.partition_point(|entry| entry.0 < limit) {
+            0 => None,
+            count if count == entries.len() => Some(node.clone()),
+            count => Some(Node::Leaf(entries[..count].into())),
+        },
+        Node::Inner(children) => {
+            let whole = children.partition_point(|child| child.0 < limit).checked_sub(1)?;
+            let last = below(&children[whole].1, limit)?;
+            if whole + 1 == children.len() && last.same(&children[whole].1) {
+                return Some(node.clone());
+            }
+            let last = (children[whole].0, last);
+            Some(Node::Inner(children[..whole].iter().cloned().chain([last]).collect()))
+        }
+    }
+}
+
+/// Calls `visit` with the entries of the pages from `start` on.
+fn for_each_from<E>(node: &Node<E>, start: usize, visit: &mut impl FnMut(usize, &E)) {
     match node {
         Node::Leaf(entries) => {
-            for (slot, entry) in entries.iter().enumerate() {
-                if let Some(entry) = entry {
-                    visit(prefix + slot, entry);
-                }
-            }
+            let before = entries.partition_point(|entry| entry.0 < start);
+            entries[before..].iter().for_each(|(page, entry)| visit(*page, entry));
         }
         Node::Inner(children) => {
-            for (slot, child) in children.iter().enumerate() {
-                if let Some(child) = child {
-                    for_each(child, height - 1, prefix + (slot << (BITS * height)), visit);
-                }
+            let after = children.partition_point(|child| child.0 <= start);
+            children[after.saturating_sub(1)..]
+                .iter()
+                .for_each(|(_, child)| for_each_from(child, start, visit));
+        }
+    }
+}
+
+fn for_each_unshared<E>(node: &mut Node<E>, visit: &mut impl FnMut(&mut E)) {
+    match node {
+        Node::Leaf(entries) => {
+            let entries = unshared(entries).into_iter().flatten();
+            entries.for_each(|(_, entry)| visit(entry));
+        }
+        Node::Inner(children) => {
+            let children = unshared(children).into_iter().flatten();
+            children.for_each(|(_, child)| for_each_unshared(child, visit));
+        }
+    }
+}
+
+fn unshared<T>(items: &mut Arc<[T]>) -> Option<&mut [T]> {
+    // Most of what a node has is shared, and to look is cheaper than to try.
+    if Arc::strong_count(items) == 1 { Arc::get_mut(items) } else { None }
+}
+
+/// What is left of a table in ascending order, opened no further than necessary.
+struct Walk<'a, E> {
+    /// With the first page of each; the next is the last.
+    ahead: Vec<(usize, Part<'a, E>)>,
+}
+
+enum Part<'a, E> {
+    Entry(&'a E),
+    /// With its height.
+    Node(&'a Node<E>, usize),
+}
+
+impl<'a, E: PartialEq> Walk<'a, E> {
+    fn of(table: &'a Table<E>) -> Self {
+        let Some(root) = &table.root else { return Self { ahead: Vec::new() } };
+        let (mut height, mut node) = (1, root);
+        let first = loop {
+            match node {
+                Node::Leaf(entries) => break entries[0].0,
+                Node::Inner(children) => (height, node) = (height + 1, &children[0].1),
+            }
+        };
+        Self { ahead: vec![(first, Part::Node(root, height))] }
+    }
+
+    fn next(&self) -> Option<(usize, Part<'a, E>)> {
+        self.ahead.last().copied()
+    }
+
+    fn skip(&mut self) {
+        self.ahead.pop();
+    }
+
+    /// Opens the next node, or goes past the next entry, with which `visit` is called.
+    fn step(&mut self, visit: &mut impl FnMut(usize)) {
+        match self.ahead.pop() {
+            None => {}
+            Some((page, Part::Entry(_))) => visit(page),
+            Some((_, Part::Node(Node::Leaf(entries), _))) => {
+                let entries = entries.iter().rev();
+                self.ahead.extend(entries.map(|(page, entry)| (*page, Part::Entry(entry))));
+            }
+            Some((_, Part::Node(Node::Inner(children), height))) => {
+                let children = children.iter().rev();
+                self.ahead.extend(children.map(|(page, child)| (*page, Part::Node(child, height - 1))));
             }
         }
     }
 }
 
-fn diff<T>(
-    left: Option<&Arc<Node<T>>>,
-    right: Option<&Arc<Node<T>>>,
-    height: u32,
-    prefix: usize,
-    visit: &mut impl FnMut(usize),
-) {
-    match (left.map(|node| &**node), right.map(|node| &**node)) {
-        (None, None) => {}
-        (Some(one), None) | (None, Some(one)) => for_each(one, height, prefix, &mut |page, _| visit(page)),
-        (Some(left), Some(right)) if std::ptr::eq(left, right) => {}
-        (Some(Node::Leaf(left)), Some(Node::Leaf(right))) => {
-            for (slot, (left, right)) in left.iter().zip(right).enumerate() {
-                if left.as_ref().map(Arc::as_ptr) != right.as_ref().map(Arc::as_ptr) {
-                    visit(prefix + slot);
-                }
-            }
+impl<E: PartialEq> Part<'_, E> {
+    fn height(&self) -> usize {
+        match self {
+            Self::Entry(_) => 0,
+            Self::Node(_, height) => *height,
         }
-        (Some(Node::Inner(left)), Some(Node::Inner(right))) => {
-            for (slot, (left, right)) in left.iter().zip(right).enumerate() {
-                let prefix = prefix + (slot << (BITS * height));
-                diff(left.as_ref(), right.as_ref(), height - 1, prefix, visit);
-            }
+    }
+
+    fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Entry(entry), Self::Entry(other)) => entry == other,
+            (Self::Node(node, _), Self::Node(other, _)) => node.same(other),
+            _ => false,
         }
-        _ => unreachable!("nodes of one height are of one kind"),
     }
 }
+
+impl<E> Clone for Part<'_, E> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<E> Copy for Part<'_, E> {}
 
 #[cfg(test)]
 mod tests {
@@ -216,48 +387,96 @@ mod tests {
 
     use super::*;
 
-    fn entries(table: &Table<u32>) -> BTreeMap<usize, u32> {
+    /// An entry that is the same as its copies only, as a page is.
+    #[derive(Clone, Debug)]
+    struct Entry(Arc<u32>);
+
+    impl PartialEq for Entry {
+        fn eq(&self, other: &Self) -> bool {
+            Arc::ptr_eq(&self.0, &other.0)
+        }
+    }
+
+    impl Entry {
+        fn new(value: u32) -> Self {
+            Self(Arc::new(value))
+        }
+    }
+
+    fn entries(table: &Table<Entry>) -> BTreeMap<usize, u32> {
         let mut all = BTreeMap::new();
-        table.for_each(|page, entry| assert!(all.insert(page, **entry).is_none()));
+        table.for_each(|page, entry| assert!(all.insert(page, *entry.0).is_none()));
         all
     }
 
     /// As many pages as there can be addresses for, roughly.
     const VAST: usize = usize::MAX >> (usize::BITS / 8 * 3);
 
-    fn changes(map: &BTreeMap<usize, u32>) -> Vec<(usize, Arc<u32>)> {
-        map.iter().map(|(&page, &value)| (page, Arc::new(value))).collect()
+    fn changes(map: &BTreeMap<usize, u32>) -> Vec<(usize, Entry)> {
+        map.iter().map(|(&page, &value)| (page, Entry::new(value))).collect()
+    }
+
+    /// Checks the invariant of `Node`, and that no node is too large.
+    fn check(table: &Table<Entry>) {
+        fn check(node: &Node<Entry>, first: Option<usize>) -> usize {
+            let (pages, height): (Vec<_>, _) = match node {
+                Node::Leaf(entries) => (entries.iter().map(|entry| entry.0).collect(), 1),
+                Node::Inner(children) => {
+                    let heights: Vec<_> =
+                        children.iter().map(|(first, child)| check(child, Some(*first))).collect();
+                    assert!(heights.windows(2).all(|pair| pair[0] == pair[1]));
+                    (children.iter().map(|child| child.0).collect(), heights[0] + 1)
+                }
+            };
+            assert!((1..=MOST).contains(&pages.len()) && pages.is_sorted_by(|a, b| a < b));
+            assert!(first.is_none_or(|first| first == pages[0]));
+            height
+        }
+        if let Some(root) = &table.root {
+            check(root, None);
+        }
+    }
+
+    /// The pages whose entries are not the same, found one by one.
+    fn differing(left: &Table<Entry>, right: &Table<Entry>) -> Vec<usize> {
+        let mut pages = entries(left);
+        pages.append(&mut entries(right));
+        pages.into_keys().filter(|&page| left.get(page) != right.get(page)).collect()
     }
 
     proptest! {
         #[test]
         fn a_table_is_a_map_whose_old_versions_stay(
             capacity in prop::sample::select(vec![1_usize, 16, 17, 256, 257, 70_000, VAST]),
-            steps in prop::collection::vec(prop::collection::btree_map(0_usize..usize::MAX, 0_u32..9, 0..50), 1..8),
+            steps in prop::collection::vec(
+                (any::<prop::sample::Index>(), prop::collection::btree_map(0_usize..usize::MAX, 0_u32..9, 0..50)),
+                1..8,
+            ),
         ) {
-            let mut versions = vec![(Table::new(capacity), BTreeMap::new())];
-            for step in steps {
+            let mut versions = vec![(Table::new(), BTreeMap::new())];
+            for (of, step) in steps {
                 let step: BTreeMap<_, _> = step.into_iter().map(|(page, value)| (page % capacity, value)).collect();
-                let (table, model) = versions.last().unwrap();
+                let (table, model) = of.get(&versions);
                 let mut model = model.clone();
-                let table = table.with(&changes(&step));
+                let table = table.with(changes(&step));
                 model.extend(&step);
                 versions.push((table, model));
             }
             for (table, model) in &versions {
+                check(table);
                 prop_assert_eq!(&entries(table), model);
                 prop_assert_eq!(table.len(), model.len());
-                for page in model.keys() {
-                    prop_assert_eq!(table.get(*page).map(|value| **value), model.get(page).copied());
+                let lookup = table.lookup();
+                for page in model.keys().flat_map(|&page| [page.saturating_sub(1), page, page + 1, page / 2]) {
+                    prop_assert_eq!(table.get(page).map(|entry| *entry.0), model.get(&page).copied());
+                    prop_assert_eq!(lookup.get(page), table.get(page));
                 }
             }
-            for pair in versions.windows(2) {
-                let mut differ = Vec::new();
-                pair[0].0.diff(&pair[1].0, |page| differ.push(page));
-                prop_assert!(differ.is_sorted());
-                for page in pair[1].1.keys() {
-                    let same = pair[0].0.get(*page).map(Arc::as_ptr) == pair[1].0.get(*page).map(Arc::as_ptr);
-                    prop_assert_eq!(differ.contains(page), !same);
+            for left in &versions {
+                for right in &versions {
+                    let mut differ = Vec::new();
+                    left.0.diff(&right.0, |page| differ.push(page));
+                    prop_assert_eq!(differ, differing(&left.0, &right.0));
                 }
             }
         }
@@ -265,40 +484,76 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_resized_table_has_what_is_below(
-            capacities in prop::collection::vec(prop::sample::select(vec![0_usize, 1, 15, 16, 17, 250, 257, 5_000, VAST]), 2..6),
+        fn what_is_below_a_page_is_a_table(
+            limits in prop::collection::vec(prop::sample::select(vec![0_usize, 1, 15, 16, 17, 250, 257, 5_000, VAST]), 1..6),
             pages in prop::collection::btree_set(0_usize..6_000, 0..80),
         ) {
-            let mut model: BTreeMap<usize, u32> =
-                pages.into_iter().filter(|&page| page < capacities[0]).map(|page| (page, 1)).collect();
-            let mut table = Table::new(capacities[0]).with(&changes(&model));
-            for &capacity in &capacities {
-                let resized = table.resized(capacity);
+            let mut model: BTreeMap<usize, u32> = pages.into_iter().map(|page| (page, 1)).collect();
+            let mut table = Table::new().with(changes(&model));
+            for limit in limits {
+                let below = table.below(limit);
+                check(&below);
                 let mut differ = Vec::new();
-                table.diff(&resized, |page| differ.push(page));
-                let gone: Vec<_> = model.split_off(&capacity).into_keys().collect();
+                table.diff(&below, |page| differ.push(page));
+                let gone: Vec<_> = model.split_off(&limit).into_keys().collect();
                 prop_assert_eq!(differ, gone);
-                prop_assert_eq!(&entries(&resized), &model);
-                prop_assert_eq!(resized.len(), model.len());
-                prop_assert!(resized.get(capacity).is_none() && resized.get(usize::MAX).is_none());
-                table = resized;
-                if let Some(last) = capacity.checked_sub(1) {
-                    table = table.with(&[(last, Arc::new(7))]);
+                prop_assert_eq!(&entries(&below), &model);
+                prop_assert_eq!(below.len(), model.len());
+                prop_assert!(below.get(limit).is_none() && below.get(usize::MAX).is_none());
+                table = below;
+                if let Some(last) = limit.checked_sub(1) {
+                    table = table.with(vec![(last, Entry::new(7))]);
                     model.insert(last, 7);
-                    prop_assert_eq!(table.get(last).map(|value| **value), Some(7));
+                    prop_assert_eq!(table.get(last).map(|entry| *entry.0), Some(7));
                 }
             }
         }
     }
 
+    /// Tables share nodes, and so do all entries of a shared node.
+    #[test]
+    fn entries_are_visited_once_no_other_table_shares_their_node() {
+        let unshared = |table: &mut Table<Entry>| {
+            let mut pages = Vec::new();
+            table.for_each_unshared(|entry| pages.push(*entry.0));
+            pages
+        };
+        let all: BTreeMap<usize, u32> = (0..100).map(|page| (page, u32::try_from(page).unwrap())).collect();
+        let mut old = Table::new().with(changes(&all));
+        assert_eq!(unshared(&mut old).len(), all.len());
+        let mut new = old.with(vec![(50, Entry::new(500))]);
+        let (of_old, of_new) = (unshared(&mut old), unshared(&mut new));
+        // Those of the leaf that changed.
+        assert!(of_old.contains(&50) && of_old.len() <= MOST);
+        assert!(of_new.contains(&500) && of_new.len() <= MOST);
+        let mut same = new.with(Vec::new());
+        assert!(unshared(&mut same).is_empty());
+        drop(old);
+        assert!(unshared(&mut new).is_empty());
+        drop(same);
+        assert_eq!(unshared(&mut new).len(), all.len());
+    }
+
+    /// Counts the entries that are compared.
     #[test]
     fn equal_subtrees_are_skipped_by_pointer() {
+        thread_local! {
+            static COMPARED: Cell<usize> = const { Cell::new(0) };
+        }
+        #[derive(Clone)]
+        struct Counted(u32);
+        impl PartialEq for Counted {
+            fn eq(&self, other: &Self) -> bool {
+                COMPARED.set(COMPARED.get() + 1);
+                self.0 == other.0
+            }
+        }
         let pages = if cfg!(miri) { 600 } else { 10_000 };
-        let base: BTreeMap<_, _> = (0..pages).map(|page| (page, 1)).collect();
-        let base = Table::new(pages).with(&changes(&base));
-        let changed = base.with(&[(pages / 2, Arc::new(2))]);
+        let base = Table::new().with((0..pages).map(|page| (page, Counted(1))).collect());
+        let changed = base.with(vec![(pages / 2, Counted(2)), (pages, Counted(2))]);
         let mut differ = Vec::new();
         base.diff(&changed, |page| differ.push(page));
-        assert_eq!(differ, [pages / 2]);
+        assert_eq!(differ, [pages / 2, pages]);
+        assert!((1..=2 * MOST).contains(&COMPARED.get()), "{} entries were compared", COMPARED.get());
     }
 }
