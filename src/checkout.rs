@@ -3,11 +3,13 @@
 
 use std::io;
 use std::sync::Arc;
+use std::time::Instant;
 
 use crate::access::Access;
 use crate::image::Image;
 use crate::layout::Layout;
 use crate::pages::PageSet;
+use crate::rewritten::Rewritten;
 use crate::sys::Search;
 use crate::worktree::{Backing, State};
 use crate::{cost, error, trace};
@@ -123,12 +125,12 @@ impl State {
         {
             return Ok(());
         }
-        let hidden = match &self.backing {
+        let hidden_at_most = match &self.backing {
             Backing::Private(layout) => layout.hidden_at_most(image),
             Backing::Direct(_) | Backing::Torn => 0,
         };
-        let closed_may_be_private = self.tracker.is_armed() && self.ledger.keeps_much(hidden);
-        let search = if closed_may_be_private { Search::Private } else { Search::Written };
+        let keeps_much = self.tracker.is_armed() && self.ledger.keeps_much(hidden_at_most, image.pages);
+        let search = if keeps_much { Search::Private } else { Search::Written };
         let found = self.find_and_note(search)?;
         if !found.known && found.pages.len() > self.ledger.kept_pages {
             // To compare them all would cost more, and leave more memory to the view.
@@ -141,9 +143,12 @@ impl State {
         let Backing::Private(layout) = &self.backing else { return Ok(()) };
         let others = self.unsynced.union(moved);
         // Where nothing is private, what the mapping shows needs no rewriting.
-        let bare = if found.complete { others.minus(&found.pages) } else { others.intersection(&uncovered) };
+        let mut bare = others.intersection(&uncovered);
+        if found.complete {
+            bare = bare.union(&others.minus(&found.pages));
+        }
         let hidden: PageSet = bare.iter().filter(|&page| !layout.shows(page, image)).collect();
-        let mut pages = found.pages.union(&others.minus(&bare)).union(&hidden);
+        let mut pages = found.pages.minus(&bare).union(&others.minus(&bare)).union(&hidden);
         // Those that are written here for the first time.
         if let Some(private) = &mut self.private
             && !hidden.is_empty()
@@ -154,8 +159,9 @@ impl State {
         if !kept.is_empty() {
             pages = pages.minus(keep);
         }
-        let again = pages == self.rewritten && pages.len() <= self.ledger.kept_pages;
+        let again = &pages == self.rewritten.last() && pages.len() <= self.ledger.kept_pages;
         if again && self.ledger.trusts_recurrence() {
+            let start = Instant::now();
             for &range in pages.ranges() {
                 for (page, bytes) in wanted.pieces(range) {
                     // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive; `bytes` are an
@@ -163,6 +169,7 @@ impl State {
                     unsafe { self.mapping.write(page, bytes) };
                 }
             }
+            self.ledger.costs.compared(pages.len(), start.elapsed());
             self.synced = Arc::clone(image);
             self.unsynced = kept;
             trace::restored("rewritten", image.pages, pages.len(), self.tracker.tracking());
@@ -176,21 +183,31 @@ impl State {
             if !self.start_over(image) {
                 return self.put_back(image, moved, keep);
             }
-            self.rewritten = pages;
+            self.rewritten.restored(pages, 1);
             return Ok(());
         }
-        let (mut copied, mut idle) = (0, 0);
+        let keeps_first_writes = self.ledger.keeps_first_writes(image.pages, found.since_closed);
+        let keeps_idle = keeps_first_writes && !keeps_much;
+        let generation = if all_private && keeps_idle { self.ledger.idle_restores() } else { 1 };
+        let room = self.ledger.room(hidden_at_most, image.pages);
+        let (mut copied, mut idle, mut compared) = (0, 0, 0);
         let (mut rewritten, mut discarded) = (PageSet::new(), PageSet::new());
-        let (mut is_moved, mut was_rewritten) = (moved.ascending(), self.rewritten.ascending());
+        let (mut is_moved, mut before) = (moved.ascending(), self.rewritten.ascending(generation));
+        let start = Instant::now();
         // From here on nothing fails.
         for page in pages.iter() {
             let (bytes, shown) = (wanted.page(page), layout.shows(page, image));
-            let (moved, again) = (is_moved.contains(page), was_rewritten.contains(page));
-            // A page that is private for the first time was written, and goes in any case.
-            let compare = !moved && (again || !shown || !found.known || found.since_closed);
+            let (moved, before) = (is_moved.contains(page), before.contains(page));
+            // A page that is private for the first time was written. But not all ways of finding pages tell zeroes that were
+            // read from zeroes that were written, and to copy zeroes over the former would take memory.
+            let compare = before.is_some() || !found.known || found.since_closed || layout.shows_zeroes(page);
+            let compare = !moved && (compare || !shown);
+            compared += usize::from(compare);
             // SAFETY: `pages` are the mapping's, none is protected, and the tree is borrowed exclusively.
             if compare && unsafe { self.page(page) } == bytes {
-                if shown && all_private {
+                let recent = matches!(before, Some(Rewritten::Last | Rewritten::Recently));
+                let stays = found.since_closed || (keeps_idle && recent);
+                if shown && found.known && !(stays && copied + idle < room) {
                     discarded.push(page);
                 } else {
                     idle += 1;
@@ -198,7 +215,12 @@ impl State {
                 continue;
             }
             rewritten.push(page);
-            if !shown || (again && copied < self.ledger.kept_pages) {
+            let room = match before {
+                Some(Rewritten::Last) => self.ledger.kept_pages + hidden_at_most,
+                _ if keeps_first_writes => room,
+                _ => 0,
+            };
+            if !shown || copied + idle < room {
                 // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive; `bytes` are an
                 // image's.
                 unsafe { self.mapping.write(page, bytes) };
@@ -207,33 +229,39 @@ impl State {
                 discarded.push(page);
             }
         }
-        self.rewritten = rewritten;
+        self.ledger.costs.compared(compared + copied, start.elapsed());
+        if again {
+            self.ledger.recurred(rewritten.len() == pages.len());
+        }
+        let written = rewritten.len();
+        self.rewritten.restored(rewritten, generation);
         let (runs, needed) = (discarded.ranges().len(), copied + captured);
         if may_start_over && self.ledger.starting_over_beats_discarding(runs, discarded.len(), needed) {
             return if self.start_over(image) { Ok(()) } else { self.put_back(image, moved, keep) };
         }
+        let start = Instant::now();
         // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
         if unsafe { self.mapping.discard(&discarded) }.is_err() {
             // Locked memory, for one, cannot be discarded.
             // SAFETY: as for the copies above.
             discarded.iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
         } else {
+            self.ledger.costs.discarded(runs, discarded.len(), start.elapsed());
             self.forget_private(&discarded);
         }
         if found.since_closed {
             // A discarded page is open, until it is closed with all others.
             idle += discarded.len();
         }
-        self.ledger.found(idle, found.unwritten);
+        self.ledger.found(written, idle, found.unwritten);
         self.synced = Arc::clone(image);
         self.unsynced = kept;
         if self.tracker.is_armed() {
-            if self.ledger.closing_pays(image.pages, copied) {
-                self.all_closed = self.tracker.close(&self.mapping);
-                self.ledger.closed(found.pages.len() + moved.len());
+            if self.ledger.closing_pays(image.pages) {
+                self.close(found.pages.len() + moved.len());
             }
         } else if self.tracker.must_arm()
-            || (!self.ledger.starting_over_may_help() && self.ledger.arming_pays(copied))
+            || (!self.ledger.starting_over_may_help() && self.ledger.arming_pays())
         {
             self.arm(found.pages.len() + moved.len());
         }

@@ -1,14 +1,20 @@
-//! What things cost, and which way is taken because of it.
+//! What operations cost, and the decisions that depend on it.
 //!
 //! The constants are nanoseconds for a page of 4 KiB, rounded, measured on Linux 6.18 in a virtual machine
-//! (`cargo run --release -p memsnap-bench -- --only costs` measures them here). Fixed rather than measured in each
-//! process: the decisions depend on their ratios only, and a program behaves alike each time it runs.
+//! (`cargo run --release -p memsnap-bench -- --only costs` measures them). A view starts with them. It then observes what
+//! its own calls take ([`Costs`]): comparing depends on whether the pages are in a cache, and discarding and
+//! write-protecting depend on how many processors run the process, since each of these must flush its TLB.
 //!
 //! Decisions that depend on what the program will do next follow the ski-rental rule: the dearer way is
 //! taken once the cheaper one has cost as much in vain. So none costs more than twice what the best choice
 //! would have cost.
+//!
+//! No decision changes what a view shows. A build for tests can make them at random; see [`decide`].
+
+use std::time::Duration;
 
 use crate::page_size;
+use crate::stats::ViewCosts;
 
 /// To look at a page-table entry in use, and at the page behind it to tell whether that is a file's.
 const SCAN: u64 = 20;
@@ -16,7 +22,7 @@ const SCAN: u64 = 20;
 /// To look at a page-table entry alone: a mapped one rather than an empty one.
 const WALK: u64 = 2;
 
-/// To compare a page with another and find them equal.
+/// To compare a page with another and find them equal, or to copy it.
 const COMPARE: u64 = 600;
 
 /// The first write to a private page after it was closed.
@@ -32,14 +38,11 @@ const FIRST_WRITE: u64 = 2_500;
 const MAP_AGAIN: u64 = 200;
 
 /// To discard a run of pages, and each of its pages.
-const DISCARD_RUN: u64 = 1_600;
+const DISCARD_RUN: u64 = 600;
 const DISCARD: u64 = 120;
 
-/// System calls and a few cache misses, however small the view.
+/// System calls, a search for pinned memory and a few cache misses, however small the view.
 const CALLS: u64 = 10_000;
-
-/// To find out whether the process has pinned memory, which each closing takes.
-const PINNED: u64 = 12_000;
 
 /// Entries of a page table.
 const TABLE: usize = 512;
@@ -66,9 +69,85 @@ pub(crate) fn runs_of(runs: usize, part: usize, pages: usize) -> usize {
     usize::try_from(share).unwrap_or(runs)
 }
 
+/// What a view has observed operations to cost, in nanoseconds. Each starts as a constant, and moves a quarter of the way
+/// to each new observation, which counts as at most eight times what was believed: the process may have been
+/// interrupted.
+#[derive(Clone, Copy)]
+pub(crate) struct Costs {
+    /// To compare or copy a page.
+    pub(crate) compare: u64,
+    /// To discard a run of pages, without the share of each page.
+    pub(crate) discard_run: u64,
+    /// To close all pages, of a view of so many.
+    close: Option<u64>,
+    /// To list the written pages, if none is closed.
+    search: u64,
+}
+
+impl Default for Costs {
+    fn default() -> Self {
+        Self { compare: COMPARE, discard_run: DISCARD_RUN, close: None, search: CALLS }
+    }
+}
+
+/// Fewer operations than this are not observed: the clock takes part of the time.
+const OBSERVED: usize = 8;
+
+fn observe(believed: &mut u64, took: u64) {
+    let took = took.min(believed.saturating_mul(8));
+    *believed = (*believed * 3 + took) / 4;
+}
+
+fn nanoseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 64)
+}
+
+impl Costs {
+    /// After so many pages were compared or copied.
+    pub(crate) fn compared(&mut self, pages: usize, took: Duration) {
+        if pages >= OBSERVED {
+            observe(&mut self.compare, (nanoseconds(took) / pages as u64).max(20));
+        }
+    }
+
+    /// After so many pages in so many runs were discarded.
+    pub(crate) fn discarded(&mut self, runs: usize, pages: usize, took: Duration) {
+        if runs >= OBSERVED {
+            let of_runs = nanoseconds(took).saturating_sub(times(pages, DISCARD));
+            observe(&mut self.discard_run, (of_runs / runs as u64).max(50));
+        }
+    }
+
+    /// After the written pages were listed.
+    pub(crate) fn searched(&mut self, took: Duration) {
+        // Slower than others: one that is interrupted must not decide about page tables.
+        let took = nanoseconds(took).min(2 * self.search);
+        observe(&mut self.search, took);
+    }
+
+    /// After all pages were closed, in the call that listed the written ones or in a call of its own.
+    pub(crate) fn closed(&mut self, listed: bool, took: Duration) {
+        let search = if listed { self.search } else { 0 };
+        let took = nanoseconds(took).saturating_sub(search).max(1_000);
+        observe(self.close.get_or_insert(took), took);
+    }
+
+    /// To close all of `pages` pages.
+    pub(crate) fn close(&self, pages: usize) -> u64 {
+        self.close.unwrap_or(CALLS + times(pages, WALK))
+    }
+
+    /// The first write to a page that has no frame of its own. What the kernel copies is as likely to be in a cache as
+    /// what was compared.
+    pub(crate) fn first_write(&self) -> u64 {
+        FIRST_WRITE - COMPARE + self.compare
+    }
+}
+
 /// What the search for written pages of one view has cost in vain, and what is known of the view.
 #[derive(Default)]
 pub(crate) struct Ledger {
+    pub(crate) costs: Costs,
     /// Private pages that the view keeps through `restore`.
     pub(crate) kept_pages: usize,
     /// Searches among all pages since the view was mapped or started over.
@@ -77,6 +156,8 @@ pub(crate) struct Ledger {
     others: Option<usize>,
     /// Pages that are, as of the last search.
     private: usize,
+    /// Pages that the last take or restore found to be written.
+    written: usize,
     /// Nanoseconds that would have been spared if all pages had been closed when they were last in step: to
     /// look at pages that are not the view's own,
     looked: u64,
@@ -84,12 +165,26 @@ pub(crate) struct Ledger {
     compared: u64,
     /// Private pages that were closed since all of them were last looked at.
     closed: usize,
-    /// Restores that found the same pages as the one before, modulo 8.
-    recurred: usize,
+    recurrence: Recurrence,
     /// The view was started over before.
     started_over: bool,
     /// The system refused it: locked memory cannot be discarded.
     cannot_start_over: bool,
+}
+
+/// How far a view relies on the same pages being written before each restore.
+#[derive(Clone, Copy)]
+struct Recurrence {
+    /// Restores that relied on it since the pages were last compared.
+    trusted: u32,
+    /// The number of them after which the pages are compared.
+    most: u32,
+}
+
+impl Default for Recurrence {
+    fn default() -> Self {
+        Self { trusted: 0, most: 7 }
+    }
 }
 
 impl Ledger {
@@ -115,7 +210,7 @@ impl Ledger {
         // What closing would spare: to look at the page behind each entry, but not at the entries.
         let looked = times(self.present(), SCAN);
         let walked = times(pages.min(self.present().saturating_mul(TABLE)), WALK);
-        self.looked += looked.saturating_sub(walked + PINNED);
+        self.looked += looked.saturating_sub(walked);
     }
 
     /// Pages in memory.
@@ -123,16 +218,30 @@ impl Ledger {
         self.private + self.others.unwrap_or(0)
     }
 
-    /// After a search that came upon `idle` private pages which had not been written, and `clean` others.
-    pub(crate) fn found(&mut self, idle: usize, clean: usize) {
-        self.compared += times(idle, COMPARE);
+    /// Whether few of `pages` pages are in memory, so that to ask for these alone costs less than the kernel's fastest
+    /// walk over all of them.
+    pub(crate) fn is_sparse(&self, pages: usize) -> bool {
+        decide(self.others.is_some() && self.present() < pages / 4)
+    }
+
+    /// Whether that was right for `pages` pages when it was last tried.
+    pub(crate) fn stays_sparse(&self, pages: usize) -> bool {
+        decide(self.costs.search <= CALLS + times(pages, WALK))
+    }
+
+    /// After a take or a restore that came upon `written` pages that had been written, `idle` private ones that had not,
+    /// and `clean` others.
+    pub(crate) fn found(&mut self, written: usize, idle: usize, clean: usize) {
+        self.written = written;
+        self.compared += times(idle, self.costs.compare);
         self.looked += times(clean, SCAN);
     }
 
-    /// Whether to start closing pages costs less than not to have done it, if `written` pages will be
+    /// Whether to start closing pages costs less than not to have done it, if the pages written last will be
     /// written again.
-    pub(crate) fn arming_pays(&self, written: usize) -> bool {
-        self.looked + self.compared > CALLS + times(self.present(), CLOSE) + times(written, CLOSED_WRITE)
+    pub(crate) fn arming_pays(&self) -> bool {
+        let price = CALLS + times(self.present(), CLOSE) + times(self.written, CLOSED_WRITE);
+        decide(self.looked + self.compared > price)
     }
 
     /// Whether that cost would rather be spared by starting over, which comes first.
@@ -141,8 +250,8 @@ impl Ledger {
     }
 
     /// Whether to close all of `pages` costs less than not to have done it.
-    pub(crate) fn closing_pays(&self, pages: usize, written: usize) -> bool {
-        self.looked + self.compared > CALLS + times(pages, WALK) + times(written, CLOSED_WRITE)
+    pub(crate) fn closing_pays(&self, pages: usize) -> bool {
+        decide(self.looked + self.compared > self.costs.close(pages) + times(self.written, CLOSED_WRITE))
     }
 
     /// Whether to start over, with an image of `captured` captured pages, costs less than what the search among
@@ -151,46 +260,115 @@ impl Ledger {
     pub(crate) fn starting_over_pays(&self, captured: usize) -> bool {
         let price = CALLS
             + times(self.present(), MAP_AGAIN)
-            + times(self.private.saturating_add(captured), FIRST_WRITE);
-        !self.started_over && !self.cannot_start_over && self.looked > price
+            + times(self.private.saturating_add(captured), self.costs.first_write());
+        !self.started_over && !self.cannot_start_over && decide(self.looked > price)
     }
 
     /// Whether to start over costs less than to discard so many runs of so many pages, if `needed` private pages
     /// have to be made again then.
     pub(crate) fn starting_over_beats_discarding(&self, runs: usize, pages: usize, needed: usize) -> bool {
-        let price =
-            |others| CALLS + times(others, MAP_AGAIN) + times(pages, DISCARD) + times(needed, FIRST_WRITE);
-        !self.cannot_start_over && self.others.is_some_and(|others| times(runs, DISCARD_RUN) > price(others))
+        let price = |others| {
+            let made_again = times(needed, self.costs.first_write());
+            CALLS + times(others, MAP_AGAIN) + times(pages, DISCARD) + made_again
+        };
+        let discard = times(runs, self.costs.discard_run) + times(pages, DISCARD);
+        !self.cannot_start_over && decide(self.others.is_some_and(|others| discard > price(others)))
     }
 
     /// Whether to believe that the pages written before the last restore, no others being private now, have all
-    /// been written again. One time in eight they are compared.
+    /// been written again. They are compared after 7 such restores, and less often each time that they were.
     pub(crate) fn trusts_recurrence(&mut self) -> bool {
-        self.recurred = (self.recurred + 1) % 8;
-        self.recurred != 0
+        let Recurrence { trusted, most } = &mut self.recurrence;
+        *trusted = (*trusted + 1) % (*most + 1);
+        decide(*trusted != 0)
     }
 
-    /// After all pages were closed, `private` of those that are the view's own.
+    /// After a restore that compared the pages written before the last one: whether all were written again.
+    pub(crate) fn recurred(&mut self, all: bool) {
+        let most = self.recurrence.most;
+        self.recurrence = Recurrence { trusted: 0, most: if all { (2 * most + 1).min(127) } else { 7 } };
+    }
+
+    /// Whether a restore of a view of `pages` pages keeps the pages that were written for the first time. If they are not
+    /// written again, that is in vain. It costs little where pages that are not written can be closed; and where all pages
+    /// together are no more than the view may keep, they are likely to be written again.
+    pub(crate) fn keeps_first_writes(&self, pages: usize, is_armed: bool) -> bool {
+        decide(is_armed || pages <= self.kept_pages)
+    }
+
+    /// The most pages that the restore of a view of `pages` pages may leave private, besides those that are closed, if
+    /// `hidden` pages have to be private to show the image.
+    pub(crate) fn room(&self, hidden: usize, pages: usize) -> usize {
+        if pages <= self.kept_pages { pages } else { (self.kept_pages + hidden).saturating_sub(self.closed) }
+    }
+
+    /// The restores after which a page that is compared in each of them, and not written, costs more than if it had been
+    /// discarded and were written next.
+    pub(crate) fn idle_restores(&self) -> u64 {
+        let Costs { compare, discard_run, .. } = self.costs;
+        ((self.costs.first_write() + discard_run + DISCARD) / compare.max(1)).clamp(2, 32)
+    }
+
+    /// What is believed of a view of `pages` pages.
+    pub(crate) fn stats(&self, pages: usize) -> ViewCosts {
+        ViewCosts {
+            compare_page: self.costs.compare,
+            discard_run: self.costs.discard_run,
+            first_write: self.costs.first_write(),
+            protect: self.costs.close(pages),
+            spent_in_vain: self.looked + self.compared,
+        }
+    }
+
+    /// After pages were to be closed, and `private` of the view's own were.
     pub(crate) fn closed(&mut self, private: usize) {
         self.looked = 0;
         self.compared = 0;
         self.closed += private;
     }
 
-    /// Whether closed pages may hold more memory than the view is to keep, beyond `hidden` pages that have to be
-    /// private to show the image.
-    pub(crate) fn keeps_much(&self, hidden: usize) -> bool {
-        self.closed > self.kept_pages + hidden
+    /// Whether closed pages of a view of `pages` pages may hold more memory than the view is to keep, beyond `hidden` pages
+    /// that have to be private to show the image.
+    pub(crate) fn keeps_much(&self, hidden: usize, pages: usize) -> bool {
+        decide(self.closed.min(pages) > self.kept_pages + hidden)
     }
 
     /// After nothing of the view is in memory any more.
     pub(crate) fn started_over(&mut self) {
-        let Self { kept_pages, cannot_start_over, .. } = *self;
-        *self = Self { kept_pages, cannot_start_over, started_over: true, ..Self::default() };
+        let Self { costs, kept_pages, cannot_start_over, .. } = *self;
+        *self = Self { costs, kept_pages, cannot_start_over, started_over: true, ..Self::default() };
     }
 
     pub(crate) fn cannot_start_over(&mut self) {
         self.cannot_start_over = true;
+    }
+}
+
+/// What is decided: `by_cost`. A library that was built with `MEMSNAP_TESTING` set decides at random if
+/// `MEMSNAP_DECISIONS` is `arbitrary`, so that short tests come to each way, and show that no decision changes a byte.
+fn decide(by_cost: bool) -> bool {
+    if option_env!("MEMSNAP_TESTING").is_none() { by_cost } else { arbitrary::decide(by_cost) }
+}
+
+mod arbitrary {
+    use std::env;
+    use std::sync::LazyLock;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    static WANTED: LazyLock<bool> =
+        LazyLock::new(|| env::var("MEMSNAP_DECISIONS").is_ok_and(|how| how == "arbitrary"));
+
+    /// What `splitmix32` started with.
+    static STATE: AtomicU32 = AtomicU32::new(0);
+
+    pub(super) fn decide(by_cost: bool) -> bool {
+        if !*WANTED {
+            return by_cost;
+        }
+        let mut bits = STATE.fetch_add(0x9e37_79b9, Ordering::Relaxed);
+        bits = (bits ^ (bits >> 16)).wrapping_mul(0x21f0_aaad);
+        bits = (bits ^ (bits >> 15)).wrapping_mul(0x735a_2d97);
+        (bits ^ (bits >> 15)) & 1 == 0
     }
 }
 
@@ -209,8 +387,89 @@ mod tests {
         const PAGES: usize = 1 << 20;
         let mut ledger = Ledger::new(0);
         ledger.searched_all(PAGES, PAGES, Some(PAGES));
-        ledger.found(PAGES, PAGES);
+        ledger.found(0, PAGES, PAGES);
         assert!(!ledger.starting_over_beats_discarding(0, PAGES, PAGES));
-        assert!(ledger.arming_pays(0) && !ledger.starting_over_pays(PAGES));
+        assert!(ledger.arming_pays() && !ledger.starting_over_pays(PAGES));
+    }
+    /// As many nanoseconds as the clock says.
+    const fn ns(nanoseconds: u64) -> Duration {
+        Duration::from_nanos(nanoseconds)
+    }
+
+    #[test]
+    fn costs_follow_what_is_observed_and_not_what_interrupts_it() {
+        let mut costs = Costs::default();
+        costs.compared(OBSERVED - 1, ns(1));
+        assert_eq!(costs.compare, COMPARE);
+        for _ in 0..30 {
+            costs.compared(100, ns(100 * 150));
+        }
+        assert!((145..160).contains(&costs.compare), "{}", costs.compare);
+        assert_eq!(costs.first_write(), FIRST_WRITE - COMPARE + costs.compare);
+        // A second in the middle of it.
+        costs.compared(100, ns(1_000_000_000));
+        assert!(costs.compare < 500, "{}", costs.compare);
+        costs.compared(100, ns(0));
+        assert!(costs.compare > 0);
+
+        for _ in 0..30 {
+            costs.discarded(16, 32, ns(16 * 5_000 + 32 * DISCARD));
+        }
+        assert!((4_900..5_100).contains(&costs.discard_run), "{}", costs.discard_run);
+
+        assert_eq!(costs.close(1_000), CALLS + 1_000 * WALK);
+        (0..50).for_each(|_| costs.searched(ns(30_000)));
+        assert!((29_000..31_000).contains(&costs.search), "{}", costs.search);
+        for _ in 0..30 {
+            // Of which the search takes a part.
+            costs.closed(true, ns(1_030_000));
+        }
+        assert!((990_000..1_010_000).contains(&costs.close(1_000)), "{}", costs.close(1_000));
+    }
+
+    #[test]
+    fn pages_are_closed_when_comparing_them_has_cost_as_much() {
+        let mut ledger = Ledger::new(0);
+        ledger.costs.closed(false, ns(100_000));
+        let mut rounds = 0;
+        while !ledger.closing_pays(1_000) {
+            ledger.found(10, 20, 0);
+            rounds += 1;
+        }
+        // 20 pages a round, against closing them all and 10 faults.
+        assert_eq!(rounds, (100_000 + 10 * CLOSED_WRITE) / (20 * COMPARE) + 1);
+        ledger.closed(20);
+        assert!(!ledger.closing_pays(1_000));
+        assert_eq!(ledger.stats(1_000).spent_in_vain, 0);
+        // Pages that recur are not compared in vain.
+        (0..10_000).for_each(|_| ledger.found(10, 0, 0));
+        assert!(!ledger.closing_pays(1_000));
+    }
+
+    #[test]
+    fn recurrence_is_checked_less_often_each_time_that_it_holds() {
+        let mut ledger = Ledger::new(0);
+        let mut until_checked = || {
+            let mut trusted = 0;
+            while ledger.trusts_recurrence() {
+                trusted += 1;
+            }
+            ledger.recurred(trusted < 100);
+            trusted
+        };
+        assert_eq!([(); 6].map(|()| until_checked()), [7, 15, 31, 63, 127, 7]);
+    }
+
+    #[test]
+    fn a_view_is_sparse_as_long_as_little_of_it_is_in_memory() {
+        let mut ledger = Ledger::new(0);
+        assert!(!ledger.is_sparse(1_000), "not known");
+        ledger.searched_all(100, 1_000, Some(100));
+        assert!(ledger.is_sparse(1_000) && !ledger.is_sparse(800));
+        assert!(ledger.stays_sparse(1_000_000));
+        ledger.costs.searched(ns(1_000_000));
+        assert!(ledger.stays_sparse(10_000), "it may have been interrupted");
+        (0..50).for_each(|_| ledger.costs.searched(ns(1_000_000)));
+        assert!(ledger.stays_sparse(1_000_000) && !ledger.stays_sparse(100_000));
     }
 }

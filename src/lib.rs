@@ -19,6 +19,7 @@ mod options;
 pub mod os;
 mod pages;
 mod protected;
+mod rewritten;
 mod slice;
 mod snapshot;
 mod stats;
@@ -40,7 +41,7 @@ pub use access::Access;
 pub use changes::{Change, Changes, PageChange};
 pub use options::{HugePages, Populate, SnapshotOptions, Tracking, ViewOptions};
 pub use snapshot::Snapshot;
-pub use stats::{SnapshotStats, StoreStats, ViewStats, WhyNotFaster};
+pub use stats::{SnapshotStats, StoreStats, ViewCosts, ViewStats, WhyNotFaster};
 pub use view::{ArcView, CowView, MutView, Open, OwnedView, Protected, ProtectedView, View};
 
 /// The size of a page in bytes: the unit in which memory is mapped, tracked, captured and compared.

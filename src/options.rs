@@ -209,11 +209,18 @@ impl ViewOptions {
     }
 
     /// The most bytes of private memory that a [`restore`](crate::View::restore) leaves to the view, rounded down to whole
-    /// pages. It leaves pages that are written between one restore and the next again and again, for to copy the
-    /// old bytes into them takes a quarter of the time of taking them away and having them faulted in again.
+    /// pages. The default is 64 MiB.
     ///
-    /// 64 MiB, unless this is called. With 0 each restore gives back all private memory of the view, but for pages
-    /// that show [captured](crate::SnapshotStats::captured) ones.
+    /// A restore leaves pages that will likely be written again. To copy the old bytes into them takes a quarter of the
+    /// time of discarding them and having them faulted in again. In a view that is no longer than `bytes`, these are
+    /// all pages that were written, until they were not written for some restores or are write-protected. In a longer
+    /// view, they are those that were written before each of the last two restores or, while it is [armed](Tracking::Armed),
+    /// all that were written, until they are more than `bytes`. Where all pages are [compared](Tracking::Compare), it is not
+    /// known which are private, and a view that is no longer than `bytes` keeps all pages that were written.
+    ///
+    /// A program with many views that are each written in other places each time can bound their memory by a smaller
+    /// number. With 0 each restore gives back all private memory of the view, except for pages that show
+    /// [captured](crate::SnapshotStats::captured) ones.
     pub fn keep_resident(&mut self, bytes: usize) -> &mut Self {
         self.keep_resident = bytes;
         self

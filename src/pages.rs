@@ -142,6 +142,13 @@ impl PageSet {
         self.ranges.get(after).is_some_and(|other| other.start < range.end)
     }
 
+    /// Whether all pages of `range` are in the set.
+    #[allow(dead_code, reason = "not every system names pages")]
+    pub(crate) fn covers(&self, range: PageRange) -> bool {
+        let after = self.ranges.partition_point(|other| other.start <= range.start);
+        after > 0 && range.end <= self.ranges[after - 1].end
+    }
+
     /// Answers for pages that ascend from one question to the next.
     pub(crate) fn ascending(&self) -> Ascending<'_> {
         Ascending { rest: &self.ranges }
@@ -334,6 +341,10 @@ mod tests {
             for page in 0..64 {
                 prop_assert_eq!(left.contains(page), a.contains(&page));
                 prop_assert_eq!(ascending.contains(page), a.contains(&page));
+                for end in page + 1..65 {
+                    let covers = (page..end).all(|page| a.contains(&page));
+                    prop_assert_eq!(left.covers(PageRange::new(page, end)), covers);
+                }
             }
             let union: BTreeSet<_> = a.union(&b).copied().collect();
             prop_assert_eq!(left.union(&right), union.into_iter().collect::<PageSet>());

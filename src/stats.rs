@@ -62,6 +62,33 @@ pub struct ViewStats {
     pub images: usize,
     /// Mappings of the process that the view takes up (an upper bound).
     pub mappings: usize,
+    /// What the view has observed its operations to cost.
+    #[cfg_attr(feature = "serde", serde(default))]
+    pub costs: ViewCosts,
+}
+
+/// What a view has observed its operations to cost, in nanoseconds, on this machine and with the threads that the process
+/// has.
+///
+/// The view decides by these figures whether to copy old bytes back or to discard pages, and when to write-protect pages
+/// so that those written can be listed. Each starts as a constant that was measured elsewhere, and follows what the
+/// view's own calls take. A view that is small or is used by several threads can come to other decisions than a large one
+/// in a process with one thread.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
+#[non_exhaustive]
+pub struct ViewCosts {
+    /// To compare a page with the snapshot's, or to copy one.
+    pub compare_page: u64,
+    /// To discard a run of pages, without what each page adds to it.
+    pub discard_run: u64,
+    /// The first write to a page that the view shares with its snapshot, derived from `compare_page`.
+    pub first_write: u64,
+    /// To write-protect all pages.
+    pub protect: u64,
+    /// What was spent since all pages were last write-protected, to look at pages and to compare pages that had not been
+    /// written. At about the sum of `protect` and of the faults that it causes the view write-protects its pages.
+    pub spent_in_vain: u64,
 }
 
 /// Why the written pages of a view are not found in a faster way.

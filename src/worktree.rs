@@ -23,6 +23,7 @@ use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use crate::access::{Access, Protections};
 use crate::cost::Ledger;
@@ -30,8 +31,11 @@ use crate::image::Image;
 use crate::layout::Layout;
 use crate::options::{Populate, Tracking, ViewOptions};
 use crate::pages::{PageRange, PageSet};
+use crate::rewritten::RewrittenPages;
 use crate::stats::{ViewStats, WhyNotFaster};
-use crate::sys::{Found, Mapping, MemoryFile, Search, Source, Tracker, replaces_unseen, writes_in_place};
+use crate::sys::{
+    Closed, Found, Mapping, MemoryFile, Scope, Search, Source, Tracker, replaces_unseen, writes_in_place,
+};
 use crate::{error, page_size, trace};
 
 /// Invariant: `start..start + len` is the range of `state.mapping`, or `len` is 0 where that cannot be read and written
@@ -62,8 +66,8 @@ pub(crate) struct State {
     pub(crate) private: Option<PageSet>,
     /// Every page was closed when the range last showed `synced`, so that pages reported since were written.
     pub(crate) all_closed: bool,
-    /// Pages that the last `show` had to rewrite.
-    pub(crate) rewritten: PageSet,
+    /// Pages that the last calls of `show` had to rewrite.
+    pub(crate) rewritten: RewrittenPages,
     pub(crate) ledger: Ledger,
     pub(crate) access: Protections,
 }
@@ -127,7 +131,7 @@ impl Worktree {
             unsynced: PageSet::new(),
             private: None,
             all_closed: false,
-            rewritten: PageSet::new(),
+            rewritten: RewrittenPages::default(),
             ledger: Ledger::new(options.keep_resident),
             access: Protections::default(),
         }));
@@ -367,6 +371,7 @@ impl Worktree {
             captured: state.synced.captured.len() * page_size(),
             images: state.synced.family(),
             mappings: mappings + usize::from(before > 0) + usize::from(behind > 0) + 2 * state.access.len(),
+            costs: state.ledger.stats(state.mapping.pages()),
         }
     }
 
@@ -444,7 +449,7 @@ impl State {
                 .map_err(error::context("taking pages from the end of a view", old - pages))?;
             self.unsynced = self.unsynced.below(pages);
             self.forget_private(&PageRange::new(pages, old).into());
-            self.rewritten = self.rewritten.below(pages);
+            self.rewritten.truncate(pages);
             self.access.truncate(pages);
             match &mut self.backing {
                 Backing::Private(layout) => layout.truncated(pages),
@@ -496,10 +501,18 @@ impl State {
             Backing::Private(layout) => layout.shows_zeroes(page) && synced.shows_zeroes(page),
             Backing::Direct(_) | Backing::Torn => false,
         };
-        let found = self.tracker.find(search, &self.mapping, count, shows_zeroes).map_err(error::context(
-            "asking the kernel which pages of a view were written",
-            self.mapping.pages(),
-        ))?;
+        let start = Instant::now();
+        let expected = self.rewritten.last();
+        let found = self.tracker.find(search, &self.mapping, count, expected, shows_zeroes);
+        let context = "asking the kernel which pages of a view were written";
+        let found = found.map_err(error::context(context, self.mapping.pages()))?;
+        match search {
+            Search::Written if found.since_closed => self.ledger.costs.searched(start.elapsed()),
+            Search::WrittenAndClose if found.closed != Closed::Nothing => {
+                self.ledger.costs.closed(true, start.elapsed());
+            }
+            _ => {}
+        }
         if !found.known || !found.complete {
             self.private = None;
         } else if self.private.as_ref() != Some(&found.pages) {
@@ -509,33 +522,66 @@ impl State {
         Ok(found)
     }
 
-    /// Brings the pages that may differ from `synced` into `unsynced`, and closes them. Returns whether they
-    /// are known to have been written.
+    /// Brings the pages that may differ from `synced` into `unsynced`, and closes all pages if that pays. Returns whether
+    /// they are known to have been written.
     fn harvest(&mut self) -> io::Result<bool> {
-        let was_armed = self.tracker.is_armed();
-        let found = self.find_and_note(Search::WrittenAndClose).inspect_err(|_| {
-            if was_armed {
+        let closes = self.tracker.is_armed() && self.ledger.closing_pays(self.mapping.pages());
+        // To close the others in the same step would report all that was never in memory.
+        let widens = closes && self.tracker.is_sparse() && !self.ledger.stays_sparse(self.mapping.pages());
+        let search = if closes && !widens { Search::WrittenAndClose } else { Search::Written };
+        let found = self.find_and_note(search).inspect_err(|_| {
+            if search == Search::WrittenAndClose {
                 self.unsynced = PageSet::all(self.mapping.pages());
                 self.all_closed = false;
             }
         })?;
         // What an earlier failure left behind may be any page.
         let written = found.since_closed && self.all_closed && self.unsynced.is_empty();
-        self.all_closed = found.closed;
+        self.all_closed = found.closed == Closed::All;
         self.unsynced = found.pages.union(&self.unsynced);
-        if found.since_closed {
-            self.ledger.closed(found.pages.len());
-        } else if self.tracker.must_arm() || self.ledger.arming_pays(found.pages.len()) {
-            self.arm(found.pages.len());
+        if !found.since_closed {
+            if self.tracker.must_arm() || self.ledger.arming_pays() {
+                self.arm(found.pages.len());
+            }
+        } else if widens {
+            self.close(found.pages.len());
+        } else if closes {
+            self.closed(found.closed, found.pages.len());
         }
         Ok(written)
     }
 
-    /// Closes all pages, `private` of which are the view's own. What they show must be `synced`, or they
-    /// are in `unsynced`.
+    /// Has the tracker close pages from now on, and all of them or those in memory now, `private` of which are the view's
+    /// own. What they show must be `synced`, or they are in `unsynced`.
     pub(crate) fn arm(&mut self, private: usize) {
-        self.all_closed = self.tracker.arm(&self.mapping);
-        self.ledger.closed(private);
+        let sparse = self.ledger.is_sparse(self.mapping.pages());
+        let scope = if sparse { Scope::InMemory } else { Scope::All };
+        let start = Instant::now();
+        let closed = self.tracker.arm(&self.mapping, scope);
+        // Where all pages are closed the first time takes page tables, and says little about the next.
+        if closed == Closed::InMemory {
+            self.ledger.costs.closed(false, start.elapsed());
+        }
+        self.closed(closed, private);
+    }
+
+    /// The same, of a tracker that does so already.
+    pub(crate) fn close(&mut self, private: usize) {
+        if !self.ledger.stays_sparse(self.mapping.pages()) {
+            self.tracker.widen();
+        }
+        let start = Instant::now();
+        let closed = self.tracker.close(&self.mapping);
+        if closed != Closed::Nothing {
+            self.ledger.costs.closed(false, start.elapsed());
+        }
+        self.closed(closed, private);
+    }
+
+    fn closed(&mut self, closed: Closed, private: usize) {
+        self.all_closed = closed == Closed::All;
+        // Where nothing was closed it is tried again once that would have paid again.
+        self.ledger.closed(if closed == Closed::Nothing { 0 } else { private });
     }
 
     /// The pages that may differ from `synced`, of a mapping that is not private.
@@ -584,16 +630,20 @@ impl State {
         // SAFETY: candidates are pages of the mapping, those that could not be read can be now, and the tree is borrowed,
         // so that nobody writes.
         let now = |page| unsafe { self.page(page) };
+        let start = Instant::now();
         let captured = self.synced.capture(size, &candidates, written, now);
+        let took = start.elapsed();
         // First all that can fail: after an error the next call finds the same candidates.
         let protected = self.set_access(&unreadable, Access::NONE);
         let (image, idle) = captured?;
         protected?;
+        let compared = if written { 0 } else { candidates.len() };
+        self.ledger.costs.compared(compared + candidates.len() - idle, took);
         if let Some(image) = image {
             self.synced = Arc::new(image);
         }
         self.unsynced = PageSet::new();
-        self.ledger.found(idle, 0);
+        self.ledger.found(candidates.len() - idle, idle, 0);
         trace::taken(size.0, candidates.len(), candidates.len() - idle, self.tracker.tracking());
         Ok(Arc::clone(&self.synced))
     }

@@ -1,6 +1,8 @@
 //! Feature `serde`: what `stats` says goes through JSON and back, under names that stay.
 
-use memsnap::{Snapshot, SnapshotStats, Tracking, ViewOptions, ViewStats, WhyNotFaster, page_size};
+use memsnap::{
+    Snapshot, SnapshotStats, Tracking, ViewCosts, ViewOptions, ViewStats, WhyNotFaster, page_size,
+};
 use serde_json::{Value, from_value, json, to_value};
 
 #[test]
@@ -39,9 +41,24 @@ fn names_in_json_are_those_of_the_fields() {
     let stats = to_value(view.stats()).unwrap();
     assert_eq!(stats["tracker"], "compare");
     assert_eq!(stats["why_not_faster"], "chosen");
-    let names =
-        ["captured", "images", "mapped", "mappings", "private", "reserved", "tracker", "why_not_faster"];
+    let names = [
+        "captured",
+        "costs",
+        "images",
+        "mapped",
+        "mappings",
+        "private",
+        "reserved",
+        "tracker",
+        "why_not_faster",
+    ];
     assert_eq!(keys(&stats), names);
+    let costs = ["compare_page", "discard_run", "first_write", "protect", "spent_in_vain"];
+    assert_eq!(keys(&stats["costs"]), costs);
+    // As it was saved before there were costs.
+    let mut earlier = stats.clone();
+    earlier.as_object_mut().unwrap().remove("costs");
+    assert_eq!(from_value::<ViewStats>(earlier).unwrap().costs, ViewCosts::default());
 }
 
 fn keys(object: &Value) -> Vec<&str> {

@@ -218,3 +218,61 @@ fn zeroes_filled_in_place_cost_what_is_written_to_them() {
         within(4, "viewed");
     });
 }
+
+/// To close a page that was never in memory takes a page table. A view once closed all of its pages: of 64 GiB with a few
+/// MiB in use, it had 128 MiB of page tables, and each snapshot walked through them.
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(memsnap_unix)))]
+#[test]
+fn a_sparse_view_takes_page_tables_for_what_is_in_use() {
+    const TEST: &str = "a_sparse_view_takes_page_tables_for_what_is_in_use";
+    const LEN: usize = 64 << 30;
+    const USED: usize = 32 << 20;
+    alone(TEST, || {
+        let snapshot = Snapshot::zeroed(LEN).unwrap();
+        let mut options = memsnap::ViewOptions::new();
+        let view = snapshot.view_with(options.tracking(Tracking::Armed));
+        let mut view = match view {
+            Err(error) if error.kind() == ErrorKind::Unsupported => return skip(TEST, error),
+            view => view.unwrap(),
+        };
+        // Half at the start, half in the middle.
+        let places = || (0..USED / 2).step_by(page_size()).flat_map(|at| [at, LEN / 2 + at]);
+        let write = |view: &mut [u8], value| places().for_each(|at| view[at] = value);
+        write(&mut view, 1);
+        let in_use = page_tables();
+        let first = view.take_snapshot().unwrap();
+        if view.stats().tracker != Tracking::Armed {
+            return skip(TEST, "pages cannot be write-protected here");
+        }
+        for value in 20..60 {
+            view[usize::from(value) * page_size()] = value;
+            // Pages that were not in memory when the others were closed; to read them is no change.
+            let read = |page: usize| view[LEN / 4 * 3 + (usize::from(value) * 200 + page * 2) * page_size()];
+            assert!((0..100).all(|page| read(page) == 0));
+            let taken = view.take_snapshot().unwrap();
+            assert_eq!(taken.stats().captured, USED);
+        }
+        for value in 2..20 {
+            write(&mut view, value);
+            let taken = view.take_snapshot().unwrap();
+            assert!(places().all(|at| view[at] == value));
+            assert_eq!(taken.stats().captured, USED);
+            // Further pages than those that were closed.
+            view[LEN / 4 + usize::from(value) * page_size()] = 1;
+            view.restore_to(&first).unwrap();
+            assert!(places().all(|at| view[at] == 1));
+            assert_eq!(view[LEN / 4 + usize::from(value) * page_size()], 0);
+        }
+        let tables = page_tables();
+        // With those of the store, which has a copy of what is in use.
+        assert!(tables < in_use + (4 << 20), "{in_use} bytes of page tables in use, {tables} in the end");
+    });
+}
+
+/// The page tables of the process, in bytes.
+#[cfg(all(target_os = "linux", target_pointer_width = "64", not(memsnap_unix)))]
+fn page_tables() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmPTE:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10
+}

@@ -277,17 +277,64 @@ fn swapped_out_pages_that_were_captured_and_closed_are_put_back() {
             write(&mut view, page, 7);
         }
         let (taken, bytes) = (view.take_snapshot().unwrap(), view.to_vec());
+        close_all(&mut view);
         page_out(&view, written_pages(PAGES).count())?;
         view.restore().unwrap();
         assert_same("restored", &view, &root);
         view.restore_to(&taken).unwrap();
-        view.take_snapshot().unwrap();
+        close_all(&mut view);
         page_out(&view, written_pages(PAGES).count())?;
         view.restore().unwrap();
         assert_same("restored again", &view, &root);
         assert_same("taken", &read(&taken), &bytes);
         Ok(())
     });
+}
+
+/// Of a view of which little is in memory, only that is closed and asked for. Pages that were closed and then swapped out
+/// are neither forgotten nor reported, and pages that were written and then swapped out are reported.
+#[test]
+fn swapped_out_pages_of_a_sparse_view_are_right() {
+    with_swap("swapped_out_pages_of_a_sparse_view_are_right", || {
+        // Few of them are in memory.
+        const PAGES: usize = 1 << 16;
+        const WRITTEN: usize = 400;
+        let place = |i: usize| i * 150 * page_size();
+        let snapshot = Snapshot::zeroed(PAGES * page_size()).unwrap();
+        let mut view = snapshot.view().unwrap();
+        let check = |bytes: &[u8], value: &dyn Fn(usize) -> u8, what: &str| {
+            let wrong = (0..WRITTEN).find(|&i| bytes[place(i)] != value(i));
+            assert_eq!(wrong, None, "{what}");
+        };
+        (0..WRITTEN).for_each(|i| view[place(i)] = 1);
+        close_all(&mut view);
+        page_out(&view, WRITTEN)?;
+        (0..WRITTEN).step_by(3).for_each(|i| view[place(i)] = 2);
+        // Pages that were not in memory when the others were closed.
+        (0..WRITTEN).for_each(|i| view[place(i) + 7 * page_size()] = 3);
+        page_out(&view, WRITTEN)?;
+        let taken = view.take_snapshot().unwrap();
+        let value = |i: usize| if i.is_multiple_of(3) { 2 } else { 1 };
+        check(&taken.view().unwrap(), &value, "taken");
+        assert_eq!(taken.diff(&snapshot).unwrap().ranges().len(), 2 * WRITTEN);
+
+        page_out(&view, WRITTEN)?;
+        view.restore().unwrap();
+        assert_eq!(view.iter().position(|&byte| byte != 0), None, "restored");
+        view.restore_to(&taken).unwrap();
+        check(&view, &value, "restored to");
+        close_all(&mut view);
+        page_out(&view, WRITTEN)?;
+        view.restore().unwrap();
+        assert_eq!(view.iter().position(|&byte| byte != 0), None, "restored again");
+        Ok(())
+    });
+}
+
+/// Takes a snapshot of `view` that closes its pages, where that is possible.
+fn close_all<S>(view: &mut View<S>) {
+    drop(view.set_tracking(Tracking::Armed));
+    view.take_snapshot().unwrap();
 }
 
 #[test]

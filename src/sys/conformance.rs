@@ -11,8 +11,8 @@ use std::ops::Deref;
 use std::slice;
 
 use super::{
-    Mapping, MemoryFile, Overlay, Placement, Search, Source, Tracker, available_memory, borrowed, copy_of,
-    fault, file_limit, page_size, replaces_unseen, stream,
+    Closed, Mapping, MemoryFile, Overlay, Placement, Scope, Search, Source, Tracker, available_memory,
+    borrowed, copy_of, fault, file_limit, page_size, replaces_unseen, stream,
 };
 use crate::access::Access;
 use crate::options::{HugePages, Populate, Tracking};
@@ -636,20 +636,26 @@ fn no_written_page_is_missed() {
                     1 => Search::Private,
                     _ => Search::WrittenAndClose,
                 };
-                let found = tracker.find(search, &area, round % 3 == 0, |_| zero).unwrap();
+                let found = tracker.find(search, &area, round % 3 == 0, &PageSet::new(), |_| zero).unwrap();
                 assert!(found.pages.below(PAGES) == found.pages);
                 let wanted = if search == Search::Private || !found.since_closed { &private } else { &open };
                 let missed = wanted.iter().find(|&&page| !found.pages.contains(page));
                 assert_eq!(missed, None, "{tracking} ({search:?}) in round {round}");
-                if found.closed {
-                    assert!(search != Search::Written && search != Search::Private);
+                // What was written or read is in memory.
+                let mut closed = vec![found.closed];
+                assert!(found.closed == Closed::Nothing || search == Search::WrittenAndClose);
+                if round % 10 == 8 {
+                    closed.push(tracker.close(&area));
+                }
+                if round % 10 == 5 {
+                    let scope = if round % 20 == 5 { Scope::InMemory } else { Scope::All };
+                    closed.push(tracker.arm(&area, scope));
+                }
+                if closed.iter().any(|closed| *closed != Closed::Nothing) {
                     open.clear();
                 }
-                if round % 10 == 5 && tracker.arm(&area) {
-                    open.clear();
-                }
-                if round % 10 == 8 && tracker.close(&area) {
-                    open.clear();
+                if round == 53 {
+                    tracker.widen();
                 }
                 if round % 10 == 9 && done(area.replace_part(range(100, 150), Source::Zero)) {
                     tracker.renewed(&area, range(100, 150));
@@ -665,7 +671,7 @@ fn no_written_page_is_missed() {
                 }
             }
             tracker.disarm();
-            let found = tracker.find(Search::Written, &area, false, |_| zero).unwrap();
+            let found = tracker.find(Search::Written, &area, false, &PageSet::new(), |_| zero).unwrap();
             assert!(private.iter().all(|&page| found.pages.contains(page)), "{tracking} after the end");
         }
     }
@@ -680,20 +686,22 @@ fn ways_of_tracking_can_be_changed_and_find_nothing_in_nothing() {
     for (page, tracking) in ALL.into_iter().chain(ALL).enumerate() {
         let before = tracker.tracking();
         match tracker.switch(&area, tracking) {
-            Ok(()) => _ = tracking == Tracking::Auto || tracker.arm(&area),
+            Ok(()) => _ = tracking == Tracking::Auto || tracker.arm(&area, Scope::All) == Closed::All,
             Err(error) => {
                 assert_eq!((error.kind(), tracker.tracking()), (io::ErrorKind::Unsupported, before));
             }
         }
         assert_ne!(tracker.tracking(), Tracking::Auto);
         area.fill([page], 1);
-        let found = tracker.find(Search::Written, &area, false, |_| false).unwrap();
+        let found = tracker.find(Search::Written, &area, false, &PageSet::new(), |_| false).unwrap();
         assert!(found.pages.contains(page), "{tracking}");
         if let Ok(mut tracker) = Tracker::new(tracking, &empty) {
             for search in [Search::Private, Search::Written, Search::WrittenAndClose] {
-                assert!(tracker.find(search, &empty, true, |_| true).unwrap().pages.is_empty());
+                assert!(
+                    tracker.find(search, &empty, true, &PageSet::new(), |_| true).unwrap().pages.is_empty()
+                );
             }
-            tracker.arm(&empty);
+            tracker.arm(&empty, Scope::All);
             tracker.close(&empty);
         }
     }
@@ -850,14 +858,17 @@ fn a_failed_search_loses_nothing_private() {
                 let mut area = fault::suspend(|| Area::new(20, Source::Private(&file)).unwrap());
                 let Ok(mut tracker) = Tracker::new(tracking, &area) else { return };
                 area.fill([3, 9], 1);
-                tracker.arm(&area);
+                tracker.arm(&area, Scope::All);
                 area.fill([5], 1);
-                let _ = tracker.find(Search::WrittenAndClose, &area, false, |_| false);
+                let _ = tracker.find(Search::WrittenAndClose, &area, false, &PageSet::new(), |_| false);
                 area.fill([7], 1);
-                let found =
-                    fault::suspend(|| tracker.find(Search::Written, &area, false, |_| false).unwrap());
+                let found = fault::suspend(|| {
+                    tracker.find(Search::Written, &area, false, &PageSet::new(), |_| false).unwrap()
+                });
                 assert!(found.pages.contains(7), "{tracking} with failure {call}");
-                let all = fault::suspend(|| tracker.find(Search::Private, &area, false, |_| false).unwrap());
+                let all = fault::suspend(|| {
+                    tracker.find(Search::Private, &area, false, &PageSet::new(), |_| false).unwrap()
+                });
                 assert!([3, 5, 7, 9].iter().all(|&page| all.pages.contains(page)));
             });
         }

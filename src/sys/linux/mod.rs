@@ -10,10 +10,12 @@ mod tracker;
 mod userfault;
 
 use rustix::fs::OFlags;
+use rustix::io::Errno;
 
 /// What another process can be given to have a file.
 pub(crate) use std::os::fd::OwnedFd as Handle;
 
+use super::call;
 pub(super) use super::unix::Descriptor as FileDescriptor;
 use super::unix::commits_strictly;
 pub(crate) use super::unix::{
@@ -22,6 +24,7 @@ pub(crate) use super::unix::{
 };
 pub(super) use file::{Kind, borrowed_file, new_file};
 pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, slack};
+use process::Process;
 pub(super) use process::{Generation as Owner, in_child};
 pub(crate) use source::received;
 pub(super) use source::{clone_of, with_extents};
@@ -50,8 +53,26 @@ fn has_pinned_memory() -> bool {
 
 /// Whether the kernel counts any memory of the process under one of these names, or does not say.
 fn counts(names: &[&str]) -> bool {
-    let Ok(status) = std::fs::read_to_string("/proc/self/status") else { return true };
+    let Ok(status) = read_status() else { return true };
     let none =
         |name| status.lines().any(|line| line.strip_prefix(name).is_some_and(|kib| kib.trim() == "0 kB"));
     !names.iter().copied().all(none)
+}
+
+/// The lines of `/proc/self/status` as far as those that tell of pinned and locked memory, and some more.
+fn read_status() -> Result<String, Errno> {
+    /// The first line behind those.
+    const NEXT: &str = "\nVmHWM:";
+    let file = Process::current()?.status()?;
+    let mut buffer = vec![0; 1024];
+    loop {
+        call("pread").map_err(|_| Errno::NOMEM)?;
+        let read = rustix::io::pread(&file, &mut buffer, 0)?;
+        let text = String::from_utf8_lossy(&buffer[..read]);
+        // The list of groups that comes before may be long.
+        if read < buffer.len() || text.contains(NEXT) {
+            return Ok(text.into_owned());
+        }
+        buffer.resize(2 * buffer.len(), 0);
+    }
 }

@@ -8,10 +8,10 @@ use std::ptr;
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 
-use super::process::{Pagemap, Process};
+use super::process::{Process, ProcessFile};
 use crate::pages::{PageRange, PageSet};
-use crate::sys::call;
 use crate::sys::unix::{Mapping, page_size};
+use crate::sys::{Scope, call};
 
 /// `PAGE_IS_*` of `linux/fs.h`.
 const WRITTEN: u64 = 1 << 1;
@@ -82,25 +82,41 @@ pub(super) fn private(
     Ok((private, (look == Look::AndCount).then_some(others)))
 }
 
-/// Each page of `range` that was written since it was write-protected, or never was, among them pages without an
-/// entry. Write-protects them, if `protect` is set. Fails with `PERM` where the mapping is not registered.
-pub(super) fn written(mapping: &Mapping, range: PageRange, protect: bool) -> Result<PageSet, Errno> {
-    // With these categories alone the kernel takes a short cut that is five times as fast.
+/// Each page of `range` in `scope` that was written since it was write-protected, or never was; in [`Scope::All`]
+/// pages without an entry are among them. Write-protects them, if `protect` is set. Fails with `PERM` where the mapping
+/// is not registered.
+pub(super) fn written(
+    mapping: &Mapping,
+    range: PageRange,
+    scope: Scope,
+    protect: bool,
+) -> Result<PageSet, Errno> {
     let flags = CHECK_WPASYNC | if protect { WP_MATCHING } else { 0 };
-    let query = Query { flags, all: WRITTEN, tell: WRITTEN, ..Query::default() };
+    let query = Query { flags, all: WRITTEN, any: populated(scope), tell: WRITTEN, ..Query::default() };
     let mut found = PageSet::with_room(FIRST_REGIONS);
     scan(mapping, range, query, |range, _| found.push_range(range))?;
     Ok(found)
 }
 
-/// Write-protects every page that has a page table.
-pub(super) fn protect(mapping: &Mapping) -> Result<(), Errno> {
+/// The categories of which a page of `scope` must have one. If there are none, and only `WRITTEN` is asked for, the kernel
+/// takes a short cut that is three times as fast.
+fn populated(scope: Scope) -> u64 {
+    match scope {
+        Scope::All => 0,
+        Scope::InMemory => PRESENT | SWAPPED,
+    }
+}
+
+/// Write-protects every page in `scope`. In page tables that exist, entries of pages that were never in memory are
+/// write-protected in any case.
+pub(super) fn protect(mapping: &Mapping, scope: Scope) -> Result<(), Errno> {
     let (start, end) = addresses(mapping, mapping.all());
     let arg = ScanArg {
         flags: CHECK_WPASYNC | WP_MATCHING,
         start,
         end,
         category_mask: WRITTEN,
+        category_anyof_mask: populated(scope),
         ..ScanArg::default()
     };
     call("pagemap_scan").map_err(|_| Errno::NOMEM)?;
@@ -142,7 +158,7 @@ pub(super) fn private_by_reading(mapping: &Mapping, range: PageRange) -> Result<
     Ok(found)
 }
 
-fn pagemap() -> Result<Pagemap, Errno> {
+fn pagemap() -> Result<ProcessFile, Errno> {
     Process::current()?.pagemap()
 }
 

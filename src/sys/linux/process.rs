@@ -30,6 +30,7 @@ pub(super) struct Process {
     /// A number that no ancestor has. Descriptors that were listed by one have smaller numbers.
     generation: AtomicU64,
     pagemap: AtomicPtr<Descriptor>,
+    status: AtomicPtr<Descriptor>,
     userfault: AtomicPtr<Descriptor>,
 }
 
@@ -53,13 +54,13 @@ impl Generation {
     }
 }
 
-/// The pagemap of this process, for one call.
-pub(super) enum Pagemap {
+/// A file of this process in `/proc`, for one call.
+pub(super) enum ProcessFile {
     Kept(BorrowedFd<'static>),
     Opened(OwnedFd),
 }
 
-impl AsFd for Pagemap {
+impl AsFd for ProcessFile {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
             Self::Kept(fd) => *fd,
@@ -95,19 +96,32 @@ impl Process {
         Generation(self.generation.load(Ordering::Relaxed))
     }
 
-    /// `/proc/self/pagemap` of this process. Where the one that is kept is closed, or another file in this thread, it is
-    /// opened for this call only: to keep another would leave one behind in each thread with a file table of its own.
-    pub(super) fn pagemap(&'static self) -> Result<Pagemap, Errno> {
-        match get_or_open(&self.pagemap, open_pagemap)?.get() {
-            Ok(kept) => Ok(Pagemap::Kept(kept)),
-            Err(_) => open_pagemap().map(Pagemap::Opened),
-        }
+    /// `/proc/self/pagemap`.
+    pub(super) fn pagemap(&'static self) -> Result<ProcessFile, Errno> {
+        kept_or_opened(&self.pagemap, || open_in_proc("/proc/self/pagemap"))
+    }
+
+    /// `/proc/self/status`. To keep it open takes half of the time of reading it.
+    pub(super) fn status(&'static self) -> Result<ProcessFile, Errno> {
+        kept_or_opened(&self.status, || open_in_proc("/proc/self/status"))
     }
 
     /// The userfaultfd of this process, for asynchronous write-protection. There is no other, since memory is protected
     /// for as long as the userfaultfd that it was registered with is open.
     pub(super) fn userfault(&'static self) -> Result<BorrowedFd<'static>, Errno> {
         get_or_open(&self.userfault, userfault::open)?.get()
+    }
+}
+
+/// A file of this process in `/proc`. Where the one that is kept is closed, or another file in this thread, it is opened for
+/// this call only: to keep another would leave one behind in each thread with a file table of its own.
+fn kept_or_opened(
+    place: &'static AtomicPtr<Descriptor>,
+    open: fn() -> Result<OwnedFd, Errno>,
+) -> Result<ProcessFile, Errno> {
+    match get_or_open(place, open)?.get() {
+        Ok(kept) => Ok(ProcessFile::Kept(kept)),
+        Err(_) => open().map(ProcessFile::Opened),
     }
 }
 
@@ -139,8 +153,8 @@ pub(in crate::sys) extern "C" fn in_child() {
     }
 }
 
-fn open_pagemap() -> Result<OwnedFd, Errno> {
-    rustix::fs::open("/proc/self/pagemap", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+fn open_in_proc(path: &str) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
 fn create() -> Result<*mut Process, Errno> {

@@ -6,7 +6,11 @@
 //!
 //! - **armed**: pages are write-protected asynchronously (userfaultfd and `PAGEMAP_SCAN`, Linux 6.7), and one
 //!   scan lists those written since; 1 to 2 ns for each page-table entry in use, and about a microsecond
-//!   for the first write to each page. Starts when [`Tracker::arm`] is called.
+//!   for the first write to each page. Starts when [`Tracker::arm`] is called. To protect pages that have no page-table
+//!   entry takes page tables, and the scan reports them as written until then; so there is a second mode for mappings of
+//!   which little is in memory ([`Scope::InMemory`]). It protects and reports only pages that are present or swapped out,
+//!   which takes about 3 ns for each entry in use. No write is missed: a page that is not in memory becomes present when
+//!   it is written, and its entry is not protected; a written page that is swapped out is still reported as written.
 //! - **scan**: `PAGEMAP_SCAN` lists the pages that are "(present or swapped) and not a file's", and tells
 //!   the zero page apart; 10 to 25 ns for each page-table entry in use.
 //! - **pagemap**: the same from bits 61 to 63 of `/proc/self/pagemap`; about 50 ns an entry, in use or
@@ -33,7 +37,7 @@ use crate::options::Tracking;
 use crate::pages::{PageRange, PageSet};
 use crate::stats::WhyNotFaster;
 use crate::sys::unix::Mapping;
-use crate::sys::{Found, Search, cannot_track, forced_tracking};
+use crate::sys::{Closed, Found, Scope, Search, cannot_track, forced_tracking};
 
 /// How written pages are found; see the module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -57,19 +61,23 @@ pub(crate) struct Tracker {
     obstacle: Option<WhyNotFaster>,
     /// Pages may be written past the page table, so that none is ever protected.
     pinned: bool,
+    /// What is closed in the armed tier.
+    scope: Scope,
 }
 
 impl Tracker {
     /// For a mapping just made. Fails where another way than the automatic one is wanted that cannot work.
     pub(crate) fn new(tracking: Tracking, mapping: &Mapping) -> io::Result<Self> {
-        let mut tracker = Self { tier: Tier::Scan, tracking, obstacle: None, pinned: false };
+        let mut tracker =
+            Self { tier: Tier::Scan, tracking, obstacle: None, pinned: false, scope: Scope::All };
         tracker.choose(mapping, tracking)?;
         Ok(tracker)
     }
 
     /// For a mapping whose pages may be pinned, whatever the kernel counts: it is never armed.
     pub(crate) fn of_pinned(tracking: Tracking, mapping: &Mapping) -> io::Result<Self> {
-        let mut tracker = Self { tier: Tier::Scan, tracking, obstacle: None, pinned: true };
+        let mut tracker =
+            Self { tier: Tier::Scan, tracking, obstacle: None, pinned: true, scope: Scope::All };
         tracker.choose(mapping, tracking)?;
         Ok(tracker)
     }
@@ -103,7 +111,7 @@ impl Tracker {
             Tracking::WorkingSet | Tracking::Compare => Tier::Compare,
         };
         let obstacle = self.pinned.then_some(WhyNotFaster::PinnedMemory);
-        *self = Self { tier, tracking: chosen, obstacle, pinned: self.pinned };
+        *self = Self { tier, tracking: chosen, obstacle, ..*self };
         Ok(())
     }
 
@@ -137,12 +145,14 @@ impl Tracker {
     ///
     /// `shows_zeroes` says of a page whether zeroes there are what the mapping shows. Elsewhere the zero page
     /// is a change: the kernel puts it in place of a written page that it found to be zero (KSM with
-    /// `use_zero_pages`).
+    /// `use_zero_pages`). `expected` are pages that are likely to have been written, so that it does not pay to look closer
+    /// at them.
     pub(crate) fn find(
         &mut self,
         search: Search,
         mapping: &Mapping,
         count: bool,
+        expected: &PageSet,
         shows_zeroes: impl Fn(usize) -> bool,
     ) -> io::Result<Found> {
         if mapping.pages() == 0 {
@@ -150,8 +160,8 @@ impl Tracker {
         }
         if self.tier == Tier::Armed {
             let close = search == Search::WrittenAndClose && !may_have_pinned_memory();
-            let mut found = pagemap::written(mapping, mapping.all(), close)
-                .and_then(|open| sift(mapping, &open, &shows_zeroes));
+            let mut found = pagemap::written(mapping, mapping.all(), self.scope, close)
+                .and_then(|open| sift(mapping, &open, expected, &shows_zeroes));
             if let Ok(open) = &found
                 && search == Search::Private
             {
@@ -164,7 +174,7 @@ impl Tracker {
                 );
             }
             match found {
-                Ok(found) => return Ok(Found { closed: close, ..found }),
+                Ok(found) => return Ok(Found { closed: self.closed(close), ..found }),
                 Err(shortage @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(shortage.into()),
                 // In a forked child, or after a filter came into force, nothing is protected (any more).
                 Err(error) => self.give_up(Tier::Scan, error),
@@ -193,9 +203,9 @@ impl Tracker {
         }
     }
 
-    /// Closes every page, in order that `find` from now on reports only what is written later. A wish; nothing
-    /// changes where it cannot be granted. Returns whether all are closed.
-    pub(crate) fn arm(&mut self, mapping: &Mapping) -> bool {
+    /// Closes the pages of `scope`, in order that `find` from now on reports only what is written later. A wish; nothing
+    /// changes where it cannot be granted.
+    pub(crate) fn arm(&mut self, mapping: &Mapping, scope: Scope) -> Closed {
         if self.may_arm() && mapping.pages() > 0 {
             if may_have_pinned_memory() {
                 self.obstacle = Some(WhyNotFaster::PinnedMemory);
@@ -209,13 +219,33 @@ impl Tracker {
                 }
             }
         }
+        self.scope = scope;
         self.close(mapping)
     }
 
-    /// Closes every page of an armed mapping. A wish: what stays open is reported again. Returns whether all
-    /// are closed.
-    pub(crate) fn close(self, mapping: &Mapping) -> bool {
-        self.tier == Tier::Armed && !may_have_pinned_memory() && pagemap::protect(mapping).is_ok()
+    /// Closes the pages of an armed mapping that are in its scope. A wish: what stays open is reported again.
+    pub(crate) fn close(self, mapping: &Mapping) -> Closed {
+        let armed = self.tier == Tier::Armed && !may_have_pinned_memory();
+        self.closed(armed && pagemap::protect(mapping, self.scope).is_ok())
+    }
+
+    /// What was closed, if anything was.
+    fn closed(self, closed: bool) -> Closed {
+        match self.scope {
+            _ if !closed => Closed::Nothing,
+            Scope::All => Closed::All,
+            Scope::InMemory => Closed::InMemory,
+        }
+    }
+
+    /// Whether only pages in memory are closed.
+    pub(crate) fn is_sparse(self) -> bool {
+        self.scope == Scope::InMemory
+    }
+
+    /// Has all pages be closed from now on.
+    pub(crate) fn widen(&mut self) {
+        self.scope = Scope::All;
     }
 
     /// After other memory was mapped in place of what `range` showed, or was added there.
@@ -257,7 +287,7 @@ fn probe(tracking: Tracking, mapping: &Mapping) -> io::Result<()> {
         Tracking::WorkingSet => return Err(cannot_track(tracking, "this is Linux", "Windows")),
         Tracking::Armed => {
             let needs = "Linux 6.7 and userfaultfd, or access to /dev/userfaultfd";
-            let written = || pagemap::written(mapping, first, false).map(drop);
+            let written = || pagemap::written(mapping, first, Scope::All, false).map(drop);
             let worked = userfault::register(mapping, first).and_then(|()| written());
             userfault::unregister(mapping);
             (needs, worked)
@@ -277,12 +307,17 @@ fn probe(tracking: Tracking, mapping: &Mapping) -> io::Result<()> {
     }
 }
 
-/// The private pages among those that are open. Pages that were never mapped are open too, in page tables
+/// The private pages among those that are open, and those that are `expected` to be. Pages that were never mapped are open too, in page tables
 /// that are newer than the last closing; they come in long ranges.
-fn sift(mapping: &Mapping, open: &PageSet, shows_zeroes: impl Fn(usize) -> bool) -> Result<Found, Errno> {
+fn sift(
+    mapping: &Mapping,
+    open: &PageSet,
+    expected: &PageSet,
+    shows_zeroes: impl Fn(usize) -> bool,
+) -> Result<Found, Errno> {
     let mut pages = PageSet::new();
     for &range in open.ranges() {
-        if range.len() < SHORT {
+        if range.len() < SHORT || expected.covers(range) {
             pages.push_range(range);
         } else {
             let (private, _) = pagemap::private(mapping, range, Look::Everywhere, &shows_zeroes)?;

@@ -6,7 +6,7 @@ use crate::options::Tracking;
 use crate::pages::{PageRange, PageSet};
 use crate::stats::WhyNotFaster;
 use crate::sys::unix::Mapping;
-use crate::sys::{Found, Search, cannot_track};
+use crate::sys::{Closed, Found, Scope, Search, cannot_track};
 
 /// Finds the written pages of one mapping.
 #[derive(Clone, Copy)]
@@ -55,20 +55,28 @@ impl Tracker {
         _search: Search,
         mapping: &Mapping,
         _count: bool,
+        _expected: &PageSet,
         _shows_zeroes: impl Fn(usize) -> bool,
     ) -> io::Result<Found> {
         Ok(Found { known: false, ..Found::all_private(PageSet::all(mapping.pages())) })
     }
 
     /// A wish that is not granted.
-    pub(crate) fn arm(&mut self, _mapping: &Mapping) -> bool {
-        false
+    pub(crate) fn arm(&mut self, _mapping: &Mapping, _scope: Scope) -> Closed {
+        Closed::Nothing
     }
 
     /// A wish that is not granted.
-    pub(crate) fn close(self, _mapping: &Mapping) -> bool {
+    pub(crate) fn close(self, _mapping: &Mapping) -> Closed {
+        Closed::Nothing
+    }
+
+    pub(crate) fn is_sparse(self) -> bool {
         false
     }
+
+    /// Nothing is closed, whatever the scope.
+    pub(crate) fn widen(&mut self) {}
 
     /// After other memory was mapped in place of what `range` showed, or was added there.
     pub(crate) fn renewed(&mut self, _mapping: &Mapping, _range: PageRange) {}

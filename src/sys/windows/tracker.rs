@@ -30,7 +30,7 @@ use super::section::{checked, query, this_process};
 use crate::options::Tracking;
 use crate::pages::{PageRange, PageSet};
 use crate::stats::WhyNotFaster;
-use crate::sys::{Found, Search, call, cannot_track, forced_tracking};
+use crate::sys::{Closed, Found, Scope, Search, call, cannot_track, forced_tracking};
 
 /// What the automatic choice is.
 fn default_tracking() -> Tracking {
@@ -94,6 +94,7 @@ impl Tracker {
         search: Search,
         mapping: &Mapping,
         _count: bool,
+        _expected: &PageSet,
         _shows_zeroes: impl Fn(usize) -> bool,
     ) -> io::Result<Found> {
         let all = Found { known: false, ..Found::all_private(PageSet::all(mapping.pages())) };
@@ -116,13 +117,19 @@ impl Tracker {
     }
 
     /// Nothing can be closed.
-    pub(crate) fn arm(&mut self, _: &Mapping) -> bool {
+    pub(crate) fn arm(&mut self, _: &Mapping, _: Scope) -> Closed {
+        Closed::Nothing
+    }
+
+    pub(crate) fn close(self, _: &Mapping) -> Closed {
+        Closed::Nothing
+    }
+
+    pub(crate) fn is_sparse(self) -> bool {
         false
     }
 
-    pub(crate) fn close(self, _: &Mapping) -> bool {
-        false
-    }
+    pub(crate) fn widen(&mut self) {}
 
     pub(crate) fn renewed(&mut self, _: &Mapping, _: PageRange) {}
 
