@@ -90,12 +90,27 @@ pub(crate) fn open(
 }
 
 /// Has each entry do `step` with the same changes, in turn, again and again; keeps the results.
+///
+/// `fork` comes last, by itself: a child shares all memory of the process that was not kept out of it, such as the
+/// memory in which others keep their snapshots, and each later write to it would take a fault.
 pub(crate) fn interleave(
+    case: &Case,
+    plan: Plan,
+    entries: Vec<Entry>,
+    results: &mut Results,
+    mut step: impl FnMut(&mut Entry, &Round) -> Result<()>,
+) -> Result<()> {
+    let (forks, others) = entries.into_iter().partition(|entry| entry.name == "fork");
+    in_turns(case, plan, others, results, &mut step)?;
+    in_turns(case, plan, forks, results, &mut step)
+}
+
+fn in_turns(
     case: &Case,
     plan: Plan,
     mut entries: Vec<Entry>,
     results: &mut Results,
-    mut step: impl FnMut(&mut Entry, &Round) -> Result<()>,
+    step: &mut impl FnMut(&mut Entry, &Round) -> Result<()>,
 ) -> Result<()> {
     let mut changes = case.changes();
     let mut number = 0;

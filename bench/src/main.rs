@@ -23,6 +23,7 @@ use anyhow::Result;
 use clap::{Parser, ValueEnum};
 
 use crate::results::Results;
+use crate::system::Processors;
 use crate::workload::{Scale, Workload};
 
 /// Measures memsnap beside its competitors and the limit of the machine.
@@ -45,7 +46,7 @@ fn main() -> Result<()> {
     let all = Workload::value_variants();
     let workloads = if options.only.is_empty() { all } else { &options.only };
 
-    let start = Instant::now();
+    let (start, processors) = (Instant::now(), Processors::now()?);
     let largest = workloads.iter().map(|workload| workload.working_set(scale)).max();
     warm::warm(largest.unwrap_or_default())?;
     let mut results = Results::default();
@@ -53,5 +54,6 @@ fn main() -> Result<()> {
         workload.run(scale, &mut results)?;
         eprintln!("[{} s]", start.elapsed().as_secs());
     }
+    results.others = Processors::now()?.others_since(processors);
     report::write(&results, &options.out)
 }

@@ -72,6 +72,11 @@ impl Change {
     pub(crate) fn first_word(page: usize) -> Self {
         Self { page, offset: 0 }
     }
+
+    /// The same word of another page.
+    pub(crate) fn on(self, page: usize) -> Self {
+        Self { page, ..self }
+    }
 }
 
 /// Gives each round its changes.

@@ -21,6 +21,12 @@ impl Metric {
 pub(crate) const SUBJECT: &str = "memsnap";
 /// What no way of doing the work can beat.
 pub(crate) const LIMIT: &str = "limit";
+/// The system calls that do the work, without a library around them.
+pub(crate) const SYSTEM_CALLS: &str = "bare system calls";
+/// The same, with one call for all discards.
+pub(crate) const ONE_CALL: &str = "bare system calls, one discard";
+/// What the library was before.
+pub(crate) const OLD: &str = "memsnap 0.1.2";
 
 pub(crate) struct Measurement {
     pub(crate) case: Case,
@@ -41,6 +47,8 @@ pub(crate) struct Skipped {
 pub(crate) struct Results {
     pub(crate) measurements: Vec<Measurement>,
     pub(crate) skipped: Vec<Skipped>,
+    /// The part of the processors' time that other processes took, in percent.
+    pub(crate) others: f64,
 }
 
 impl Results {

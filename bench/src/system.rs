@@ -1,9 +1,10 @@
-//! What the machine is, and how much memory it has to spare.
+//! What the machine is, how much memory it has to spare, and how busy others keep it.
 
 use std::fs;
+use std::ops::Range;
 use std::thread::available_parallelism;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use memsnap::page_size;
 
 use crate::case::{GIB, KIB};
@@ -25,6 +26,42 @@ pub(crate) fn kib(report: &str, field: &str) -> Result<usize> {
     let number = line.and_then(|line| line.trim().strip_suffix("kB"));
     let number = number.with_context(|| format!("no {field} in\n{report}"))?;
     Ok(number.trim().parse::<usize>()? * KIB)
+}
+
+/// What the processors did since the system started, in ticks.
+#[derive(Clone, Copy)]
+pub(crate) struct Processors {
+    all: u64,
+    idle: u64,
+    own: u64,
+}
+
+impl Processors {
+    pub(crate) fn now() -> Result<Self> {
+        let system = fs::read_to_string("/proc/stat")?;
+        // User, nice, system, idle, iowait, irq, softirq, steal.
+        let system = ticks(system.lines().next().unwrap_or_default(), 1..9)?;
+        let own = fs::read_to_string("/proc/self/stat")?;
+        let (_, own) = own.rsplit_once(')').context("/proc/self/stat")?;
+        // Of this process and of children that ended: user and system.
+        let own = ticks(own, 11..15)?.iter().sum();
+        Ok(Self { all: system.iter().sum(), idle: system[3] + system[4], own })
+    }
+
+    /// The part of the processors' time since `start` that others took, in percent.
+    pub(crate) fn others_since(self, start: Self) -> f64 {
+        let busy = (self.all - self.idle).saturating_sub(start.all - start.idle);
+        let others = busy.saturating_sub(self.own - start.own);
+        100.0 * others as f64 / (self.all - start.all).max(1) as f64
+    }
+}
+
+/// These of the fields of a line.
+fn ticks(line: &str, fields: Range<usize>) -> Result<Vec<u64>> {
+    let ticks = line.split_whitespace().skip(fields.start).take(fields.len());
+    let ticks: Vec<u64> = ticks.map(str::parse).collect::<Result<_, _>>()?;
+    ensure!(ticks.len() == fields.len(), "fields are missing: {line}");
+    Ok(ticks)
 }
 
 /// The processor, the kernel and the page size, as lines of Markdown.

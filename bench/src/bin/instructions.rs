@@ -1,4 +1,4 @@
-//! Counts the instructions that three calls take, in valgrind's callgrind, and compares with the record.
+//! Counts the instructions that five calls take, in valgrind's callgrind, and compares with the record.
 //!
 //! ```text
 //! cargo run --release -p memsnap-bench --bin instructions [-- --record]
@@ -18,17 +18,27 @@ use std::process::Command;
 use anyhow::{Context, Result, bail, ensure};
 use memsnap::{CowView, Snapshot, Tracking, page_size};
 
-/// Pages of the image, and of those that are written each round.
-const PAGES: usize = 16 << 10;
-const WRITTEN: usize = 256;
-
 /// Rounds that are counted, after as many to warm up.
 const ROUNDS: usize = 8;
 
 /// The difference from the record that is allowed.
 const BAND: f64 = 0.05;
 
-const CALLS: [&str; 3] = ["take_snapshot of 256 pages", "restore of 256 pages", "view of a flat snapshot"];
+#[derive(Clone, Copy)]
+enum Call {
+    Take,
+    Restore,
+    View,
+}
+
+/// What is counted: its name, the call, the pages of the image, and those that are written each round.
+const CALLS: [(&str, Call, usize, usize); 5] = [
+    ("take_snapshot of 256 pages", Call::Take, 16 << 10, 256),
+    ("restore of 256 pages", Call::Restore, 16 << 10, 256),
+    ("view of a flat snapshot", Call::View, 16 << 10, 256),
+    ("take_snapshot of 16 pages of 1 MiB", Call::Take, 256, 16),
+    ("restore of 16 pages of 1 MiB", Call::Restore, 256, 16),
+];
 
 fn main() -> Result<()> {
     let arguments: Vec<_> = env::args().skip(1).collect();
@@ -74,7 +84,7 @@ fn compare() -> Result<()> {
 
 /// The instructions of one of each of the calls.
 fn count_all() -> Result<BTreeMap<String, u64>> {
-    CALLS.iter().enumerate().map(|(i, call)| Ok(((*call).to_owned(), count(i)?))).collect()
+    CALLS.iter().enumerate().map(|(i, (name, ..))| Ok(((*name).to_owned(), count(i)?))).collect()
 }
 
 fn count(call: usize) -> Result<u64> {
@@ -94,27 +104,28 @@ fn count(call: usize) -> Result<u64> {
 }
 
 /// Runs under callgrind.
-fn run(call: usize) -> Result<()> {
-    let snapshot = Snapshot::from_slice(&vec![1; PAGES * page_size()])?;
+fn run(number: usize) -> Result<()> {
+    let (_, call, pages, written) = *CALLS.get(number).context("no such call")?;
+    let snapshot = Snapshot::from_slice(&vec![1; pages * page_size()])?;
     let mut view = snapshot.view()?;
     // The same on every machine, whatever its kernel allows.
     view.set_tracking(Tracking::Scan)?;
     let mut last = snapshot.clone();
     for round in 0..2 * ROUNDS {
-        for page in 0..WRITTEN {
+        for page in 0..written {
             // Scattered, and each once.
-            let page = page * 37 % WRITTEN * (PAGES / WRITTEN);
+            let page = page * 37 % written * (pages / written);
             view[page * page_size() + 1000] = u8::try_from(2 + round)?;
         }
         last = match (call, round >= ROUNDS) {
-            (0, true) => counted_call(|| view.take_snapshot())?,
-            (0, false) => view.take_snapshot()?,
-            (1, true) => counted_call(|| view.restore()).map(|()| last)?,
-            (1, false) => view.restore().map(|()| last)?,
-            (2, true) => {
+            (Call::Take, true) => counted_call(|| view.take_snapshot())?,
+            (Call::Take, false) => view.take_snapshot()?,
+            (Call::Restore, true) => counted_call(|| view.restore()).map(|()| last)?,
+            (Call::Restore, false) => view.restore().map(|()| last)?,
+            (Call::View, true) => {
                 counted_call(|| snapshot.view().map(|view: CowView<'_>| view.len())).map(|_| last)?
             }
-            _ => last,
+            (Call::View, false) => last,
         };
     }
     black_box(last);

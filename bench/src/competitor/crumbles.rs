@@ -2,6 +2,8 @@
 //!
 //! Its region shows zeroes, for it would keep a second copy of an image that it was filled with.
 
+use std::mem;
+
 use anyhow::Result;
 use crumbles::Mmap;
 use memsnap::page_size;
@@ -12,6 +14,12 @@ use crate::image::Image;
 use crate::pages::{Change, Pattern};
 
 pub(crate) struct Crumbles;
+
+struct Stack {
+    map: Mmap,
+    /// Snapshots above that of the image.
+    taken: usize,
+}
 
 /// Each scattered page that is written takes up two mappings; a process can have 65,530.
 const MOST_SCATTERED: usize = 16_384;
@@ -38,23 +46,32 @@ impl Competitor for Crumbles {
     fn open(&self, _image: &Image, case: &Case) -> Result<Box<dyn Region>> {
         let mut map = Mmap::new(case.pages(), page_size())?;
         map.snap()?;
-        Ok(Box::new(map))
+        Ok(Box::new(Stack { map, taken: 0 }))
     }
 }
 
-impl Region for Mmap {
+impl Region for Stack {
     fn bytes(&mut self) -> &mut [u8] {
-        self.as_mut()
+        self.map.as_mut()
     }
 
     fn take(&mut self, _changes: &[Change]) -> Result<Taken> {
-        self.snap()?;
+        self.map.snap()?;
+        self.taken += 1;
         Ok(Box::new(()))
     }
 
     fn restore(&mut self, _changes: &[Change]) -> Result<()> {
-        self.revert()?;
+        for _ in 0..=mem::take(&mut self.taken) {
+            self.map.revert()?;
+        }
         // `revert` gives the snapshot up.
-        Ok(self.snap()?)
+        Ok(self.map.snap()?)
+    }
+
+    /// Gives the snapshot up, too.
+    fn restore_to(&mut self, _taken: &Taken, _changes: &[Change]) -> Result<()> {
+        self.taken = self.taken.saturating_sub(1);
+        Ok(self.map.revert()?)
     }
 }

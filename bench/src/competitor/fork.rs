@@ -115,6 +115,19 @@ pub(crate) unsafe fn keep_out_of_children(start: *mut u8, len: usize) -> io::Res
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
+/// The pages around the thread-local variables, which every function that the C library protects against overflows reads.
+fn thread_local() -> Range<usize> {
+    // SAFETY: takes no pointers.
+    let errno = unsafe { libc::__errno_location() }.addr();
+    let page = errno - errno % page_size();
+    page - 16 * page_size()..page + 16 * page_size()
+}
+
+/// What of `range` is before `hole`, and what is behind it.
+fn around(range: Range<usize>, hole: &Range<usize>) -> [Range<usize>; 2] {
+    [range.start..range.end.min(hole.start), range.start.max(hole.end)..range.end]
+}
+
 /// Whatever is large and private, but for `own`: heaps and copies of other competitors.
 fn keep_others_out_of_children(own: Range<usize>) -> Result<()> {
     for line in fs::read_to_string("/proc/self/maps")?.lines() {
@@ -125,9 +138,13 @@ fn keep_others_out_of_children(own: Range<usize>) -> Result<()> {
         if access != "rw-p" || line.ends_with("[stack]") {
             continue;
         }
-        // Neighbours may have become one mapping with it.
-        for part in [start..end.min(own.start), start.max(own.end)..end] {
-            if part.len() >= LARGE {
+        if end - start < LARGE {
+            continue;
+        }
+        // Neighbours in memory can be one mapping.
+        let parts = around(start..end, &own).into_iter().flat_map(|part| around(part, &thread_local()));
+        for part in parts {
+            if !part.is_empty() {
                 let start = ptr::with_exposed_provenance_mut(part.start);
                 // SAFETY: a child only uses its stack, which is not large, and the data of libraries.
                 unsafe { keep_out_of_children(start, part.len()) }?;

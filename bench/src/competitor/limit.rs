@@ -10,7 +10,7 @@ use anyhow::Result;
 use memmap2::{MmapMut, MmapOptions};
 use memsnap::page_size;
 
-use super::{Competitor, Operation, Region, Taken};
+use super::{ChangedPages, Competitor, Operation, Region, Taken};
 use crate::case::Case;
 use crate::image::Image;
 use crate::pages::{Change, page};
@@ -21,8 +21,7 @@ pub(crate) struct Limit;
 struct Buffers {
     map: MmapMut,
     original: MmapMut,
-    /// Where changed pages are copied to.
-    store: Vec<u8>,
+    taken: ChangedPages,
     resident: bool,
 }
 
@@ -40,8 +39,8 @@ impl Competitor for Limit {
         let map = unsafe { MmapOptions::new().map_copy(&image.file) }?;
         // SAFETY: as above.
         let original = unsafe { MmapOptions::new().map_copy(&image.file) }?;
-        let store = vec![1; case.changed * page_size()];
-        Ok(Box::new(Buffers { map, original, store, resident: case.is_resident() }))
+        let taken = ChangedPages::new(case.changed);
+        Ok(Box::new(Buffers { map, original, taken, resident: case.is_resident() }))
     }
 }
 
@@ -51,9 +50,7 @@ impl Region for Buffers {
     }
 
     fn take(&mut self, changes: &[Change]) -> Result<Taken> {
-        for (change, slot) in changes.iter().zip(self.store.chunks_exact_mut(page_size())) {
-            slot.copy_from_slice(page(&self.map, change.page));
-        }
+        self.taken.take(&self.map, changes);
         Ok(Box::new(()))
     }
 
@@ -62,6 +59,11 @@ impl Region for Buffers {
             let at = change.page * page_size();
             self.map[at..at + page_size()].copy_from_slice(page(&self.original, change.page));
         }
+        Ok(())
+    }
+
+    fn restore_to(&mut self, _taken: &Taken, changes: &[Change]) -> Result<()> {
+        self.taken.put_back(&mut self.map, changes);
         Ok(())
     }
 

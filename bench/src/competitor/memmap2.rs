@@ -4,7 +4,7 @@
 use std::fs::File;
 use std::io::Write;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use memmap2::{MmapMut, MmapOptions};
 
 use super::{Competitor, Operation, Region, Taken, copies};
@@ -50,9 +50,15 @@ impl Region for Mapping {
         self.map = map(&self.file)?;
         Ok(())
     }
+
+    fn restore_to(&mut self, taken: &Taken, _changes: &[Change]) -> Result<()> {
+        self.map = map(taken.downcast_ref().context("not a file of this region")?)?;
+        Ok(())
+    }
 }
 
-fn map(file: &File) -> Result<MmapMut> {
+/// Maps the file of an image, or one that was taken.
+pub(crate) fn map(file: &File) -> Result<MmapMut> {
     // SAFETY: nobody writes to the file of an image, or makes it shorter.
     Ok(unsafe { MmapOptions::new().map_copy(file) }?)
 }

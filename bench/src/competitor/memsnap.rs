@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use memsnap::{ArcView, Snapshot, page_size};
 
 use super::{Competitor, Operation, Region, Taken};
@@ -50,5 +50,10 @@ impl Region for ArcView {
 
     fn restore(&mut self, _changes: &[Change]) -> Result<()> {
         Ok(ArcView::restore(self)?)
+    }
+
+    fn restore_to(&mut self, taken: &Taken, _changes: &[Change]) -> Result<()> {
+        let taken = taken.downcast_ref::<Snapshot>().context("not a snapshot of this region")?;
+        Ok(ArcView::restore_to(self, taken)?)
     }
 }

@@ -1,5 +1,6 @@
 //! The competitors: one file each, all behind the same two traits.
 
+mod changed_pages;
 mod copy;
 mod crumbles;
 mod fork;
@@ -7,23 +8,27 @@ mod limit;
 mod memmap2;
 mod memsnap;
 mod memsnap_0_1;
+mod system_calls;
 mod wasmtime;
 
+use std::any::Any;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 
 use crate::case::Case;
 use crate::image::Image;
 use crate::pages::Change;
 
+pub(crate) use changed_pages::ChangedPages;
 pub(crate) use copy::Copy;
 pub(crate) use crumbles::Crumbles;
 pub(crate) use fork::{Fork, keep_out_of_children};
 pub(crate) use limit::Limit;
-pub(crate) use memmap2::Memmap2;
+pub(crate) use memmap2::{Memmap2, map};
 pub(crate) use memsnap::Memsnap;
 pub(crate) use memsnap_0_1::Memsnap01;
+pub(crate) use system_calls::{Private, SystemCalls};
 pub(crate) use wasmtime::{Wasmtime, private_pages};
 
 /// What a competitor is asked to do again and again.
@@ -53,11 +58,12 @@ pub(crate) trait Competitor: Sync {
 }
 
 /// A snapshot, which is kept until it is dropped.
-pub(crate) type Taken = Box<dyn Send + Sync>;
+pub(crate) type Taken = Box<dyn Any + Send + Sync>;
 
 /// Memory that can be written, and of which snapshots can be taken or which can be put back.
 ///
-/// `changes` names the pages written since the last call; only the limit may look at it.
+/// `changes` names the pages written since the last call, in ascending order; only the limit and the bare system calls
+/// may look at it.
 pub(crate) trait Region: Send {
     fn bytes(&mut self) -> &mut [u8];
 
@@ -68,7 +74,13 @@ pub(crate) trait Region: Send {
 
     fn take(&mut self, changes: &[Change]) -> Result<Taken>;
 
+    /// Puts the region back to the image.
     fn restore(&mut self, changes: &[Change]) -> Result<()>;
+
+    /// Puts the region back to `taken`, the snapshot that was taken last.
+    fn restore_to(&mut self, _taken: &Taken, _changes: &[Change]) -> Result<()> {
+        bail!("cannot go back to a snapshot that it took")
+    }
 
     /// Time to be added to each call.
     fn surcharge(&self, _changes: &[Change]) -> Duration {

@@ -1,11 +1,10 @@
 //! The bars: what memsnap has to reach, computed from the results of one run.
 
-use crate::case::{Case, GIB};
-use crate::pages::Residency;
-use crate::results::{LIMIT, Measurement, Results, SUBJECT};
-use crate::workload::{create, memory, restore, take, tree, view};
+use crate::case::{Case, GIB, MIB};
+use crate::pages::{Residency, WorkingSet};
+use crate::results::{LIMIT, Measurement, OLD, ONE_CALL, Results, SUBJECT, SYSTEM_CALLS};
+use crate::workload::{create, memory, restore, sparse, take, threads, tree, view};
 
-const OLD: &str = "memsnap 0.1.2";
 const WASMTIME: [&str; 2] = ["wasmtime-style, keep all", "wasmtime-style, keep 1 MiB"];
 
 /// What has to be at least, or at most, so much.
@@ -38,22 +37,61 @@ impl Verdict {
 }
 
 pub(crate) fn verdicts(results: &Results) -> Vec<Verdict> {
-    let parts =
-        [take_bars, restore_bars, wasmtime_bars, runs_bars, view_bars, create_bars, memory_bars, tree_bars];
+    let parts = [
+        take_bars,
+        small_take_bars,
+        restore_bars,
+        wasmtime_bars,
+        runs_bars,
+        view_bars,
+        create_bars,
+        memory_bars,
+        tree_bars,
+        threads_bars,
+        sparse_bars,
+    ];
     parts.iter().flat_map(|part| part(results)).collect()
 }
 
 fn take_bars(results: &Results) -> Vec<Verdict> {
     let base = Case::base(take::NAME);
-    let many = base.clone().changed(4096);
+    let (one, many) = (base.clone().changed(1), base.clone().changed(4096));
     let slower = |other| results.ratio(&base, take::PAUSE.name, other, SUBJECT);
     let above_limit = |case| results.ratio(case, take::PAUSE.name, SUBJECT, LIMIT);
     vec![
         Verdict::ratio("take, 1 GiB, 256 pages: faster than 0.1.2", AtLeast(500.0), slower(OLD)),
         Verdict::ratio("take, 1 GiB, 256 pages: shorter than fork's pause", AtLeast(20.0), slower("fork")),
-        Verdict::ratio("take, 1 GiB, 256 pages: times the limit", AtMost(2.0), above_limit(&base)),
-        Verdict::ratio("take, 1 GiB, 4,096 pages: times the limit", AtMost(1.5), above_limit(&many)),
+        Verdict::ratio("take, 1 GiB, 1 page: times the limit", AtMost(1.5), above_limit(&one)),
+        Verdict::ratio("take, 1 GiB, 256 pages: times the limit", AtMost(1.5), above_limit(&base)),
+        Verdict::ratio("take, 1 GiB, 4,096 pages: times the limit", AtMost(1.3), above_limit(&many)),
     ]
+}
+
+/// The bars are those of a machine that copies a page in 0.3 µs. Where copies take less, the bars are as much lower; the
+/// rest is system calls.
+fn small_take_bars(results: &Results) -> Vec<Verdict> {
+    let copy = page_copy(results);
+    let bar = |case: Case, name, microseconds: f64| {
+        let median = |competitor| results.median(&case, competitor, take::PAUSE.name);
+        let measured = median(SUBJECT);
+        let ratio = measured
+            .zip(median(LIMIT))
+            .map_or(String::new(), |(measured, limit)| format!("; {:.1} x the limit", measured / limit));
+        let spared = copy.map_or(0.0, |copy| (0.3 - copy).max(0.0) * case.changed as f64);
+        let scaled = microseconds - spared;
+        let what =
+            format!("take, 1 MiB, 16 {name} pages ({microseconds} µs, if a page is copied in 0.3 µs{ratio})");
+        Verdict { what, unit: "µs", bar: AtMost(scaled), measured: measured.map(|ns| ns / 1000.0) }
+    };
+    vec![bar(take::small(), "recurring", 6.0), bar(take::small().moving(), "moving", 10.0)]
+}
+
+/// The microseconds in which the limit copies a page of 1 MiB.
+fn page_copy(results: &Results) -> Option<f64> {
+    let case = Case::base(take::NAME).bytes(MIB);
+    let limit = results.median(&case, LIMIT, take::PAUSE.name)?;
+    // Apart from 1 ns for each page of the region.
+    Some((limit - case.pages() as f64) / case.changed as f64 / 1000.0)
 }
 
 fn restore_bars(results: &Results) -> Vec<Verdict> {
@@ -106,7 +144,7 @@ fn view_bars(results: &Results) -> Vec<Verdict> {
     let old = results.ratio(&view::flat(), view::HUNDREDTH.name, SUBJECT, OLD);
     let to_flat = changed.zip(flat).map(|(changed, flat)| changed / flat);
     vec![
-        Verdict::ratio("view of a flat snapshot: times that of 0.1.2", AtMost(1.2), old),
+        Verdict::ratio("view of a flat snapshot: times that of 0.1.2", AtMost(1.05), old),
         Verdict::ratio(
             "hundredth view, 65,536 changed pages: times that of a flat one",
             AtMost(2.0),
@@ -177,6 +215,53 @@ fn tree_bars(results: &Results) -> Vec<Verdict> {
     };
     let all = [of(Residency::Sparse, "never read in full"), of(Residency::Resident, "read in full")];
     all.into_iter().flatten().collect()
+}
+
+fn threads_bars(results: &Results) -> Vec<Verdict> {
+    let gains = threads::ROWS.iter().map(|row| {
+        let case = row.case();
+        let gain = |competitor| results.median(&case, competitor, threads::GAIN.name);
+        let what = format!("two threads / one, {}", case.parameters());
+        if row.working_set == WorkingSet::Recurring {
+            return Verdict::ratio(what, AtLeast(row.bar), gain(SUBJECT));
+        }
+        let bare = [SYSTEM_CALLS, ONE_CALL].into_iter().filter_map(gain).reduce(f64::max);
+        let bar = bare.map_or(row.bar, |bare| bare.min(row.bar));
+        let what = format!("{what} ({} x, or what bare system calls reach)", row.bar);
+        Verdict::ratio(what, AtLeast(bar), gain(SUBJECT))
+    });
+    let views = [
+        (SUBJECT, "a view opened, 16 pages written, the view dropped"),
+        (threads::RESTORED, "16 pages written, the view restored"),
+    ];
+    let views = views.map(|(competitor, loops)| {
+        let ratio = results.ratio(&threads::opening(), threads::TWO.name, competitor, SYSTEM_CALLS);
+        let what = format!("two threads, 1 MiB, {loops}: loops a second, times mmap + 16 writes + munmap");
+        Verdict::ratio(what, AtLeast(1.0), ratio)
+    });
+    gains.chain(views).collect()
+}
+
+fn sparse_bars(results: &Results) -> Vec<Verdict> {
+    let what = "256 MiB in use of 64 GiB, armed";
+    let tables = Verdict::ratio(
+        format!("{what}: page tables, times those of a bare mapping with the same pages"),
+        AtMost(3.0),
+        results.ratio(
+            &sparse::case(sparse::LARGE, WorkingSet::Recurring),
+            sparse::PAGE_TABLES.name,
+            SUBJECT,
+            SYSTEM_CALLS,
+        ),
+    );
+    let takes = [WorkingSet::Recurring, WorkingSet::Moving].map(|working_set| {
+        let take = |bytes| results.median(&sparse::case(bytes, working_set), SUBJECT, sparse::TAKE.name);
+        let ratio = take(sparse::LARGE).zip(take(sparse::SMALL)).map(|(large, small)| large / small);
+        let what =
+            format!("{what}: take of 2,000 {working_set} pages, times that with the same in use of 1 GiB");
+        Verdict::ratio(what, AtMost(1.3), ratio)
+    });
+    [tables].into_iter().chain(takes).collect()
 }
 
 /// By least squares; 1 is linear growth, more is worse.

@@ -20,6 +20,7 @@ pub(crate) fn document(results: &Results) -> Result<String> {
     text += &system::description()?;
     let arguments: Vec<String> = env::args().skip(1).collect();
     writeln!(text, "- command: `cargo run --release -p memsnap-bench -- {}`", arguments.join(" "))?;
+    writeln!(text, "- other processes took {} % of the processors' time", number(results.others))?;
     writeln!(text, "\n## Bars\n\n{}", bars(&verdicts(results)))?;
     text += "\nA ratio is that of the medians of this run, whose competitors took turns round by round. In the tables below, \
              times are medians; *x* is how many times that of memsnap they are.\n";

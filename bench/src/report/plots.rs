@@ -10,8 +10,8 @@ use super::markdown::quantity;
 use crate::case::{Case, size};
 use crate::competitor;
 use crate::pages::Residency;
-use crate::results::{LIMIT, Results};
-use crate::workload::{restore, take, tree};
+use crate::results::{LIMIT, ONE_CALL, Results, SYSTEM_CALLS};
+use crate::workload::{restore, take, threads, tree};
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
@@ -19,8 +19,8 @@ const PANEL: (u32, u32) = (560, 460);
 const LEGEND: u32 = 230;
 const TEXT: &str = "sans-serif";
 
-/// Okabe and Ito's colours, which also the colour-blind tell apart, and a grey.
-const COLOURS: [RGBColor; 9] = [
+/// Okabe and Ito's colours, which also the colour-blind tell apart, and a grey; for the bare system calls two more.
+const COLOURS: [RGBColor; 11] = [
     RGBColor(0xD5, 0x5E, 0x00),
     RGBColor(0x00, 0x00, 0x00),
     RGBColor(0x00, 0x72, 0xB2),
@@ -30,6 +30,8 @@ const COLOURS: [RGBColor; 9] = [
     RGBColor(0x56, 0xB4, 0xE9),
     RGBColor(0x80, 0x80, 0x80),
     RGBColor(0xC9, 0xA2, 0x00),
+    RGBColor(0x6B, 0x4A, 0x2B),
+    RGBColor(0xB8, 0x94, 0x6E),
 ];
 
 struct Panel {
@@ -87,12 +89,64 @@ pub(crate) fn draw_all(results: &Results, folder: &Path) -> Result<()> {
     for (file, left, right) in plots {
         draw(&folder.join(file), &[left, right]).map_err(|error| anyhow!("drawing {file}: {error}"))?;
     }
-    Ok(())
+    draw_gains(results, &folder.join("threads.svg")).map_err(|error| anyhow!("drawing threads.svg: {error}"))
 }
 
 fn names() -> impl Iterator<Item = &'static str> {
-    competitor::all().into_iter().map(|competitor| competitor.name())
+    let all = competitor::all().into_iter().map(|competitor| competitor.name());
+    all.chain([SYSTEM_CALLS, ONE_CALL])
 }
+
+/// Draws what two threads do together, as times what one does: bars for each loop, one for each competitor. No file if
+/// there is none.
+fn draw_gains(results: &Results, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
+    let gain = |row: &threads::Row, name| results.median(&row.case(), name, threads::GAIN.name);
+    let names: Vec<_> =
+        names().filter(|name| threads::ROWS.iter().any(|row| gain(row, name).is_some())).collect();
+    if names.is_empty() {
+        return Ok(());
+    }
+    let root = SVGBackend::new(path, (2 * PANEL.0 + LEGEND, PANEL.1)).into_drawing_area();
+    root.fill(&WHITE)?;
+    let (plot, legend) = root.split_horizontally(2 * PANEL.0);
+    let mut chart = ChartBuilder::on(&plot)
+        .caption("Loops a second of two threads together, as times those of one", (TEXT, 17))
+        .margin(12)
+        .x_label_area_size(46)
+        .y_label_area_size(70)
+        .build_cartesian_2d(0.0..threads::ROWS.len() as f64, 0.0..HIGHEST)?;
+    chart
+        .configure_mesh()
+        .disable_x_mesh()
+        .x_labels(0)
+        .y_desc("two threads / one")
+        .axis_desc_style((TEXT, 14))
+        .label_style((TEXT, 12))
+        .bold_line_style(BLACK.mix(0.15))
+        .light_line_style(TRANSPARENT)
+        .draw()?;
+    let width = 0.9 / names.len() as f64;
+    for (row, left) in threads::ROWS.iter().zip((0..).map(|left| f64::from(left) + 0.05)) {
+        for (name, left) in names.iter().zip((0..).map(|bar| left + f64::from(bar) * width)) {
+            let bar = |gain: f64| Rectangle::new([(left, 0.0), (left + width, gain)], colour(name).filled());
+            chart.draw_series(gain(row, name).map(|gain| bar(gain.min(HIGHEST))))?;
+        }
+        let (x, bottom) = chart.backend_coord(&(left, 0.0));
+        for (line, y) in row.label().into_iter().zip((bottom + 8..).step_by(16)) {
+            root.draw(&Text::new(line, (x, y), (TEXT, 12)))?;
+        }
+    }
+    chart.draw_series(LineSeries::new(
+        [(0.0, 1.0), (threads::ROWS.len() as f64, 1.0)],
+        BLACK.stroke_width(1),
+    ))?;
+    draw_legend(&legend, &names)?;
+    root.present()?;
+    Ok(())
+}
+
+/// The end of the axis of gains.
+const HIGHEST: f64 = 2.2;
 
 /// A line for each competitor that was measured.
 fn lines(results: &Results, cases: &[(usize, Case)], metric: &str) -> Vec<Line> {

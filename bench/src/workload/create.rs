@@ -16,12 +16,11 @@ use crate::harness::{nanoseconds, time};
 use crate::image::{Image, fill, memory_file};
 use crate::mounted::Mounted;
 use crate::pages::read_all;
-use crate::results::{LIMIT, Metric, Results, SUBJECT, Samples};
+use crate::results::{LIMIT, Metric, OLD, Results, SUBJECT, Samples};
 
 pub(crate) const TIME: Metric = Metric::nanoseconds("time");
 
 const NAME: &str = "create";
-const OLD: &str = "memsnap 0.1.2";
 
 pub(crate) fn case(how: &str, bytes: usize) -> Case {
     Case::of_size(NAME, bytes, how)

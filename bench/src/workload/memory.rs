@@ -12,7 +12,7 @@ use crate::case::Case;
 use crate::competitor::{Competitor, Crumbles, Fork, Region, Taken, private_pages};
 use crate::image::Image;
 use crate::pages::write;
-use crate::results::{Metric, Results, SUBJECT};
+use crate::results::{Metric, OLD, Results, SUBJECT};
 use crate::system::kib;
 
 /// As the kernel counts: anonymous memory and memory files, without the pages that the view holds privately.
@@ -43,7 +43,7 @@ pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
     } else {
         fork(&case, &image, results)?;
     }
-    for copying in ["memsnap 0.1.2", "memmap2", "plain copy"] {
+    for copying in [OLD, "memmap2", "plain copy"] {
         results.add(&case, copying, COMPUTED, &[(SNAPSHOTS * case.bytes) as f64]);
     }
     Ok(())

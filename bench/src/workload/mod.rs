@@ -4,6 +4,7 @@ pub(crate) mod costs;
 pub(crate) mod create;
 pub(crate) mod memory;
 pub(crate) mod restore;
+pub(crate) mod sparse;
 pub(crate) mod take;
 pub(crate) mod threads;
 pub(crate) mod tree;
@@ -39,6 +40,8 @@ pub(crate) enum Workload {
     Writer,
     /// Two threads against one
     Threads,
+    /// Views of which little is in use
+    Sparse,
     /// What the library's cost model is made of
     Costs,
 }
@@ -51,7 +54,7 @@ impl Workload {
             Self::Take | Self::Restore | Self::Writer => 9 * GIB,
             Self::Create => 4 * GIB,
             Self::View | Self::Tree | Self::Memory | Self::Costs => 3 * GIB,
-            Self::Threads => GIB,
+            Self::Threads | Self::Sparse => 2 * GIB,
         }
     }
 
@@ -65,6 +68,7 @@ impl Workload {
             Self::Memory => memory::run(scale, results),
             Self::Writer => writer::run(scale, results),
             Self::Threads => threads::run(scale, results),
+            Self::Sparse => sparse::run(scale, results),
             Self::Costs => costs::run(scale, results),
         }
     }
@@ -99,7 +103,7 @@ impl Scale {
         Plan {
             rounds: self.pick(if small { 100 } else { 30 }, if small { 1000 } else { 200 }),
             least: self.pick(1, 5),
-            time: Duration::from_millis(self.pick(250, 900)),
+            time: Duration::from_millis(self.pick(150, 900)),
         }
     }
 }

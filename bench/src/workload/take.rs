@@ -7,7 +7,7 @@ use crate::case::{Case, GIB, KIB, MIB};
 use crate::competitor::Operation;
 use crate::harness::{interleave, nanoseconds, open};
 use crate::pages::Pattern;
-use crate::results::{Metric, Results};
+use crate::results::{LIMIT, Metric, Results, SUBJECT};
 
 /// The time of taking a snapshot.
 pub(crate) const PAUSE: Metric = Metric::nanoseconds("pause");
@@ -25,13 +25,18 @@ pub(crate) fn at_depth(depth: usize) -> Case {
     Case::base(NAME).bytes(128 * MIB).changed(64).variant(&format!("{depth} kept"))
 }
 
+/// Where little but the copies is to be done.
+pub(crate) fn small() -> Case {
+    Case::base(NAME).bytes(MIB).changed(16)
+}
+
 /// The cases, and how many snapshots each keeps.
 fn cases(scale: Scale) -> Vec<(Case, usize)> {
     let base = Case::base(NAME);
-    let mut cases = vec![base.clone(), base.clone().changed(4096)];
+    let mut cases = vec![base.clone(), base.clone().changed(1), base.clone().changed(4096)];
     if !scale.quick {
         cases.push(base.clone().sparse());
-        cases.extend([1, 16, 65_536].map(|changed| base.clone().changed(changed)));
+        cases.extend([16, 65_536].map(|changed| base.clone().changed(changed)));
         cases.push(base.clone().pattern(Pattern::Contiguous));
         cases.push(base.clone().moving());
     }
@@ -41,6 +46,7 @@ fn cases(scale: Scale) -> Vec<(Case, usize)> {
     }
     let sizes = SIZES.into_iter().filter(|&size| size != GIB && (size < GIB || !scale.quick));
     cases.extend(sizes.map(|size| (base.clone().bytes(size), 1)));
+    cases.extend([(small(), 1), (small().moving(), 1)]);
     if !scale.quick {
         cases.extend(DEPTHS.map(|depth| (at_depth(depth), depth)));
     }
@@ -58,7 +64,11 @@ pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
 
 fn take(case: &Case, kept: usize, scale: Scale, images: &mut Images, results: &mut Results) -> Result<()> {
     let image = images.get(case.bytes)?;
-    let competitors = scale.competitors(case, results);
+    let mut competitors = scale.competitors(case, results);
+    if scale.quick && case.bytes >= GIB && *case != Case::base(NAME) {
+        competitors.retain(|competitor| [SUBJECT, LIMIT].contains(&competitor.name()));
+        results.skip(case, "all but memsnap and the limit", "takes too long for --quick");
+    }
     let entries = open(case, Operation::Take { kept }, image, &competitors, results)?;
     interleave(case, scale.plan(case), entries, results, |entry, round| {
         while round.is_first && entry.taken.len() < kept {

@@ -1,103 +1,374 @@
-//! Two threads, each with a view of its own, against one.
+//! Two threads, each with a region of its own, against one: how much more the two do together.
+//!
+//! Each measurement opens new regions and warms them up, in as many threads as it measures. Measurements of one and of
+//! two threads take turns.
 
 use std::sync::{Arc, Barrier};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result, anyhow, ensure};
 use memsnap::Snapshot;
 
-use super::Scale;
-use crate::case::{Case, MIB};
-use crate::competitor::{Competitor, Limit, Memsnap, Memsnap01, Operation, Wasmtime};
-use crate::harness::{Entry, Round, open};
+use super::{Images, Scale};
+use crate::case::{Case, MIB, size};
+use crate::competitor::{
+    Competitor, Crumbles, Limit, Memmap2, Memsnap, Memsnap01, Operation, Private, Region, SystemCalls,
+    Wasmtime, map,
+};
 use crate::image::Image;
-use crate::results::{Metric, Results, Samples};
+use crate::pages::{Change, WorkingSet, page, random_changes, read_all, rng, write};
+use crate::results::{LIMIT, Metric, OLD, ONE_CALL, Results, SUBJECT, SYSTEM_CALLS, Samples};
 
 const ONE: Metric = Metric { name: "one thread", unit: "1/s" };
-const TWO: Metric = Metric { name: "two threads", unit: "1/s" };
-const GAIN: Metric = Metric { name: "two threads / one", unit: "x" };
+pub(crate) const TWO: Metric = Metric { name: "two threads", unit: "1/s" };
+pub(crate) const GAIN: Metric = Metric { name: "two threads / one", unit: "x" };
 
 const NAME: &str = "threads";
 
-pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
-    let base = Case::base(NAME).bytes(128 * MIB);
-    let image = Image::new(base.bytes)?;
-    let shared = Memsnap { snapshot: Some(Arc::new(Snapshot::from_slice(image.bytes())?)) };
-    let competitors: [Box<dyn Competitor>; 4] =
-        [Box::new(shared), Box::new(Limit), Box::new(Memsnap01), Box::new(Wasmtime::keeping_all())];
-    for (variant, operation) in
-        [("write + restore", Operation::Restore), ("write + take", Operation::Take { kept: 1 })]
-    {
-        let case = base.clone().variant(variant);
-        eprintln!("{case}");
-        let mut first = open(&case, operation, &image, &competitors, results)?;
-        let mut second = open(&case, operation, &image, &competitors, results)?;
-        let mut samples = Samples::default();
-        for _ in 0..scale.pick(2, 7) {
-            for pair in first.iter_mut().zip(&mut second) {
-                compare(&case, operation, pair, scale, &mut samples)?;
-            }
-        }
-        samples.add_to(results);
+/// What a thread does in each loop, with one region.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Work {
+    Take,
+    /// Takes a snapshot, writes every second page again, goes back to the snapshot, then to the image.
+    TakeAndReturn,
+    Restore,
+    TakeAndRestore,
+}
+
+/// A loop, and the gain that it has to reach.
+pub(crate) struct Row {
+    bytes: usize,
+    changed: usize,
+    pub(crate) working_set: WorkingSet,
+    work: Work,
+    pub(crate) bar: f64,
+}
+
+pub(crate) const ROWS: [Row; 6] = [
+    Row::recurring(Work::Take, 1.6),
+    Row::recurring(Work::TakeAndReturn, 1.6),
+    Row::recurring(Work::Restore, 1.8),
+    Row::moving(64 * MIB, 128, Work::TakeAndRestore, 1.3),
+    Row::moving(MIB, 16, Work::Restore, 1.2),
+    Row::moving(MIB, 16, Work::TakeAndRestore, 1.2),
+];
+
+impl Row {
+    const fn recurring(work: Work, bar: f64) -> Self {
+        Self { bytes: 64 * MIB, changed: 128, working_set: WorkingSet::Recurring, work, bar }
     }
+
+    const fn moving(bytes: usize, changed: usize, work: Work, bar: f64) -> Self {
+        Self { bytes, changed, working_set: WorkingSet::Moving, work, bar }
+    }
+
+    pub(crate) fn case(&self) -> Case {
+        let variant = match self.work {
+            Work::Take => "write + take",
+            Work::TakeAndReturn => "write + take + write half + restore_to + restore",
+            Work::Restore => "write + restore",
+            Work::TakeAndRestore => "write + take + restore",
+        };
+        let case = Case::base(NAME).bytes(self.bytes).changed(self.changed).variant(variant);
+        Case { working_set: Some(self.working_set), ..case }
+    }
+
+    /// Two lines for a plot.
+    pub(crate) fn label(&self) -> [String; 2] {
+        let work = match self.work {
+            Work::Take => "take",
+            Work::TakeAndReturn => "take + restore_to + restore",
+            Work::Restore => "restore",
+            Work::TakeAndRestore => "take + restore",
+        };
+        let Self { bytes, changed, working_set, .. } = self;
+        [work.to_owned(), format!("{}, {changed} {working_set}", size(*bytes))]
+    }
+}
+
+/// A new view for each loop, or one that is kept and put back.
+pub(crate) fn opening() -> Case {
+    Case::base(NAME).bytes(MIB).changed(16).sparse().moving().variant("open + write + drop")
+}
+
+/// In place of opening and dropping: the view is restored.
+pub(crate) const RESTORED: &str = "memsnap, view kept: restore";
+/// In place of opening and dropping: the view is restored to the other of two snapshots, a child of the first.
+pub(crate) const SWITCHED: &str = "memsnap, view kept: restore_to";
+
+/// Those that are measured most often, and the only ones that `--quick` measures.
+const IN_BARS: [&str; 6] = [SUBJECT, RESTORED, SWITCHED, LIMIT, SYSTEM_CALLS, ONE_CALL];
+
+pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
+    let mut images = Images::default();
+    for row in ROWS {
+        let image = images.get(row.bytes)?;
+        loops(&row, image, scale, results)?;
+    }
+    views(images.get(opening().bytes)?, scale, results)
+}
+
+/// What a loop writes.
+struct Turn {
+    changes: Vec<Change>,
+    ascending: Vec<Change>,
+    /// Every second of these.
+    half: Vec<Change>,
+}
+
+impl Turn {
+    fn new(changes: Vec<Change>) -> Self {
+        let mut ascending = changes.clone();
+        ascending.sort_by_key(|change| change.page);
+        let half = ascending.iter().copied().step_by(2).collect();
+        Self { changes, ascending, half }
+    }
+
+    /// The turns of a thread, which it takes again and again: one, or so many that their pages count as fresh.
+    fn all(case: &Case, thread: usize) -> Vec<Self> {
+        let mut rng = rng(99 + thread);
+        let count = if case.working_set == Some(WorkingSet::Moving) { 16_384 / case.changed } else { 1 };
+        (0..count).map(|_| Self::new(random_changes(case.pages(), case.changed, &mut rng))).collect()
+    }
+
+    /// The pages of `region` that this writes.
+    fn pages(&self, region: &[u8]) -> Vec<Vec<u8>> {
+        self.changes.iter().map(|change| page(region, change.page).to_vec()).collect()
+    }
+}
+
+/// What a thread does with a turn, and with a value that differs from those before.
+type Loop<'a> = Box<dyn FnMut(&Turn, u64) -> Result<()> + 'a>;
+
+type Begin<'a> = dyn Fn(&Turn) -> Result<Loop<'a>> + Sync + 'a;
+
+/// One who is measured. Each thread calls `begin`, once for each measurement.
+struct Contender<'a> {
+    name: &'static str,
+    begin: Box<Begin<'a>>,
+}
+
+impl<'a> Contender<'a> {
+    fn new(name: &'static str, begin: impl Fn(&Turn) -> Result<Loop<'a>> + Sync + 'a) -> Self {
+        Self { name, begin: Box::new(begin) }
+    }
+
+    /// Does the same in each loop, and keeps nothing.
+    fn stateless(name: &'static str, work: impl Fn(&Turn, u64) -> Result<()> + Sync + Copy + 'a) -> Self {
+        Self::new(name, move |_| Ok(Box::new(work)))
+    }
+}
+
+fn loops(row: &Row, image: &Image, scale: Scale, results: &mut Results) -> Result<()> {
+    let (case, work) = (row.case(), row.work);
+    let shared = Memsnap { snapshot: Some(Arc::new(Snapshot::from_slice(image.bytes())?)) };
+    let competitors: [Box<dyn Competitor>; 8] = [
+        Box::new(shared),
+        Box::new(Limit),
+        Box::new(SystemCalls::CallEach),
+        Box::new(SystemCalls::OneCall),
+        Box::new(Memsnap01),
+        Box::new(Wasmtime::keeping_all()),
+        Box::new(Memmap2),
+        Box::new(Crumbles),
+    ];
+    let mut contenders = Vec::new();
+    for competitor in &competitors {
+        let take = Operation::Take { kept: 1 };
+        let operation = if work == Work::Restore { Operation::Restore } else { take };
+        let obstacle = competitor.obstacle(&case, operation);
+        if let Some(obstacle) = obstacle {
+            results.skip(&case, competitor.name(), obstacle);
+            continue;
+        }
+        let case = &case;
+        contenders.push(Contender::new(competitor.name(), move |turn| {
+            let mut region = competitor.open(image, case)?;
+            read_all(region.bytes());
+            check(region.as_mut(), work, turn)?;
+            Ok(Box::new(move |turn, value| go_round(region.as_mut(), work, turn, value)))
+        }));
+    }
+    measure(&case, contenders, scale, results)
+}
+
+fn go_round(region: &mut dyn Region, work: Work, turn: &Turn, value: u64) -> Result<()> {
+    write(region.bytes(), &turn.changes, value);
+    if work == Work::Restore {
+        return region.restore(&turn.ascending);
+    }
+    let taken = region.take(&turn.ascending)?;
+    if work == Work::TakeAndReturn {
+        write(region.bytes(), &turn.half, !value);
+        region.restore_to(&taken, &turn.half)?;
+    }
+    drop(taken);
+    if work == Work::Take { Ok(()) } else { region.restore(&turn.ascending) }
+}
+
+/// Goes through one loop, and looks at what comes back.
+fn check(region: &mut dyn Region, work: Work, turn: &Turn) -> Result<()> {
+    let image = turn.pages(region.bytes());
+    if work == Work::TakeAndReturn {
+        write(region.bytes(), &turn.changes, u64::MAX);
+        let written = turn.pages(region.bytes());
+        let taken = region.take(&turn.ascending)?;
+        write(region.bytes(), &turn.half, 0);
+        region.restore_to(&taken, &turn.half)?;
+        ensure!(turn.pages(region.bytes()) == written, "the region was not put back to the snapshot");
+        region.restore(&turn.ascending)?;
+    } else {
+        go_round(region, work, turn, u64::MAX)?;
+    }
+    let restored = work == Work::Take || turn.pages(region.bytes()) == image;
+    ensure!(restored, "the region was not restored");
     Ok(())
 }
 
-fn compare(
+fn views(image: &Image, scale: Scale, results: &mut Results) -> Result<()> {
+    let case = opening();
+    let root = &Snapshot::from_slice(image.bytes())?;
+    let child = &child(&case, root)?;
+    let old = &memsnap_0_1::Snapshot::from_file(image.file.try_clone()?)?;
+    let contenders = vec![
+        Contender::stateless(SUBJECT, |turn, value| {
+            write(&mut root.view()?, &turn.changes, value);
+            Ok(())
+        }),
+        Contender::new(RESTORED, |_| {
+            let mut view = root.view()?;
+            Ok(Box::new(move |turn, value| {
+                write(&mut view, &turn.changes, value);
+                Ok(view.restore()?)
+            }))
+        }),
+        Contender::new(SWITCHED, |_| {
+            let mut view = root.view()?;
+            Ok(Box::new(move |turn, value| {
+                write(&mut view, &turn.changes, value);
+                Ok(view.restore_to(if value % 2 == 0 { root } else { child })?)
+            }))
+        }),
+        Contender::stateless(SYSTEM_CALLS, |turn, value| {
+            write(Private::map(image)?.bytes(), &turn.changes, value);
+            Ok(())
+        }),
+        Contender::stateless(OLD, |turn, value| {
+            write(old.view()?.as_mut_slice(), &turn.changes, value);
+            Ok(())
+        }),
+        Contender::stateless("memmap2", |turn, value| {
+            write(&mut map(&image.file)?, &turn.changes, value);
+            Ok(())
+        }),
+    ];
+    measure(&case, contenders, scale, results)
+}
+
+/// A snapshot that differs from `root` in as many pages as a loop writes.
+fn child(case: &Case, root: &Snapshot) -> Result<Snapshot> {
+    let mut view = root.view()?;
+    write(&mut view, &random_changes(case.pages(), case.changed, &mut rng(case.changed)), 1);
+    Ok(view.take_snapshot()?)
+}
+
+/// How much is measured at a time.
+struct Spans {
+    warm_up: Duration,
+    /// Loops after which a region is as it will be.
+    settled: usize,
+    measured: Duration,
+}
+
+impl Spans {
+    fn new(case: &Case, in_bars: bool, scale: Scale) -> Self {
+        // So that most pages were written, also if they change.
+        let moving = case.working_set == Some(WorkingSet::Moving);
+        let settled = if moving { 2 * case.pages() / case.changed } else { 0 };
+        let warm_up = scale.pick(40, if in_bars { 400 } else { 100 });
+        let measured = Duration::from_millis(scale.pick(60, 200));
+        Self { warm_up: Duration::from_millis(warm_up), settled: settled.max(40), measured }
+    }
+}
+
+/// Measures one thread and two in turn, of each contender.
+fn measure(
     case: &Case,
-    operation: Operation,
-    (first, second): (&mut Entry, &mut Entry),
+    mut contenders: Vec<Contender<'_>>,
     scale: Scale,
-    samples: &mut Samples,
+    results: &mut Results,
 ) -> Result<()> {
-    let time = Duration::from_millis(scale.pick(100, 300));
-    let name = first.name;
-    let one = throughput(case, operation, &mut [&mut *first], time)?;
-    let two = throughput(case, operation, &mut [first, second], time)?;
-    samples.record(case, name, ONE, one);
-    samples.record(case, name, TWO, two);
-    samples.record(case, name, GAIN, two / one);
+    eprintln!("{case}");
+    let in_bars = |contender: &Contender<'_>| IN_BARS.contains(&contender.name);
+    if scale.quick {
+        contenders.retain(in_bars);
+        results.skip(case, "competitors that no bar names", "takes too long for --quick");
+    }
+    let mut samples = Samples::default();
+    for round in 0..scale.pick(2, 5) {
+        for contender in contenders.iter().filter(|contender| round < 3 || in_bars(contender)) {
+            let spans = Spans::new(case, in_bars(contender), scale);
+            let measure = |threads| {
+                throughput(case, contender, threads, &spans)
+                    .with_context(|| format!("{case}: {}, {threads} threads", contender.name))
+            };
+            let (one, two) = (measure(1)?, measure(2)?);
+            samples.record(case, contender.name, ONE, one);
+            samples.record(case, contender.name, TWO, two);
+            samples.record(case, contender.name, GAIN, two / one);
+        }
+    }
+    samples.add_to(results);
     Ok(())
 }
 
-/// Loops a second, of one thread for each entry together.
-fn throughput(case: &Case, operation: Operation, entries: &mut [&mut Entry], time: Duration) -> Result<f64> {
-    let barrier = Barrier::new(entries.len());
+/// Loops a second, of all threads together.
+fn throughput(case: &Case, contender: &Contender<'_>, threads: usize, spans: &Spans) -> Result<f64> {
+    let barrier = Barrier::new(threads);
     thread::scope(|scope| {
-        let threads: Vec<_> = entries
-            .iter_mut()
-            .map(|entry| scope.spawn(|| work(case, operation, entry, &barrier, time)))
+        let threads: Vec<_> = (0..threads)
+            .map(|thread| {
+                let barrier = &barrier;
+                scope.spawn(move || work(&Turn::all(case, thread), contender, barrier, spans))
+            })
             .collect();
-        let rates = threads.into_iter().map(|thread| {
-            thread.join().map_err(|_| anyhow!("a thread panicked")).flatten().context(case.to_string())
-        });
+        let rates = threads
+            .into_iter()
+            .map(|thread| thread.join().map_err(|_| anyhow!("a thread panicked")).flatten());
         rates.sum()
     })
 }
 
-fn work(
-    case: &Case,
-    operation: Operation,
-    entry: &mut Entry,
-    barrier: &Barrier,
-    time: Duration,
-) -> Result<f64> {
-    let mut changes = case.changes();
+/// Loops a second, of this thread.
+fn work(turns: &[Turn], contender: &Contender<'_>, barrier: &Barrier, spans: &Spans) -> Result<f64> {
+    let mut turns = turns.iter().cycle().zip(1..);
+    let begun = turns.next().context("no turn").and_then(|(turn, _)| (contender.begin)(turn));
+    // Also after an error, or the other thread would wait for ever.
     barrier.wait();
+    let warm = begun.and_then(|mut looped| {
+        go_on(&mut looped, &mut turns, spans.warm_up, spans.settled)?;
+        Ok(looped)
+    });
+    barrier.wait();
+    go_on(&mut warm?, &mut turns, spans.measured, usize::MAX)
+}
+
+/// Loops a second, for so long, or until there were `most`.
+fn go_on<'t>(
+    looped: &mut Loop<'_>,
+    turns: &mut impl Iterator<Item = (&'t Turn, u64)>,
+    time: Duration,
+    most: usize,
+) -> Result<f64> {
     let start = Instant::now();
     let mut loops = 0;
-    while start.elapsed() < time {
+    for (turn, value) in turns.take(most) {
+        looped(turn, value)?;
         loops += 1;
-        let round = Round::new(loops, changes.next_round());
-        entry.write(&round);
-        if operation == Operation::Restore {
-            entry.restore(&round)?;
-        } else {
-            entry.taken.pop_front();
-            let (taken, _) = entry.take(&round)?;
-            entry.taken.push_back(taken);
+        if start.elapsed() >= time {
+            break;
         }
     }
-    Ok(loops as f64 / start.elapsed().as_secs_f64())
+    Ok(f64::from(loops) / start.elapsed().as_secs_f64())
 }

@@ -11,7 +11,7 @@ use crate::case::{Case, GIB};
 use crate::harness::{nanoseconds, time};
 use crate::image::Image;
 use crate::pages::{Pattern, write};
-use crate::results::{Metric, Results, SUBJECT, Samples};
+use crate::results::{Metric, OLD, Results, SUBJECT, Samples};
 
 pub(crate) const FIRST: Metric = Metric::nanoseconds("first view");
 /// The views 100 to 120 of those opened and dropped in a row.
@@ -42,7 +42,7 @@ pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
         let root = Snapshot::from_slice(image.bytes())?;
         let old = memsnap_0_1::Snapshot::from_file(image.file.try_clone()?)?;
         let openers: [(&str, Opener<'_>); 2] =
-            [(SUBJECT, &|| timed(|| root.view())), ("memsnap 0.1.2", &|| timed(|| old.view()))];
+            [(SUBJECT, &|| timed(|| root.view())), (OLD, &|| timed(|| old.view()))];
         views(&flat(), &openers, &mut samples)?;
         for case in [changed(256), changed(65_536), deep(scale.pick(100, 1000))] {
             let taken = taken(&case, &root)?;
