@@ -183,14 +183,14 @@ impl State {
             if !self.start_over(image) {
                 return self.put_back(image, moved, keep);
             }
-            self.rewritten.restored(pages, 1);
+            self.rewritten.restored(pages, false, 1);
             return Ok(());
         }
         let keeps_first_writes = self.ledger.keeps_first_writes(image.pages, found.since_closed);
         let keeps_idle = keeps_first_writes && !keeps_much;
         let generation = if all_private && keeps_idle { self.ledger.idle_restores() } else { 1 };
         let room = self.ledger.room(hidden_at_most, image.pages);
-        let (mut copied, mut idle, mut compared) = (0, 0, 0);
+        let (mut copied, mut idle, mut compared, mut unmoved) = (0, 0, 0, 0);
         let (mut rewritten, mut discarded) = (PageSet::new(), PageSet::new());
         let (mut is_moved, mut before) = (moved.ascending(), self.rewritten.ascending(generation));
         let start = Instant::now();
@@ -215,6 +215,7 @@ impl State {
                 continue;
             }
             rewritten.push(page);
+            unmoved += usize::from(!moved);
             let room = match before {
                 Some(Rewritten::Last) => self.ledger.kept_pages + hidden_at_most,
                 _ if keeps_first_writes => room,
@@ -234,7 +235,7 @@ impl State {
             self.ledger.recurred(rewritten.len() == pages.len());
         }
         let written = rewritten.len();
-        self.rewritten.restored(rewritten, generation);
+        self.rewritten.restored(rewritten, discarded.is_empty(), generation);
         let (runs, needed) = (discarded.ranges().len(), copied + captured);
         if may_start_over && self.ledger.starting_over_beats_discarding(runs, discarded.len(), needed) {
             return if self.start_over(image) { Ok(()) } else { self.put_back(image, moved, keep) };
@@ -254,6 +255,8 @@ impl State {
             idle += discarded.len();
         }
         self.ledger.found(written, idle, found.unwritten);
+        // The others differ from what was shown before, whether they were written or not.
+        self.ledger.found_written(unmoved);
         self.synced = Arc::clone(image);
         self.unsynced = kept;
         if self.tracker.is_armed() {

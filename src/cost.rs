@@ -165,6 +165,10 @@ pub(crate) struct Ledger {
     compared: u64,
     /// Private pages that were closed since all of them were last looked at.
     closed: usize,
+    /// Open pages, as of the last search for those written since all were closed.
+    open: usize,
+    /// Pages that were opened by a write before that search, and after the one before it.
+    opened: usize,
     recurrence: Recurrence,
     /// The view was started over before.
     started_over: bool,
@@ -213,6 +217,12 @@ impl Ledger {
         self.looked += looked.saturating_sub(walked);
     }
 
+    /// After a search for pages written since they were closed, which found so many open.
+    pub(crate) fn searched_open(&mut self, open: usize) {
+        self.opened = open.saturating_sub(self.open);
+        self.open = open;
+    }
+
     /// Pages in memory.
     fn present(&self) -> usize {
         self.private + self.others.unwrap_or(0)
@@ -235,6 +245,15 @@ impl Ledger {
         self.written = written;
         self.compared += times(idle, self.costs.compare);
         self.looked += times(clean, SCAN);
+    }
+
+    /// After `written` pages were found to have been written since the last take or restore. Those that were open already
+    /// were spared a fault, which is what comparing open pages is good for.
+    pub(crate) fn found_written(&mut self, written: usize) {
+        if self.open > 0 {
+            let reused = written.saturating_sub(self.opened);
+            self.compared = self.compared.saturating_sub(times(reused, CLOSED_WRITE));
+        }
     }
 
     /// Whether to start closing pages costs less than not to have done it, if the pages written last will be
@@ -322,6 +341,7 @@ impl Ledger {
 
     /// After pages were to be closed, and `private` of the view's own were.
     pub(crate) fn closed(&mut self, private: usize) {
+        self.open = 0;
         self.looked = 0;
         self.compared = 0;
         self.closed += private;
@@ -444,6 +464,35 @@ mod tests {
         // Pages that recur are not compared in vain.
         (0..10_000).for_each(|_| ledger.found(10, 0, 0));
         assert!(!ledger.closing_pays(1_000));
+    }
+
+    /// Of a few pages, each is written now and then. When all were closed because most were compared in vain, each of them
+    /// took a fault again.
+    #[test]
+    fn open_pages_that_are_written_now_and_then_stay_open() {
+        let mut ledger = Ledger::new(0);
+        (0..50).for_each(|_| ledger.costs.compared(100, ns(100 * 130)));
+        for _ in 0..1_000 {
+            ledger.searched_open(250);
+            ledger.found(46, 250 - 46, 0);
+            ledger.found_written(46);
+        }
+        assert!(!ledger.closing_pays(250), "{}", ledger.stats(250).spent_in_vain);
+        // Most of them are not written any more.
+        for _ in 0..1_000 {
+            ledger.searched_open(250);
+            ledger.found(5, 250 - 5, 0);
+            ledger.found_written(5);
+        }
+        assert!(ledger.closing_pays(250));
+        // Others are written each time, which take their faults in any case.
+        ledger.closed(250);
+        for round in 1..20 {
+            ledger.searched_open(46 * round);
+            ledger.found(46, 46 * (round - 1), 0);
+            ledger.found_written(46);
+        }
+        assert!(ledger.closing_pays(250));
     }
 
     #[test]

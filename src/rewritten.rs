@@ -13,6 +13,8 @@ pub(crate) struct RewrittenPages {
     last: PageSet,
     younger: PageSet,
     older: PageSet,
+    /// No page of the last restore was discarded.
+    all_copied: bool,
     /// Restores since the older generation was forgotten.
     age: u64,
 }
@@ -34,8 +36,16 @@ impl RewrittenPages {
         &self.last
     }
 
-    /// After a restore that had to rewrite `pages`; a generation has `restores` of them.
-    pub(crate) fn restored(&mut self, pages: PageSet, restores: u64) {
+    /// Those of the last restore if they have been private since; none if some may not.
+    pub(crate) fn private(&self) -> &PageSet {
+        static NONE: PageSet = PageSet::new();
+        if self.all_copied { &self.last } else { &NONE }
+    }
+
+    /// After a restore that had to rewrite `pages`, and has copied all of them or discarded some; a generation has
+    /// `restores` of them.
+    pub(crate) fn restored(&mut self, pages: PageSet, all_copied: bool, restores: u64) {
+        self.all_copied = all_copied;
         if self.last != pages || self.age == 0 {
             self.younger = self.younger.union(&pages);
         }
@@ -99,7 +109,7 @@ mod tests {
         let mut rewritten = RewrittenPages::default();
         let when = |rewritten: &RewrittenPages, page| rewritten.ascending(RESTORES).contains(page);
         let restore = |rewritten: &mut RewrittenPages, pages: &[usize]| {
-            rewritten.restored(pages.iter().copied().collect(), RESTORES);
+            rewritten.restored(pages.iter().copied().collect(), true, RESTORES);
         };
         restore(&mut rewritten, &[1, 5]);
         assert_eq!(when(&rewritten, 5), Some(Rewritten::Last));
@@ -114,7 +124,9 @@ mod tests {
         assert_eq!(seen[..3], [Some(Rewritten::Recently); 3]);
         assert_eq!(seen[3], Some(Rewritten::LongAgo));
         assert_eq!(seen[4..], [None; 5]);
-        restore(&mut rewritten, &[9]);
+        assert_eq!(rewritten.private(), rewritten.last());
+        rewritten.restored([9].into_iter().collect(), false, RESTORES);
+        assert!(rewritten.private().is_empty());
         rewritten.truncate(9);
         assert_eq!(when(&rewritten, 1), Some(Rewritten::Recently));
         assert_eq!(when(&rewritten, 9), None);

@@ -502,10 +502,13 @@ impl State {
             Backing::Direct(_) | Backing::Torn => false,
         };
         let start = Instant::now();
-        let expected = self.rewritten.last();
+        let expected = self.rewritten.private();
         let found = self.tracker.find(search, &self.mapping, count, expected, shows_zeroes);
         let context = "asking the kernel which pages of a view were written";
         let found = found.map_err(error::context(context, self.mapping.pages()))?;
+        if found.since_closed {
+            self.ledger.searched_open(found.pages.len());
+        }
         match search {
             Search::Written if found.since_closed => self.ledger.costs.searched(start.elapsed()),
             Search::WrittenAndClose if found.closed != Closed::Nothing => {
@@ -644,6 +647,7 @@ impl State {
         }
         self.unsynced = PageSet::new();
         self.ledger.found(candidates.len() - idle, idle, 0);
+        self.ledger.found_written(candidates.len() - idle);
         trace::taken(size.0, candidates.len(), candidates.len() - idle, self.tracker.tracking());
         Ok(Arc::clone(&self.synced))
     }

@@ -145,8 +145,8 @@ impl Tracker {
     ///
     /// `shows_zeroes` says of a page whether zeroes there are what the mapping shows. Elsewhere the zero page
     /// is a change: the kernel puts it in place of a written page that it found to be zero (KSM with
-    /// `use_zero_pages`). `expected` are pages that are likely to have been written, so that it does not pay to look closer
-    /// at them.
+    /// `use_zero_pages`). `expected` are pages that are likely to have a frame of their own, so that it does not pay to look
+    /// closer at them.
     pub(crate) fn find(
         &mut self,
         search: Search,
