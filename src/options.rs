@@ -211,15 +211,19 @@ impl ViewOptions {
     /// The most bytes of private memory that a [`restore`](crate::View::restore) leaves to the view, rounded down to whole
     /// pages. The default is 64 MiB.
     ///
-    /// A restore leaves pages that will likely be written again. To copy the old bytes into them takes a quarter of the
-    /// time of discarding them and having them faulted in again. In a view that is no longer than `bytes`, these are
-    /// all pages that were written, until they were not written for some restores or are write-protected. In a longer
-    /// view, they are those that were written before each of the last two restores or, while it is [armed](Tracking::Armed),
-    /// all that were written, until they are more than `bytes`. Where all pages are [compared](Tracking::Compare), it is not
-    /// known which are private, and a view that is no longer than `bytes` keeps all pages that were written.
+    /// A restore keeps the private pages that will likely be written again, and copies the old bytes into them. That
+    /// takes a quarter of the time of discarding a page and faulting it in again. Which pages are kept depends on the
+    /// view:
     ///
-    /// A program with many views that are each written in other places each time can bound their memory by a smaller
-    /// number. With 0 each restore gives back all private memory of the view, except for pages that show
+    /// - A view that is no longer than `bytes` keeps all pages that were written. A page that is not written again is
+    ///   discarded after some restores, unless it is write-protected by then.
+    /// - A longer view keeps the pages that were written before each of the last two restores. While it is
+    ///   [armed](Tracking::Armed), it keeps all pages that were written, until they exceed `bytes`.
+    /// - If all pages are [compared](Tracking::Compare), the private pages are not known. A view that is no longer than
+    ///   `bytes` then keeps all pages that were ever written.
+    ///
+    /// A smaller number bounds the memory of a program with many views that are written in different places each time.
+    /// With 0, each restore discards all private memory of the view, except for pages that show
     /// [captured](crate::SnapshotStats::captured) ones.
     pub fn keep_resident(&mut self, bytes: usize) -> &mut Self {
         self.keep_resident = bytes;

@@ -197,10 +197,11 @@ impl Snapshot {
     /// The first view of a snapshot whose pages were captured copies or maps these pages; a snapshot that
     /// is viewed again and again is made flat, so that its views cost one mapping each.
     ///
-    /// To open and drop a view takes some microseconds, in which other threads of the process wait for each other in the
-    /// kernel, and the first write to each page takes a page fault. A program that starts from the same snapshot again and
-    /// again is faster if it keeps its views and calls [`restore`](View::restore), or
-    /// [`restore_to`](View::restore_to) with another snapshot: pages that are written each time then take no fault.
+    /// Opening and dropping a view takes some microseconds, during which other threads of the process may have to wait
+    /// in the kernel. The first write to each page of the view takes a page fault. A program that starts from the same
+    /// snapshot again and again is faster if it keeps the view and calls [`restore`](View::restore), or
+    /// [`restore_to`](View::restore_to) with another snapshot. Pages that are written each time then take no page
+    /// fault.
     ///
     /// # Errors
     ///

@@ -62,32 +62,33 @@ pub struct ViewStats {
     pub images: usize,
     /// Mappings of the process that the view takes up (an upper bound).
     pub mappings: usize,
-    /// What the view has observed its operations to cost.
+    /// What the view's operations cost, as it has measured them.
     #[cfg_attr(feature = "serde", serde(default))]
     pub costs: ViewCosts,
 }
 
-/// What a view has observed its operations to cost, in nanoseconds, on this machine and with the threads that the process
-/// has.
+/// What a view's operations cost, in nanoseconds, as the view has measured them.
 ///
-/// The view decides by these figures whether to copy old bytes back or to discard pages, and when to write-protect pages
-/// so that those written can be listed. Each starts as a constant that was measured elsewhere, and follows what the
-/// view's own calls take. A view that is small or is used by several threads can come to other decisions than a large one
-/// in a process with one thread.
+/// The view uses these figures to decide whether to copy old bytes back or to discard pages, and when to write-protect
+/// its pages. Each cost starts as a built-in constant, and is adjusted to the time that the view's own calls take. That
+/// time depends on the machine and on the threads of the process. So a small view, or a view in a process with several
+/// threads, may decide otherwise than a large view in a process with one thread.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct ViewCosts {
-    /// To compare a page with the snapshot's, or to copy one.
+    /// The time to compare a page with the snapshot's, or to copy it.
     pub compare_page: u64,
-    /// To discard a run of pages, without what each page adds to it.
+    /// The time to discard a run of pages, without the part that grows with the number of its pages.
     pub discard_run: u64,
-    /// The first write to a page that the view shares with its snapshot, derived from `compare_page`.
+    /// The time of the first write to a page that the view shares with its snapshot: a page fault and a copy. It is
+    /// derived from `compare_page`.
     pub first_write: u64,
-    /// To write-protect all pages.
+    /// The time to write-protect all pages.
     pub protect: u64,
-    /// What was spent since all pages were last write-protected, to look at pages and to compare pages that had not been
-    /// written. At about the sum of `protect` and of the faults that it causes the view write-protects its pages.
+    /// The time spent, since all pages were last write-protected, on looking at pages and on comparing pages that had
+    /// not been written. The time of the page faults that were saved because pages could be written is subtracted. When
+    /// this exceeds about the sum of `protect` and the page faults that will follow, the view write-protects its pages.
     pub spent_in_vain: u64,
 }
 
