@@ -1,15 +1,16 @@
 //! What operations cost, and the decisions that depend on it.
 //!
 //! The constants are nanoseconds for a page of 4 KiB, rounded, measured on Linux 6.18 in a virtual machine
-//! (`cargo run --release -p memsnap-bench -- --only costs` measures them). A view starts with them. It then observes what
-//! its own calls take ([`Costs`]): comparing depends on whether the pages are in a cache, and discarding and
-//! write-protecting depend on how many processors run the process, since each of these must flush its TLB.
+//! (`cargo run --release -p memsnap-bench -- --only costs` measures them). A view starts with them, and then measures
+//! the time that its own calls take ([`Costs`]). The time to compare pages depends on whether they are in a cache. The
+//! time to discard or to write-protect pages depends on how many processors run the process, because the TLB of each
+//! must be flushed.
 //!
 //! Decisions that depend on what the program will do next follow the ski-rental rule: the dearer way is
 //! taken once the cheaper one has cost as much in vain. So none costs more than twice what the best choice
 //! would have cost.
 //!
-//! No decision changes what a view shows. A build for tests can make them at random; see [`decide`].
+//! No decision changes what a view shows. A build for tests can make all decisions at random; see [`decide`].
 
 use std::time::Duration;
 
@@ -41,7 +42,7 @@ const MAP_AGAIN: u64 = 200;
 const DISCARD_RUN: u64 = 600;
 const DISCARD: u64 = 120;
 
-/// System calls, a search for pinned memory and a few cache misses, however small the view.
+/// What a search costs in a view of any size: system calls, the check for pinned memory and a few cache misses.
 const CALLS: u64 = 10_000;
 
 /// Entries of a page table.
@@ -69,18 +70,19 @@ pub(crate) fn runs_of(runs: usize, part: usize, pages: usize) -> usize {
     usize::try_from(share).unwrap_or(runs)
 }
 
-/// What a view has observed operations to cost, in nanoseconds. Each starts as a constant, and moves a quarter of the way
-/// to each new observation, which counts as at most eight times what was believed: the process may have been
-/// interrupted.
+/// What operations of a view cost, in nanoseconds, as the view has measured them.
+///
+/// Each cost but `close` starts as a constant. A measurement moves the cost a quarter of the way towards it. A
+/// measurement counts as at most eight times the present cost, since the process may have been interrupted.
 #[derive(Clone, Copy)]
 pub(crate) struct Costs {
     /// To compare or copy a page.
     pub(crate) compare: u64,
     /// To discard a run of pages, without the share of each page.
     pub(crate) discard_run: u64,
-    /// To close all pages, of a view of so many.
+    /// To close all pages. `None` until it is measured; then [`Costs::close`] estimates it from the number of pages.
     close: Option<u64>,
-    /// To list the written pages, if none is closed.
+    /// To list the written pages, without closing any.
     search: u64,
 }
 
@@ -90,7 +92,7 @@ impl Default for Costs {
     }
 }
 
-/// Fewer operations than this are not observed: the clock takes part of the time.
+/// Fewer operations than this are not measured: reading the clock would be too large a part of the time.
 const OBSERVED: usize = 8;
 
 fn observe(believed: &mut u64, took: u64) {
@@ -103,14 +105,14 @@ fn nanoseconds(time: Duration) -> u64 {
 }
 
 impl Costs {
-    /// After so many pages were compared or copied.
+    /// Notes that comparing or copying `pages` pages `took` this time.
     pub(crate) fn compared(&mut self, pages: usize, took: Duration) {
         if pages >= OBSERVED {
             observe(&mut self.compare, (nanoseconds(took) / pages as u64).max(20));
         }
     }
 
-    /// After so many pages in so many runs were discarded.
+    /// Notes that discarding `pages` pages in `runs` runs `took` this time.
     pub(crate) fn discarded(&mut self, runs: usize, pages: usize, took: Duration) {
         if runs >= OBSERVED {
             let of_runs = nanoseconds(took).saturating_sub(times(pages, DISCARD));
@@ -118,27 +120,28 @@ impl Costs {
         }
     }
 
-    /// After the written pages were listed.
+    /// Notes that listing the written pages `took` this time.
     pub(crate) fn searched(&mut self, took: Duration) {
-        // Slower than others: one that is interrupted must not decide about page tables.
+        // The limit is lower than for other costs: a single search that was interrupted must not decide that page
+        // tables are made for the whole view.
         let took = nanoseconds(took).min(2 * self.search);
         observe(&mut self.search, took);
     }
 
-    /// After all pages were closed, in the call that listed the written ones or in a call of its own.
+    /// Notes that closing all pages `took` this time, together with listing the written pages if `listed` is set.
     pub(crate) fn closed(&mut self, listed: bool, took: Duration) {
         let search = if listed { self.search } else { 0 };
         let took = nanoseconds(took).saturating_sub(search).max(1_000);
         observe(self.close.get_or_insert(took), took);
     }
 
-    /// To close all of `pages` pages.
+    /// The cost of closing all pages of a view of `pages` pages.
     pub(crate) fn close(&self, pages: usize) -> u64 {
         self.close.unwrap_or(CALLS + times(pages, WALK))
     }
 
-    /// The first write to a page that has no frame of its own. What the kernel copies is as likely to be in a cache as
-    /// what was compared.
+    /// The cost of the first write to a page that has no frame of its own. The kernel copies the page then, and that
+    /// page is as likely to be in a cache as the pages that are compared. So this follows the cost of comparing.
     pub(crate) fn first_write(&self) -> u64 {
         FIRST_WRITE - COMPARE + self.compare
     }
@@ -156,18 +159,19 @@ pub(crate) struct Ledger {
     others: Option<usize>,
     /// Pages that are, as of the last search.
     private: usize,
-    /// Pages that the last take or restore found to be written.
+    /// Pages that had been written, as of the last take or restore.
     written: usize,
-    /// Nanoseconds that would have been spared if all pages had been closed when they were last in step: to
-    /// look at pages that are not the view's own,
+    /// Nanoseconds spent on looking at pages in memory, that a search of closed pages would not have spent. Counted
+    /// since pages were last to be closed.
     looked: u64,
-    /// and at pages that are, but had not been written.
+    /// Nanoseconds spent on comparing private pages that had not been written, less the faults that open pages were
+    /// spared. Counted since pages were last to be closed.
     compared: u64,
     /// Private pages that were closed since all of them were last looked at.
     closed: usize,
-    /// Open pages, as of the last search for those written since all were closed.
+    /// Open pages, as of the last search for pages written since pages were closed.
     open: usize,
-    /// Pages that were opened by a write before that search, and after the one before it.
+    /// How many more pages were open in that search than in the one before it. Writes have opened these.
     opened: usize,
     recurrence: Recurrence,
     /// The view was started over before.
@@ -176,12 +180,12 @@ pub(crate) struct Ledger {
     cannot_start_over: bool,
 }
 
-/// How far a view relies on the same pages being written before each restore.
+/// How often a restore relies on the same pages having been written as before the last one, without comparing them.
 #[derive(Clone, Copy)]
 struct Recurrence {
-    /// Restores that relied on it since the pages were last compared.
+    /// Restores since the pages were last compared.
     trusted: u32,
-    /// The number of them after which the pages are compared.
+    /// The number of such restores after which the next one compares the pages.
     most: u32,
 }
 
@@ -217,7 +221,7 @@ impl Ledger {
         self.looked += looked.saturating_sub(walked);
     }
 
-    /// After a search for pages written since they were closed, which found so many open.
+    /// Notes that a search for pages written since they were closed found `open` open pages.
     pub(crate) fn searched_open(&mut self, open: usize) {
         self.opened = open.saturating_sub(self.open);
         self.open = open;
@@ -228,27 +232,28 @@ impl Ledger {
         self.private + self.others.unwrap_or(0)
     }
 
-    /// Whether few of `pages` pages are in memory, so that to ask for these alone costs less than the kernel's fastest
-    /// walk over all of them.
+    /// Whether so few of `pages` pages are in memory that listing only those costs less than the kernel's fastest walk
+    /// over all pages.
     pub(crate) fn is_sparse(&self, pages: usize) -> bool {
         decide(self.others.is_some() && self.present() < pages / 4)
     }
 
-    /// Whether that was right for `pages` pages when it was last tried.
+    /// Whether searches that list only pages in memory still take no longer than a walk over all of `pages` pages
+    /// would.
     pub(crate) fn stays_sparse(&self, pages: usize) -> bool {
         decide(self.costs.search <= CALLS + times(pages, WALK))
     }
 
-    /// After a take or a restore that came upon `written` pages that had been written, `idle` private ones that had not,
-    /// and `clean` others.
+    /// Notes what a take or a restore found: `written` pages that had been written, `idle` private pages that had not,
+    /// and `clean` other pages.
     pub(crate) fn found(&mut self, written: usize, idle: usize, clean: usize) {
         self.written = written;
         self.compared += times(idle, self.costs.compare);
         self.looked += times(clean, SCAN);
     }
 
-    /// After `written` pages were found to have been written since the last take or restore. Those that were open already
-    /// were spared a fault, which is what comparing open pages is good for.
+    /// Notes that `written` pages had been written since the last take or restore. Those that were open already took no
+    /// fault. The time of these faults is subtracted from that of comparing, since it is why pages are left open.
     pub(crate) fn found_written(&mut self, written: usize) {
         if self.open > 0 {
             let reused = written.saturating_sub(self.opened);
@@ -256,8 +261,8 @@ impl Ledger {
         }
     }
 
-    /// Whether to start closing pages costs less than not to have done it, if the pages written last will be
-    /// written again.
+    /// Whether starting to close pages costs less than has been spent because they were not closed, if the pages
+    /// written last will be written again.
     pub(crate) fn arming_pays(&self) -> bool {
         let price = CALLS + times(self.present(), CLOSE) + times(self.written, CLOSED_WRITE);
         decide(self.looked + self.compared > price)
@@ -295,40 +300,41 @@ impl Ledger {
     }
 
     /// Whether to believe that the pages written before the last restore, no others being private now, have all
-    /// been written again. They are compared after 7 such restores, and less often each time that they were.
+    /// been written again. They are compared after 7 such restores, and after more of them each time that all had been.
     pub(crate) fn trusts_recurrence(&mut self) -> bool {
         let Recurrence { trusted, most } = &mut self.recurrence;
         *trusted = (*trusted + 1) % (*most + 1);
         decide(*trusted != 0)
     }
 
-    /// After a restore that compared the pages written before the last one: whether all were written again.
+    /// Notes whether a restore that compared the pages written before the last one found `all` of them written again.
     pub(crate) fn recurred(&mut self, all: bool) {
         let most = self.recurrence.most;
         self.recurrence = Recurrence { trusted: 0, most: if all { (2 * most + 1).min(127) } else { 7 } };
     }
 
-    /// Whether a restore of a view of `pages` pages keeps the pages that were written for the first time. If they are not
-    /// written again, that is in vain. It costs little where pages that are not written can be closed; and where all pages
-    /// together are no more than the view may keep, they are likely to be written again.
+    /// Whether a restore of a view of `pages` pages keeps the pages that were written for the first time.
+    ///
+    /// Keeping a page is in vain if it is not written again. In an armed view this costs little, since the page can be
+    /// closed. In a view that may keep all of its pages, a page is likely to be written again.
     pub(crate) fn keeps_first_writes(&self, pages: usize, is_armed: bool) -> bool {
         decide(is_armed || pages <= self.kept_pages)
     }
 
-    /// The most pages that the restore of a view of `pages` pages may leave private, besides those that are closed, if
-    /// `hidden` pages have to be private to show the image.
+    /// The most open pages that the restore of a view of `pages` pages may leave private, if `hidden` pages have to be
+    /// private to show the image.
     pub(crate) fn room(&self, hidden: usize, pages: usize) -> usize {
         if pages <= self.kept_pages { pages } else { (self.kept_pages + hidden).saturating_sub(self.closed) }
     }
 
-    /// The restores after which a page that is compared in each of them, and not written, costs more than if it had been
-    /// discarded and were written next.
+    /// The number of restores for which a page is kept without being written. Comparing it in each of them then costs
+    /// as much as discarding it and taking a fault at its next write.
     pub(crate) fn idle_restores(&self) -> u64 {
         let Costs { compare, discard_run, .. } = self.costs;
         ((self.costs.first_write() + discard_run + DISCARD) / compare.max(1)).clamp(2, 32)
     }
 
-    /// What is believed of a view of `pages` pages.
+    /// The costs of a view of `pages` pages, for `View::stats`.
     pub(crate) fn stats(&self, pages: usize) -> ViewCosts {
         ViewCosts {
             compare_page: self.costs.compare,
@@ -339,7 +345,7 @@ impl Ledger {
         }
     }
 
-    /// After pages were to be closed, and `private` of the view's own were.
+    /// Notes that pages were to be closed, and that `private` private pages were.
     pub(crate) fn closed(&mut self, private: usize) {
         self.open = 0;
         self.looked = 0;
@@ -347,8 +353,8 @@ impl Ledger {
         self.closed += private;
     }
 
-    /// Whether closed pages of a view of `pages` pages may hold more memory than the view is to keep, beyond `hidden` pages
-    /// that have to be private to show the image.
+    /// Whether the closed pages of a view of `pages` pages may be more than the view is to keep, not counting `hidden`
+    /// pages that have to be private to show the image.
     pub(crate) fn keeps_much(&self, hidden: usize, pages: usize) -> bool {
         decide(self.closed.min(pages) > self.kept_pages + hidden)
     }
@@ -364,8 +370,10 @@ impl Ledger {
     }
 }
 
-/// What is decided: `by_cost`. A library that was built with `MEMSNAP_TESTING` set decides at random if
-/// `MEMSNAP_DECISIONS` is `arbitrary`, so that short tests come to each way, and show that no decision changes a byte.
+/// Returns the decision, which is `by_cost` except in tests.
+///
+/// A library that was built with `MEMSNAP_TESTING` set decides at random if `MEMSNAP_DECISIONS` is `arbitrary`. So
+/// short tests reach both outcomes of each decision, and can check that none changes a byte.
 fn decide(by_cost: bool) -> bool {
     if option_env!("MEMSNAP_TESTING").is_none() { by_cost } else { arbitrary::decide(by_cost) }
 }
@@ -378,7 +386,7 @@ mod arbitrary {
     static WANTED: LazyLock<bool> =
         LazyLock::new(|| env::var("MEMSNAP_DECISIONS").is_ok_and(|how| how == "arbitrary"));
 
-    /// What `splitmix32` started with.
+    /// The state of the random number generator (`splitmix32`).
     static STATE: AtomicU32 = AtomicU32::new(0);
 
     pub(super) fn decide(by_cost: bool) -> bool {
@@ -411,7 +419,6 @@ mod tests {
         assert!(!ledger.starting_over_beats_discarding(0, PAGES, PAGES));
         assert!(ledger.arming_pays() && !ledger.starting_over_pays(PAGES));
     }
-    /// As many nanoseconds as the clock says.
     const fn ns(nanoseconds: u64) -> Duration {
         Duration::from_nanos(nanoseconds)
     }
@@ -426,7 +433,7 @@ mod tests {
         }
         assert!((145..160).contains(&costs.compare), "{}", costs.compare);
         assert_eq!(costs.first_write(), FIRST_WRITE - COMPARE + costs.compare);
-        // A second in the middle of it.
+        // The thread was interrupted for a second.
         costs.compared(100, ns(1_000_000_000));
         assert!(costs.compare < 500, "{}", costs.compare);
         costs.compared(100, ns(0));
@@ -441,7 +448,7 @@ mod tests {
         (0..50).for_each(|_| costs.searched(ns(30_000)));
         assert!((29_000..31_000).contains(&costs.search), "{}", costs.search);
         for _ in 0..30 {
-            // Of which the search takes a part.
+            // The search is 30,000 ns of this.
             costs.closed(true, ns(1_030_000));
         }
         assert!((990_000..1_010_000).contains(&costs.close(1_000)), "{}", costs.close(1_000));
@@ -456,7 +463,7 @@ mod tests {
             ledger.found(10, 20, 0);
             rounds += 1;
         }
-        // 20 pages a round, against closing them all and 10 faults.
+        // Each round compares 20 pages in vain; closing costs 100,000 ns and 10 faults.
         assert_eq!(rounds, (100_000 + 10 * CLOSED_WRITE) / (20 * COMPARE) + 1);
         ledger.closed(20);
         assert!(!ledger.closing_pays(1_000));
@@ -466,8 +473,8 @@ mod tests {
         assert!(!ledger.closing_pays(1_000));
     }
 
-    /// Of a few pages, each is written now and then. When all were closed because most were compared in vain, each of them
-    /// took a fault again.
+    /// Each of a few pages is written now and then. Most comparisons are in vain, but if the pages were closed, each of
+    /// them would take a fault again.
     #[test]
     fn open_pages_that_are_written_now_and_then_stay_open() {
         let mut ledger = Ledger::new(0);
@@ -478,14 +485,14 @@ mod tests {
             ledger.found_written(46);
         }
         assert!(!ledger.closing_pays(250), "{}", ledger.stats(250).spent_in_vain);
-        // Most of them are not written any more.
+        // Most of the pages are not written any more.
         for _ in 0..1_000 {
             ledger.searched_open(250);
             ledger.found(5, 250 - 5, 0);
             ledger.found_written(5);
         }
         assert!(ledger.closing_pays(250));
-        // Others are written each time, which take their faults in any case.
+        // Different pages are written each time. Leaving pages open saves none of their faults.
         ledger.closed(250);
         for round in 1..20 {
             ledger.searched_open(46 * round);
