@@ -5,8 +5,8 @@
 //! because of `fork`: parent and child each get the kernel's own copy-on-write, so that neither can
 //! recycle, overwrite or return a page that the other still reads; a shared file could not do that.
 //!
-//! Freed slots are kept with their frames for the next captures, as many as the recent captures of each thread took
-//! at a time; the frames beyond go back to the system, the addresses stay for later.
+//! Freed slots keep their frames for the next captures, as many as the largest recent captures of all threads took
+//! together. The frames of more slots go back to the system; their addresses stay reserved for later.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -28,21 +28,21 @@ use crate::sys::Source;
 /// Pages in a segment: a store starts small and grows by half of what it has.
 const SEGMENT_PAGES: RangeInclusive<usize> = 64..=16_384;
 
-/// Frames of freed slots are kept up to the largest recent capture of each thread, and at least this share of the
-/// captured pages.
+/// The frames of freed slots are kept up to the sum of the largest recent captures of each thread, and at least up to
+/// this share of the captured pages.
 const KEPT_SHARE: usize = 32;
 
 /// Freed slots over the limit before any are returned: at least this many go back in one sweep.
 const SWEEP: usize = 64;
 
-/// The most slots that are reserved or freed under one lock: enough that the lock costs next to nothing, few enough
-/// that other threads hardly meet it.
+/// The most slots that are reserved or freed under one lock: enough that locking costs next to nothing for each slot,
+/// few enough that other threads rarely wait for the lock.
 const BATCH: usize = 64;
 
-/// Slots with frames that are reserved at first, if it is not known how many are needed.
+/// The number of slots with frames that a capture reserves first, if it does not know how many it needs.
 const FEW: usize = 8;
 
-/// Threads that are told apart.
+/// The number of threads whose captures are counted separately.
 const THREADS: usize = 8;
 
 /// The largest page that any platform has.
@@ -65,8 +65,8 @@ pub(crate) struct Store {
     pub(crate) images: AtomicUsize,
 }
 
-/// Invariant: each slot of each segment is in exactly one place: in `Page`s, as many as its head says, in `kept`, in
-/// `bare`, or with a thread that is about to put it into one of these.
+/// Invariant: each slot of each segment is in exactly one place: in as many `Page`s as its head counts, in `kept`, in
+/// `bare`, or in the hands of a thread that is about to put it into one of these.
 #[derive(Default)]
 struct Slots {
     segments: Vec<Arc<Segment>>,
@@ -76,11 +76,11 @@ struct Slots {
     kept: Vec<Slot>,
     /// Free, without a frame.
     bare: Vec<Slot>,
-    /// The store itself, as long as any slot is live. So a `Page` needs no reference to its store, which each thread
-    /// would have to count.
+    /// The store itself, as long as any slot is live. So a `Page` needs no counted reference to its store, a counter
+    /// that all threads would have to write to.
     alive: Option<Arc<Store>>,
-    /// The size of recent captures: the largest of each thread. It shrinks by an eighth with each later capture of any
-    /// thread. Threads that capture by turns need the frames of all of them.
+    /// The largest recent capture of each thread, in pages. Each shrinks by an eighth with each later capture of any
+    /// thread. Threads are counted separately, since threads that capture by turns need the frames of all of them.
     recent: [usize; THREADS],
     /// The system refused to take frames back (locked memory, say), so it is not asked again.
     pinned: bool,
@@ -88,19 +88,19 @@ struct Slots {
 
 /// Memory for pages.
 ///
-/// Invariant: it exists as long as its store.
+/// Invariant: a segment exists as long as its store.
 struct Segment {
     mapping: Mapping,
-    /// One for each page of the mapping.
+    /// One head for each page of the mapping.
     heads: Vec<Head>,
     store: Weak<Store>,
 }
 
-/// What is known of one page of a segment.
+/// The record of one page of a segment.
 struct Head {
-    /// How many `Page`s there are of it, if it is not free.
+    /// The number of `Page`s that refer to this page, if it is not free.
     pages: AtomicU32,
-    /// Which page of the segment.
+    /// The number of this page in its segment.
     index: u32,
     segment: *const Segment,
 }
@@ -112,8 +112,8 @@ unsafe impl Sync for Head {}
 
 /// One page of a segment.
 ///
-/// Invariant: the segment exists as long as the slot is used. The slot is either part of the store, or it was taken from the store and
-/// not put back, so that it is live and the store keeps itself (`Slots::alive`).
+/// Invariant: the segment exists as long as the slot is used. The slot is either part of the store, or it was taken
+/// from the store and not put back. In the second case it is live, and the store holds itself (`Slots::alive`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Slot(NonNull<Head>);
 
@@ -122,8 +122,8 @@ unsafe impl Send for Slot {}
 
 impl Slot {
     fn head(&self) -> &Head {
-        // SAFETY: the head is part of its segment, which exists by the invariant of `Slot`. Nobody has a mutable reference to
-        // the heads of a segment that is complete.
+        // SAFETY: the head is part of its segment, which exists by the invariant of `Slot`. No mutable reference to the
+        // heads exists once the segment is complete.
         unsafe { self.0.as_ref() }
     }
 
@@ -140,14 +140,15 @@ impl Slot {
         self.segment().mapping.page_ptr(self.index())
     }
 
-    /// Counts one page less. Returns whether it was the last one; then the caller has to free the slot.
+    /// Counts one `Page` less. Returns whether it was the last one; then the caller has to free the slot.
     fn release(self) -> bool {
         let pages = &self.head().pages;
-        // Only the owner of the last page could make another, and it is the caller. So it need not write.
+        // If the count is 1, the caller owns the last `Page`, and only it could make another. So the count need not be
+        // written.
         pages.load(Ordering::Acquire) == 1 || pages.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// The same, and frees the slot.
+    /// Counts one `Page` less, and frees the slot if it was the last one.
     #[cold]
     fn release_and_free(self) {
         if self.release()
@@ -159,14 +160,14 @@ impl Slot {
 }
 
 /// A page that may have to be captured: what it shows now, and what it showed before, to be compared with.
-/// Without that, it is captured in any case.
+/// Without `before`, it is captured in any case.
 pub(crate) struct Candidate<'a> {
     pub(crate) page: usize,
     pub(crate) now: &'a [u8],
     pub(crate) before: Option<&'a [u8]>,
 }
 
-/// Slots taken out for a capture. All of them have frames. Those not used go back in the end.
+/// Slots that are reserved for a capture. Those that are not used go back to the store when this is dropped.
 struct Reserved<'a> {
     store: &'a Arc<Store>,
     slots: Vec<Slot>,
@@ -174,8 +175,9 @@ struct Reserved<'a> {
 }
 
 impl Reserved<'_> {
-    /// The next slot, with `left` pages to come, this one included, of which each is `certain` to need one or not. If it is
-    /// not, little more is reserved than was used: others may need the slots, and one without a frame costs one.
+    /// The next slot. `left` pages are still to come, this one included; `certain` says that each of them needs a slot.
+    /// Otherwise only about as many slots are reserved as were used: other threads may need the slots, and reserving a
+    /// slot without a frame makes a frame for it.
     fn next(&mut self, left: usize, certain: bool) -> io::Result<Slot> {
         if self.slots.is_empty() {
             let most = left.min(BATCH);
@@ -185,7 +187,7 @@ impl Reserved<'_> {
             if bare {
                 for (slot, pages) in by_segment(self.slots.clone()) {
                     let populate = |&range| slot.segment().mapping.populate(range, Populate::Write);
-                    // Best effort: if it fails, the first writes make the frames.
+                    // Best effort: without it, the first write to each slot takes a page fault.
                     pages.ranges().iter().for_each(|range| drop(populate(range)));
                 }
             }
@@ -213,9 +215,9 @@ pub(crate) struct Usage {
     pub(crate) kept: usize,
 }
 
-/// A captured page. Copies are the same page. One that is all zeroes has no slot.
+/// A captured page. A clone is the same page. A page of zeroes has no slot.
 ///
-/// Invariant: its bytes do not change as long as it or a copy exists.
+/// Invariant: the bytes do not change as long as the page or a clone of it exists.
 #[derive(PartialEq, Eq, Default)]
 pub(crate) struct Page(Option<Slot>);
 
@@ -226,17 +228,17 @@ impl Page {
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         let Some(slot) = &self.0 else { return zeroes() };
-        // SAFETY: the slot is one page of a segment, which the store keeps mapped, written in full by `capture`, and by nobody
-        // as long as this page exists.
+        // SAFETY: the slot is one page of a segment, which the store keeps mapped. `capture` has written all of it, and
+        // nothing writes to it as long as this page exists.
         unsafe { std::slice::from_raw_parts(slot.start().as_ptr(), page_size()) }
     }
 
-    /// Whether it is a page of zeroes, which takes no memory.
+    /// Whether this is a page of zeroes, which takes no memory.
     pub(crate) fn is_zero(&self) -> bool {
         self.0.is_none()
     }
 
-    /// A value that only this page and its copies have, as long as one of them exists. `None` for a page of zeroes.
+    /// A value that identifies this page and its clones as long as one of them exists. `None` for a page of zeroes.
     pub(crate) fn id(&self) -> Option<NonNull<()>> {
         self.0.map(|slot| slot.0.cast())
     }
@@ -246,7 +248,8 @@ impl Clone for Page {
     fn clone(&self) -> Self {
         if let Some(slot) = &self.0 {
             let before = slot.head().pages.fetch_add(1, Ordering::Relaxed);
-            // As `Arc` does: without this, leaked pages could make the counter overflow, and a slot be freed while it is used.
+            // As in `Arc`: leaked pages could otherwise make the counter overflow, so that a slot is freed while it is
+            // in use.
             if before > u32::MAX / 2 {
                 process::abort();
             }
@@ -264,10 +267,10 @@ impl Drop for Page {
     }
 }
 
-/// Ends pages of a store, and returns their slots many at a time.
+/// Drops pages of a store, and returns their slots many at a time.
 pub(crate) struct Freed<'a> {
     store: &'a Arc<Store>,
-    /// The first `count` are free, which the store does not know yet.
+    /// The first `count` are to be returned to the store.
     slots: [Slot; BATCH],
     count: usize,
 }
@@ -315,7 +318,8 @@ impl Store {
         Usage { live: slots.live(), kept: slots.kept.len() }
     }
 
-    /// Takes back slots that nobody uses any more, after a capture that used `captured` others, if any.
+    /// Takes back the slots `free`, which are not in use any more. After a capture, `captured` is the number of slots
+    /// that it used; otherwise it is 0.
     fn free(self: &Arc<Self>, free: &[Slot], captured: usize) {
         let mut slots = self.lock();
         slots.kept.extend_from_slice(free);
@@ -325,17 +329,17 @@ impl Store {
             *of_thread = captured.max(*of_thread);
         }
         if let Some(excess) = slots.excess() {
-            // Others go on meanwhile: nobody else knows of these slots.
+            // No other thread can reach these slots, so the lock is not needed.
             drop(slots);
             let returned = by_segment(excess.clone()).iter().all(|(slot, pages)| {
-                // SAFETY: these slots are free, so that no page refers to their bytes.
+                // SAFETY: these slots are free, so no page refers to their bytes.
                 unsafe { slot.segment().mapping.give_back(pages) }.is_ok()
             });
             slots = self.lock();
             if returned {
                 slots.bare.extend(excess);
             } else {
-                // A slot counted as kept may have lost its frame, which costs a fault when it is reused.
+                // Some of these slots may have lost their frames. Each of those costs a fault when it is reused.
                 slots.pinned = true;
                 slots.kept.extend(excess);
             }
@@ -356,8 +360,8 @@ impl Slots {
         self.total - self.kept.len() - self.bare.len()
     }
 
-    /// Moves recycled slots into `taken`, up to `kept`, or if there are none, up to `bare` without a frame. Returns
-    /// whether they have no frames. `store` is the one that has these slots.
+    /// Moves up to `kept` free slots with frames into `taken` or, if there are none, up to `bare` slots without frames.
+    /// Returns whether the slots have no frames. `store` is the store that these slots belong to.
     fn take(
         &mut self,
         store: &Arc<Store>,
@@ -393,7 +397,7 @@ impl Slots {
         Ok(())
     }
 
-    /// Takes out the slots whose frames are too many, those freed longest ago.
+    /// Takes out the kept slots that exceed the limit, those first that were freed longest ago.
     fn excess(&mut self) -> Option<Vec<Slot>> {
         let limit = self.recent.iter().sum::<usize>().max(self.live() / KEPT_SHARE);
         if self.kept.len() <= limit + (limit / 4).max(SWEEP) || self.pinned {
@@ -408,10 +412,10 @@ impl<'a> Freed<'a> {
         Self { store, slots: [Slot(NonNull::dangling()); BATCH], count: 0 }
     }
 
-    /// Ends `page`.
+    /// Drops `page`.
     pub(crate) fn add(&mut self, mut page: Page) {
         if page.0.is_some_and(|slot| !ptr::eq(slot.segment().store.as_ptr(), Arc::as_ptr(self.store))) {
-            // Its drop returns the slot to the other store.
+            // The page is of another store, and its drop returns the slot there.
             return;
         }
         // Without its slot, the drop of `page` does nothing.
@@ -446,9 +450,9 @@ fn thread() -> usize {
     NUMBER.try_with(|number| number % THREADS).unwrap_or(0)
 }
 
-/// The slots by the segments that they are in: one of the slots of each, and all the pages.
+/// Groups the slots by segment. Returns one slot of each segment, and the numbers of all its slots' pages.
 fn by_segment(mut slots: Vec<Slot>) -> Vec<(Slot, PageSet)> {
-    // The heads of a segment are neighbours.
+    // The heads of a segment are neighbours in memory, so sorting by address groups them.
     slots.sort_unstable();
     let same = |a: &Slot, b: &Slot| ptr::eq(a.segment(), b.segment());
     slots.chunk_by(same).map(|slots| (slots[0], slots.iter().map(Slot::index).collect())).collect()
@@ -462,8 +466,8 @@ mod tests {
     use super::*;
 
     impl Store {
-        /// Checks the invariant of `Slots` while no thread is at work: no free slot is in two places, and those that are
-        /// nowhere are live.
+        /// Checks the invariant of `Slots` while no thread uses the store: no free slot is in two places, and all slots
+        /// that are not free are live.
         pub(crate) fn check(&self) {
             let slots = self.lock();
             let free: HashSet<_> = slots.kept.iter().chain(&slots.bare).map(|slot| slot.0).collect();
@@ -523,8 +527,8 @@ mod tests {
         let usage = store.usage();
         assert!(usage.kept <= 2 * SWEEP, "{usage:?}");
     }
-    /// Of two threads that took and dropped snapshots of one family by turns, each gave back the frames that the other
-    /// was about to need.
+    /// Threads that take and drop snapshots of one family by turns do not give back the frames that the others are
+    /// about to need.
     #[test]
     fn frames_that_several_threads_need_are_kept() {
         const PAGES: usize = 3 * SWEEP;
@@ -539,7 +543,7 @@ mod tests {
         assert!(store.usage().kept >= PAGES * 3 / 2, "{:?}", store.usage());
     }
 
-    /// A page without its store is what no image has; it keeps the store.
+    /// A live page keeps its store alive. No image is without its store, so only this test drops the store first.
     #[test]
     fn pages_outlive_the_handles_of_their_store() {
         let store = Arc::new(Store::new());
@@ -556,7 +560,7 @@ mod tests {
         assert!(weak.upgrade().is_none());
     }
 
-    /// Pages that are dropped together may be of several stores, and some may have copies.
+    /// Pages that are dropped together may be of several stores, and some may have clones.
     #[test]
     fn freed_pages_go_to_their_own_store() {
         let (store, other) = (Arc::new(Store::new()), Arc::new(Store::new()));

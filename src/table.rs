@@ -1,39 +1,41 @@
 //! The persistent page table: a B+ tree in which a changed copy shares every untouched node with the
 //! tree it was made from.
 //!
-//! A node has up to 16 entries, however far apart their pages are. So pages that are scattered over a
-//! large image and change together cost one allocation for 16 of them, as pages in a row do; and a
-//! change of one page among many copies a few small nodes. Making a copy costs O(changes + nodes
-//! touched), comparing two costs O(nodes that differ): equal pointers are equal subtrees.
+//! A node has up to 16 entries, however far apart their pages are. So 16 changed pages cost one allocation,
+//! whether they are scattered over a large image or in a row. A change of one page among many copies a few
+//! small nodes. Making a changed copy costs O(changes + nodes touched). Comparing two tables costs O(nodes
+//! that differ), since equal pointers are equal subtrees.
 
 use std::cell::Cell;
 use std::cmp::Ordering;
 use std::sync::Arc;
 use std::vec;
 
-/// The most items of a node. With more, a change of one page costs more, since the copy of its leaf counts one more
-/// reference to each of the other pages; with less, the tree is higher. DESIGN.md has measurements.
+/// The most items of a node.
+///
+/// With larger nodes, a change of one page costs more, since the copy of its leaf counts one more reference to each of
+/// the other pages. With smaller nodes, the tree is higher. DESIGN.md has measurements.
 const MOST: usize = 16;
 
-/// Items with their first pages, ascending.
+/// Entries with their pages, or child nodes with their first pages, in ascending order.
 ///
-/// Invariant: no node is empty, the page of a child is the first that it has an entry for, and all leaves of a tree
-/// are at one height.
+/// Invariant: no node is empty, the page of a child is the first page that the child has an entry for, and all leaves
+/// of a tree are at the same height.
 enum Node<E> {
     Leaf(Arc<[(usize, E)]>),
     Inner(Arc<[(usize, Node<E>)]>),
 }
 
-/// Entries for some pages.
+/// A map from pages to entries.
 pub(crate) struct Table<E> {
     root: Option<Node<E>>,
     len: usize,
 }
 
-/// Finds entries of a table, in least time if the pages asked for ascend.
+/// Finds entries of a table; fastest if the pages asked for ascend.
 pub(crate) struct Lookup<'a, E> {
     table: &'a Table<E>,
-    /// Those of a leaf from the one found last on.
+    /// The entries of the leaf that was used last, starting with the entry that was found last.
     entries: Cell<&'a [(usize, E)]>,
 }
 
@@ -74,7 +76,7 @@ impl<E: Clone + PartialEq> Table<E> {
         Lookup { table: self, entries: Cell::new(&[]) }
     }
 
-    /// The entries among which that of `page` is, if there is one.
+    /// The entries of the leaf that has the entry of `page`, if there is such an entry.
     fn leaf(&self, page: usize) -> &[(usize, E)] {
         let Some(mut node) = self.root.as_ref() else { return &[] };
         loop {
@@ -108,7 +110,7 @@ impl<E: Clone + PartialEq> Table<E> {
         Self { root: nodes.pop().map(|(_, root)| root), len: self.len + merge.added }
     }
 
-    /// The entries of the pages below `limit`.
+    /// A table with the entries of the pages below `limit` only.
     pub(crate) fn below(&self, limit: usize) -> Self {
         let Some(mut root) = self.root.as_ref().and_then(|root| below(root, limit)) else {
             return Self::new();
@@ -132,11 +134,11 @@ impl<E: Clone + PartialEq> Table<E> {
         }
     }
 
-    /// Calls `visit` with each page whose entry is not the same in both tables, ascending.
+    /// Calls `visit` with each page whose entry is not the same in both tables, in ascending order.
     pub(crate) fn diff(&self, other: &Self, mut visit: impl FnMut(usize)) {
         let (mut left, mut right) = (Walk::of(self), Walk::of(other));
         while let (Some((a, at)), Some((b, other))) = (left.next(), right.next()) {
-            // The walk with the lower page advances; at the same page, the one at the higher node.
+            // The walk at the lower page advances. If both are at the same page, the walk at the higher node does.
             match a.cmp(&b).then_with(|| other.height().cmp(&at.height())) {
                 Ordering::Less => left.step(&mut visit),
                 Ordering::Greater => right.step(&mut visit),
@@ -178,17 +180,17 @@ impl<'a, E: Clone + PartialEq> Lookup<'a, E> {
     }
 }
 
-/// Those of `entries` that are not followed by another up to `page`.
+/// Skips the entries before the last one whose page is `page` or lower.
 fn up_to<E>(entries: &[(usize, E)], page: usize) -> &[(usize, E)] {
     &entries[entries.partition_point(|entry| entry.0 <= page).saturating_sub(1)..]
 }
 
-/// The first entry, if it is that of `page`.
+/// The first entry, if it is the entry of `page`.
 fn of<E>(entries: &[(usize, E)], page: usize) -> Option<&E> {
     entries.first().filter(|entry| entry.0 == page).map(|entry| &entry.1)
 }
 
-/// Makes nodes of `items`, as few as there can be and all of about the same size.
+/// Makes as few nodes of `items` as possible, all of about the same size, and appends them to `nodes`.
 fn pack<T, E>(
     items: &mut Vec<(usize, T)>,
     nodes: &mut Vec<(usize, Node<E>)>,
@@ -203,16 +205,16 @@ fn pack<T, E>(
     push(items.collect());
 }
 
-/// Changes on their way into a new tree.
+/// The state of making a new tree: the changes that are still to be merged, and the leaf being made.
 struct Merge<E> {
     changes: vec::IntoIter<(usize, E)>,
-    /// Entries of one leaf, old and new. Empty between two leaves.
+    /// The old and new entries of the leaf being made. Empty between two leaves.
     entries: Vec<(usize, E)>,
     added: usize,
 }
 
 impl<E: Clone> Merge<E> {
-    /// Appends to `nodes` what takes the place of `old`, with the next `count` changes.
+    /// Appends to `nodes` the nodes that replace `old` after the next `count` changes.
     fn node(&mut self, old: &Node<E>, mut count: usize, nodes: &mut Vec<(usize, Node<E>)>) {
         let old = match old {
             Node::Leaf(entries) => return self.leaf(entries, count, nodes),
@@ -250,7 +252,7 @@ impl<E: Clone> Merge<E> {
     }
 }
 
-/// The part of `node` below `limit`.
+/// A node with the entries of `node` below `limit`, if there are any.
 fn below<E: Clone>(node: &Node<E>, limit: usize) -> Option<Node<E>> {
     match node {
         Node::Leaf(entries) => match entries.partition_point(|entry| entry.0 < limit) {
@@ -300,19 +302,19 @@ fn for_each_unshared<E>(node: &mut Node<E>, visit: &mut impl FnMut(&mut E)) {
 }
 
 fn unshared<T>(items: &mut Arc<[T]>) -> Option<&mut [T]> {
-    // Most of what a node has is shared, and to look is cheaper than to try.
+    // Most items are shared, and reading the count is cheaper than `get_mut`, which writes to it.
     if Arc::strong_count(items) == 1 { Arc::get_mut(items) } else { None }
 }
 
-/// What is left of a table in ascending order, opened no further than necessary.
+/// A walk over a table in ascending order, which opens nodes only as far as necessary.
 struct Walk<'a, E> {
-    /// With the first page of each; the next is the last.
+    /// The parts that are still to be visited, each with its first page. The last is visited next.
     ahead: Vec<(usize, Part<'a, E>)>,
 }
 
 enum Part<'a, E> {
     Entry(&'a E),
-    /// With its height.
+    /// A node and its height.
     Node(&'a Node<E>, usize),
 }
 
@@ -337,7 +339,7 @@ impl<'a, E: PartialEq> Walk<'a, E> {
         self.ahead.pop();
     }
 
-    /// Opens the next node, or goes past the next entry, with which `visit` is called.
+    /// Opens the next part if it is a node. If it is an entry, goes past it and calls `visit` with its page.
     fn step(&mut self, visit: &mut impl FnMut(usize)) {
         match self.ahead.pop() {
             None => {}
@@ -387,7 +389,7 @@ mod tests {
 
     use super::*;
 
-    /// An entry that is the same as its copies only, as a page is.
+    /// An entry that equals only its own clones, as a captured page does.
     #[derive(Clone, Debug)]
     struct Entry(Arc<u32>);
 
@@ -416,7 +418,7 @@ mod tests {
         map.iter().map(|(&page, &value)| (page, Entry::new(value))).collect()
     }
 
-    /// Checks the invariant of `Node`, and that no node is too large.
+    /// Checks the invariant of `Node`, and that no node has more than `MOST` items.
     fn check(table: &Table<Entry>) {
         fn check(node: &Node<Entry>, first: Option<usize>) -> usize {
             let (pages, height): (Vec<_>, _) = match node {
@@ -437,7 +439,7 @@ mod tests {
         }
     }
 
-    /// The pages whose entries are not the same, found one by one.
+    /// The pages whose entries are not the same in both tables, found by comparing one by one.
     fn differing(left: &Table<Entry>, right: &Table<Entry>) -> Vec<usize> {
         let mut pages = entries(left);
         pages.append(&mut entries(right));
@@ -510,7 +512,7 @@ mod tests {
         }
     }
 
-    /// Tables share nodes, and so do all entries of a shared node.
+    /// Tables share whole nodes. All entries of a shared node count as shared.
     #[test]
     fn entries_are_visited_once_no_other_table_shares_their_node() {
         let unshared = |table: &mut Table<Entry>| {
@@ -523,7 +525,7 @@ mod tests {
         assert_eq!(unshared(&mut old).len(), all.len());
         let mut new = old.with(vec![(50, Entry::new(500))]);
         let (of_old, of_new) = (unshared(&mut old), unshared(&mut new));
-        // Those of the leaf that changed.
+        // Only the entries of the changed leaf are unshared.
         assert!(of_old.contains(&50) && of_old.len() <= MOST);
         assert!(of_new.contains(&500) && of_new.len() <= MOST);
         let mut same = new.with(Vec::new());
