@@ -198,8 +198,9 @@ impl State {
         for page in pages.iter() {
             let (bytes, shown) = (wanted.page(page), layout.shows(page, image));
             let (moved, before) = (is_moved.contains(page), before.contains(page));
-            // A page that is private for the first time was written. But not all ways of finding pages tell zeroes that were
-            // read from zeroes that were written, and to copy zeroes over the former would take memory.
+            // A page that is private for the first time was written, so it is not compared, except where the layout shows
+            // zeroes. Not all ways of finding pages distinguish zeroes that were read from zeroes that were written, and
+            // copying zeroes over the former would take memory.
             let compare = before.is_some() || !found.known || found.since_closed || layout.shows_zeroes(page);
             let compare = !moved && (compare || !shown);
             compared += usize::from(compare);
@@ -255,7 +256,7 @@ impl State {
             idle += discarded.len();
         }
         self.ledger.found(written, idle, found.unwritten);
-        // The others differ from what was shown before, whether they were written or not.
+        // Moved pages are not counted: they are rewritten whether they were written or not.
         self.ledger.found_written(unmoved);
         self.synced = Arc::clone(image);
         self.unsynced = kept;

@@ -50,7 +50,7 @@ pub(crate) enum Base {
 pub(crate) enum Origin {
     Zeroes,
     Base,
-    /// With the [`id`](Page::id) of the page.
+    /// A captured page, with its [`id`](Page::id).
     Captured(NonNull<()>),
 }
 
@@ -355,12 +355,12 @@ mod tests {
 
     const MOST_PAGES: usize = if cfg!(miri) { 40 } else { 200 };
 
-    /// What is done to one of the images that there are, chosen by its number.
+    /// A step of the test. The numbers choose one of the images that exist.
     #[derive(Clone, Debug)]
     enum Step {
-        /// Capture these pages, with what each is to hold, in an image of so many pages.
+        /// Capture these pages, filled with these bytes, in a new image of so many pages.
         Take(usize, BTreeMap<usize, u8>, usize),
-        /// Capture pages of which the last one cannot be read. All that was captured is given back.
+        /// Capture pages of which the last one cannot be read. The slots of the other pages are given back.
         Fail(usize),
         Drop(usize),
     }
@@ -375,8 +375,8 @@ mod tests {
     }
 
     proptest! {
-        /// Each slot is live as long as an image has it and no longer, however images share nodes and pages, and no
-        /// two pages are in one slot.
+        /// Each slot is live exactly as long as an image refers to it, however images share nodes and pages. No two
+        /// pages are in one slot.
         #[test]
         fn live_slots_are_those_that_images_have(steps in prop::collection::vec(step(), 1..if cfg!(miri) { 10 } else { 30 })) {
             let root = Image::new(Base::Zero, 1, page_size(), Label::default());

@@ -4,18 +4,18 @@ use std::mem;
 
 use crate::pages::{Ascending, PageSet};
 
-/// Remembers the pages of the last restore, and for some restores those of the ones before.
+/// Remembers the pages that the last restore rewrote, and for some time those that earlier restores rewrote.
 ///
-/// Pages move through two generations, as in a garbage collector: a page leaves the older one after at least as many
-/// restores without it as there are in a generation, and after at most twice as many.
+/// Pages move through two generations, as in a garbage collector. A generation is a number of restores. A page that is
+/// not rewritten again is forgotten after one to two generations.
 #[derive(Default)]
 pub(crate) struct RewrittenPages {
     last: PageSet,
     younger: PageSet,
     older: PageSet,
-    /// No page of the last restore was discarded.
+    /// The last restore discarded none of its pages.
     all_copied: bool,
-    /// Restores since the older generation was forgotten.
+    /// Restores since the younger generation became the older one.
     age: u64,
 }
 
@@ -24,26 +24,26 @@ pub(crate) struct RewrittenPages {
 pub(crate) enum Rewritten {
     /// By the last restore.
     Last,
-    /// Before.
+    /// By an earlier restore.
     Recently,
-    /// Two generations ago: it is forgotten unless it is rewritten now.
+    /// By an earlier restore, so long ago that the page is forgotten now unless this restore rewrites it.
     LongAgo,
 }
 
 impl RewrittenPages {
-    /// Those of the last restore.
+    /// The pages that the last restore rewrote.
     pub(crate) fn last(&self) -> &PageSet {
         &self.last
     }
 
-    /// Those of the last restore if they have been private since; none if some may not.
+    /// The pages that the last restore rewrote, if it left all of them private; otherwise none.
     pub(crate) fn private(&self) -> &PageSet {
         static NONE: PageSet = PageSet::new();
         if self.all_copied { &self.last } else { &NONE }
     }
 
-    /// After a restore that had to rewrite `pages`, and has copied all of them or discarded some; a generation has
-    /// `restores` of them.
+    /// Notes that a restore rewrote `pages`. `all_copied` says that it discarded none of them. A generation is
+    /// `restores` restores long.
     pub(crate) fn restored(&mut self, pages: PageSet, all_copied: bool, restores: u64) {
         self.all_copied = all_copied;
         if self.last != pages || self.age == 0 {
@@ -57,15 +57,15 @@ impl RewrittenPages {
         }
     }
 
-    /// After the pages from `pages` on were taken from the view.
+    /// Forgets the pages from `pages` on, after the view was shortened.
     pub(crate) fn truncate(&mut self, pages: usize) {
         for set in [&mut self.last, &mut self.younger, &mut self.older] {
             *set = set.below(pages);
         }
     }
 
-    /// Answers for pages that ascend from one question to the next, before a restore; a generation has `restores` of
-    /// them.
+    /// Tells for pages in ascending order when each was rewritten. For use during a restore; a generation is `restores`
+    /// restores long.
     pub(crate) fn ascending(&self, restores: u64) -> AscendingRewritten<'_> {
         AscendingRewritten {
             last: self.last.ascending(),
@@ -85,7 +85,7 @@ pub(crate) struct AscendingRewritten<'a> {
 }
 
 impl AscendingRewritten<'_> {
-    /// When `page` was rewritten, which is not below any asked for before.
+    /// When `page` was rewritten. `page` must not be lower than in earlier calls.
     pub(crate) fn contains(&mut self, page: usize) -> Option<Rewritten> {
         if self.last.contains(page) {
             Some(Rewritten::Last)
@@ -120,7 +120,7 @@ mod tests {
             assert_eq!(when(&rewritten, 1), Some(Rewritten::Last));
             seen.push(when(&rewritten, 5));
         }
-        // Two restores end the first generation, and three the second.
+        // The first generation ends after two more restores, the second after three more.
         assert_eq!(seen[..3], [Some(Rewritten::Recently); 3]);
         assert_eq!(seen[3], Some(Rewritten::LongAgo));
         assert_eq!(seen[4..], [None; 5]);

@@ -167,7 +167,8 @@ pub(crate) struct Candidate<'a> {
     pub(crate) before: Option<&'a [u8]>,
 }
 
-/// Slots that are reserved for a capture. Those that are not used go back to the store when this is dropped.
+/// Slots that are reserved for a capture. They have frames, unless making them failed. Those that are not used go back
+/// to the store when this is dropped.
 struct Reserved<'a> {
     store: &'a Arc<Store>,
     slots: Vec<Slot>,

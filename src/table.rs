@@ -302,7 +302,7 @@ fn for_each_unshared<E>(node: &mut Node<E>, visit: &mut impl FnMut(&mut E)) {
 }
 
 fn unshared<T>(items: &mut Arc<[T]>) -> Option<&mut [T]> {
-    // Most items are shared, and reading the count is cheaper than `get_mut`, which writes to it.
+    // Most items are shared, and reading the count is cheaper than `get_mut`, which writes to a counter.
     if Arc::strong_count(items) == 1 { Arc::get_mut(items) } else { None }
 }
 

@@ -66,7 +66,7 @@ pub(crate) struct State {
     pub(crate) private: Option<PageSet>,
     /// Every page was closed when the range last showed `synced`, so that pages reported since were written.
     pub(crate) all_closed: bool,
-    /// Pages that the last calls of `show` had to rewrite.
+    /// Pages that recent calls of `show` had to rewrite.
     pub(crate) rewritten: RewrittenPages,
     pub(crate) ledger: Ledger,
     pub(crate) access: Protections,
@@ -525,11 +525,11 @@ impl State {
         Ok(found)
     }
 
-    /// Brings the pages that may differ from `synced` into `unsynced`, and closes all pages if that pays. Returns whether
-    /// they are known to have been written.
+    /// Adds the pages that may differ from `synced` to `unsynced`, and closes pages if that pays. Returns whether all
+    /// pages in `unsynced` are known to have been written.
     fn harvest(&mut self) -> io::Result<bool> {
         let closes = self.tracker.is_armed() && self.ledger.closing_pays(self.mapping.pages());
-        // To close the others in the same step would report all that was never in memory.
+        // If all pages were closed in the step that lists them, it would list all pages that were never in memory.
         let widens = closes && self.tracker.is_sparse() && !self.ledger.stays_sparse(self.mapping.pages());
         let search = if closes && !widens { Search::WrittenAndClose } else { Search::Written };
         let found = self.find_and_note(search).inspect_err(|_| {
@@ -554,21 +554,22 @@ impl State {
         Ok(written)
     }
 
-    /// Has the tracker close pages from now on, and all of them or those in memory now, `private` of which are the view's
-    /// own. What they show must be `synced`, or they are in `unsynced`.
+    /// Arms the tracker: closes all pages, or those in memory in a sparse view. `private` of these pages are private.
+    ///
+    /// Each page must show `synced` or be in `unsynced`.
     pub(crate) fn arm(&mut self, private: usize) {
         let sparse = self.ledger.is_sparse(self.mapping.pages());
         let scope = if sparse { Scope::InMemory } else { Scope::All };
         let start = Instant::now();
         let closed = self.tracker.arm(&self.mapping, scope);
-        // Where all pages are closed the first time takes page tables, and says little about the next.
+        // Closing all pages for the first time makes page tables, so its time says little about the next closing.
         if closed == Closed::InMemory {
             self.ledger.costs.closed(false, start.elapsed());
         }
         self.closed(closed, private);
     }
 
-    /// The same, of a tracker that does so already.
+    /// Closes the pages of an armed tracker again, as [`arm`](Self::arm) does.
     pub(crate) fn close(&mut self, private: usize) {
         if !self.ledger.stays_sparse(self.mapping.pages()) {
             self.tracker.widen();
@@ -583,7 +584,7 @@ impl State {
 
     fn closed(&mut self, closed: Closed, private: usize) {
         self.all_closed = closed == Closed::All;
-        // Where nothing was closed it is tried again once that would have paid again.
+        // Also if nothing was closed: then closing is tried again when as much has been spent in vain once more.
         self.ledger.closed(if closed == Closed::Nothing { 0 } else { private });
     }
 

@@ -11,7 +11,7 @@
 //! | `replaces_unseen()` | whether `replace` with the bytes that are there already goes unnoticed by threads that read them |
 //! | `writes_in_place()` | whether each page of `Source::Shared` has memory when it is written: elsewhere the process would be stopped for lack of it |
 //! | `RUNS_CODE` | whether `set_access` can make pages executable, which are then run as they are at that moment |
-//! | `Tracker` | `find`: every page of a private mapping that may differ from what it shows, or showed when it was closed; more is allowed, fewer never. `arm`, `close`: wishes, for the pages of a `Scope`. `of_pinned`: for a mapping whose pages may be written past the page table |
+//! | `Tracker` | `find`: every page of a private mapping that may differ from what it shows, or showed when it was closed; more is allowed, fewer never. `arm`, `close`: best effort, for the pages of a `Scope`. `of_pinned`: for a mapping whose pages may be written past the page table |
 //! | `copy_of`, `borrowed` | a file's bytes as they are now, and a file mapped in place |
 //! | `received` | a `Handle` that another process sent, as a file in place |
 //! | `stream` | all that a reader gives |
@@ -125,17 +125,17 @@ pub(crate) enum Search {
 /// Which pages an armed tracker closes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Scope {
-    /// All of them. Takes page tables for the whole mapping, but then the kernel can look at a page-table entry in a
-    /// third of the time.
+    /// All pages. The kernel makes page tables for the whole mapping, but searches take a third of the time for each
+    /// entry.
     All,
-    /// Those in memory or swapped out. A page that is first used later counts as written until it is closed as well.
+    /// Pages in memory or swapped out. A page that is first used later counts as written until it is closed as well.
     InMemory,
 }
 
 /// What an armed tracker closed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Closed {
-    /// Nothing: it was not asked to, or must not.
+    /// Nothing: closing was not asked for, is not allowed or failed.
     Nothing,
     /// Pages in memory or swapped out.
     InMemory,

@@ -15,12 +15,13 @@ use crate::sys::{Source, call};
 /// The same on all architectures that Rust has; `libc` knows it with glibc only.
 const MADV_COLLAPSE: libc::c_int = 25;
 
-/// `PIDFD_SELF_THREAD`, which `process_madvise` takes in place of a descriptor of a process, for that of the calling thread.
-/// A kernel that knows it allows all advice there, and since 6.16 gathers the flushes. An older one finds no such
-/// descriptor.
+/// `PIDFD_SELF_THREAD`: names the process of the calling thread where `process_madvise` expects a descriptor.
+///
+/// A kernel that knows this constant allows all advice for the process itself. Since 6.16 the kernel also gathers the
+/// TLB flushes of all ranges. A kernel that does not know it reports a bad descriptor.
 const PIDFD_SELF_THREAD: libc::c_int = -10000;
 
-/// The most ranges that one call takes.
+/// The most ranges that one call of `process_madvise` takes.
 const UIO_MAXIOV: usize = 1024;
 
 /// Of mappings that count against no limit before they are used.
@@ -76,9 +77,9 @@ impl Mapping {
         Ok(())
     }
 
-    /// Discards private pages with one system call for many ranges, which then flushes the TLBs of other processors once.
-    /// Returns how many of the ranges were discarded; that is none of them where the kernel cannot do this (before 6.16)
-    /// or a filter refuses it.
+    /// Discards private pages with one system call for many ranges, so that the TLBs of other processors are flushed
+    /// once. Returns how many of the ranges were discarded. This is 0 where the kernel cannot do this (before 6.16) or
+    /// a filter refuses it.
     ///
     /// # Safety
     ///
@@ -95,8 +96,8 @@ impl Mapping {
             };
             let vectors: Vec<_> = part.iter().map(vector).collect();
             let (len, advice, flags) = (vectors.len(), libc::MADV_DONTNEED, 0);
-            // SAFETY: the ranges are inside this mapping, and their bytes are the caller's to change. The kernel reads the
-            // vectors, and no other memory.
+            // SAFETY: the ranges are inside this mapping, and no reference to their bytes exists, as the caller
+            // promises. The kernel reads no other memory than the vectors.
             let advised = unsafe {
                 libc::syscall(
                     libc::SYS_process_madvise,

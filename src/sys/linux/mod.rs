@@ -59,9 +59,9 @@ fn counts(names: &[&str]) -> bool {
     !names.iter().copied().all(none)
 }
 
-/// The lines of `/proc/self/status` as far as those that tell of pinned and locked memory, and some more.
+/// The start of `/proc/self/status`, up to at least the lines for pinned and locked memory.
 fn read_status() -> Result<String, Errno> {
-    /// The first line behind those.
+    /// The line that follows these lines.
     const NEXT: &str = "\nVmHWM:";
     let file = Process::current()?.status()?;
     let mut buffer = vec![0; 1024];
@@ -69,7 +69,7 @@ fn read_status() -> Result<String, Errno> {
         call("pread").map_err(|_| Errno::NOMEM)?;
         let read = rustix::io::pread(&file, &mut buffer, 0)?;
         let text = String::from_utf8_lossy(&buffer[..read]);
-        // The list of groups that comes before may be long.
+        // The list of groups comes before these lines, and may be long.
         if read < buffer.len() || text.contains(NEXT) {
             return Ok(text.into_owned());
         }

@@ -82,9 +82,9 @@ pub(super) fn private(
     Ok((private, (look == Look::AndCount).then_some(others)))
 }
 
-/// Each page of `range` in `scope` that was written since it was write-protected, or never was; in [`Scope::All`]
-/// pages without an entry are among them. Write-protects them, if `protect` is set. Fails with `PERM` where the mapping
-/// is not registered.
+/// Each page of `range` in `scope` that was written since it was last write-protected, or was never write-protected. In
+/// [`Scope::All`] this includes pages without an entry. Write-protects these pages if `protect` is set. Fails with
+/// `PERM` where the mapping is not registered.
 pub(super) fn written(
     mapping: &Mapping,
     range: PageRange,
@@ -98,8 +98,8 @@ pub(super) fn written(
     Ok(found)
 }
 
-/// The categories of which a page of `scope` must have one. If there are none, and only `WRITTEN` is asked for, the kernel
-/// takes a short cut that is three times as fast.
+/// The categories of which a page in `scope` must have at least one; 0 for all pages. If this is 0 and only `WRITTEN`
+/// is asked for, the kernel takes a short cut that is three times as fast.
 fn populated(scope: Scope) -> u64 {
     match scope {
         Scope::All => 0,
@@ -107,8 +107,8 @@ fn populated(scope: Scope) -> u64 {
     }
 }
 
-/// Write-protects every page in `scope`. In page tables that exist, entries of pages that were never in memory are
-/// write-protected in any case.
+/// Write-protects every page in `scope`. Where a page table exists, the entries of pages that were never in memory are
+/// write-protected too, whatever the scope.
 pub(super) fn protect(mapping: &Mapping, scope: Scope) -> Result<(), Errno> {
     let (start, end) = addresses(mapping, mapping.all());
     let arg = ScanArg {

@@ -101,7 +101,7 @@ impl Process {
         kept_or_opened(&self.pagemap, || open_in_proc("/proc/self/pagemap"))
     }
 
-    /// `/proc/self/status`. To keep it open takes half of the time of reading it.
+    /// `/proc/self/status`. Reading it takes half the time if it is kept open.
     pub(super) fn status(&'static self) -> Result<ProcessFile, Errno> {
         kept_or_opened(&self.status, || open_in_proc("/proc/self/status"))
     }
@@ -113,8 +113,9 @@ impl Process {
     }
 }
 
-/// A file of this process in `/proc`. Where the one that is kept is closed, or another file in this thread, it is opened for
-/// this call only: to keep another would leave one behind in each thread with a file table of its own.
+/// A file of this process in `/proc`, kept open. If the descriptor that is kept was closed, or refers to another file
+/// in this thread, the file is opened for this call only. Keeping the new descriptor as well would leave one behind in
+/// each thread that has a file table of its own.
 fn kept_or_opened(
     place: &'static AtomicPtr<Descriptor>,
     open: fn() -> Result<OwnedFd, Errno>,

@@ -6,11 +6,12 @@
 //!
 //! - **armed**: pages are write-protected asynchronously (userfaultfd and `PAGEMAP_SCAN`, Linux 6.7), and one
 //!   scan lists those written since; 1 to 2 ns for each page-table entry in use, and about a microsecond
-//!   for the first write to each page. Starts when [`Tracker::arm`] is called. To protect pages that have no page-table
-//!   entry takes page tables, and the scan reports them as written until then; so there is a second mode for mappings of
-//!   which little is in memory ([`Scope::InMemory`]). It protects and reports only pages that are present or swapped out,
-//!   which takes about 3 ns for each entry in use. No write is missed: a page that is not in memory becomes present when
-//!   it is written, and its entry is not protected; a written page that is swapped out is still reported as written.
+//!   for the first write to each page. Starts when [`Tracker::arm`] is called. The scan reports pages without a
+//!   page-table entry as written until they are protected, and protecting them takes page tables. So there is a second
+//!   mode for mappings of which little is in memory ([`Scope::InMemory`]). It protects and reports only pages that are
+//!   present or swapped out, and takes about 3 ns for each entry in use. No write is missed: a page that is not in
+//!   memory becomes present when it is written, and its entry is not protected. A written page that is swapped out is
+//!   still reported as written.
 //! - **scan**: `PAGEMAP_SCAN` lists the pages that are "(present or swapped) and not a file's", and tells
 //!   the zero page apart; 10 to 25 ns for each page-table entry in use.
 //! - **pagemap**: the same from bits 61 to 63 of `/proc/self/pagemap`; about 50 ns an entry, in use or
@@ -61,7 +62,7 @@ pub(crate) struct Tracker {
     obstacle: Option<WhyNotFaster>,
     /// Pages may be written past the page table, so that none is ever protected.
     pinned: bool,
-    /// What is closed in the armed tier.
+    /// The pages that the armed tier closes.
     scope: Scope,
 }
 
@@ -145,8 +146,8 @@ impl Tracker {
     ///
     /// `shows_zeroes` says of a page whether zeroes there are what the mapping shows. Elsewhere the zero page
     /// is a change: the kernel puts it in place of a written page that it found to be zero (KSM with
-    /// `use_zero_pages`). `expected` are pages that are likely to have a frame of their own, so that it does not pay to look
-    /// closer at them.
+    /// `use_zero_pages`). `expected` are pages that likely have a frame of their own, so that a second scan of them
+    /// does not pay.
     pub(crate) fn find(
         &mut self,
         search: Search,
@@ -203,8 +204,8 @@ impl Tracker {
         }
     }
 
-    /// Closes the pages of `scope`, in order that `find` from now on reports only what is written later. A wish; nothing
-    /// changes where it cannot be granted.
+    /// Closes the pages of `scope`, so that `find` from now on reports only pages that are written later. Best effort:
+    /// `find` reports pages that could not be closed.
     pub(crate) fn arm(&mut self, mapping: &Mapping, scope: Scope) -> Closed {
         if self.may_arm() && mapping.pages() > 0 {
             if may_have_pinned_memory() {
@@ -223,13 +224,14 @@ impl Tracker {
         self.close(mapping)
     }
 
-    /// Closes the pages of an armed mapping that are in its scope. A wish: what stays open is reported again.
+    /// Closes the pages of an armed mapping that are in its scope. Best effort: pages that stay open are reported
+    /// again.
     pub(crate) fn close(self, mapping: &Mapping) -> Closed {
         let armed = self.tier == Tier::Armed && !may_have_pinned_memory();
         self.closed(armed && pagemap::protect(mapping, self.scope).is_ok())
     }
 
-    /// What was closed, if anything was.
+    /// The pages of the scope if they were `closed`, otherwise nothing.
     fn closed(self, closed: bool) -> Closed {
         match self.scope {
             _ if !closed => Closed::Nothing,
@@ -243,7 +245,7 @@ impl Tracker {
         self.scope == Scope::InMemory
     }
 
-    /// Has all pages be closed from now on.
+    /// Makes later calls close all pages.
     pub(crate) fn widen(&mut self) {
         self.scope = Scope::All;
     }
@@ -307,8 +309,9 @@ fn probe(tracking: Tracking, mapping: &Mapping) -> io::Result<()> {
     }
 }
 
-/// The private pages among those that are open, and those that are `expected` to be. Pages that were never mapped are open too, in page tables
-/// that are newer than the last closing; they come in long ranges.
+/// The private pages among the `open` ones. Short ranges, and ranges of `expected` pages, are returned without a look
+/// at each page. Pages that were never mapped are open too, in page tables that are newer than the last closing; they
+/// come in long ranges.
 fn sift(
     mapping: &Mapping,
     open: &PageSet,
