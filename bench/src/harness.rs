@@ -91,8 +91,8 @@ pub(crate) fn open(
 
 /// Has each entry do `step` with the same changes, in turn, again and again; keeps the results.
 ///
-/// `fork` comes last, by itself: a child shares all memory of the process that was not kept out of it, such as the
-/// memory in which others keep their snapshots, and each later write to it would take a fault.
+/// `fork` comes last, by itself. A child shares all memory of the process that is not kept out of it, for example the
+/// memory in which other competitors keep their snapshots. Each later write to shared memory takes a fault.
 pub(crate) fn interleave(
     case: &Case,
     plan: Plan,

@@ -73,7 +73,7 @@ impl Change {
         Self { page, offset: 0 }
     }
 
-    /// The same word of another page.
+    /// A change of the same word in another page.
     pub(crate) fn on(self, page: usize) -> Self {
         Self { page, ..self }
     }

@@ -23,9 +23,9 @@ pub(crate) const SUBJECT: &str = "memsnap";
 pub(crate) const LIMIT: &str = "limit";
 /// The system calls that do the work, without a library around them.
 pub(crate) const SYSTEM_CALLS: &str = "bare system calls";
-/// The same, with one call for all discards.
+/// The bare system calls, with one call for all discards.
 pub(crate) const ONE_CALL: &str = "bare system calls, one discard";
-/// What the library was before.
+/// An earlier release of the library.
 pub(crate) const OLD: &str = "memsnap 0.1.2";
 
 pub(crate) struct Measurement {
@@ -47,7 +47,7 @@ pub(crate) struct Skipped {
 pub(crate) struct Results {
     pub(crate) measurements: Vec<Measurement>,
     pub(crate) skipped: Vec<Skipped>,
-    /// The part of the processors' time that other processes took, in percent.
+    /// The share of the processors' time that other processes took, in percent.
     pub(crate) others: f64,
 }
 

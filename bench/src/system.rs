@@ -1,4 +1,4 @@
-//! What the machine is, how much memory it has to spare, and how busy others keep it.
+//! The machine: its description, its spare memory, and how busy other processes keep it.
 
 use std::fs;
 use std::ops::Range;
@@ -28,7 +28,7 @@ pub(crate) fn kib(report: &str, field: &str) -> Result<usize> {
     Ok(number.trim().parse::<usize>()? * KIB)
 }
 
-/// What the processors did since the system started, in ticks.
+/// How the processors' time was spent since the system started, in ticks.
 #[derive(Clone, Copy)]
 pub(crate) struct Processors {
     all: u64,
@@ -39,16 +39,16 @@ pub(crate) struct Processors {
 impl Processors {
     pub(crate) fn now() -> Result<Self> {
         let system = fs::read_to_string("/proc/stat")?;
-        // User, nice, system, idle, iowait, irq, softirq, steal.
+        // The fields are user, nice, system, idle, iowait, irq, softirq and steal.
         let system = ticks(system.lines().next().unwrap_or_default(), 1..9)?;
         let own = fs::read_to_string("/proc/self/stat")?;
         let (_, own) = own.rsplit_once(')').context("/proc/self/stat")?;
-        // Of this process and of children that ended: user and system.
+        // User and system time of this process, and of its children that have ended.
         let own = ticks(own, 11..15)?.iter().sum();
         Ok(Self { all: system.iter().sum(), idle: system[3] + system[4], own })
     }
 
-    /// The part of the processors' time since `start` that others took, in percent.
+    /// The share of the processors' time since `start` that other processes took, in percent.
     pub(crate) fn others_since(self, start: Self) -> f64 {
         let busy = (self.all - self.idle).saturating_sub(start.all - start.idle);
         let others = busy.saturating_sub(self.own - start.own);
@@ -56,7 +56,7 @@ impl Processors {
     }
 }
 
-/// These of the fields of a line.
+/// The numbers in the given fields of a line.
 fn ticks(line: &str, fields: Range<usize>) -> Result<Vec<u64>> {
     let ticks = line.split_whitespace().skip(fields.start).take(fields.len());
     let ticks: Vec<u64> = ticks.map(str::parse).collect::<Result<_, _>>()?;

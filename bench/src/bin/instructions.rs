@@ -1,4 +1,4 @@
-//! Counts the instructions that five calls take, in valgrind's callgrind, and compares with the record.
+//! Counts the instructions that five calls take, in valgrind's callgrind, and compares them with the record.
 //!
 //! ```text
 //! cargo run --release -p memsnap-bench --bin instructions [-- --record]
@@ -31,7 +31,7 @@ enum Call {
     View,
 }
 
-/// What is counted: its name, the call, the pages of the image, and those that are written each round.
+/// The calls that are counted: name, call, pages of the image, and pages that are written in each round.
 const CALLS: [(&str, Call, usize, usize); 5] = [
     ("take_snapshot of 256 pages", Call::Take, 16 << 10, 256),
     ("restore of 256 pages", Call::Restore, 16 << 10, 256),

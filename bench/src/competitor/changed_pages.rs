@@ -1,4 +1,4 @@
-//! `ChangedPages`: a snapshot that is a copy of the changed pages, in a buffer that is in memory already.
+//! A snapshot that is a copy of the changed pages, in a buffer whose pages are resident already.
 
 use memsnap::page_size;
 
@@ -10,12 +10,12 @@ pub(crate) struct ChangedPages {
 }
 
 impl ChangedPages {
-    /// Room for so many pages.
+    /// Makes a buffer for `pages` pages.
     pub(crate) fn new(pages: usize) -> Self {
         Self { pages: Vec::with_capacity(pages), bytes: vec![1; pages * page_size()] }
     }
 
-    /// Copies the changed pages of `region`, in place of those of the snapshot before.
+    /// Copies the changed pages of `region`, which replace those of the previous snapshot.
     pub(crate) fn take(&mut self, region: &[u8], changes: &[Change]) {
         self.pages.clear();
         for (change, slot) in changes.iter().zip(self.bytes.chunks_exact_mut(page_size())) {
@@ -24,7 +24,7 @@ impl ChangedPages {
         }
     }
 
-    /// Copies these pages, which are some of those of the snapshot in the same order, back to `region`.
+    /// Copies the pages of `changes` back to `region`. They must be pages of the snapshot, in the same order.
     pub(crate) fn put_back(&self, region: &mut [u8], changes: &[Change]) {
         let mut copies = self.pages.iter().zip(self.bytes.chunks_exact(page_size()));
         for change in changes {

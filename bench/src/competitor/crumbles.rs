@@ -17,7 +17,7 @@ pub(crate) struct Crumbles;
 
 struct Stack {
     map: Mmap,
-    /// Snapshots above that of the image.
+    /// The number of snapshots on the stack above that of the image.
     taken: usize,
 }
 
@@ -69,7 +69,7 @@ impl Region for Stack {
         Ok(self.map.snap()?)
     }
 
-    /// Gives the snapshot up, too.
+    /// Reverts to the snapshot on top of the stack, which removes it.
     fn restore_to(&mut self, _taken: &Taken, _changes: &[Change]) -> Result<()> {
         self.taken = self.taken.saturating_sub(1);
         Ok(self.map.revert()?)

@@ -115,7 +115,7 @@ pub(crate) unsafe fn keep_out_of_children(start: *mut u8, len: usize) -> io::Res
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The pages around the thread-local variables, which every function that the C library protects against overflows reads.
+/// The pages around the thread-local variables. Each function of the C library that has a stack protector reads them.
 fn thread_local() -> Range<usize> {
     // SAFETY: takes no pointers.
     let errno = unsafe { libc::__errno_location() }.addr();
@@ -123,7 +123,7 @@ fn thread_local() -> Range<usize> {
     page - 16 * page_size()..page + 16 * page_size()
 }
 
-/// What of `range` is before `hole`, and what is behind it.
+/// The parts of `range` before and behind `hole`.
 fn around(range: Range<usize>, hole: &Range<usize>) -> [Range<usize>; 2] {
     [range.start..range.end.min(hole.start), range.start.max(hole.end)..range.end]
 }
@@ -141,7 +141,7 @@ fn keep_others_out_of_children(own: Range<usize>) -> Result<()> {
         if end - start < LARGE {
             continue;
         }
-        // Neighbours in memory can be one mapping.
+        // Memory that adjoins one of these ranges can belong to the same mapping.
         let parts = around(start..end, &own).into_iter().flat_map(|part| around(part, &thread_local()));
         for part in parts {
             if !part.is_empty() {

@@ -57,7 +57,7 @@ impl Region for Mapping {
     }
 }
 
-/// Maps the file of an image, or one that was taken.
+/// Maps the file of an image or of a snapshot.
 pub(crate) fn map(file: &File) -> Result<MmapMut> {
     // SAFETY: nobody writes to the file of an image, or makes it shorter.
     Ok(unsafe { MmapOptions::new().map_copy(file) }?)

@@ -16,7 +16,7 @@ pub(crate) struct Memsnap01;
 struct Old {
     image: Arc<Snapshot>,
     view: ArcView,
-    /// Whether the view is one of a snapshot that was taken, not of the image.
+    /// Whether `view` is a view of a later snapshot, and not of `image`.
     elsewhere: bool,
 }
 
@@ -54,7 +54,7 @@ impl Region for Old {
         Ok(self.view.restore()?)
     }
 
-    /// Opens a view, for one view cannot show another snapshot.
+    /// Opens a new view, since a view of this version cannot be restored to another snapshot.
     fn restore_to(&mut self, taken: &Taken, _changes: &[Change]) -> Result<()> {
         let taken: &Arc<Snapshot> = taken.downcast_ref().context("not a snapshot of this region")?;
         self.view = taken.view_arc()?;

@@ -74,10 +74,10 @@ pub(crate) trait Region: Send {
 
     fn take(&mut self, changes: &[Change]) -> Result<Taken>;
 
-    /// Puts the region back to the image.
+    /// Restores the region to the image.
     fn restore(&mut self, changes: &[Change]) -> Result<()>;
 
-    /// Puts the region back to `taken`, the snapshot that was taken last.
+    /// Restores the region to `taken`, the snapshot that was taken last.
     fn restore_to(&mut self, _taken: &Taken, _changes: &[Change]) -> Result<()> {
         bail!("cannot go back to a snapshot that it took")
     }

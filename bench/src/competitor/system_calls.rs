@@ -1,7 +1,7 @@
 //! Bare system calls: a private mapping of a memory file, without a library.
 //!
-//! It is told which pages changed. A snapshot copies them to a buffer; a restore gives them back to the kernel, with
-//! `MADV_DONTNEED`: by one `madvise` for each run of pages, or by one `process_madvise` for all. So it shows how far
+//! This competitor is told which pages changed. A snapshot copies them to a buffer. A restore discards them with
+//! `MADV_DONTNEED`: one `madvise` for each run of pages, or one `process_madvise` for all. So its results show how far
 //! these system calls, and the page faults after them, let several threads run side by side.
 #![allow(unsafe_code)]
 
@@ -19,13 +19,13 @@ use crate::results::{ONE_CALL, SYSTEM_CALLS};
 
 #[derive(Clone, Copy)]
 pub(crate) enum SystemCalls {
-    /// A call for each run of changed pages.
+    /// One call for each run of changed pages.
     CallEach,
-    /// One call for all of them.
+    /// One call for all changed pages.
     OneCall,
 }
 
-/// A private mapping of an image, whose file nobody writes to or makes shorter.
+/// A private mapping of the file of an image. The file is never written to or shortened while it is mapped.
 pub(crate) struct Private {
     start: *mut u8,
     len: usize,
@@ -63,7 +63,7 @@ impl Private {
         &mut self.bytes()[run[0].page * page_size()..][..run.len() * page_size()]
     }
 
-    /// Puts a run of pages back to those of the file.
+    /// Discards a run of pages, so that they show the file again.
     fn discard(&mut self, run: &[Change]) -> io::Result<()> {
         let range = self.run(run);
         // SAFETY: the range lies in the mapping, of which no slice is in use but this; its pages show the file again.
@@ -73,7 +73,7 @@ impl Private {
         }
     }
 
-    /// The same for all pages of `changes`.
+    /// Discards all pages of `changes`.
     fn discard_all(&mut self, process: &OwnedFd, changes: &[Change]) -> io::Result<()> {
         let vector =
             |range: &mut [u8]| libc::iovec { iov_base: range.as_mut_ptr().cast(), iov_len: range.len() };
@@ -100,15 +100,15 @@ impl Drop for Private {
     }
 }
 
-/// Neighbours among the changed pages.
+/// The runs of consecutive pages among the changed pages.
 fn runs(changes: &[Change]) -> impl Iterator<Item = &[Change]> {
     changes.chunk_by(|a, b| a.page + 1 == b.page)
 }
 
-/// The most that one call accepts.
+/// The most ranges that one `process_madvise` accepts.
 const MOST_RANGES: usize = 1024;
 
-/// Whether the system has the call, for this process itself.
+/// Whether the kernel lets a process discard its own pages with `process_madvise`.
 fn can_discard_all() -> bool {
     let discard = || {
         let mut map = Private::map(&Image::new(page_size())?)?;
@@ -117,7 +117,7 @@ fn can_discard_all() -> bool {
     discard().is_ok()
 }
 
-/// A descriptor of this process.
+/// A pidfd of this process.
 fn this_process() -> io::Result<OwnedFd> {
     // SAFETY: takes no pointers.
     let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, process::id(), 0_u32) };

@@ -67,8 +67,8 @@ fn take_bars(results: &Results) -> Vec<Verdict> {
     ]
 }
 
-/// The bars are those of a machine that copies a page in 0.3 µs. Where copies take less, the bars are as much lower; the
-/// rest is system calls.
+/// The bars are for a machine that copies a page in 0.3 µs. On a faster machine, each bar is lowered by the time that
+/// the copies save. The rest of the bar is for system calls.
 fn small_take_bars(results: &Results) -> Vec<Verdict> {
     let copy = page_copy(results);
     let bar = |case: Case, name, microseconds: f64| {
@@ -90,7 +90,7 @@ fn small_take_bars(results: &Results) -> Vec<Verdict> {
 fn page_copy(results: &Results) -> Option<f64> {
     let case = Case::base(take::NAME).bytes(MIB);
     let limit = results.median(&case, LIMIT, take::PAUSE.name)?;
-    // Apart from 1 ns for each page of the region.
+    // The limit includes 1 ns for each page of the region, which is not for copying.
     Some((limit - case.pages() as f64) / case.changed as f64 / 1000.0)
 }
 

@@ -19,7 +19,7 @@ const PANEL: (u32, u32) = (560, 460);
 const LEGEND: u32 = 230;
 const TEXT: &str = "sans-serif";
 
-/// Okabe and Ito's colours, which also the colour-blind tell apart, and a grey; for the bare system calls two more.
+/// Okabe and Ito's colours, which the colour-blind can distinguish, a grey, and two more for the bare system calls.
 const COLOURS: [RGBColor; 11] = [
     RGBColor(0xD5, 0x5E, 0x00),
     RGBColor(0x00, 0x00, 0x00),
@@ -97,8 +97,8 @@ fn names() -> impl Iterator<Item = &'static str> {
     all.chain([SYSTEM_CALLS, ONE_CALL])
 }
 
-/// Draws what two threads do together, as times what one does: bars for each loop, one for each competitor. No file if
-/// there is none.
+/// Draws a bar chart of the loops that two threads do together, divided by those of one: a group for each loop, a bar
+/// for each competitor. Makes no file if nothing was measured.
 fn draw_gains(results: &Results, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let gain = |row: &threads::Row, name| results.median(&row.case(), name, threads::GAIN.name);
     let names: Vec<_> =
@@ -145,7 +145,7 @@ fn draw_gains(results: &Results, path: &Path) -> Result<(), Box<dyn std::error::
     Ok(())
 }
 
-/// The end of the axis of gains.
+/// The upper end of the y-axis in the chart of gains.
 const HIGHEST: f64 = 2.2;
 
 /// A line for each competitor that was measured.

@@ -1,7 +1,7 @@
-//! A view of 64 GiB of which 256 MiB are in use, beside one of 1 GiB with the same in use, both of them write-protected.
+//! A write-protected view of 64 GiB with 256 MiB in use, beside a write-protected view of 1 GiB with as much in use.
 //!
-//! In use are 64 runs of 4 MiB, one in each 64th of the view, as a program has its heaps, stacks and tables here and
-//! there in its addresses.
+//! The memory in use is 64 runs of 4 MiB, one in each 64th of the view. It resembles a program whose heaps, stacks and
+//! tables are scattered over its address space.
 #![allow(unsafe_code)]
 
 use std::{fs, io};
@@ -19,7 +19,7 @@ use crate::pages::{Change, Changes, Pattern, WorkingSet, rng, write};
 use crate::results::{Metric, Results, SUBJECT, SYSTEM_CALLS, Samples};
 use crate::system::kib;
 
-/// By how much those of the process grow.
+/// The growth of the page tables of the process.
 pub(crate) const PAGE_TABLES: Metric = Metric { name: "page tables", unit: "bytes" };
 pub(crate) const TAKE: Metric = Metric::nanoseconds("take");
 const WITH_WRITES: Metric = Metric::nanoseconds("writes + take");
@@ -31,7 +31,7 @@ const RUNS: usize = 64;
 const RUN: usize = 4 * MIB;
 const CHANGED: usize = 2000;
 
-/// Snapshots taken in a row, besides one that is not counted.
+/// Counted snapshots in a row. In `takes`, one more snapshot comes first and is not counted.
 const IN_A_ROW: usize = 10;
 
 pub(crate) fn case(bytes: usize, working_set: WorkingSet) -> Case {
@@ -60,12 +60,12 @@ pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// A view of zeroes; an error where pages cannot be write-protected.
+/// Opens a view of zeroes. Fails where pages cannot be write-protected.
 fn open(bytes: usize) -> io::Result<OwnedView> {
     Snapshot::zeroed(bytes)?.into_view_with(ViewOptions::new().tracking(Tracking::Armed))
 }
 
-/// The pages in use.
+/// The pages that are to be in use, in a view of `bytes` bytes.
 fn in_use(bytes: usize) -> Vec<usize> {
     let mut rng = rng(bytes);
     let (part, run) = (bytes / RUNS / page_size(), RUN / page_size());
@@ -73,13 +73,13 @@ fn in_use(bytes: usize) -> Vec<usize> {
     starts.flat_map(|start| start..start + run).collect()
 }
 
-/// Uses all that is to be in use.
+/// Writes to each page that is to be in use.
 fn fill(region: &mut [u8], in_use: &[usize]) {
     let changes: Vec<_> = in_use.iter().map(|&page| Change::first_word(page)).collect();
     write(region, &changes, u64::MAX);
 }
 
-/// The page tables of a view of which snapshots were taken.
+/// The growth of the page tables for a view of which snapshots are taken.
 fn tables(bytes: usize) -> Result<f64> {
     let before = page_tables()?;
     let mut worker = Worker::new(bytes)?;
@@ -89,7 +89,7 @@ fn tables(bytes: usize) -> Result<f64> {
     Ok(page_tables()? as f64 - before as f64)
 }
 
-/// The page tables of a private mapping with the same pages in use.
+/// The growth of the page tables for a private mapping with the same pages in use.
 fn bare_tables(bytes: usize) -> Result<f64> {
     let file = memory_file()?;
     file.set_len(bytes as u64)?;
@@ -100,12 +100,12 @@ fn bare_tables(bytes: usize) -> Result<f64> {
     Ok(page_tables()? as f64 - before as f64)
 }
 
-/// Of this process.
+/// The size of the page tables of this process.
 fn page_tables() -> Result<usize> {
     kib(&fs::read_to_string("/proc/self/status")?, "VmPTE:")
 }
 
-/// Takes turns of a row each.
+/// Has the workers take snapshots in turn, each a row at a time.
 fn takes(workers: &mut [Worker], working_set: WorkingSet, scale: Scale, samples: &mut Samples) -> Result<()> {
     for worker in &mut *workers {
         worker.changes = changes(working_set);
@@ -114,7 +114,7 @@ fn takes(workers: &mut [Worker], working_set: WorkingSet, scale: Scale, samples:
         for worker in &mut *workers {
             let case = case(worker.view.len(), working_set);
             for number in 0..=IN_A_ROW {
-                // The first row warms up; the first of each fills the caches.
+                // The first row warms up the views. The first snapshot of each row fills the caches.
                 let counts = row > 0 && number > 0;
                 worker.go_on(&mut |metric, value| {
                     if counts {
@@ -127,7 +127,7 @@ fn takes(workers: &mut [Worker], working_set: WorkingSet, scale: Scale, samples:
     Ok(())
 }
 
-/// Among the pages in use.
+/// Changes of pages in use, which are numbered from 0.
 fn changes(working_set: WorkingSet) -> Changes {
     Changes::new(RUNS * RUN / page_size(), CHANGED, Pattern::Random, working_set)
 }

@@ -25,7 +25,7 @@ pub(crate) fn at_depth(depth: usize) -> Case {
     Case::base(NAME).bytes(128 * MIB).changed(64).variant(&format!("{depth} kept"))
 }
 
-/// Where little but the copies is to be done.
+/// A small region with few changed pages, so that there is little work besides the copies.
 pub(crate) fn small() -> Case {
     Case::base(NAME).bytes(MIB).changed(16)
 }

@@ -1,4 +1,4 @@
-//! Two threads, each with a region of its own, against one: how much more the two do together.
+//! Two threads, each with a region of its own, compared with one thread.
 //!
 //! Each measurement opens new regions and warms them up, in as many threads as it measures. Measurements of one and of
 //! two threads take turns.
@@ -30,13 +30,13 @@ const NAME: &str = "threads";
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
     Take,
-    /// Takes a snapshot, writes every second page again, goes back to the snapshot, then to the image.
+    /// Takes a snapshot, writes every second page again, restores the region to the snapshot and then to the image.
     TakeAndReturn,
     Restore,
     TakeAndRestore,
 }
 
-/// A loop, and the gain that it has to reach.
+/// A loop, and the gain that two threads have to reach in it.
 pub(crate) struct Row {
     bytes: usize,
     changed: usize,
@@ -74,7 +74,7 @@ impl Row {
         Case { working_set: Some(self.working_set), ..case }
     }
 
-    /// Two lines for a plot.
+    /// The two lines of the label in a plot.
     pub(crate) fn label(&self) -> [String; 2] {
         let work = match self.work {
             Work::Take => "take",
@@ -87,17 +87,17 @@ impl Row {
     }
 }
 
-/// A new view for each loop, or one that is kept and put back.
+/// The case in which each loop opens a new view, or restores a view that is kept.
 pub(crate) fn opening() -> Case {
     Case::base(NAME).bytes(MIB).changed(16).sparse().moving().variant("open + write + drop")
 }
 
-/// In place of opening and dropping: the view is restored.
+/// Restores a view that is kept, instead of opening and dropping one.
 pub(crate) const RESTORED: &str = "memsnap, view kept: restore";
-/// In place of opening and dropping: the view is restored to the other of two snapshots, a child of the first.
+/// Restores a view that is kept to a snapshot and its child by turns, instead of opening and dropping one.
 pub(crate) const SWITCHED: &str = "memsnap, view kept: restore_to";
 
-/// Those that are measured most often, and the only ones that `--quick` measures.
+/// The contenders that are measured most often, and the only ones with `--quick`.
 const IN_BARS: [&str; 6] = [SUBJECT, RESTORED, SWITCHED, LIMIT, SYSTEM_CALLS, ONE_CALL];
 
 pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
@@ -109,11 +109,11 @@ pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
     views(images.get(opening().bytes)?, scale, results)
 }
 
-/// What a loop writes.
+/// The changes that one loop writes.
 struct Turn {
     changes: Vec<Change>,
     ascending: Vec<Change>,
-    /// Every second of these.
+    /// Every second change of `ascending`.
     half: Vec<Change>,
 }
 
@@ -125,25 +125,25 @@ impl Turn {
         Self { changes, ascending, half }
     }
 
-    /// The turns of a thread, which it takes again and again: one, or so many that their pages count as fresh.
+    /// The turns that a thread repeats: one turn, or so many that the pages of each turn count as fresh.
     fn all(case: &Case, thread: usize) -> Vec<Self> {
         let mut rng = rng(99 + thread);
         let count = if case.working_set == Some(WorkingSet::Moving) { 16_384 / case.changed } else { 1 };
         (0..count).map(|_| Self::new(random_changes(case.pages(), case.changed, &mut rng))).collect()
     }
 
-    /// The pages of `region` that this writes.
+    /// Copies of the pages of `region` that this turn writes.
     fn pages(&self, region: &[u8]) -> Vec<Vec<u8>> {
         self.changes.iter().map(|change| page(region, change.page).to_vec()).collect()
     }
 }
 
-/// What a thread does with a turn, and with a value that differs from those before.
+/// Does one loop with a turn, and with a value that differs from all earlier ones.
 type Loop<'a> = Box<dyn FnMut(&Turn, u64) -> Result<()> + 'a>;
 
 type Begin<'a> = dyn Fn(&Turn) -> Result<Loop<'a>> + Sync + 'a;
 
-/// One who is measured. Each thread calls `begin`, once for each measurement.
+/// Something to be measured. In each measurement, each thread calls `begin` once.
 struct Contender<'a> {
     name: &'static str,
     begin: Box<Begin<'a>>,
@@ -154,7 +154,7 @@ impl<'a> Contender<'a> {
         Self { name, begin: Box::new(begin) }
     }
 
-    /// Does the same in each loop, and keeps nothing.
+    /// A contender that keeps nothing between loops.
     fn stateless(name: &'static str, work: impl Fn(&Turn, u64) -> Result<()> + Sync + Copy + 'a) -> Self {
         Self::new(name, move |_| Ok(Box::new(work)))
     }
@@ -207,7 +207,7 @@ fn go_round(region: &mut dyn Region, work: Work, turn: &Turn, value: u64) -> Res
     if work == Work::Take { Ok(()) } else { region.restore(&turn.ascending) }
 }
 
-/// Goes through one loop, and looks at what comes back.
+/// Does one loop, and checks that the region is restored.
 fn check(region: &mut dyn Region, work: Work, turn: &Turn) -> Result<()> {
     let image = turn.pages(region.bytes());
     if work == Work::TakeAndReturn {
@@ -273,17 +273,17 @@ fn child(case: &Case, root: &Snapshot) -> Result<Snapshot> {
     Ok(view.take_snapshot()?)
 }
 
-/// How much is measured at a time.
+/// How long a measurement warms up and measures.
 struct Spans {
     warm_up: Duration,
-    /// Loops after which a region is as it will be.
+    /// The most loops of the warm-up. After them the region is in a steady state.
     settled: usize,
     measured: Duration,
 }
 
 impl Spans {
     fn new(case: &Case, in_bars: bool, scale: Scale) -> Self {
-        // So that most pages were written, also if they change.
+        // With moving pages, most pages of the region are written at least once in so many loops.
         let moving = case.working_set == Some(WorkingSet::Moving);
         let settled = if moving { 2 * case.pages() / case.changed } else { 0 };
         let warm_up = scale.pick(40, if in_bars { 400 } else { 100 });
@@ -292,7 +292,7 @@ impl Spans {
     }
 }
 
-/// Measures one thread and two in turn, of each contender.
+/// Measures each contender with one thread and with two threads in turn.
 fn measure(
     case: &Case,
     mut contenders: Vec<Contender<'_>>,
@@ -323,7 +323,7 @@ fn measure(
     Ok(())
 }
 
-/// Loops a second, of all threads together.
+/// Measures the loops a second of all threads together.
 fn throughput(case: &Case, contender: &Contender<'_>, threads: usize, spans: &Spans) -> Result<f64> {
     let barrier = Barrier::new(threads);
     thread::scope(|scope| {
@@ -340,11 +340,11 @@ fn throughput(case: &Case, contender: &Contender<'_>, threads: usize, spans: &Sp
     })
 }
 
-/// Loops a second, of this thread.
+/// Measures the loops a second of this thread.
 fn work(turns: &[Turn], contender: &Contender<'_>, barrier: &Barrier, spans: &Spans) -> Result<f64> {
     let mut turns = turns.iter().cycle().zip(1..);
     let begun = turns.next().context("no turn").and_then(|(turn, _)| (contender.begin)(turn));
-    // Also after an error, or the other thread would wait for ever.
+    // Waits even after an error. Otherwise the other thread would wait for ever.
     barrier.wait();
     let warm = begun.and_then(|mut looped| {
         go_on(&mut looped, &mut turns, spans.warm_up, spans.settled)?;
@@ -354,7 +354,7 @@ fn work(turns: &[Turn], contender: &Contender<'_>, barrier: &Barrier, spans: &Sp
     go_on(&mut warm?, &mut turns, spans.measured, usize::MAX)
 }
 
-/// Loops a second, for so long, or until there were `most`.
+/// Does loops until `time` has passed, or at most `most` loops. Returns the loops a second.
 fn go_on<'t>(
     looped: &mut Loop<'_>,
     turns: &mut impl Iterator<Item = (&'t Turn, u64)>,
