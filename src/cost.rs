@@ -42,7 +42,8 @@ const MAP_AGAIN: u64 = 200;
 const DISCARD_RUN: u64 = 600;
 const DISCARD: u64 = 120;
 
-/// What a search costs in a view of any size: system calls, the check for pinned memory and a few cache misses.
+/// The fixed part of what an operation on a whole view costs: system calls, the check for pinned memory and a few
+/// cache misses.
 const CALLS: u64 = 10_000;
 
 /// Entries of a page table.
@@ -105,14 +106,14 @@ fn nanoseconds(time: Duration) -> u64 {
 }
 
 impl Costs {
-    /// Notes that comparing or copying `pages` pages `took` this time.
+    /// Notes how long it took to compare or copy `pages` pages.
     pub(crate) fn compared(&mut self, pages: usize, took: Duration) {
         if pages >= OBSERVED {
             observe(&mut self.compare, (nanoseconds(took) / pages as u64).max(20));
         }
     }
 
-    /// Notes that discarding `pages` pages in `runs` runs `took` this time.
+    /// Notes how long it took to discard `pages` pages in `runs` runs.
     pub(crate) fn discarded(&mut self, runs: usize, pages: usize, took: Duration) {
         if runs >= OBSERVED {
             let of_runs = nanoseconds(took).saturating_sub(times(pages, DISCARD));
@@ -120,7 +121,7 @@ impl Costs {
         }
     }
 
-    /// Notes that listing the written pages `took` this time.
+    /// Notes how long it took to list the written pages.
     pub(crate) fn searched(&mut self, took: Duration) {
         // The limit is lower than for other costs: a single search that was interrupted must not decide that page
         // tables are made for the whole view.
@@ -128,7 +129,7 @@ impl Costs {
         observe(&mut self.search, took);
     }
 
-    /// Notes that closing all pages `took` this time, together with listing the written pages if `listed` is set.
+    /// Notes how long it took to close all pages; with `listed`, also to list the written pages in the same call.
     pub(crate) fn closed(&mut self, listed: bool, took: Duration) {
         let search = if listed { self.search } else { 0 };
         let took = nanoseconds(took).saturating_sub(search).max(1_000);
@@ -162,10 +163,10 @@ pub(crate) struct Ledger {
     /// Pages that had been written, as of the last take or restore.
     written: usize,
     /// Nanoseconds spent on looking at pages in memory, that a search of closed pages would not have spent. Counted
-    /// since pages were last to be closed.
+    /// since closing pages was last tried.
     looked: u64,
     /// Nanoseconds spent on comparing private pages that had not been written, less the faults that open pages were
-    /// spared. Counted since pages were last to be closed.
+    /// spared. Counted since closing pages was last tried.
     compared: u64,
     /// Private pages that were closed since all of them were last looked at.
     closed: usize,
@@ -345,7 +346,7 @@ impl Ledger {
         }
     }
 
-    /// Notes that pages were to be closed, and that `private` private pages were.
+    /// Notes that closing pages was tried, and that `private` private pages were closed.
     pub(crate) fn closed(&mut self, private: usize) {
         self.open = 0;
         self.looked = 0;

@@ -554,7 +554,8 @@ impl State {
         Ok(written)
     }
 
-    /// Arms the tracker: closes all pages, or those in memory in a sparse view. `private` of these pages are private.
+    /// Arms the tracker: closes all pages, or those in memory in a sparse view. `private` is the
+    /// number of private pages among them.
     ///
     /// Each page must show `synced` or be in `unsynced`.
     pub(crate) fn arm(&mut self, private: usize) {
