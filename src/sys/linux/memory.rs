@@ -78,8 +78,8 @@ impl Mapping {
     }
 
     /// Discards private pages with one system call for many ranges, so that the TLBs of other processors are flushed
-    /// once. Returns how many of the ranges were discarded. This is 0 where the kernel cannot do this (before 6.16) or
-    /// a filter refuses it.
+    /// once. Returns how many of the ranges were discarded. This is 0 where an older kernel cannot do this or a filter
+    /// refuses it.
     ///
     /// # Safety
     ///
