@@ -126,9 +126,10 @@ fn pages_that_are_written_before_each_snapshot_stay_open() {
     let mut view = snapshot.view_with(ViewOptions::new().tracking(Tracking::Armed)).unwrap();
     let mut expected = bytes.clone();
     let mut faults_of_writes = Vec::new();
+    let step = LEN / page_size() / WRITTEN;
     for round in 0..40 {
         let before = page_faults();
-        for at in (0..WRITTEN).map(|page| page * 100 * page_size()) {
+        for at in (0..WRITTEN).map(|page| page * step * page_size()) {
             view[at] = round;
             expected[at] = round;
         }
