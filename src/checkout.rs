@@ -29,6 +29,9 @@ impl State {
     /// Shows `image` but in the pages `keep`, which stay as they are. All pages can be written.
     pub(crate) fn show(&mut self, image: &Arc<Image>, keep: &PageSet) -> io::Result<()> {
         debug_assert!(self.access.is_empty());
+        if self.log.is_some() && matches!(self.backing, Backing::Private(_)) {
+            self.harvest_log()?;
+        }
         if image.pages != self.mapping.pages() {
             self.resize(image.pages)?;
         }
@@ -37,7 +40,10 @@ impl State {
         {
             let moved = self.synced.may_differ(image).below(image.pages);
             if cost::rewriting_pays(moved.len(), image.pages) {
-                return self.put_back(image, &moved, keep);
+                return match self.log {
+                    Some(_) => self.put_back_logged(image, &moved, keep),
+                    None => self.put_back(image, &moved, keep),
+                };
             }
         }
         self.map_anew(image, keep)
@@ -62,6 +68,8 @@ impl State {
         self.private = None;
         self.synced = Arc::clone(image);
         self.unsynced = PageSet::new();
+        self.log_hidden();
+        self.log_kept(keep);
         self.ledger.started_over();
         trace::restored("mapped anew", image.pages, 0, self.tracker.tracking());
         Ok(())
@@ -93,7 +101,7 @@ impl State {
     }
 
     /// Maps what is under zeroes again where `image` shows something else, outside of `keep`.
-    fn uncover(&mut self, image: &Image, keep: &PageSet) -> io::Result<PageSet> {
+    pub(crate) fn uncover(&mut self, image: &Image, keep: &PageSet) -> io::Result<PageSet> {
         let Backing::Private(layout) = &mut self.backing else { return Ok(PageSet::new()) };
         if !layout.covers_base() {
             return Ok(PageSet::new());

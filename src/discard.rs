@@ -22,6 +22,7 @@ impl State {
                 // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
                 match unsafe { layout.show_zeroes(&mut self.mapping, range) } {
                     Ok(left) => {
+                        self.forget_private(&pages);
                         self.tracker.renewed(&self.mapping, range);
                         self.may_hold_data(left)
                     }
@@ -43,6 +44,7 @@ impl State {
     /// Puts the pages of `range`, all of which can be written, back to what `synced` holds, whose bytes `old` gives.
     pub(crate) fn discard(&mut self, range: PageRange, old: &Reader<'_>) -> io::Result<()> {
         let pages = PageSet::from(range);
+        self.collect_log();
         // Discarded pages may be reported as if they had been written.
         self.all_closed = false;
         let left = match &self.backing {
@@ -89,11 +91,18 @@ impl State {
         {
             *private = private.minus(pages);
         }
+        if let Some(log) = &mut self.log {
+            log.remove_private(pages);
+        }
     }
 
     /// Those of `pages`, of a private mapping, that may be other than zero. To write zeroes to the others would take
     /// memory.
     fn may_hold_data(&mut self, pages: PageSet) -> PageSet {
+        if let Some(log) = &mut self.log {
+            log.add_private(&pages);
+            return pages;
+        }
         let Backing::Private(layout) = &self.backing else { return pages };
         let shown: PageSet = pages.iter().filter(|&page| layout.shows_zeroes(page)).collect();
         if shown.is_empty() {

@@ -9,12 +9,15 @@ mod bytes;
 mod changes;
 mod checkout;
 mod cost;
+mod dirty_log;
 mod discard;
 mod error;
 mod head;
 mod image;
 mod in_place;
 mod layout;
+mod logged;
+mod logged_tree;
 mod options;
 pub mod os;
 mod pages;
@@ -42,7 +45,9 @@ pub use changes::{Change, Changes, PageChange};
 pub use options::{HugePages, Populate, SnapshotOptions, Tracking, ViewOptions};
 pub use snapshot::Snapshot;
 pub use stats::{SnapshotStats, StoreStats, ViewCosts, ViewStats, WhyNotFaster};
-pub use view::{ArcView, CowView, MutView, Open, OwnedView, Protected, ProtectedView, View};
+pub use view::{
+    ArcView, CowView, Logged, LoggedView, MutView, Open, OwnedView, Protected, ProtectedView, Readable, View,
+};
 
 /// The size of a page in bytes: the unit in which memory is mapped, tracked, captured and compared.
 ///

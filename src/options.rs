@@ -4,6 +4,7 @@ use std::ffi::{CStr, CString};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use crate::cost;
@@ -11,6 +12,7 @@ use crate::error;
 use crate::pages::whole_pages;
 use crate::snapshot::Snapshot;
 use crate::sys::{Placement, RUNS_CODE};
+use crate::view::{Logged, Open};
 
 /// How a snapshot is made.
 ///
@@ -141,8 +143,10 @@ fn checked_name(name: &str) -> io::Result<Arc<CStr>> {
 /// # Ok(())
 /// # }
 /// ```
+///
+/// [`ViewOptions::logged`] opens a [logged view](crate::LoggedView), to which the program itself reports what it writes.
 #[derive(Clone, Debug)]
-pub struct ViewOptions {
+pub struct ViewOptions<A = Open> {
     pub(crate) populate: Populate,
     huge_pages: HugePages,
     reserve: usize,
@@ -151,10 +155,87 @@ pub struct ViewOptions {
     pub(crate) tracking: Tracking,
     pub(crate) executable: bool,
     pub(crate) pinned: bool,
+    pub(crate) logged: Option<Checks>,
+    access: PhantomData<A>,
+}
+
+/// Whether a logged view checks that the program reports every written page.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Checks {
+    Never,
+    /// Unless many pages would have to be compared.
+    IfCheap,
+    Always,
 }
 
 impl Default for ViewOptions {
     fn default() -> Self {
+        Self::with(None)
+    }
+}
+
+impl ViewOptions {
+    /// What [`Snapshot::view`] does.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+}
+
+impl ViewOptions<Logged> {
+    /// Opens a [logged view](crate::LoggedView): the program reports which bytes it writes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::{Snapshot, ViewOptions};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = Snapshot::zeroed(1 << 20)?;
+    /// let mut memory = snapshot.view_with(&ViewOptions::logged())?;
+    /// memory.get_mut(..5).expect("it is that long").copy_from_slice(b"hello");
+    /// assert_eq!(memory.take_snapshot()?.stats().captured, memsnap::page_size());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn logged() -> Self {
+        Self::with(Some(if cfg!(debug_assertions) { Checks::IfCheap } else { Checks::Never }))
+    }
+
+    /// Whether the view checks that every written page was reported.
+    ///
+    /// A view that checks looks for written pages as other views do ([`tracking`](Self::tracking)) before it takes a
+    /// snapshot, before each restore, and in [`changes`](crate::View::changes). If a page differs from the last snapshot
+    /// and was not reported, the call fails (`InvalidData`) and names the page.
+    ///
+    /// By default, views check in programs that are built with debug assertions, if that does not take a comparison of
+    /// more than 64 MiB: where the system cannot name the written pages ([`Tracking::Compare`]), only views up to this
+    /// length check.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::{Snapshot, ViewOptions};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = Snapshot::zeroed(1 << 20)?;
+    /// let mut memory = snapshot.view_with(ViewOptions::logged().checked(true))?;
+    /// // SAFETY: the view has at least one byte, and no slice of it is in use.
+    /// unsafe { memory.as_mut_ptr().write(1) }; // and no `mark_written(0..1)`
+    /// let error = memory.restore().unwrap_err();
+    /// assert_eq!(error.kind(), std::io::ErrorKind::InvalidData);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn checked(&mut self, checked: bool) -> &mut Self {
+        self.logged = Some(if checked { Checks::Always } else { Checks::Never });
+        self
+    }
+}
+
+impl<A> ViewOptions<A> {
+    fn with(logged: Option<Checks>) -> Self {
         Self {
             populate: Populate::No,
             huge_pages: HugePages::Never,
@@ -164,15 +245,9 @@ impl Default for ViewOptions {
             tracking: Tracking::Auto,
             executable: false,
             pinned: false,
+            logged,
+            access: PhantomData,
         }
-    }
-}
-
-impl ViewOptions {
-    /// What [`Snapshot::view`] does.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
     }
 
     /// Whether pages are made ready when the view is opened, all in one go, rather than by a fault when each is
@@ -364,6 +439,8 @@ pub enum Tracking {
     WorkingSet,
     /// All bytes are compared. Works anywhere.
     Compare,
+    /// The program reports them: how a [logged view](crate::LoggedView) finds them. It cannot be chosen.
+    Logged,
 }
 
 impl fmt::Display for Tracking {
@@ -375,6 +452,7 @@ impl fmt::Display for Tracking {
             Self::Pagemap => "pagemap",
             Self::WorkingSet => "working-set",
             Self::Compare => "compare",
+            Self::Logged => "logged",
         })
     }
 }

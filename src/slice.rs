@@ -1,15 +1,15 @@
-//! A view as a slice of bytes, all of which can be read and written.
+//! A view as a slice of bytes, all of which can be read, and of most views written.
 
 use std::io;
 use std::ops::{Deref, DerefMut, Index, IndexMut};
 use std::slice::SliceIndex;
 
 use crate::changes::{Changes, Side};
-use crate::view::{ProtectedView, View};
+use crate::view::{ProtectedView, Readable, View};
 use crate::worktree::Worktree;
 
-/// While all bytes can be read and written.
-impl<S> View<S> {
+/// While all bytes can be read.
+impl<S, A: Readable> View<S, A> {
     /// Where the view differs from the snapshot that was last taken of it or restored to it, with the bytes
     /// of both: whole pages, ascending, neighbours as one range. What the view grew by counts as different.
     ///
@@ -64,6 +64,26 @@ impl<S> View<S> {
         self.tree.as_ref().map_or(&[], Worktree::bytes)
     }
 
+    /// As many bytes as the snapshot that the view shows was made with: without the rest of the last page.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::from_slice(b"13 characters")?;
+    /// assert_eq!(snapshot.view()?.content(), b"13 characters");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[inline]
+    #[must_use]
+    pub fn content(&self) -> &[u8] {
+        &self.as_slice()[..self.tree.as_ref().map_or(0, Worktree::content_len)]
+    }
+}
+
+/// While all bytes can be read and written.
+impl<S> View<S> {
     /// All bytes of the view, whole pages; the same as `&mut view[..]`.
     ///
     /// # Examples
@@ -85,23 +105,6 @@ impl<S> View<S> {
         self.tree.as_mut().map_or(&mut [], Worktree::bytes_mut)
     }
 
-    /// As many bytes as the snapshot that the view shows was made with: without the rest of the last page.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// let snapshot = memsnap::Snapshot::from_slice(b"13 characters")?;
-    /// assert_eq!(snapshot.view()?.content(), b"13 characters");
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[inline]
-    #[must_use]
-    pub fn content(&self) -> &[u8] {
-        &self.as_slice()[..self.tree.as_ref().map_or(0, Worktree::content_len)]
-    }
-
     /// Lets parts of the view be [protected](View::protect); it is no slice from then on. Costs nothing.
     ///
     /// # Examples
@@ -113,7 +116,7 @@ impl<S> View<S> {
     }
 }
 
-impl<S> Deref for View<S> {
+impl<S, A: Readable> Deref for View<S, A> {
     type Target = [u8];
 
     #[inline]
@@ -129,7 +132,7 @@ impl<S> DerefMut for View<S> {
     }
 }
 
-impl<S> AsRef<[u8]> for View<S> {
+impl<S, A: Readable> AsRef<[u8]> for View<S, A> {
     fn as_ref(&self) -> &[u8] {
         self.as_slice()
     }
@@ -141,7 +144,7 @@ impl<S> AsMut<[u8]> for View<S> {
     }
 }
 
-impl<I: SliceIndex<[u8]>, S> Index<I> for View<S> {
+impl<I: SliceIndex<[u8]>, S, A: Readable> Index<I> for View<S, A> {
     type Output = I::Output;
 
     #[inline]

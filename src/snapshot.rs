@@ -243,7 +243,7 @@ impl Snapshot {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn view_with(&self, options: &ViewOptions) -> io::Result<CowView<'_>> {
+    pub fn view_with<A>(&self, options: &ViewOptions<A>) -> io::Result<View<&Self, A>> {
         Ok(View::new(Worktree::open(&self.image()?, options)?, None, self))
     }
 
@@ -296,7 +296,7 @@ impl Snapshot {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn view_mut_with(&mut self, options: &ViewOptions) -> io::Result<MutView<'_>> {
+    pub fn view_mut_with<A>(&mut self, options: &ViewOptions<A>) -> io::Result<View<&mut Self, A>> {
         let tree = Worktree::open_mut(&self.image()?, options)?;
         Ok(View::new(tree, Some(Arc::clone(&self.head)), self))
     }
@@ -348,7 +348,7 @@ impl Snapshot {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn into_view_with(self, options: &ViewOptions) -> io::Result<OwnedView> {
+    pub fn into_view_with<A>(self, options: &ViewOptions<A>) -> io::Result<View<Self, A>> {
         Ok(View::new(Worktree::open(&self.image()?, options)?, None, self))
     }
 
@@ -393,7 +393,7 @@ impl Snapshot {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn view_arc_with(self: &Arc<Self>, options: &ViewOptions) -> io::Result<ArcView> {
+    pub fn view_arc_with<A>(self: &Arc<Self>, options: &ViewOptions<A>) -> io::Result<View<Arc<Self>, A>> {
         Ok(View::new(Worktree::open(&self.image()?, options)?, None, Arc::clone(self)))
     }
 

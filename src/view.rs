@@ -32,14 +32,81 @@ pub type ArcView = View<Arc<Snapshot>>;
 /// A view of which parts may be protected. See [`View::protect`].
 pub type ProtectedView<S> = View<S, Protected>;
 
+/// A view to which the program reports what it writes, so that snapshots and restores need not look for it.
+///
+/// Use a logged view if the program knows which bytes it writes: an emulator, a virtual machine with a dirty log, a
+/// database, a page cache. Its calls cost what was written, whatever the length of the view and on every system: they
+/// neither ask the system for written pages nor compare any. Where the system cannot name written pages
+/// ([`Tracking::Compare`]), all other views compare all of their bytes.
+///
+/// [`ViewOptions::logged`](crate::ViewOptions::logged) opens one. Bytes are written in two ways:
+///
+/// - [`get_mut`](View::get_mut) borrows a range and reports it.
+/// - Other code writes by [pointer](View::as_mut_ptr), and the program reports the range by
+///   [`mark_written`](View::mark_written) before the next call on the view. The same holds for bytes that the kernel
+///   writes (`read` into the view) and for a dirty log that a hypervisor kept.
+///
+/// A logged view can be read like a slice, but not written like one.
+///
+/// A page that was written and not reported is an error of the program. The next snapshot does not contain its bytes, and
+/// a restore does not put it back. [`ViewOptions::checked`](crate::ViewOptions::checked) finds such pages; it is the
+/// default in programs that are built with debug assertions.
+///
+/// # Costs
+///
+/// A reported page counts as changed. A snapshot captures it without a comparison, also if its bytes are the same. A
+/// restore copies the old bytes back, and leaves the page to the view as long as that has no more private memory than
+/// [`ViewOptions::keep_resident`](crate::ViewOptions::keep_resident) says. Reporting a page takes some nanoseconds. The
+/// log takes two bits for each page of the view that was ever written, and as much address space for the others.
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::{LoggedView, Snapshot, ViewOptions};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let boot = Snapshot::zeroed(1 << 30)?;
+/// let mut ram: LoggedView<&Snapshot> = boot.view_with(&ViewOptions::logged())?;
+///
+/// ram.get_mut(0x1000..0x1004).expect("within the view").copy_from_slice(b"code");
+/// // SAFETY: the byte is within the view, of which no slice is in use.
+/// unsafe { ram.as_mut_ptr().add(0x8000).write(7) };
+/// ram.mark_written(0x8000..0x8001)?;
+///
+/// let saved = ram.take_snapshot()?; // copies two pages, and looks at no others
+/// ram.restore()?;
+/// assert_eq!((ram[0x1000], saved.view()?[0x1000]), (0, b'c'));
+/// # Ok(())
+/// # }
+/// ```
+pub type LoggedView<S> = View<S, Logged>;
+
 /// All bytes of a [`View`] can be read and written: it is a slice.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Open {}
 
 /// Parts of a [`View`] may be protected: it is no slice, since a reference to bytes that cannot be read or written must
 /// not exist. See [`View::protect`].
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Protected {}
+
+/// The program reports which bytes of a [`View`] it writes. See [`LoggedView`].
+#[derive(Clone, Copy, Debug)]
+pub enum Logged {}
+
+mod sealed {
+    pub trait Sealed {}
+
+    impl Sealed for super::Open {}
+    impl Sealed for super::Logged {}
+}
+
+/// The kinds of [`View`] of which all bytes can be read: they are slices for reading. [`Open`] and [`Logged`].
+pub trait Readable: sealed::Sealed {}
+
+impl Readable for Open {}
+
+impl Readable for Logged {}
 
 /// A range of memory that shows a snapshot and can be written, without changing any other view.
 ///

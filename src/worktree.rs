@@ -27,6 +27,7 @@ use std::time::Instant;
 
 use crate::access::{Access, Protections};
 use crate::cost::Ledger;
+use crate::dirty_log::{AtomicPageSet, DirtyLog};
 use crate::image::Image;
 use crate::layout::Layout;
 use crate::options::{Populate, Tracking, ViewOptions};
@@ -49,6 +50,8 @@ pub(crate) struct Worktree {
     most: usize,
     executable: bool,
     root: Arc<Image>,
+    /// Of a logged view: where the program's reports go. The same as in `state`, without its lock.
+    reported: Option<Arc<AtomicPageSet>>,
     /// Apart, for it is large and a view is moved around.
     state: Box<Mutex<State>>,
 }
@@ -70,6 +73,8 @@ pub(crate) struct State {
     pub(crate) rewritten: RewrittenPages,
     pub(crate) ledger: Ledger,
     pub(crate) access: Protections,
+    /// Of a logged view, whose written pages are those in the log: the tracker only checks it.
+    pub(crate) log: Option<DirtyLog>,
 }
 
 /// See the module.
@@ -86,14 +91,14 @@ unsafe impl Sync for Worktree {}
 
 impl Worktree {
     /// A range that shows `image`.
-    pub(crate) fn open(image: &Arc<Image>, options: &ViewOptions) -> io::Result<Self> {
+    pub(crate) fn open<A>(image: &Arc<Image>, options: &ViewOptions<A>) -> io::Result<Self> {
         let (most, placement) = options.place(image.pages, &image.label)?;
         let (mapping, layout) = Layout::map(image, &placement)?;
         Self::new(mapping, Backing::Private(layout), image, most, options)
     }
 
     /// A range that shows `image`, for a mutable view: pages that nobody else has are written in place.
-    pub(crate) fn open_mut(image: &Arc<Image>, options: &ViewOptions) -> io::Result<Self> {
+    pub(crate) fn open_mut<A>(image: &Arc<Image>, options: &ViewOptions<A>) -> io::Result<Self> {
         let (most, placement) = options.place(image.pages, &image.label)?;
         // The file is to become the base of an image, which pages that are pinned would keep it from.
         if image.is_zero()
@@ -110,12 +115,12 @@ impl Worktree {
         Self::open(image, options)
     }
 
-    fn new(
+    fn new<A>(
         mapping: Mapping,
         backing: Backing,
         image: &Arc<Image>,
         most: usize,
-        options: &ViewOptions,
+        options: &ViewOptions<A>,
     ) -> io::Result<Self> {
         let tracker = if options.pinned {
             Tracker::of_pinned(options.tracking, &mapping)
@@ -123,6 +128,8 @@ impl Worktree {
             Tracker::new(options.tracking, &mapping)
         }?;
         let (start, len) = (mapping.as_ptr(), mapping.len());
+        let log = options.logged.map(|checks| DirtyLog::new(most, checks));
+        let reported = log.as_ref().map(|log| Arc::clone(log.reported()));
         let state = Box::new(Mutex::new(State {
             mapping,
             backing,
@@ -134,9 +141,11 @@ impl Worktree {
             rewritten: RewrittenPages::default(),
             ledger: Ledger::new(options.keep_resident),
             access: Protections::default(),
+            log,
         }));
         let (content_len, executable, root) = (image.content_len, options.executable, Arc::clone(image));
-        let mut tree = Self { start, len, content_len, most, executable, root, state };
+        let mut tree = Self { start, len, content_len, most, executable, root, reported, state };
+        tree.state_mut().log_hidden();
         tree.state_mut().populate(options.populate)?;
         Ok(tree)
     }
@@ -186,6 +195,10 @@ impl Worktree {
         let mut state = self.lock();
         debug_assert!(state.access.is_empty());
         let candidates = match &state.backing {
+            Backing::Private(_) if state.log.is_some() => {
+                state.harvest_log()?;
+                state.unsynced.clone()
+            }
             Backing::Private(_) => state.find(Search::Written)?.pages.union(&state.unsynced),
             Backing::Direct(_) | Backing::Torn => state.all_candidates()?,
         };
@@ -213,6 +226,7 @@ impl Worktree {
             let target = unsafe { start.add(offset) };
             // SAFETY: as above, and no pages are protected.
             unsafe { target.copy_from_nonoverlapping(NonNull::from(&*bytes).cast(), bytes.len()) };
+            self.report(&(offset..offset + bytes.len()));
         }
         self.content_len = if shown.is_ok() { image.content_len } else { content_len };
         self.settle();
@@ -226,6 +240,14 @@ impl Worktree {
         let len = if mapping.check_usable().is_ok() { mapping.len() } else { 0 };
         self.len = len;
         self.content_len = self.content_len.min(len);
+    }
+
+    /// Notes that the bytes of `range`, which is within the range of the tree, are being written or were.
+    #[inline]
+    pub(crate) fn report(&self, range: &Range<usize>) {
+        if let Some(reported) = &self.reported {
+            reported.insert(PageRange::around(range));
+        }
     }
 
     /// Fails if the tree has no bytes until a `show` succeeds.
@@ -284,6 +306,7 @@ impl Worktree {
             let start = unsafe { self.start.add(part.start) };
             // SAFETY: as above.
             unsafe { start.write_bytes(0, part.len()) };
+            self.report(&part);
         }
         Ok(())
     }
@@ -348,20 +371,24 @@ impl Worktree {
     pub(crate) fn stats(&self) -> ViewStats {
         let mut state = self.lock();
         let in_place = matches!(state.backing, Backing::Direct(_));
-        let (private, mappings) = match &state.backing {
-            Backing::Direct(_) => (0, 1),
-            Backing::Torn => (state.mapping.pages(), 1),
-            Backing::Private(layout) => {
+        let (private, mappings) = match (&state.backing, &state.log) {
+            (Backing::Direct(_), _) => (0, 1),
+            (Backing::Torn, _) => (state.mapping.pages(), 1),
+            (Backing::Private(layout), Some(log)) => (log.private_or_reported(), layout.mappings()),
+            (Backing::Private(layout), None) => {
                 let mappings = layout.mappings();
                 let found = state.find(Search::Private);
                 (found.map_or(state.mapping.pages(), |found| found.pages.len()), mappings)
             }
         };
         let (before, behind) = state.mapping.inaccessible();
+        let is_logged = state.log.is_some();
         ViewStats {
-            tracker: state.tracker.tracking(),
+            tracker: if is_logged { Tracking::Logged } else { state.tracker.tracking() },
             why_not_faster: if in_place {
                 Some(WhyNotFaster::InPlace)
+            } else if is_logged {
+                None
             } else {
                 state.tracker.why_not_faster()
             },
@@ -528,6 +555,9 @@ impl State {
     /// Adds the pages that may differ from `synced` to `unsynced`, and closes pages if that pays. Returns whether all
     /// pages in `unsynced` are known to have been written.
     fn harvest(&mut self) -> io::Result<bool> {
+        if self.log.is_some() {
+            return self.harvest_log();
+        }
         let closes = self.tracker.is_armed() && self.ledger.closing_pays(self.mapping.pages());
         // If all pages were closed in the step that lists them, it would list all pages that were never in memory.
         let widens = closes && self.tracker.is_sparse() && !self.ledger.stays_sparse(self.mapping.pages());

@@ -200,6 +200,15 @@ fn cannot_track(tracking: Tracking, obstacle: impl Display, needs: &str) -> io::
     )
 }
 
+/// Of [`Tracking::Logged`], which is another kind of view.
+fn cannot_be_chosen() -> io::Error {
+    io::Error::new(
+        io::ErrorKind::Unsupported,
+        "Tracking::Logged cannot be chosen: the written pages of a view are reported by the program if the view is \
+         opened with ViewOptions::logged",
+    )
+}
+
 /// The place where tests make the n-th call into the operating system fail.
 #[inline]
 fn call(_name: &'static str) -> io::Result<()> {

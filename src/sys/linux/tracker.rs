@@ -38,7 +38,7 @@ use crate::options::Tracking;
 use crate::pages::{PageRange, PageSet};
 use crate::stats::WhyNotFaster;
 use crate::sys::unix::Mapping;
-use crate::sys::{Closed, Found, Scope, Search, cannot_track, forced_tracking};
+use crate::sys::{Closed, Found, Scope, Search, cannot_be_chosen, cannot_track, forced_tracking};
 
 /// How written pages are found; see the module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -101,6 +101,9 @@ impl Tracker {
                 "memory that nothing writes while it is pinned",
             ));
         }
+        if tracking == Tracking::Logged {
+            return Err(cannot_be_chosen());
+        }
         if tracking != Tracking::Auto {
             probe(tracking, mapping)?;
         }
@@ -109,7 +112,7 @@ impl Tracker {
         let tier = match chosen {
             Tracking::Auto | Tracking::Armed | Tracking::Scan => Tier::Scan,
             Tracking::Pagemap => Tier::Pagemap,
-            Tracking::WorkingSet | Tracking::Compare => Tier::Compare,
+            Tracking::WorkingSet | Tracking::Compare | Tracking::Logged => Tier::Compare,
         };
         let obstacle = self.pinned.then_some(WhyNotFaster::PinnedMemory);
         *self = Self { tier, tracking: chosen, obstacle, ..*self };
@@ -285,7 +288,7 @@ fn probe(tracking: Tracking, mapping: &Mapping) -> io::Result<()> {
         return Ok(());
     }
     let (needs, worked) = match tracking {
-        Tracking::Auto | Tracking::Compare => return Ok(()),
+        Tracking::Auto | Tracking::Compare | Tracking::Logged => return Ok(()),
         Tracking::WorkingSet => return Err(cannot_track(tracking, "this is Linux", "Windows")),
         Tracking::Armed => {
             let needs = "Linux 6.7 and userfaultfd, or access to /dev/userfaultfd";

@@ -6,7 +6,7 @@ use crate::options::Tracking;
 use crate::pages::{PageRange, PageSet};
 use crate::stats::WhyNotFaster;
 use crate::sys::unix::Mapping;
-use crate::sys::{Closed, Found, Scope, Search, cannot_track};
+use crate::sys::{Closed, Found, Scope, Search, cannot_be_chosen, cannot_track};
 
 /// Finds the written pages of one mapping.
 #[derive(Clone, Copy)]
@@ -24,6 +24,7 @@ impl Tracker {
             }
             Tracking::Armed | Tracking::Scan | Tracking::Pagemap => "Linux",
             Tracking::WorkingSet => "Windows",
+            Tracking::Logged => return Err(cannot_be_chosen()),
         };
         Err(cannot_track(tracking, "pages are compared on this system", needs))
     }

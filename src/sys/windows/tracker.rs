@@ -30,7 +30,7 @@ use super::section::{checked, query, this_process};
 use crate::options::Tracking;
 use crate::pages::{PageRange, PageSet};
 use crate::stats::WhyNotFaster;
-use crate::sys::{Closed, Found, Scope, Search, call, cannot_track, forced_tracking};
+use crate::sys::{Closed, Found, Scope, Search, call, cannot_be_chosen, cannot_track, forced_tracking};
 
 /// What the automatic choice is.
 fn default_tracking() -> Tracking {
@@ -72,6 +72,7 @@ impl Tracker {
             Tracking::Armed | Tracking::Scan | Tracking::Pagemap => {
                 return Err(cannot_track(tracking, "this is Windows", "Linux"));
             }
+            Tracking::Logged => return Err(cannot_be_chosen()),
         };
         let why_not_faster = (tracking == Tracking::Compare).then_some(WhyNotFaster::Chosen);
         *self = Self { tracking, why_not_faster };

@@ -1,0 +1,354 @@
+//! The dirty log of a logged view: the pages that the program has reported as written.
+//!
+//! [`AtomicPageSet`] is a bitmap with summaries. A bit of level 0 stands for a page, and a bit of each further level for a
+//! word of the level below that is not zero. So the pages of the set are found in a time that depends on their number,
+//! whatever the length of the view. The levels are allocated as zeroed memory, of which the system provides only the parts
+//! that are used.
+#![allow(unsafe_code)]
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use crate::options::Checks;
+use crate::pages::{PageRange, PageSet};
+
+const BITS: usize = usize::BITS as usize;
+
+/// A set of pages that several threads can add to at the same time, without a lock.
+pub(crate) struct AtomicPageSet {
+    /// The last level has one word.
+    levels: Vec<Box<[AtomicUsize]>>,
+}
+
+impl AtomicPageSet {
+    /// An empty set with room for the pages below `pages`.
+    pub(crate) fn new(pages: usize) -> Self {
+        let mut levels = Vec::new();
+        let mut bits = pages;
+        loop {
+            let words = bits.div_ceil(BITS).max(1);
+            levels.push(zeroes(words));
+            if words == 1 {
+                return Self { levels };
+            }
+            bits = words;
+        }
+    }
+
+    /// Adds the pages of `range`. Returns how many of them were not in the set.
+    ///
+    /// Another thread that calls [`take`](Self::take) at the same time gets each of these pages now or later.
+    pub(crate) fn insert(&self, range: PageRange) -> usize {
+        let mut added = 0;
+        for (word, mask) in words(range) {
+            // Always a read-modify-write operation, also if the bits are set already: it reads the latest value. So if
+            // `take` has just emptied the word, the loads below see that it emptied the words above.
+            let before = self.levels[0][word].fetch_or(mask, Ordering::AcqRel);
+            added += (mask & !before).count_ones() as usize;
+            self.summarize(word);
+        }
+        added
+    }
+
+    /// Sets the bits that say that `word` of level 0 is not zero.
+    fn summarize(&self, word: usize) {
+        let mut index = word;
+        for level in &self.levels[1..] {
+            let (summary, bit) = (&level[index / BITS], 1 << (index % BITS));
+            if summary.load(Ordering::Acquire) & bit == 0 {
+                summary.fetch_or(bit, Ordering::AcqRel);
+            }
+            index /= BITS;
+        }
+    }
+
+    /// Removes the pages of `range`. Returns how many of them were in the set.
+    pub(crate) fn remove(&self, range: PageRange) -> usize {
+        let mut removed = 0;
+        self.visit(self.levels.len() - 1, 0, range, &mut |word, _| {
+            let first = word * BITS;
+            let mask = mask(range.start.saturating_sub(first), range.end.min(first + BITS) - first);
+            removed += (self.levels[0][word].fetch_and(!mask, Ordering::AcqRel) & mask).count_ones() as usize;
+            true
+        });
+        removed
+    }
+
+    pub(crate) fn contains(&self, page: usize) -> bool {
+        self.levels[0][page / BITS].load(Ordering::Acquire) & (1 << (page % BITS)) != 0
+    }
+
+    /// Removes all pages, and returns them.
+    pub(crate) fn take(&self) -> PageSet {
+        let mut pages = PageSet::new();
+        self.take_level(self.levels.len() - 1, 0, &mut pages);
+        pages
+    }
+
+    /// Empties a word and all words below it. From the top down: a page that is added meanwhile sets the bits above it
+    /// after its own.
+    fn take_level(&self, level: usize, word: usize, pages: &mut PageSet) {
+        let mut bits = self.levels[level][word].load(Ordering::Acquire);
+        if bits == 0 {
+            return;
+        }
+        bits = self.levels[level][word].swap(0, Ordering::AcqRel);
+        while bits != 0 {
+            let first = bits.trailing_zeros() as usize;
+            let index = word * BITS + first;
+            if level > 0 {
+                self.take_level(level - 1, index, pages);
+                bits &= bits - 1;
+            } else {
+                let len = (bits >> first).trailing_ones() as usize;
+                pages.push_range(PageRange::new(index, index + len));
+                bits &= !mask(first, first + len);
+            }
+        }
+    }
+
+    /// Returns about `most` pages of the set, and at most a word more, the first of which is not below `start`.
+    pub(crate) fn some_from(&self, start: usize, most: usize) -> PageSet {
+        let mut pages = PageSet::new();
+        self.visit(self.levels.len() - 1, 0, PageRange::new(start, usize::MAX), &mut |word, mut bits| {
+            let first = word * BITS;
+            if first < start {
+                bits &= !mask(0, start - first);
+            }
+            while bits != 0 {
+                let page = bits.trailing_zeros() as usize;
+                pages.push(first + page);
+                bits &= bits - 1;
+            }
+            pages.len() < most
+        });
+        pages
+    }
+
+    /// Calls `visit` for each word of level 0 that is not zero and has pages of `range`, until it returns `false`.
+    fn visit(
+        &self,
+        level: usize,
+        word: usize,
+        range: PageRange,
+        visit: &mut impl FnMut(usize, usize) -> bool,
+    ) -> bool {
+        let mut bits = self.levels[level][word].load(Ordering::Acquire);
+        if level == 0 {
+            return bits == 0 || visit(word, bits);
+        }
+        // The pages that one bit of this level stands for.
+        let span = BITS.pow(u32::try_from(level).unwrap_or(u32::MAX));
+        while bits != 0 {
+            let index = word * BITS + bits.trailing_zeros() as usize;
+            bits &= bits - 1;
+            if index * span >= range.end {
+                return true;
+            }
+            if (index + 1) * span > range.start && !self.visit(level - 1, index, range, visit) {
+                return false;
+            }
+        }
+        true
+    }
+}
+
+/// `words` words that are zero, in memory that the system zeroes when it is first used.
+fn zeroes(words: usize) -> Box<[AtomicUsize]> {
+    let words = Box::into_raw(vec![0_usize; words].into_boxed_slice());
+    // SAFETY: the memory was allocated as a box of `usize`, which is not used any more. `AtomicUsize` has the same size,
+    // alignment and bit validity.
+    unsafe { Box::from_raw(words as *mut [AtomicUsize]) }
+}
+
+/// What a logged view knows of its pages.
+pub(crate) struct DirtyLog {
+    /// Pages reported as written since the last snapshot or restore.
+    reported: Arc<AtomicPageSet>,
+    /// At least the pages that have memory of the view's own because they were reported or written here.
+    private: AtomicPageSet,
+    private_len: usize,
+    /// Where the search for pages to discard goes on.
+    next_idle: usize,
+    pub(crate) checks: Checks,
+}
+
+impl DirtyLog {
+    /// For a view of up to `most` pages.
+    pub(crate) fn new(most: usize, checks: Checks) -> Self {
+        let reported = Arc::new(AtomicPageSet::new(most));
+        Self { reported, private: AtomicPageSet::new(most), private_len: 0, next_idle: 0, checks }
+    }
+
+    /// The set to which the program's reports are added.
+    pub(crate) fn reported(&self) -> &Arc<AtomicPageSet> {
+        &self.reported
+    }
+
+    /// Removes the reported pages from the log, and returns them.
+    pub(crate) fn take(&mut self) -> PageSet {
+        let pages = self.reported.take();
+        self.add_private(&pages);
+        pages
+    }
+
+    pub(crate) fn add_private(&mut self, pages: &PageSet) {
+        self.private_len += pages.ranges().iter().map(|&range| self.private.insert(range)).sum::<usize>();
+    }
+
+    pub(crate) fn remove_private(&mut self, pages: &PageSet) {
+        self.private_len -= pages.ranges().iter().map(|&range| self.private.remove(range)).sum::<usize>();
+    }
+
+    pub(crate) fn is_private(&self, page: usize) -> bool {
+        self.private.contains(page)
+    }
+
+    /// The number of private pages.
+    pub(crate) fn private_len(&self) -> usize {
+        self.private_len
+    }
+
+    /// The number of pages that are private or were reported since they were last taken from the log.
+    pub(crate) fn private_or_reported(&self) -> usize {
+        let reported = self.reported.some_from(0, usize::MAX);
+        self.private_len + reported.iter().filter(|&page| !self.is_private(page)).count()
+    }
+
+    /// About `most` private pages, other ones each time, so that in the end it returns each of them.
+    pub(crate) fn some_private(&mut self, most: usize) -> PageSet {
+        let pages = self.private.some_from(self.next_idle, most);
+        self.next_idle = match pages.ranges().last() {
+            Some(last) if pages.len() >= most => last.end,
+            _ => 0,
+        };
+        pages
+    }
+
+    /// After the view was mapped anew: only the pages `private` are private.
+    pub(crate) fn reset(&mut self, private: &PageSet) {
+        self.reported.take();
+        self.private_len = 0;
+        self.private.take();
+        self.add_private(private);
+    }
+}
+
+/// The bits from `start` to before `end` of a word.
+fn mask(start: usize, end: usize) -> usize {
+    let below = |bit: usize| if bit >= BITS { usize::MAX } else { (1 << bit) - 1 };
+    below(end) & !below(start)
+}
+
+/// The words of level 0 that have pages of `range`, with the bits of these pages.
+fn words(range: PageRange) -> impl Iterator<Item = (usize, usize)> {
+    (range.start / BITS..range.end.div_ceil(BITS)).map(move |word| {
+        let first = word * BITS;
+        (word, mask(range.start.saturating_sub(first), range.end.min(first + BITS) - first))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::thread;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    #[derive(Clone, Debug)]
+    enum Op {
+        Insert(usize, usize),
+        Remove(usize, usize),
+        Some(usize, usize),
+        Take,
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let len = prop_oneof![3 => 1_usize..4, 1 => 1_usize..300];
+        prop_oneof![
+            4 => (0_usize..9_000, len.clone()).prop_map(|(start, len)| Op::Insert(start, len)),
+            2 => (0_usize..9_000, len).prop_map(|(start, len)| Op::Remove(start, len)),
+            2 => (0_usize..9_500, 1_usize..200).prop_map(|(start, most)| Op::Some(start, most)),
+            1 => Just(Op::Take),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_set_behaves_like_a_set(ops in prop::collection::vec(op(), 1..40)) {
+            let set = AtomicPageSet::new(9_300);
+            let mut model = BTreeSet::new();
+            for op in ops {
+                match op {
+                    Op::Insert(start, len) => {
+                        let before = model.len();
+                        model.extend(start..start + len);
+                        prop_assert_eq!(set.insert(PageRange::new(start, start + len)), model.len() - before);
+                    }
+                    Op::Remove(start, len) => {
+                        let before = model.len();
+                        model.retain(|page| !(start..start + len).contains(page));
+                        prop_assert_eq!(set.remove(PageRange::new(start, start + len)), before - model.len());
+                    }
+                    Op::Some(start, most) => {
+                        let some: Vec<_> = set.some_from(start, most).iter().collect();
+                        let all: Vec<_> = model.range(start..).copied().collect();
+                        prop_assert!(some.len() >= most.min(all.len()) && some.len() < most + BITS);
+                        prop_assert_eq!(&some[..], &all[..some.len()]);
+                    }
+                    Op::Take => {
+                        let taken: BTreeSet<_> = set.take().iter().collect();
+                        prop_assert_eq!(&taken, &model);
+                        model.clear();
+                    }
+                }
+                prop_assert!((0..9_300).all(|page| set.contains(page) == model.contains(&page)));
+            }
+        }
+    }
+
+    /// Of a view of a tebibyte, only the parts of the set that are used may take memory or time.
+    #[test]
+    fn a_large_set_takes_what_is_in_it() {
+        let pages = if cfg!(target_pointer_width = "64") { 1 << 28 } else { 1 << 20 };
+        let set = AtomicPageSet::new(pages);
+        for page in [0, 63, 64, pages / 2, pages - 1] {
+            assert_eq!(set.insert(PageRange::new(page, page + 1)), 1);
+        }
+        assert_eq!(set.take().iter().collect::<Vec<_>>(), [0, 63, 64, pages / 2, pages - 1]);
+        assert!(set.take().is_empty());
+        let empty = AtomicPageSet::new(0);
+        assert!(empty.take().is_empty() && empty.some_from(0, 1).is_empty());
+    }
+
+    /// Threads report pages while others are taken. Each page must be taken once it was reported.
+    #[test]
+    fn no_page_is_lost_between_threads() {
+        const ROUNDS: usize = if cfg!(miri) { 20 } else { 20_000 };
+        let set = AtomicPageSet::new(64 * 64 * 4);
+        let mut taken = BTreeSet::new();
+        thread::scope(|scope| {
+            let writers: Vec<_> = (0..2)
+                .map(|writer| {
+                    let set = &set;
+                    scope.spawn(move || {
+                        // All in a few words, so that the threads meet.
+                        (0..ROUNDS).for_each(|round| {
+                            let page = round * 97 % (64 * 64 * 4) / 2 * 2 + writer;
+                            set.insert(PageRange::new(page, page + 1));
+                        });
+                    })
+                })
+                .collect();
+            while writers.iter().any(|writer| !writer.is_finished()) {
+                taken.extend(set.take().iter());
+            }
+        });
+        taken.extend(set.take().iter());
+        let reported = (0..2)
+            .flat_map(|writer| (0..ROUNDS).map(move |round| round * 97 % (64 * 64 * 4) / 2 * 2 + writer));
+        assert!(taken.iter().copied().eq(reported.collect::<BTreeSet<_>>()));
+    }
+}
