@@ -38,7 +38,11 @@ impl State {
         if let Backing::Private(layout) = &self.backing
             && layout.has_base_of(image)
         {
-            let moved = self.synced.may_differ(image).below(image.pages);
+            let moved = if Arc::ptr_eq(&self.synced, image) {
+                PageSet::new()
+            } else {
+                self.synced.may_differ(image).below(image.pages)
+            };
             if cost::rewriting_pays(moved.len(), image.pages) {
                 return match self.log {
                     Some(_) => self.put_back_logged(image, &moved, keep),
@@ -71,7 +75,7 @@ impl State {
         self.log_hidden();
         self.log_kept(keep);
         self.ledger.started_over();
-        trace::restored("mapped anew", image.pages, 0, self.tracker.tracking());
+        trace::restored("mapped anew", image.pages, 0, self.tracking());
         Ok(())
     }
 

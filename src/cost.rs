@@ -94,7 +94,7 @@ impl Default for Costs {
 }
 
 /// Fewer operations than this are not measured: reading the clock would be too large a part of the time.
-const OBSERVED: usize = 8;
+pub(crate) const OBSERVED: usize = 8;
 
 fn observe(believed: &mut u64, took: u64) {
     let took = took.min(believed.saturating_mul(8));

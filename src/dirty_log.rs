@@ -193,7 +193,12 @@ impl DirtyLog {
     }
 
     pub(crate) fn add_private(&mut self, pages: &PageSet) {
-        self.private_len += pages.ranges().iter().map(|&range| self.private.insert(range)).sum::<usize>();
+        for &range in pages.ranges() {
+            // Most pages that are written have been written before, and looking costs less than adding.
+            if range.len() > 1 || !self.private.contains(range.start) {
+                self.private_len += self.private.insert(range);
+            }
+        }
     }
 
     pub(crate) fn remove_private(&mut self, pages: &PageSet) {

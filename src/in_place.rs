@@ -34,7 +34,7 @@ impl State {
             // For later calls on the view, should the descriptor of the file be lost.
             let _ = image.reader();
             let written = usize::try_from(image.base.allocated()).unwrap_or(usize::MAX) / page_size();
-            trace::taken(image.pages, written, written, self.tracker.tracking());
+            trace::taken(image.pages, written, written, self.tracking());
             return Ok(image);
         }
         // SAFETY: as above.

@@ -20,13 +20,14 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::mem;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use crate::access::{Access, Protections};
-use crate::cost::Ledger;
+use crate::cost::{self, Ledger};
 use crate::dirty_log::{AtomicPageSet, DirtyLog};
 use crate::image::Image;
 use crate::layout::Layout;
@@ -382,12 +383,11 @@ impl Worktree {
             }
         };
         let (before, behind) = state.mapping.inaccessible();
-        let is_logged = state.log.is_some();
         ViewStats {
-            tracker: if is_logged { Tracking::Logged } else { state.tracker.tracking() },
+            tracker: state.tracking(),
             why_not_faster: if in_place {
                 Some(WhyNotFaster::InPlace)
-            } else if is_logged {
+            } else if state.log.is_some() {
                 None
             } else {
                 state.tracker.why_not_faster()
@@ -649,14 +649,15 @@ impl State {
 
     /// Copies what changed since `synced`.
     pub(crate) fn capture_changed(&mut self, content_len: usize) -> io::Result<Arc<Image>> {
-        let (candidates, written) = match &self.backing {
-            Backing::Private(_) => {
-                let written = self.harvest()?;
-                (self.unsynced.clone(), written)
+        let written = match &self.backing {
+            Backing::Private(_) => self.harvest()?,
+            Backing::Direct(_) | Backing::Torn => {
+                self.unsynced = self.all_candidates()?;
+                false
             }
-            Backing::Direct(_) | Backing::Torn => (self.all_candidates()?, false),
         };
-        let unreadable = self.access.unreadable(&candidates);
+        let candidates = &self.unsynced;
+        let unreadable = self.access.unreadable(candidates);
         self.set_access(&unreadable, Access::READ).or_else(|error| {
             self.set_access(&unreadable, Access::NONE)?;
             Err(error)
@@ -665,23 +666,30 @@ impl State {
         // SAFETY: candidates are pages of the mapping, those that could not be read can be now, and the tree is borrowed,
         // so that nobody writes.
         let now = |page| unsafe { self.page(page) };
-        let start = Instant::now();
-        let captured = self.synced.capture(size, &candidates, written, now);
-        let took = start.elapsed();
+        let start = (candidates.len() >= cost::OBSERVED).then(Instant::now);
+        let captured = self.synced.capture(size, candidates, written, now);
+        let took = start.map(|start| start.elapsed());
         // First all that can fail: after an error the next call finds the same candidates.
         let protected = self.set_access(&unreadable, Access::NONE);
         let (image, idle) = captured?;
         protected?;
-        let compared = if written { 0 } else { candidates.len() };
-        self.ledger.costs.compared(compared + candidates.len() - idle, took);
+        let candidates = mem::take(&mut self.unsynced).len();
+        let changed = candidates - idle;
+        if let Some(took) = took {
+            self.ledger.costs.compared(if written { changed } else { candidates + changed }, took);
+        }
         if let Some(image) = image {
             self.synced = Arc::new(image);
         }
-        self.unsynced = PageSet::new();
-        self.ledger.found(candidates.len() - idle, idle, 0);
-        self.ledger.found_written(candidates.len() - idle);
-        trace::taken(size.0, candidates.len(), candidates.len() - idle, self.tracker.tracking());
+        self.ledger.found(changed, idle, 0);
+        self.ledger.found_written(changed);
+        trace::taken(size.0, candidates, changed, self.tracking());
         Ok(Arc::clone(&self.synced))
+    }
+
+    /// How written pages are found at present.
+    pub(crate) fn tracking(&self) -> Tracking {
+        if self.log.is_some() { Tracking::Logged } else { self.tracker.tracking() }
     }
 
     fn set_access(&self, ranges: &[PageRange], access: Access) -> io::Result<()> {
