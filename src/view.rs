@@ -261,7 +261,8 @@ impl<S, A> View<S, A> {
     ///
     /// # Errors
     ///
-    /// Those of the operating system: no memory, no address space. The view stays as it was.
+    /// Those of the operating system: no memory, no address space. `InvalidData` if a [logged view](LoggedView) that
+    /// [checks](crate::ViewOptions::checked) finds a page that was not reported. The view stays as it was.
     ///
     /// # Examples
     ///
@@ -291,7 +292,8 @@ impl<S, A> View<S, A> {
     ///
     /// Those of the operating system: no address space, too many mappings. The view then shows what it
     /// showed before, or a mixture, and is as long as before or as the snapshot; either way the next restore puts
-    /// everything right, and snapshots taken of it are exact.
+    /// everything right, and snapshots taken of it are exact. `InvalidData` as for
+    /// [`take_snapshot`](Self::take_snapshot), which changes nothing.
     ///
     /// On Windows, if there is not even enough memory for that, the view has no bytes: its length is 0, and its other
     /// methods return errors until a restore succeeds. Its addresses stay reserved, but must not be accessed
@@ -546,7 +548,8 @@ impl<S, A> View<S, A> {
     /// The pointer may be kept as long as the view: snapshots, restores and growth leave it valid. The exception is a
     /// [restore](Self::restore) on Windows when memory is exhausted.
     ///
-    /// Writes through it are tracked like others. They must not race with calls on the view, nor happen
+    /// Writes through it are tracked like others; in a [logged view](LoggedView) the program
+    /// [reports](View::mark_written) them. They must not race with calls on the view, nor happen
     /// while a slice of it is in use. See [memory for other code](Self#memory-for-other-code).
     ///
     /// # Examples
