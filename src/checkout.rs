@@ -63,6 +63,7 @@ impl State {
         self.synced = Arc::clone(image);
         self.unsynced = PageSet::new();
         self.ledger.started_over();
+        self.adaptation.mapped_anew();
         trace::restored("mapped anew", image.pages, 0, self.tracker.tracking());
         Ok(())
     }

@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 mod access;
+mod adapt;
 #[cfg(feature = "bytes")]
 mod bytes;
 mod changes;

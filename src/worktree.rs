@@ -23,9 +23,10 @@ use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::access::{Access, Protections};
+use crate::adapt::Adaptation;
 use crate::cost::Ledger;
 use crate::image::Image;
 use crate::layout::Layout;
@@ -69,6 +70,7 @@ pub(crate) struct State {
     /// Pages that recent calls of `show` had to rewrite.
     pub(crate) rewritten: RewrittenPages,
     pub(crate) ledger: Ledger,
+    pub(crate) adaptation: Adaptation,
     pub(crate) access: Protections,
 }
 
@@ -123,6 +125,7 @@ impl Worktree {
             Tracker::new(options.tracking, &mapping)
         }?;
         let (start, len) = (mapping.as_ptr(), mapping.len());
+        let adaptation = Adaptation::new(&mapping, options.may_adapt());
         let state = Box::new(Mutex::new(State {
             mapping,
             backing,
@@ -133,6 +136,7 @@ impl Worktree {
             all_closed: false,
             rewritten: RewrittenPages::default(),
             ledger: Ledger::new(options.keep_resident),
+            adaptation,
             access: Protections::default(),
         }));
         let (content_len, executable, root) = (image.content_len, options.executable, Arc::clone(image));
@@ -177,7 +181,11 @@ impl Worktree {
         let mut state = self.lock();
         match &state.backing {
             Backing::Direct(_) if replaces_unseen() => state.capture_in_place(self.content_len),
-            _ => state.capture_changed(self.content_len),
+            _ => {
+                let image = state.capture_changed(self.content_len)?;
+                state.adapt();
+                Ok(image)
+            }
         }
     }
 
@@ -206,6 +214,9 @@ impl Worktree {
         let saved = |part: Range<usize>| (part.start, unsafe { state.bytes(part) }.to_vec());
         let edges: Vec<_> = keep.iter().flat_map(edges).map(saved).collect();
         let shown = state.show(image, &whole);
+        if shown.is_ok() {
+            state.adapt();
+        }
         let edges = if state.mapping.check_usable().is_ok() { edges } else { Vec::new() };
         for (offset, bytes) in edges {
             // SAFETY: the bytes were the range's before, and are below the end of `image`, so that they are now; the
@@ -366,12 +377,13 @@ impl Worktree {
                 state.tracker.why_not_faster()
             },
             mapped: state.mapping.len(),
+            huge: state.huge_pages() * page_size(),
             reserved: (before + behind) * page_size(),
             private: private * page_size(),
             captured: state.synced.captured.len() * page_size(),
             images: state.synced.family(),
             mappings: mappings + usize::from(before > 0) + usize::from(behind > 0) + 2 * state.access.len(),
-            costs: state.ledger.stats(state.mapping.pages()),
+            costs: state.adaptation.add_to(state.ledger.stats(state.mapping.pages())),
         }
     }
 
@@ -483,19 +495,23 @@ impl State {
 
     /// Asks the tracker, of a private mapping.
     pub(crate) fn find(&mut self, search: Search) -> io::Result<Found> {
-        self.search(search, false)
+        Ok(self.search(search, false)?.0)
     }
 
     /// The same, and keeps what the search tells of the costs.
     pub(crate) fn find_and_note(&mut self, search: Search) -> io::Result<Found> {
-        let found = self.search(search, self.ledger.is_curious())?;
+        let (found, took) = self.search(search, self.ledger.is_curious())?;
+        if search != Search::Private {
+            self.adaptation.searched(took);
+        }
         if !found.since_closed {
-            self.ledger.searched_all(found.pages.len(), self.mapping.pages(), found.others);
+            self.ledger.searched_all(found.pages.len(), self.mapping.pages(), found.others, took);
         }
         Ok(found)
     }
 
-    fn search(&mut self, search: Search, count: bool) -> io::Result<Found> {
+    /// Asks the tracker. Returns how long that took, too.
+    fn search(&mut self, search: Search, count: bool) -> io::Result<(Found, Duration)> {
         let (synced, backing) = (&self.synced, &self.backing);
         let shows_zeroes = |page| match backing {
             Backing::Private(layout) => layout.shows_zeroes(page) && synced.shows_zeroes(page),
@@ -506,13 +522,14 @@ impl State {
         let found = self.tracker.find(search, &self.mapping, count, expected, shows_zeroes);
         let context = "asking the kernel which pages of a view were written";
         let found = found.map_err(error::context(context, self.mapping.pages()))?;
+        let took = start.elapsed();
         if found.since_closed {
             self.ledger.searched_open(found.pages.len());
         }
         match search {
-            Search::Written if found.since_closed => self.ledger.costs.searched(start.elapsed()),
+            Search::Written if found.since_closed => self.ledger.costs.searched(took),
             Search::WrittenAndClose if found.closed != Closed::Nothing => {
-                self.ledger.costs.closed(true, start.elapsed());
+                self.ledger.costs.closed(true, took);
             }
             _ => {}
         }
@@ -522,7 +539,7 @@ impl State {
             self.add_discarded(&found.pages);
             self.private = Some(found.pages.clone());
         }
-        Ok(found)
+        Ok((found, took))
     }
 
     /// Adds the pages that may differ from `synced` to `unsynced`, and closes pages if that pays. Returns whether all

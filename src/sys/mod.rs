@@ -73,7 +73,7 @@ compile_error!("memsnap needs a backend for this system in src/sys/");
 pub(crate) use system::received;
 pub(crate) use system::{
     Handle, Mapping, MemoryFile, RUNS_CODE, Tracker, available_memory, borrowed, copy_of, file_limit,
-    page_size, replaces_unseen, stream, writes_in_place,
+    huge_region, page_size, replaces_unseen, stream, writes_in_place,
 };
 
 /// What a range of addresses shows. Page n of the mapping shows page n of the file.
@@ -88,6 +88,10 @@ pub(crate) enum Source<'a> {
     /// The file, read-only.
     ReadOnly(&'a MemoryFile),
 }
+
+/// The length in bytes from which on a mapping of a file is worth a place where it can be mapped in huge pages.
+#[allow(dead_code, reason = "not every system has huge pages")]
+pub(crate) const LARGE: usize = 32 << 20;
 
 /// Another source for some of the pages of a mapping. Of several for one page the last counts.
 pub(crate) type Overlay<'a> = (PageRange, Source<'a>);
@@ -130,6 +134,22 @@ pub(crate) enum Scope {
     All,
     /// Pages in memory or swapped out. A page that is first used later counts as written until it is closed as well.
     InMemory,
+}
+
+/// How the pages of a range are mapped.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
+pub(crate) struct Entries {
+    /// Pages in huge pages.
+    pub(crate) huge: usize,
+    /// Other pages that are in memory, swapped out or closed, each with a page-table entry.
+    pub(crate) small: usize,
+}
+
+/// What [`Tracker::collapse`] did.
+pub(crate) struct Collapsed {
+    pub(crate) moved: io::Result<()>,
+    /// Pages that were closed before may be open now.
+    pub(crate) opened: bool,
 }
 
 /// What an armed tracker closed.

@@ -158,6 +158,11 @@ impl MemoryFile {
     /// A wish that is not granted.
     pub(crate) fn collapse(&self) {}
 
+    /// Unknown.
+    pub(crate) fn holes(&self, _: PageRange) -> Option<usize> {
+        None
+    }
+
     /// Nothing keeps the bytes from being changed by who has a descriptor.
     #[allow(dead_code, reason = "no module in `os` gives handles here")]
     pub(crate) fn share(&self) -> io::Result<Option<OwnedFd>> {

@@ -180,6 +180,11 @@ impl MemoryFile {
     /// Huge pages of a section would have to be asked for when it is made, by a privileged user.
     pub(crate) fn collapse(&self) {}
 
+    /// Unknown.
+    pub(crate) fn holes(&self, _: PageRange) -> Option<usize> {
+        None
+    }
+
     /// A handle for other processes, which cannot write through it; none unless no one can.
     pub(crate) fn share(&self) -> io::Result<Option<OwnedHandle>> {
         match &self.body {
