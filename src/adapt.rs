@@ -237,7 +237,7 @@ impl State {
             Ok(entries) if entries.huge == 0 && entries.small >= region.len() / IN_USE => {}
             _ => return Visit::Skipped,
         }
-        if file.holes(region).is_none_or(|holes| holes > region.len() / HOLES) {
+        if file.holes(&self.mapping, region).is_none_or(|holes| holes > region.len() / HOLES) {
             return Visit::Skipped;
         }
         let Collapsed { moved, opened } = self.tracker.collapse(&self.mapping, region);

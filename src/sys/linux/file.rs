@@ -192,18 +192,12 @@ pub(super) fn link_to(fd: impl AsFd) -> String {
 
 /// The byte ranges below `len` that are not holes. Moves the offset of the open file description, so it has to be our own.
 pub(super) fn data_extents(fd: impl AsFd, len: u64) -> io::Result<Vec<Range<u64>>> {
-    data_extents_in(fd, 0..len)
-}
-
-/// The same of the byte ranges in `range`.
-pub(super) fn data_extents_in(fd: impl AsFd, range: Range<u64>) -> io::Result<Vec<Range<u64>>> {
-    let len = range.end;
     let seek = |from| {
         call("lseek")?;
         io::Result::Ok(rustix::fs::seek(&fd, from))
     };
     let mut extents = Vec::new();
-    let mut from = range.start;
+    let mut from = 0;
     while from < len {
         let start = match seek(SeekFrom::Data(from))? {
             Err(Errno::NXIO) => break,

@@ -3,7 +3,8 @@
 
 use std::io;
 
-use super::file::data_extents_in;
+use rustix::process::geteuid;
+
 use super::memory::huge_page_size;
 use super::pagemap;
 use crate::options::HugePages;
@@ -60,14 +61,20 @@ impl MemoryFile {
         }
     }
 
-    /// The pages of `range` that have no memory; `None` of a file on a disk or somebody else's.
-    pub(crate) fn holes(&self, range: PageRange) -> Option<usize> {
-        if self.is_on_disk() || self.kind.is_borrowed() {
+    /// The pages of `range` that have no memory, of a file that `mapping` shows there; `None` of a file on a disk or
+    /// somebody else's. (To look for holes in the file would take time for all of the file.)
+    pub(crate) fn holes(&self, mapping: &Mapping, range: PageRange) -> Option<usize> {
+        debug_assert!(range.end <= mapping.pages());
+        let stat = self.fd.stat().ok()?;
+        // Of other users' files, the kernel tells that all pages are in memory.
+        if self.is_on_disk() || self.kind.is_borrowed() || stat.st_uid != geteuid().as_raw() {
             return None;
         }
-        let bytes = range.bytes();
-        let extents = data_extents_in(self.fd().ok()?, bytes.start as u64..bytes.end as u64).ok()?;
-        let data: u64 = extents.iter().map(|extent| extent.end - extent.start).sum();
-        Some(range.len().saturating_sub(usize::try_from(data).ok()?.div_ceil(page_size())))
+        call("mincore").ok()?;
+        let mut in_memory = vec![0_u8; range.len()];
+        let (start, len) = (mapping.address(range.start), range.len() * page_size());
+        // SAFETY: the range is inside the mapping, and there is a byte for each page.
+        let result = unsafe { libc::mincore(start, len, in_memory.as_mut_ptr().cast()) };
+        (result == 0).then(|| in_memory.iter().filter(|&&page| page & 1 == 0).count())
     }
 }

@@ -159,7 +159,7 @@ impl MemoryFile {
     pub(crate) fn collapse(&self) {}
 
     /// Unknown.
-    pub(crate) fn holes(&self, _: PageRange) -> Option<usize> {
+    pub(crate) fn holes(&self, _: &Mapping, _: PageRange) -> Option<usize> {
         None
     }
 
