@@ -142,7 +142,8 @@ impl Adaptation {
             return decide(self.walked >= pass.resume);
         }
         let price = self.patience.saturating_mul(self.visit).saturating_mul(regions as u64);
-        if regions == 0 || !decide(self.walked > price) {
+        // What the last pass has gained must be known before another one begins.
+        if regions == 0 || !decide(self.trial.is_none() && self.walked > price) {
             return false;
         }
         self.walked = 0;
@@ -190,6 +191,13 @@ impl Adaptation {
         self.pass = None;
         self.trial = Some((pass.walk, TRIAL));
         Err(pass.moved)
+    }
+
+    /// Makes the next step due.
+    #[cfg(test)]
+    pub(crate) fn hurry(&mut self) {
+        self.walked = u64::MAX;
+        self.patience = 1;
     }
 
     /// Adds what is known here to the costs of the view.
@@ -256,5 +264,106 @@ impl State {
         let all = PageRange::new(0, self.mapping.pages());
         let is_possible = huge_region().is_some_and(|region| all.len() >= region);
         if is_possible { self.mapping.entries(all).map_or(0, |entries| entries.huge) } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REGIONS: usize = 10;
+
+    fn view() -> Adaptation {
+        Adaptation::of(Some(512))
+    }
+
+    /// Searches until a pass begins; returns how often.
+    fn until_pass(adaptation: &mut Adaptation, walk: u64) -> u64 {
+        let search = Duration::from_nanos(walk + CALLS);
+        for searches in 1..1_000_000 {
+            adaptation.searched(search);
+            if adaptation.may_step(REGIONS) {
+                return searches;
+            }
+        }
+        panic!("no pass begins");
+    }
+
+    /// Ends the pass that has begun, in which each region takes so long. Returns how many were moved.
+    fn end_pass(adaptation: &mut Adaptation, visit: Visit, took: u64) -> usize {
+        loop {
+            match adaptation.next(REGIONS) {
+                Ok(_) => _ = adaptation.visited(visit, took),
+                Err(moved) => return moved,
+            }
+        }
+    }
+
+    #[test]
+    fn a_pass_begins_when_walks_have_cost_as_much() {
+        let mut adaptation = view();
+        assert_eq!(until_pass(&mut adaptation, 100_000), REGIONS as u64 * MOVE / 100_000 + 1);
+        // Then a step may follow each search.
+        adaptation.searched(Duration::ZERO);
+        assert!(adaptation.may_step(REGIONS));
+        assert_eq!(end_pass(&mut adaptation, Visit::Moved, 600_000), REGIONS);
+        assert_eq!(adaptation.next(REGIONS), Err(0));
+        // The price of the next one is what this one took.
+        assert_eq!(until_pass(&mut adaptation, 50_000), REGIONS as u64 * 600_000 / 50_000 + 1);
+
+        let mut never = Adaptation::of(None);
+        (0..100).for_each(|_| never.searched(Duration::from_secs(1)));
+        assert_eq!(never.add_to(ViewCosts::default()), ViewCosts::default());
+        assert!(!view().may_step(0));
+    }
+
+    #[test]
+    fn a_step_takes_about_a_millisecond() {
+        let mut adaptation = view();
+        until_pass(&mut adaptation, 100_000);
+        (0..30).for_each(|_| assert!(adaptation.visited(Visit::Moved, 300_000)));
+        assert!(adaptation.has_time(600_000, true) && !adaptation.has_time(900_000, true));
+        // Regions with nothing to do are looked at for a quarter of that.
+        assert!(adaptation.has_time(200_000, false) && !adaptation.has_time(300_000, false));
+    }
+
+    /// Without free memory in huge pages, the kernel takes many milliseconds to move a region, or refuses.
+    #[test]
+    fn a_pass_pauses_after_a_slow_region_and_ends_after_refusals() {
+        let mut adaptation = view();
+        until_pass(&mut adaptation, 100_000);
+        assert!(!adaptation.visited(Visit::Moved, 10_000_000));
+        let mut searches = 0;
+        while !adaptation.may_step(REGIONS) {
+            adaptation.searched(Duration::from_nanos(100_000 + CALLS));
+            searches += 1;
+        }
+        assert_eq!(searches, PAUSE * 10_000_000 / 100_000);
+        assert_eq!(end_pass(&mut adaptation, Visit::Refused, 5_000), 1);
+        let mut all_refused = view();
+        until_pass(&mut all_refused, 100_000);
+        let visits = (0..).take_while(|_| {
+            all_refused.visited(Visit::Refused, 5_000);
+            all_refused.next(REGIONS).is_ok()
+        });
+        assert_eq!(visits.count() + 1, REFUSALS as usize);
+    }
+
+    #[test]
+    fn passes_that_gain_nothing_become_rare() {
+        let mut adaptation = view();
+        let mut waited = Vec::new();
+        for _ in 0..5 {
+            waited.push(until_pass(&mut adaptation, 100_000));
+            end_pass(&mut adaptation, Visit::Skipped, 10_000);
+        }
+        // The first price is a guess. After each pass it takes a number of searches to see what it has gained.
+        assert_eq!(waited, [101, 16, 16, 16, 17]);
+        // Once walks take less after a pass, they come again.
+        let rare = adaptation.patience;
+        (0..TRIAL).for_each(|_| adaptation.searched(Duration::from_nanos(10_000 + CALLS)));
+        assert!(adaptation.patience < rare);
+        adaptation.mapped_anew();
+        assert_eq!(adaptation.patience, 1);
     }
 }

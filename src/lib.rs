@@ -33,6 +33,8 @@ mod view;
 pub mod vm_memory;
 mod worktree;
 
+#[cfg(all(test, unix))]
+mod adapt_tests;
 #[cfg(test)]
 mod fault_script;
 #[cfg(test)]

@@ -387,6 +387,12 @@ impl Worktree {
         }
     }
 
+    /// Has the next take or restore move a part of the image into a huge page, if that is possible at all.
+    #[cfg(test)]
+    pub(crate) fn hurry(&mut self) {
+        self.state_mut().adaptation.hurry();
+    }
+
     fn state_mut(&mut self) -> &mut State {
         self.state.get_mut().unwrap_or_else(PoisonError::into_inner)
     }
