@@ -386,30 +386,41 @@ unsafe fn map(
     NonNull::new(mapped.cast()).ok_or_else(|| io::Error::other("mmap returned address zero"))
 }
 
-/// Maps the pages `range` of `source` at an unused address, which is a multiple of `alignment` pages if the kernel lets it.
+/// Maps the pages `range` of `source` at an unused address, which is a multiple of `alignment` pages if possible.
 ///
 /// The address of the last such mapping is proposed first. So a program that opens and drops views makes one call
-/// for each. If that address is in use, the kernel picks another. If that is no multiple, the next lower one is proposed,
-/// for the kernel places mappings below each other.
+/// for each, and one that keeps them mostly too, since the kernel places them below each other. Otherwise a multiple is
+/// looked for in a free range of addresses that is long enough to have one.
 fn map_aligned(alignment: usize, range: PageRange, source: Source<'_>) -> io::Result<NonNull<u8>> {
     static LAST: AtomicUsize = AtomicUsize::new(0);
+    /// Between two calls, another thread may come to have the addresses.
+    const ATTEMPTS: usize = 2;
     let map_at = |address: usize| {
         let address = ptr::without_provenance_mut(address);
         // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
         unsafe { map(address, range, source, access_to(source), MapFlags::empty()) }
     };
+    let unmap = |start: NonNull<u8>, len| {
+        // SAFETY: the range was mapped just now, and nobody else knows of it.
+        unsafe { munmap(start.as_ptr().cast(), len) }
+    };
     if alignment == 0 {
         return map_at(0);
     }
-    let alignment = alignment * page_size();
+    let (alignment, len) = (alignment * page_size(), range.len() * page_size());
     let last = LAST.load(Ordering::Relaxed);
     let mut start = map_at(last)?;
-    if !start.addr().get().is_multiple_of(alignment) {
-        // SAFETY: the range was mapped just now, and nobody else knows of it.
-        if unsafe { munmap(start.as_ptr().cast(), range.len() * page_size()) }.is_err() {
-            return Ok(start);
+    for _ in 0..ATTEMPTS {
+        if start.addr().get().is_multiple_of(alignment) || unmap(start, len).is_err() {
+            break;
         }
-        start = map_at(start.addr().get() / alignment * alignment)?;
+        // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
+        let place = unsafe { reserve(ptr::null_mut(), len.saturating_add(alignment), MapFlags::empty()) };
+        let address = place.map_or(0, |place| {
+            let _ = unmap(place, len + alignment);
+            place.addr().get().next_multiple_of(alignment)
+        });
+        start = map_at(address)?;
     }
     let address = start.addr().get();
     if address != last && address.is_multiple_of(alignment) {
