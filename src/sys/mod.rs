@@ -91,7 +91,7 @@ pub(crate) enum Source<'a> {
 
 /// The length in bytes from which on a mapping of a file is worth a place where it can be mapped in huge pages. Tests have
 /// smaller files.
-pub(crate) const LARGE: usize = if cfg!(test) { 8 << 20 } else { 32 << 20 };
+pub(crate) const LARGE: usize = if cfg!(test) { 4 << 20 } else { 32 << 20 };
 
 /// Another source for some of the pages of a mapping. Of several for one page the last counts.
 pub(crate) type Overlay<'a> = (PageRange, Source<'a>);

@@ -414,8 +414,11 @@ fn map_aligned(alignment: usize, range: PageRange, source: Source<'_>) -> io::Re
         if start.addr().get().is_multiple_of(alignment) || unmap(start, len).is_err() {
             break;
         }
-        // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
-        let place = unsafe { reserve(ptr::null_mut(), len.saturating_add(alignment), MapFlags::empty()) };
+        let place = call("mmap").and_then(|()| {
+            let len = len.saturating_add(alignment);
+            // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
+            unsafe { reserve(ptr::null_mut(), len, MapFlags::empty()) }
+        });
         let address = place.map_or(0, |place| {
             let _ = unmap(place, len + alignment);
             place.addr().get().next_multiple_of(alignment)
