@@ -549,8 +549,9 @@ impl State {
     }
 
     /// Adds the pages that may differ from `synced` to `unsynced`, and closes pages if that pays. Returns whether all
-    /// pages in `unsynced` are known to have been written.
-    fn harvest(&mut self) -> io::Result<bool> {
+    /// pages in `unsynced` are known to have been written, and how many others were looked at in vain because they were
+    /// not closed.
+    fn harvest(&mut self) -> io::Result<(bool, usize)> {
         let closes = self.tracker.is_armed() && self.ledger.closing_pays(self.mapping.pages());
         // If all pages were closed in the step that lists them, it would list all pages that were never in memory.
         let widens = closes && self.tracker.is_sparse() && !self.ledger.stays_sparse(self.mapping.pages());
@@ -574,7 +575,9 @@ impl State {
         } else if closes {
             self.closed(found.closed, found.pages.len());
         }
-        Ok(written)
+        // Closing has just closed them.
+        let unwritten = if found.closed == Closed::Nothing { found.unwritten } else { 0 };
+        Ok((written, unwritten))
     }
 
     /// Arms the tracker: closes all pages, or those in memory in a sparse view. `private` is the
@@ -642,12 +645,12 @@ impl State {
 
     /// Copies what changed since `synced`.
     pub(crate) fn capture_changed(&mut self, content_len: usize) -> io::Result<Arc<Image>> {
-        let (candidates, written) = match &self.backing {
+        let (candidates, written, unwritten) = match &self.backing {
             Backing::Private(_) => {
-                let written = self.harvest()?;
-                (self.unsynced.clone(), written)
+                let (written, unwritten) = self.harvest()?;
+                (self.unsynced.clone(), written, unwritten)
             }
-            Backing::Direct(_) | Backing::Torn => (self.all_candidates()?, false),
+            Backing::Direct(_) | Backing::Torn => (self.all_candidates()?, false, 0),
         };
         let unreadable = self.access.unreadable(&candidates);
         self.set_access(&unreadable, Access::READ).or_else(|error| {
@@ -671,7 +674,7 @@ impl State {
             self.synced = Arc::new(image);
         }
         self.unsynced = PageSet::new();
-        self.ledger.found(candidates.len() - idle, idle, 0);
+        self.ledger.found(candidates.len() - idle, idle, unwritten);
         self.ledger.found_written(candidates.len() - idle);
         trace::taken(size.0, candidates.len(), candidates.len() - idle, self.tracker.tracking());
         Ok(Arc::clone(&self.synced))
