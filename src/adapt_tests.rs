@@ -26,7 +26,7 @@ fn region(test: &str) -> Option<usize> {
 fn pattern() -> Vec<u8> {
     let mut bytes = vec![0; LEN];
     for (page, bytes) in bytes.chunks_mut(page_size()).enumerate() {
-        bytes.fill((page % 255) as u8 + 1);
+        bytes.fill(page.to_le_bytes()[0].max(1));
     }
     bytes
 }
@@ -57,7 +57,7 @@ impl Numbers {
         let mut bits = self.0;
         bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (bits ^ (bits >> 31)) as usize % limit
+        usize::try_from((bits ^ (bits >> 31)) % limit as u64).unwrap()
     }
 }
 

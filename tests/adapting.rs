@@ -21,7 +21,7 @@ fn adapted(test: &str, bytes: &[u8]) -> Option<OwnedView> {
     let snapshot = Snapshot::from_slice(bytes).unwrap();
     // In this tier, even a view of 64 MiB takes long to search.
     let view = snapshot.into_view_with(ViewOptions::new().tracking(Tracking::Scan));
-    let Some(mut view) = common::supported(test, view) else { return None };
+    let mut view = common::supported(test, view)?;
     for take in 0..TAKES {
         if take % 100 == 0 {
             view.iter().step_by(page_size()).for_each(|&byte| _ = std::hint::black_box(byte));

@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use windows_sys::Win32::System::Memory::{FILE_MAP_READ, SECTION_MAP_EXECUTE};
 
-use super::page_size;
 use super::section::{self, View};
+use super::{Mapping, page_size};
 use crate::pages::{PageRange, PageSet};
 
 /// Pages that a file may have in advance of its length: for each of them the system takes 8 bytes when the section is
