@@ -194,7 +194,7 @@ impl Adaptation {
     }
 
     /// Makes the next step due.
-    #[cfg(test)]
+    #[cfg(all(test, unix))]
     pub(crate) fn hurry(&mut self) {
         self.walked = u64::MAX;
         self.patience = 1;

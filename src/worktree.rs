@@ -388,7 +388,7 @@ impl Worktree {
     }
 
     /// Has the next take or restore move a part of the image into a huge page, if that is possible at all.
-    #[cfg(test)]
+    #[cfg(all(test, unix))]
     pub(crate) fn hurry(&mut self) {
         self.state_mut().adaptation.hurry();
     }
