@@ -75,6 +75,7 @@ impl State {
         self.log_hidden();
         self.log_kept(keep);
         self.ledger.started_over();
+        self.adaptation.mapped_anew();
         trace::restored("mapped anew", image.pages, 0, self.tracking());
         Ok(())
     }

@@ -96,12 +96,12 @@ impl Default for Costs {
 /// Fewer operations than this are not measured: reading the clock would be too large a part of the time.
 pub(crate) const OBSERVED: usize = 8;
 
-fn observe(believed: &mut u64, took: u64) {
+pub(crate) fn observe(believed: &mut u64, took: u64) {
     let took = took.min(believed.saturating_mul(8));
     *believed = (*believed * 3 + took) / 4;
 }
 
-fn nanoseconds(time: Duration) -> u64 {
+pub(crate) fn nanoseconds(time: Duration) -> u64 {
     u64::try_from(time.as_nanos()).unwrap_or(u64::MAX / 64)
 }
 
@@ -208,8 +208,14 @@ impl Ledger {
         (self.searches + 1).is_power_of_two()
     }
 
-    /// After a search among all of `pages` pages that found `private` private ones.
-    pub(crate) fn searched_all(&mut self, private: usize, pages: usize, others: Option<usize>) {
+    /// After a search among all of `pages` pages that `took` so long and found `private` private ones.
+    pub(crate) fn searched_all(
+        &mut self,
+        private: usize,
+        pages: usize,
+        others: Option<usize>,
+        took: Duration,
+    ) {
         if self.is_curious() {
             self.others = others;
         }
@@ -217,7 +223,12 @@ impl Ledger {
         self.private = private;
         self.closed = 0;
         // What closing would spare: to look at the page behind each entry, but not at the entries.
-        let looked = times(self.present(), SCAN);
+        let mut looked = times(self.present(), SCAN);
+        // One entry is that of a huge page if the entries take less time than on any machine.
+        let took = nanoseconds(took);
+        if took < looked / 8 {
+            looked = took;
+        }
         let walked = times(pages.min(self.present().saturating_mul(TABLE)), WALK);
         self.looked += looked.saturating_sub(walked);
     }
@@ -343,6 +354,7 @@ impl Ledger {
             first_write: self.costs.first_write(),
             protect: self.costs.close(pages),
             spent_in_vain: self.looked + self.compared,
+            ..ViewCosts::default()
         }
     }
 
@@ -375,7 +387,7 @@ impl Ledger {
 ///
 /// A library that was built with `MEMSNAP_TESTING` set decides at random if `MEMSNAP_DECISIONS` is `arbitrary`. So
 /// short tests reach both outcomes of each decision, and can check that none changes a byte.
-fn decide(by_cost: bool) -> bool {
+pub(crate) fn decide(by_cost: bool) -> bool {
     if option_env!("MEMSNAP_TESTING").is_none() { by_cost } else { arbitrary::decide(by_cost) }
 }
 
@@ -415,7 +427,7 @@ mod tests {
         // All the pages that 32 bits can address.
         const PAGES: usize = 1 << 20;
         let mut ledger = Ledger::new(0);
-        ledger.searched_all(PAGES, PAGES, Some(PAGES));
+        ledger.searched_all(PAGES, PAGES, Some(PAGES), ns(1_000_000_000));
         ledger.found(0, PAGES, PAGES);
         assert!(!ledger.starting_over_beats_discarding(0, PAGES, PAGES));
         assert!(ledger.arming_pays() && !ledger.starting_over_pays(PAGES));
@@ -521,7 +533,7 @@ mod tests {
     fn a_view_is_sparse_as_long_as_little_of_it_is_in_memory() {
         let mut ledger = Ledger::new(0);
         assert!(!ledger.is_sparse(1_000), "not known");
-        ledger.searched_all(100, 1_000, Some(100));
+        ledger.searched_all(100, 1_000, Some(100), ns(10_000));
         assert!(ledger.is_sparse(1_000) && !ledger.is_sparse(800));
         assert!(ledger.stays_sparse(1_000_000));
         ledger.costs.searched(ns(1_000_000));

@@ -150,6 +150,19 @@ impl Layout {
         }
     }
 
+    /// The file that the mapping shows in all of `range` where nothing is private, if it is a single one whose bytes do
+    /// not change.
+    pub(crate) fn file_of(&self, range: PageRange) -> Option<&MemoryFile> {
+        let is_flat = self.runs_of_flat().is_some_and(|flat| flat.covers.meets(range));
+        match self.source() {
+            Source::Private(file) => {
+                let whole = range.end <= file.pages() && !is_flat && !self.zeroed.meets(range);
+                whole.then_some(file)
+            }
+            _ => None,
+        }
+    }
+
     /// Whether the mapping shows zeroes at `page` where it is not private.
     pub(crate) fn shows_zeroes(&self, page: usize) -> bool {
         let is_flat = || self.flat.as_ref().is_some_and(|flat| flat.covers.contains(page));

@@ -4,6 +4,7 @@
 #![deny(unsafe_code)]
 
 mod access;
+mod adapt;
 #[cfg(feature = "bytes")]
 mod bytes;
 mod changes;
@@ -35,6 +36,8 @@ mod view;
 pub mod vm_memory;
 mod worktree;
 
+#[cfg(all(test, unix))]
+mod adapt_tests;
 #[cfg(test)]
 mod fault_script;
 #[cfg(test)]

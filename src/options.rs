@@ -38,7 +38,7 @@ pub struct SnapshotOptions {
 }
 
 impl SnapshotOptions {
-    /// No name, pages of the usual size.
+    /// No name, huge pages where they pay.
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -55,10 +55,14 @@ impl SnapshotOptions {
         self
     }
 
-    /// Whether the snapshot's own bytes are to be in huge pages. [`Never`](HugePages::Never), unless this is called.
+    /// Whether the snapshot's own bytes are to be in huge pages. [`Auto`](HugePages::Auto), unless this is called.
     ///
-    /// [`Advise`](HugePages::Advise) costs another copy of the bytes when the snapshot is made (Linux 6.1), for which
-    /// views that have it too ([`ViewOptions::huge_pages`]) read them with one fault for each huge page.
+    /// - [`Auto`](HugePages::Auto): each large view moves the bytes into huge pages while it is used, once that pays.
+    ///   See [`ViewOptions::huge_pages`].
+    /// - [`Advise`](HugePages::Advise): they are moved when the snapshot is made, which costs another copy of the bytes
+    ///   (Linux 6.1). Views then read them with one fault for each huge page.
+    /// - [`Never`](HugePages::Never): they are in pages of the usual size, and no view moves them.
+    ///
     /// Snapshots of files that the file system cloned, and `map_file`, go without.
     pub fn huge_pages(&mut self, huge_pages: HugePages) -> &mut Self {
         self.huge_pages = huge_pages;
@@ -238,7 +242,7 @@ impl<A> ViewOptions<A> {
     fn with(logged: Option<Checks>) -> Self {
         Self {
             populate: Populate::No,
-            huge_pages: HugePages::Never,
+            huge_pages: HugePages::Auto,
             reserve: 0,
             guard: (0, 0),
             keep_resident: cost::KEPT_BYTES,
@@ -257,12 +261,29 @@ impl<A> ViewOptions<A> {
         self
     }
 
-    /// Whether the view is to have huge pages: what it holds privately, and what it shows of a snapshot that is
-    /// itself in such ([`SnapshotOptions::huge_pages`]). [`Never`](HugePages::Never), unless this is called.
+    /// Whether the view is to have huge pages. [`Auto`](HugePages::Auto), unless this is called.
     ///
-    /// Spares faults where most of a large view is written. But one byte written takes a huge page (2 MiB on most
-    /// machines), and what is tracked, captured and compared are still all pages of the usual size in it. The view is
-    /// aligned to a huge page.
+    /// - [`Auto`](HugePages::Auto): the view moves the snapshot's bytes into huge pages once that pays, and shows them
+    ///   from there. What it holds privately stays in pages of the usual size. See below.
+    /// - [`Advise`](HugePages::Advise): the same, and the view also holds its private memory in huge pages. This spares
+    ///   faults where most of a large view is written. But one byte written takes a huge page (2 MiB on most machines),
+    ///   and what is tracked, captured and compared are still all pages of the usual size in it. The view is aligned to
+    ///   a huge page.
+    /// - [`Never`](HugePages::Never): the view moves nothing. It may still show bytes from huge pages into which another
+    ///   view has moved them.
+    ///
+    /// # How views move bytes into huge pages
+    ///
+    /// A snapshot or restore of a view of which much is in memory spends most of its time on finding the written pages,
+    /// for which the kernel walks over the view's page tables. One huge page takes the place of 512 entries. So once
+    /// these walks have taken as long as it takes to move the bytes, `take_snapshot` and the `restore` methods move
+    /// some of them at the end of each call, until all are moved. A call takes about a millisecond longer for that; one
+    /// call in a while takes longer where the system has to make room for huge pages. All views of the snapshot gain
+    /// from it. [`ViewStats::huge`](crate::ViewStats::huge) is what the view has in huge pages.
+    ///
+    /// This is done on Linux 6.7 and later with pages of 4 KiB, in views of at least 32 MiB, and for memory that
+    /// memsnap made itself. A huge page fills gaps of the snapshot's memory. So bytes are moved only where at most an
+    /// eighth of the huge page is gaps: the snapshot's memory grows by a seventh at most.
     pub fn huge_pages(&mut self, huge_pages: HugePages) -> &mut Self {
         self.huge_pages = huge_pages;
         self
@@ -361,6 +382,10 @@ impl<A> ViewOptions<A> {
         self
     }
 
+    pub(crate) fn may_adapt(&self) -> bool {
+        self.huge_pages != HugePages::Never
+    }
+
     /// The pages that a view of `pages` pages may grow to, and where it is to be.
     pub(crate) fn place(&self, pages: usize, label: &Label) -> io::Result<(usize, Placement)> {
         if self.executable && !RUNS_CODE {
@@ -380,7 +405,11 @@ impl<A> ViewOptions<A> {
     }
 
     fn placement(&self, before: usize, behind: usize, label: &Label) -> Placement {
-        let &Self { huge_pages, executable, .. } = self;
+        let &Self { executable, .. } = self;
+        let huge_pages = match self.huge_pages {
+            HugePages::Auto if label.huge_pages == HugePages::Never => HugePages::Never,
+            huge_pages => huge_pages,
+        };
         Placement { before, behind, huge_pages, executable, name: label.name.clone() }
     }
 
@@ -407,13 +436,18 @@ pub enum Populate {
 }
 
 /// Whether memory is to be in huge pages, in which the system then has fewer to look after.
+///
+/// The system may have no huge pages, or may have them forbidden; then all memory is in pages of the usual size.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
 pub enum HugePages {
-    /// The system is not asked for any.
+    /// A snapshot's bytes are moved into huge pages while its views are used, once that pays; see
+    /// [`ViewOptions::huge_pages`].
     #[default]
+    Auto,
+    /// No huge pages are used.
     Never,
-    /// The system is asked. A wish: it may have none, or may have them forbidden.
+    /// The system is asked for huge pages from the start.
     Advise,
 }
 

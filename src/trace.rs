@@ -93,6 +93,14 @@ pub(crate) fn restored(way: &'static str, pages: usize, rewritten: usize, tracke
     });
 }
 
+/// A view of `pages` pages has gone over all of them, and moved `regions` regions of its image into huge pages.
+pub(crate) fn moved_to_huge_pages(pages: usize, regions: usize) {
+    #[cfg(feature = "tracing")]
+    held::emit(move || {
+        tracing::debug!(target: "memsnap", pages, regions, "image moved into huge pages");
+    });
+}
+
 /// `written` pages of an image of `pages` pages were written into a flat file.
 pub(crate) fn consolidated(pages: usize, written: usize) {
     #[cfg(feature = "tracing")]

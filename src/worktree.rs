@@ -24,9 +24,10 @@ use std::mem;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::access::{Access, Protections};
+use crate::adapt::Adaptation;
 use crate::cost::{self, Ledger};
 use crate::dirty_log::{AtomicPageSet, DirtyLog};
 use crate::image::Image;
@@ -73,6 +74,7 @@ pub(crate) struct State {
     /// Pages that recent calls of `show` had to rewrite.
     pub(crate) rewritten: RewrittenPages,
     pub(crate) ledger: Ledger,
+    pub(crate) adaptation: Adaptation,
     pub(crate) access: Protections,
     /// Of a logged view, whose written pages are those in the log: the tracker only checks it.
     pub(crate) log: Option<DirtyLog>,
@@ -131,6 +133,7 @@ impl Worktree {
         let (start, len) = (mapping.as_ptr(), mapping.len());
         let log = options.logged.map(|checks| DirtyLog::new(most, checks));
         let reported = log.as_ref().map(|log| Arc::clone(log.reported()));
+        let adaptation = Adaptation::new(&mapping, options.may_adapt());
         let state = Box::new(Mutex::new(State {
             mapping,
             backing,
@@ -141,6 +144,7 @@ impl Worktree {
             all_closed: false,
             rewritten: RewrittenPages::default(),
             ledger: Ledger::new(options.keep_resident),
+            adaptation,
             access: Protections::default(),
             log,
         }));
@@ -187,7 +191,11 @@ impl Worktree {
         let mut state = self.lock();
         match &state.backing {
             Backing::Direct(_) if replaces_unseen() => state.capture_in_place(self.content_len),
-            _ => state.capture_changed(self.content_len),
+            _ => {
+                let image = state.capture_changed(self.content_len)?;
+                state.adapt();
+                Ok(image)
+            }
         }
     }
 
@@ -220,6 +228,9 @@ impl Worktree {
         let saved = |part: Range<usize>| (part.start, unsafe { state.bytes(part) }.to_vec());
         let edges: Vec<_> = keep.iter().flat_map(edges).map(saved).collect();
         let shown = state.show(image, &whole);
+        if shown.is_ok() {
+            state.adapt();
+        }
         let edges = if state.mapping.check_usable().is_ok() { edges } else { Vec::new() };
         for (offset, bytes) in edges {
             // SAFETY: the bytes were the range's before, and are below the end of `image`, so that they are now; the
@@ -393,13 +404,20 @@ impl Worktree {
                 state.tracker.why_not_faster()
             },
             mapped: state.mapping.len(),
+            huge: state.huge_pages() * page_size(),
             reserved: (before + behind) * page_size(),
             private: private * page_size(),
             captured: state.synced.captured.len() * page_size(),
             images: state.synced.family(),
             mappings: mappings + usize::from(before > 0) + usize::from(behind > 0) + 2 * state.access.len(),
-            costs: state.ledger.stats(state.mapping.pages()),
+            costs: state.adaptation.add_to(state.ledger.stats(state.mapping.pages())),
         }
+    }
+
+    /// Has the next take or restore move a part of the image into a huge page, if that is possible at all.
+    #[cfg(all(test, unix))]
+    pub(crate) fn hurry(&mut self) {
+        self.state_mut().adaptation.hurry();
     }
 
     fn state_mut(&mut self) -> &mut State {
@@ -510,19 +528,23 @@ impl State {
 
     /// Asks the tracker, of a private mapping.
     pub(crate) fn find(&mut self, search: Search) -> io::Result<Found> {
-        self.search(search, false)
+        Ok(self.search(search, false)?.0)
     }
 
     /// The same, and keeps what the search tells of the costs.
     pub(crate) fn find_and_note(&mut self, search: Search) -> io::Result<Found> {
-        let found = self.search(search, self.ledger.is_curious())?;
+        let (found, took) = self.search(search, self.ledger.is_curious())?;
+        if search != Search::Private {
+            self.adaptation.searched(took);
+        }
         if !found.since_closed {
-            self.ledger.searched_all(found.pages.len(), self.mapping.pages(), found.others);
+            self.ledger.searched_all(found.pages.len(), self.mapping.pages(), found.others, took);
         }
         Ok(found)
     }
 
-    fn search(&mut self, search: Search, count: bool) -> io::Result<Found> {
+    /// Asks the tracker. Returns how long that took, too.
+    fn search(&mut self, search: Search, count: bool) -> io::Result<(Found, Duration)> {
         let (synced, backing) = (&self.synced, &self.backing);
         let shows_zeroes = |page| match backing {
             Backing::Private(layout) => layout.shows_zeroes(page) && synced.shows_zeroes(page),
@@ -533,13 +555,14 @@ impl State {
         let found = self.tracker.find(search, &self.mapping, count, expected, shows_zeroes);
         let context = "asking the kernel which pages of a view were written";
         let found = found.map_err(error::context(context, self.mapping.pages()))?;
+        let took = start.elapsed();
         if found.since_closed {
             self.ledger.searched_open(found.pages.len());
         }
         match search {
-            Search::Written if found.since_closed => self.ledger.costs.searched(start.elapsed()),
+            Search::Written if found.since_closed => self.ledger.costs.searched(took),
             Search::WrittenAndClose if found.closed != Closed::Nothing => {
-                self.ledger.costs.closed(true, start.elapsed());
+                self.ledger.costs.closed(true, took);
             }
             _ => {}
         }
@@ -549,14 +572,15 @@ impl State {
             self.add_discarded(&found.pages);
             self.private = Some(found.pages.clone());
         }
-        Ok(found)
+        Ok((found, took))
     }
 
     /// Adds the pages that may differ from `synced` to `unsynced`, and closes pages if that pays. Returns whether all
-    /// pages in `unsynced` are known to have been written.
-    fn harvest(&mut self) -> io::Result<bool> {
+    /// pages in `unsynced` are known to have been written, and how many others were looked at in vain because they were
+    /// not closed.
+    fn harvest(&mut self) -> io::Result<(bool, usize)> {
         if self.log.is_some() {
-            return self.harvest_log();
+            return Ok((self.harvest_log()?, 0));
         }
         let closes = self.tracker.is_armed() && self.ledger.closing_pays(self.mapping.pages());
         // If all pages were closed in the step that lists them, it would list all pages that were never in memory.
@@ -581,7 +605,9 @@ impl State {
         } else if closes {
             self.closed(found.closed, found.pages.len());
         }
-        Ok(written)
+        // Closing has just closed them.
+        let unwritten = if found.closed == Closed::Nothing { found.unwritten } else { 0 };
+        Ok((written, unwritten))
     }
 
     /// Arms the tracker: closes all pages, or those in memory in a sparse view. `private` is the
@@ -649,11 +675,11 @@ impl State {
 
     /// Copies what changed since `synced`.
     pub(crate) fn capture_changed(&mut self, content_len: usize) -> io::Result<Arc<Image>> {
-        let written = match &self.backing {
+        let (written, unwritten) = match &self.backing {
             Backing::Private(_) => self.harvest()?,
             Backing::Direct(_) | Backing::Torn => {
                 self.unsynced = self.all_candidates()?;
-                false
+                (false, 0)
             }
         };
         let candidates = &self.unsynced;
@@ -681,7 +707,7 @@ impl State {
         if let Some(image) = image {
             self.synced = Arc::new(image);
         }
-        self.ledger.found(changed, idle, 0);
+        self.ledger.found(changed, idle, unwritten);
         self.ledger.found_written(changed);
         trace::taken(size.0, candidates, changed, self.tracking());
         Ok(Arc::clone(&self.synced))

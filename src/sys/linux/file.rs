@@ -11,10 +11,9 @@ use rustix::io::{Errno, FdFlags};
 
 use super::has_pinned_memory;
 use super::process::Process;
-use crate::options::HugePages;
 use crate::pages::{PageRange, PageSet};
-use crate::sys::unix::{Descriptor, Mapping, MemoryFile, page_size};
-use crate::sys::{Placement, Source, call};
+use crate::sys::call;
+use crate::sys::unix::{Descriptor, MemoryFile, page_size};
 
 /// Under these seals neither a byte nor the length of a file can change, for nobody. `F_SEAL_FUTURE_WRITE` is
 /// not enough: who mapped the file before can still write to it.
@@ -32,6 +31,10 @@ impl Kind {
 
     fn borrowed() -> Self {
         Self { borrowed: AtomicBool::new(true) }
+    }
+
+    pub(super) fn is_borrowed(&self) -> bool {
+        self.borrowed.load(Ordering::Relaxed)
     }
 }
 
@@ -116,14 +119,6 @@ impl MemoryFile {
         Ok(rustix::fs::fallocate(self.fd()?, flags, bytes.start as u64, bytes.len() as u64)?)
     }
 
-    /// Moves what the file holds into huge pages, as far as it fills any. A wish (Linux 6.1).
-    pub(crate) fn collapse(&self) {
-        let placement = Placement { huge_pages: HugePages::Advise, ..Placement::default() };
-        if let Ok(mapping) = Mapping::placed(self.pages, Source::ReadOnly(self), &[], &placement) {
-            self.data().ranges().iter().for_each(|&range| mapping.collapse(range));
-        }
-    }
-
     /// A handle for other processes; none unless the kernel guarantees that all pages stay as they are.
     pub(crate) fn share(&self) -> io::Result<Option<OwnedFd>> {
         call("fcntl")?;
@@ -144,7 +139,7 @@ impl MemoryFile {
 
     /// The pages that may hold something other than zeroes.
     pub(crate) fn data(&self) -> PageSet {
-        if self.kind.borrowed.load(Ordering::Relaxed) {
+        if self.kind.is_borrowed() {
             // To look for holes would move the offset, and wait for whoever is reading from there.
             return PageSet::all(self.pages);
         }

@@ -10,10 +10,7 @@ use rustix::process::set_virtual_memory_region_name;
 use crate::options::{HugePages, Populate};
 use crate::pages::{PageRange, PageSet};
 use crate::sys::unix::{Mapping, page_size};
-use crate::sys::{Source, call};
-
-/// The same on all architectures that Rust has; `libc` knows it with glibc only.
-const MADV_COLLAPSE: libc::c_int = 25;
+use crate::sys::{LARGE, Source, call};
 
 /// `PIDFD_SELF_THREAD`: names the process of the calling thread where `process_madvise` expects a descriptor.
 ///
@@ -42,18 +39,19 @@ impl Shown {
     pub(in crate::sys) fn truncate(&mut self, _pages: usize) {}
 }
 
-/// Pages of which a multiple is a good address for a mapping, if that matters.
+/// Pages of which a multiple is a good address for a mapping of `pages` pages of `source`; 0 if that does not matter.
 #[inline]
-pub(in crate::sys) fn slack(huge_pages: HugePages) -> usize {
-    match huge_pages {
-        HugePages::Advise => huge_page_size() / page_size(),
-        HugePages::Never => 0,
+pub(in crate::sys) fn alignment(huge_pages: HugePages, pages: usize, source: Source<'_>) -> usize {
+    match (huge_pages, source) {
+        (HugePages::Never, _) | (HugePages::Auto, Source::Zero) => 0,
+        (HugePages::Auto, _) if pages < LARGE / page_size() => 0,
+        (HugePages::Auto | HugePages::Advise, _) => huge_page_size() / page_size(),
     }
 }
 
 /// Bytes in a huge page, of which a multiple is a good address for a mapping: what x86-64 has, and AArch64 with
 /// pages of 4 KiB.
-fn huge_page_size() -> usize {
+pub(super) fn huge_page_size() -> usize {
     (2 << 20).max(page_size())
 }
 
@@ -151,16 +149,6 @@ impl Mapping {
         }
     }
 
-    /// Moves the memory of a file's pages `range` into huge pages, as far as they fill any. A wish (Linux 6.1).
-    pub(super) fn collapse(&self, range: PageRange) {
-        let start = self.address(range.start).addr().next_multiple_of(huge_page_size());
-        let end = self.address(range.end).addr() / huge_page_size() * huge_page_size();
-        if start < end {
-            // SAFETY: the addresses are inside this mapping; the bytes of its pages move, and none changes.
-            unsafe { libc::madvise(self.address(0).with_addr(start), end - start, MADV_COLLAPSE) };
-        }
-    }
-
     /// Asks for what the placement wishes of pages that were mapped just now, and keeps shared ones out of children.
     #[inline]
     pub(in crate::sys) fn advise(&self, range: PageRange, source: Source<'_>) -> io::Result<()> {
@@ -171,8 +159,8 @@ impl Mapping {
         // A kernel without huge pages, or without names, refuses these, and has no need of them.
         match (self.huge_pages, source) {
             (HugePages::Advise, _) => _ = advise(Advice::LinuxHugepage),
-            (HugePages::Never, Source::Zero) => _ = advise(Advice::LinuxNoHugepage),
-            (HugePages::Never, _) => {}
+            (HugePages::Auto | HugePages::Never, Source::Zero) => _ = advise(Advice::LinuxNoHugepage),
+            (HugePages::Auto | HugePages::Never, _) => {}
         }
         if let (Some(name), Source::Zero) = (&self.name, source) {
             // SAFETY: the pages were mapped just now, readable, and nobody writes to them yet.

@@ -2,6 +2,7 @@
 //! were written. Written for 5.10 and later; what newer kernels add is probed for.
 
 mod file;
+mod huge;
 mod memory;
 mod pagemap;
 mod process;
@@ -23,7 +24,8 @@ pub(crate) use super::unix::{
     writes_in_place,
 };
 pub(super) use file::{Kind, borrowed_file, new_file};
-pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, slack};
+pub(crate) use huge::huge_region;
+pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, alignment};
 use process::Process;
 pub(super) use process::{Generation as Owner, in_child};
 pub(crate) use source::received;

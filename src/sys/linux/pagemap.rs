@@ -11,7 +11,7 @@ use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 use super::process::{Process, ProcessFile};
 use crate::pages::{PageRange, PageSet};
 use crate::sys::unix::{Mapping, page_size};
-use crate::sys::{Scope, call};
+use crate::sys::{Entries, Scope, call};
 
 /// `PAGE_IS_*` of `linux/fs.h`.
 const WRITTEN: u64 = 1 << 1;
@@ -19,6 +19,7 @@ const FILE: u64 = 1 << 2;
 const PRESENT: u64 = 1 << 3;
 const SWAPPED: u64 = 1 << 4;
 const PFNZERO: u64 = 1 << 5;
+const HUGE: u64 = 1 << 6;
 
 /// `PM_SCAN_*` of `linux/fs.h`.
 const WP_MATCHING: u64 = 1 << 0;
@@ -107,10 +108,24 @@ fn populated(scope: Scope) -> u64 {
     }
 }
 
-/// Write-protects every page in `scope`. Where a page table exists, the entries of pages that were never in memory are
+/// How the pages of `range` are mapped. Takes as long as [`written`] in [`Scope::InMemory`].
+pub(super) fn entries(mapping: &Mapping, range: PageRange) -> Result<Entries, Errno> {
+    let query = Query { any: PRESENT | SWAPPED, tell: HUGE, ..Query::default() };
+    let mut entries = Entries::default();
+    scan(mapping, range, query, |range, categories| {
+        if categories & HUGE != 0 {
+            entries.huge += range.len();
+        } else {
+            entries.small += range.len();
+        }
+    })?;
+    Ok(entries)
+}
+
+/// Write-protects every page of `range` in `scope`. Where a page table exists, the entries of pages that were never in memory are
 /// write-protected too, whatever the scope.
-pub(super) fn protect(mapping: &Mapping, scope: Scope) -> Result<(), Errno> {
-    let (start, end) = addresses(mapping, mapping.all());
+pub(super) fn protect(mapping: &Mapping, range: PageRange, scope: Scope) -> Result<(), Errno> {
+    let (start, end) = addresses(mapping, range);
     let arg = ScanArg {
         flags: CHECK_WPASYNC | WP_MATCHING,
         start,

@@ -38,7 +38,7 @@ use crate::options::Tracking;
 use crate::pages::{PageRange, PageSet};
 use crate::stats::WhyNotFaster;
 use crate::sys::unix::Mapping;
-use crate::sys::{Closed, Found, Scope, Search, cannot_be_chosen, cannot_track, forced_tracking};
+use crate::sys::{Closed, Collapsed, Found, Scope, Search, cannot_be_chosen, cannot_track, forced_tracking};
 
 /// How written pages are found; see the module.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -88,7 +88,7 @@ impl Tracker {
         let before = *self;
         self.choose(mapping, tracking)?;
         if before.tier == Tier::Armed {
-            userfault::unregister(mapping);
+            let _ = userfault::unregister(mapping, mapping.all());
         }
         Ok(())
     }
@@ -231,7 +231,7 @@ impl Tracker {
     /// again.
     pub(crate) fn close(self, mapping: &Mapping) -> Closed {
         let armed = self.tier == Tier::Armed && !may_have_pinned_memory();
-        self.closed(armed && pagemap::protect(mapping, self.scope).is_ok())
+        self.closed(armed && pagemap::protect(mapping, mapping.all(), self.scope).is_ok())
     }
 
     /// The pages of the scope if they were `closed`, otherwise nothing.
@@ -258,6 +258,39 @@ impl Tracker {
         if self.tier == Tier::Armed && range.len() > 0 && userfault::register(mapping, range).is_err() {
             self.tier = Tier::Scan;
         }
+    }
+
+    /// Whether searches take less time if pages are in huge pages.
+    pub(crate) fn gains_from_huge_pages(self) -> bool {
+        matches!(self.tier, Tier::Armed | Tier::Scan)
+    }
+
+    /// Moves the file's pages `region`, one [`huge_region`](super::huge_region), into a huge page. Each of them shows what
+    /// the caller compares with, as when pages are closed. Fails with `Unsupported` if a page of the region is private.
+    ///
+    /// The kernel does not map a huge page in memory that is registered with userfaultfd. So an armed region is
+    /// unregistered for a moment, registered again and closed. In a mapping in which memory may be pinned nothing may be
+    /// closed, so nothing is moved either.
+    pub(crate) fn collapse(&mut self, mapping: &Mapping, region: PageRange) -> Collapsed {
+        let refused = |error| Collapsed { moved: Err(error), opened: false };
+        match pagemap::private(mapping, region, Look::InMemory, |_| true) {
+            Ok((private, _)) if private.is_empty() => {}
+            Ok(_) => return refused(io::ErrorKind::Unsupported.into()),
+            Err(error) => return refused(error.into()),
+        }
+        if self.tier != Tier::Armed {
+            return Collapsed { moved: mapping.collapse(region), opened: false };
+        }
+        if may_have_pinned_memory() {
+            return refused(io::ErrorKind::Unsupported.into());
+        }
+        if let Err(error) = userfault::unregister(mapping, region) {
+            return refused(error.into());
+        }
+        let moved = mapping.collapse(region);
+        self.renewed(mapping, region);
+        let closed = self.tier == Tier::Armed && pagemap::protect(mapping, region, self.scope).is_ok();
+        Collapsed { moved, opened: !closed }
     }
 
     /// After other memory was mapped in place of all that the mapping showed.
@@ -294,7 +327,7 @@ fn probe(tracking: Tracking, mapping: &Mapping) -> io::Result<()> {
             let needs = "Linux 6.7 and userfaultfd, or access to /dev/userfaultfd";
             let written = || pagemap::written(mapping, first, Scope::All, false).map(drop);
             let worked = userfault::register(mapping, first).and_then(|()| written());
-            userfault::unregister(mapping);
+            let _ = userfault::unregister(mapping, mapping.all());
             (needs, worked)
         }
         Tracking::Scan => {

@@ -31,14 +31,14 @@ pub(super) fn register(mapping: &Mapping, range: PageRange) -> Result<(), Errno>
     unsafe { rustix::ioctl::ioctl(Process::current()?.userfault()?, Argument::<_, REGISTER>(register)) }
 }
 
-/// Ends that; protected pages are as they were before. A wish.
-pub(super) fn unregister(mapping: &Mapping) {
-    let range = Range { start: mapping.as_ptr().addr().get() as u64, len: mapping.len() as u64 };
-    if let Ok(userfault) = Process::current().and_then(Process::userfault) {
-        // SAFETY: `Argument` describes `UFFDIO_UNREGISTER`. The range is a mapping of our own, and no byte of it
-        // changes.
-        let _ = unsafe { rustix::ioctl::ioctl(userfault, Argument::<_, UNREGISTER>(range)) };
-    }
+/// Ends that; protected pages are as they were before.
+pub(super) fn unregister(mapping: &Mapping, range: PageRange) -> Result<(), Errno> {
+    call("uffdio_unregister").map_err(|_| Errno::NOMEM)?;
+    let start = mapping.page_ptr(range.start).addr().get() as u64;
+    let range = Range { start, len: range.bytes().len() as u64 };
+    // SAFETY: `Argument` describes `UFFDIO_UNREGISTER`. The range is a mapping of our own, and no byte of it
+    // changes.
+    unsafe { rustix::ioctl::ioctl(Process::current()?.userfault()?, Argument::<_, UNREGISTER>(range)) }
 }
 
 /// A descriptor for asynchronous write-protection in this process.

@@ -22,7 +22,7 @@ use rustix::fs::OFlags;
 
 use crate::pages::{PageRange, PageSet};
 use crate::sys::call;
-use crate::sys::unix::{Descriptor, MemoryFile, page_size};
+use crate::sys::unix::{Descriptor, Mapping, MemoryFile, page_size};
 
 /// A mapping keeps the descriptor of what it shows, to map that again.
 pub(in crate::sys) type FileDescriptor = Arc<Descriptor>;
@@ -158,6 +158,11 @@ impl MemoryFile {
     /// A wish that is not granted.
     pub(crate) fn collapse(&self) {}
 
+    /// Unknown.
+    pub(crate) fn holes(&self, _: &Mapping, _: PageRange) -> Option<usize> {
+        None
+    }
+
     /// Nothing keeps the bytes from being changed by who has a descriptor.
     #[allow(dead_code, reason = "no module in `os` gives handles here")]
     pub(crate) fn share(&self) -> io::Result<Option<OwnedFd>> {
@@ -192,7 +197,7 @@ mod tests {
     use rustix::io::FdFlags;
 
     use super::*;
-    use crate::sys::{Mapping, Source};
+    use crate::sys::Source;
 
     #[test]
     fn a_temporary_file_is_reached_by_its_descriptor_alone() {

@@ -10,7 +10,7 @@ use rustix::mm::MapFlags;
 use crate::options::{HugePages, Populate};
 use crate::pages::{PageRange, PageSet};
 use crate::sys::unix::{Mapping, MemoryFile, page_size};
-use crate::sys::{Source, call};
+use crate::sys::{Entries, Source, call};
 
 /// Of mappings that count against no limit before they are used.
 #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly")))]
@@ -38,8 +38,8 @@ const GIVE_BACK: libc::c_int =
 /// process, for not every system joins them again.
 const MAX_PIECES: usize = 1024;
 
-/// No pages for alignment: there are no huge pages that could be asked for.
-pub(in crate::sys) fn slack(_huge_pages: HugePages) -> usize {
+/// Addresses do not matter: there are no huge pages that could be asked for.
+pub(in crate::sys) fn alignment(_huge_pages: HugePages, _pages: usize, _source: Source<'_>) -> usize {
     0
 }
 
@@ -179,6 +179,11 @@ impl Mapping {
             // SAFETY: the range is inside this mapping, and its bytes are the caller's to change.
             check(unsafe { libc::madvise(self.address(range.start), len, GIVE_BACK) })
         })
+    }
+
+    /// Unknown.
+    pub(crate) fn entries(&self, _: PageRange) -> io::Result<Entries> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// Makes the pages of `range` ready in one go: not here, so that whoever wants them touches them.

@@ -25,7 +25,7 @@ pub(crate) use super::unix::{
     writes_in_place,
 };
 pub(super) use file::{FileDescriptor, Kind, NOT_OPEN, borrowed_file, clone_of, new_file, with_extents};
-pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, slack};
+pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, alignment};
 pub(super) use process::{Owner, in_child};
 pub(crate) use tracker::Tracker;
 
@@ -33,6 +33,11 @@ pub(crate) use tracker::Tracker;
 /// Linux does it under the lock that page faults take, and leaves no hole unless memory is promised strictly.
 pub(crate) fn replaces_unseen() -> bool {
     cfg!(any(target_os = "linux", target_os = "android")) && !commits_strictly()
+}
+
+/// No huge pages.
+pub(crate) fn huge_region() -> Option<usize> {
+    None
 }
 
 /// Nothing that another process can be given keeps its bytes.

@@ -6,7 +6,7 @@ use crate::options::Tracking;
 use crate::pages::{PageRange, PageSet};
 use crate::stats::WhyNotFaster;
 use crate::sys::unix::Mapping;
-use crate::sys::{Closed, Found, Scope, Search, cannot_be_chosen, cannot_track};
+use crate::sys::{Closed, Collapsed, Found, Scope, Search, cannot_be_chosen, cannot_track};
 
 /// Finds the written pages of one mapping.
 #[derive(Clone, Copy)]
@@ -81,6 +81,16 @@ impl Tracker {
 
     /// After other memory was mapped in place of what `range` showed, or was added there.
     pub(crate) fn renewed(&mut self, _mapping: &Mapping, _range: PageRange) {}
+
+    /// There are no huge pages.
+    pub(crate) fn gains_from_huge_pages(self) -> bool {
+        false
+    }
+
+    /// Never succeeds.
+    pub(crate) fn collapse(&mut self, _: &Mapping, _: PageRange) -> Collapsed {
+        Collapsed { moved: Err(io::ErrorKind::Unsupported.into()), opened: false }
+    }
 
     /// After other memory was mapped in place of all that the mapping showed.
     pub(crate) fn disarm(&mut self) {}

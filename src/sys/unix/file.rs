@@ -24,7 +24,7 @@ pub(crate) struct MemoryFile {
     pub(in crate::sys) kind: Kind,
     /// Of a file on a disk, so that its descriptor can be told from others: as long as the file is mapped no other has its
     /// inode number.
-    _held: Option<Box<Mapping>>,
+    held: Option<Box<Mapping>>,
 }
 
 impl MemoryFile {
@@ -43,14 +43,14 @@ impl MemoryFile {
     }
 
     pub(in crate::sys) fn new(fd: FileDescriptor, pages: usize, kind: Kind) -> Self {
-        Self { fd, pages, kind, _held: None }
+        Self { fd, pages, kind, held: None }
     }
 
     /// A file that has its length and its bytes.
     pub(in crate::sys) fn on_disk(fd: FileDescriptor, pages: usize, kind: Kind) -> io::Result<Self> {
         let file = Self::new(fd, pages, kind);
         let first = Mapping::new(pages.min(1), Source::ReadOnly(&file))?;
-        Ok(Self { _held: Some(Box::new(first)), ..file })
+        Ok(Self { held: Some(Box::new(first)), ..file })
     }
 
     /// Makes the file `pages` pages long; what is added is zero.
@@ -76,6 +76,11 @@ impl MemoryFile {
     /// Whether no forked child has the file.
     pub(in crate::sys) fn is_kept_from_children(&self) -> bool {
         self.fd.is_kept_from_children()
+    }
+
+    #[allow(dead_code, reason = "only some systems have to know")]
+    pub(in crate::sys) fn is_on_disk(&self) -> bool {
+        self.held.is_some()
     }
 
     pub(crate) fn pages(&self) -> usize {

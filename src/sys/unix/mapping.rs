@@ -16,6 +16,7 @@ use std::ops::Deref;
 use std::process;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::io::Errno;
 use rustix::mm::{
@@ -27,7 +28,7 @@ use super::page_size;
 use crate::access::Access;
 use crate::options::HugePages;
 use crate::pages::{PageRange, PageSet};
-use crate::sys::system::{NO_REPLACE, NO_RESERVE, Owner, Shown, slack};
+use crate::sys::system::{NO_REPLACE, NO_RESERVE, Owner, Shown, alignment};
 use crate::sys::{Overlay, Placement, Source, Span, call};
 
 /// An address range that belongs to its owner until it is dropped.
@@ -77,13 +78,15 @@ impl Mapping {
 
     fn whole(pages: usize, source: Source<'_>, placement: &Placement) -> io::Result<Self> {
         let &Placement { before, behind, huge_pages, ref name, .. } = placement;
-        let slack = slack(huge_pages);
-        let inaccessible = before.saturating_add(behind).saturating_add(slack);
+        let alignment = alignment(huge_pages, pages, source);
+        let around = before.saturating_add(behind);
+        // Where nothing else is reserved, the address of a mapping that may come to be in huge pages is a matter of luck.
+        let slack = if huge_pages == HugePages::Auto && around == 0 { 0 } else { alignment };
+        let inaccessible = around.saturating_add(slack);
         let name = name.clone();
         if inaccessible == 0 && pages > 0 {
             let (all, mut shown, shared_by) = (PageRange::new(0, pages), Shown::default(), sharer(source)?);
-            // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
-            let start = unsafe { map(ptr::null_mut(), all, source, access_to(source), MapFlags::empty()) }?;
+            let start = map_aligned(alignment, all, source)?;
             shown.set(all, source);
             let span = Span { start, pages };
             let mapping = Self { span, before: 0, behind: 0, shown, huge_pages, name, shared_by };
@@ -381,6 +384,52 @@ unsafe fn map(
         }
     }?;
     NonNull::new(mapped.cast()).ok_or_else(|| io::Error::other("mmap returned address zero"))
+}
+
+/// Maps the pages `range` of `source` at an unused address, which is a multiple of `alignment` pages if possible.
+///
+/// The address of the last such mapping is proposed first. So a program that opens and drops views makes one call
+/// for each, and one that keeps them mostly too, since the kernel places them below each other. Otherwise a multiple is
+/// looked for in a free range of addresses that is long enough to have one.
+fn map_aligned(alignment: usize, range: PageRange, source: Source<'_>) -> io::Result<NonNull<u8>> {
+    static LAST: AtomicUsize = AtomicUsize::new(0);
+    /// Between two calls, another thread may come to have the addresses.
+    const ATTEMPTS: usize = 2;
+    let map_at = |address: usize| {
+        let address = ptr::without_provenance_mut(address);
+        // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
+        unsafe { map(address, range, source, access_to(source), MapFlags::empty()) }
+    };
+    let unmap = |start: NonNull<u8>, len| {
+        // SAFETY: the range was mapped just now, and nobody else knows of it.
+        unsafe { munmap(start.as_ptr().cast(), len) }
+    };
+    if alignment == 0 {
+        return map_at(0);
+    }
+    let (alignment, len) = (alignment * page_size(), range.len() * page_size());
+    let last = LAST.load(Ordering::Relaxed);
+    let mut start = map_at(last)?;
+    for _ in 0..ATTEMPTS {
+        if start.addr().get().is_multiple_of(alignment) || unmap(start, len).is_err() {
+            break;
+        }
+        let place = call("mmap").and_then(|()| {
+            let len = len.saturating_add(alignment);
+            // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
+            unsafe { reserve(ptr::null_mut(), len, MapFlags::empty()) }
+        });
+        let address = place.map_or(0, |place| {
+            let _ = unmap(place, len + alignment);
+            place.addr().get().next_multiple_of(alignment)
+        });
+        start = map_at(address)?;
+    }
+    let address = start.addr().get();
+    if address != last && address.is_multiple_of(alignment) {
+        LAST.store(address, Ordering::Relaxed);
+    }
+    Ok(start)
 }
 
 /// Takes `len` bytes of address space, inaccessible and without memory.

@@ -8,7 +8,7 @@
 //! | `Owner` | the process that a shared mapping stays in |
 //! | `in_child` | what a forked child calls first: it gives itself a number and closes what it must not have inherited |
 //! | `Shown` | notes which pages of a mapping show what, where `discard` has to know |
-//! | `NO_RESERVE`, `NO_REPLACE`, `slack` | flags of `mmap`; room that huge pages take |
+//! | `NO_RESERVE`, `NO_REPLACE`, `alignment` | flags of `mmap`; the addresses that huge pages need |
 //!
 //! and the methods of [`MemoryFile`] and [`Mapping`] that are not here: `finish`, `punch`, `collapse`, `share`,
 //! `data`, `allocated`; `discard`, `give_back`, `populate`, `advise`.

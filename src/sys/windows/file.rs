@@ -8,8 +8,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use windows_sys::Win32::System::Memory::{FILE_MAP_READ, SECTION_MAP_EXECUTE};
 
-use super::page_size;
 use super::section::{self, View};
+use super::{Mapping, page_size};
 use crate::pages::{PageRange, PageSet};
 
 /// Pages that a file may have in advance of its length: for each of them the system takes 8 bytes when the section is
@@ -179,6 +179,11 @@ impl MemoryFile {
 
     /// Huge pages of a section would have to be asked for when it is made, by a privileged user.
     pub(crate) fn collapse(&self) {}
+
+    /// Unknown.
+    pub(crate) fn holes(&self, _: &Mapping, _: PageRange) -> Option<usize> {
+        None
+    }
 
     /// A handle for other processes, which cannot write through it; none unless no one can.
     pub(crate) fn share(&self) -> io::Result<Option<OwnedHandle>> {

@@ -24,7 +24,7 @@ use super::section::{self, checked, this_process};
 use crate::access::Access;
 use crate::options::Populate;
 use crate::pages::{PageRange, PageSet};
-use crate::sys::{Overlay, Placement, Source, Span, call};
+use crate::sys::{Entries, Overlay, Placement, Source, Span, call};
 
 /// Pages of the section of zeroes that stands in for memory where there is none to be had.
 const ZERO_PAGES: usize = 256;
@@ -271,6 +271,11 @@ impl Mapping {
             }
         }
         Ok(())
+    }
+
+    /// Unknown.
+    pub(crate) fn entries(&self, _: PageRange) -> io::Result<Entries> {
+        Err(io::ErrorKind::Unsupported.into())
     }
 
     /// There is nothing that brings pages into the working set but to touch them.

@@ -34,6 +34,11 @@ pub(crate) fn writes_in_place() -> bool {
     true
 }
 
+/// No huge pages.
+pub(crate) fn huge_region() -> Option<usize> {
+    None
+}
+
 /// `FlushInstructionCache` makes what was written run.
 pub(crate) const RUNS_CODE: bool = true;
 

@@ -30,7 +30,9 @@ use super::section::{checked, query, this_process};
 use crate::options::Tracking;
 use crate::pages::{PageRange, PageSet};
 use crate::stats::WhyNotFaster;
-use crate::sys::{Closed, Found, Scope, Search, call, cannot_be_chosen, cannot_track, forced_tracking};
+use crate::sys::{
+    Closed, Collapsed, Found, Scope, Search, call, cannot_be_chosen, cannot_track, forced_tracking,
+};
 
 /// What the automatic choice is.
 fn default_tracking() -> Tracking {
@@ -133,6 +135,16 @@ impl Tracker {
     pub(crate) fn widen(&mut self) {}
 
     pub(crate) fn renewed(&mut self, _: &Mapping, _: PageRange) {}
+
+    /// There are no huge pages.
+    pub(crate) fn gains_from_huge_pages(self) -> bool {
+        false
+    }
+
+    /// Never succeeds.
+    pub(crate) fn collapse(&mut self, _: &Mapping, _: PageRange) -> Collapsed {
+        Collapsed { moved: Err(io::ErrorKind::Unsupported.into()), opened: false }
+    }
 
     pub(crate) fn disarm(&mut self) {}
 

@@ -1,0 +1,369 @@
+//! Moves the image of a view into huge pages, by and by, once that pays.
+//!
+//! To find the written pages, the kernel walks over the page-table entries of the view: 512 for each 2 MiB, or one if they
+//! are in a huge page. A view of which much is in memory spends most of the time of a small take or restore on this
+//! walk. [`Adaptation`] adds these times up. Once they exceed the price of a *pass*, the view goes over its regions of
+//! 2 MiB, a few at the end of each take and restore, and has the kernel move each one's part of the file into a huge
+//! page.
+//!
+//! Regions are left alone where this gains nothing or takes memory: a region with a private page (the view would still
+//! need its small entries), one that is in a huge page already or hardly in memory, one whose part of the file has
+//! holes, and one that does not show one file in full.
+//!
+//! The memory is shared with all views of the file, here and in other processes. Nobody waits for anybody: where two views move
+//! the same region, the kernel serializes them and the second finds the work done.
+
+use std::io;
+use std::time::{Duration, Instant};
+
+use crate::cost::{decide, nanoseconds, observe};
+use crate::options::HugePages;
+use crate::pages::PageRange;
+use crate::stats::ViewCosts;
+use crate::sys::{Collapsed, LARGE, Mapping, huge_region};
+use crate::trace;
+use crate::worktree::{Backing, State};
+
+/// Nanoseconds of a search that are not spent on walking: system calls.
+const CALLS: u64 = 10_000;
+
+/// To move a region into a huge page, until it is measured.
+const MOVE: u64 = 1_000_000;
+
+/// The most that a step should take. The steps of one pass are parts of different calls.
+const STEP: u64 = 1_000_000;
+
+/// A region that takes longer than this was moved on a machine without free huge pages. After it, and after a refusal,
+/// the pass pauses until walks have taken [`PAUSE`] times as long.
+const SLOW: u64 = 2_000_000;
+const PAUSE: u64 = 16;
+
+/// Refusals in a row after which a pass ends: the kernel will refuse the other regions too.
+const REFUSALS: u32 = 8;
+
+/// Searches after a pass that show what it has gained.
+const TRIAL: u32 = 16;
+
+/// The part of a region's pages that may be holes of the file: the image's memory grows by less than a seventh.
+const HOLES: usize = 8;
+
+/// The part of a region's pages that must have a page-table entry, so that there is something to gain.
+const IN_USE: usize = 4;
+
+/// When a view moves its image into huge pages, and how far it has come.
+pub(crate) struct Adaptation {
+    /// Pages of a region; `None` if the view never moves anything.
+    region: Option<usize>,
+    /// Nanoseconds that walks have taken since the last pass ended.
+    walked: u64,
+    /// Nanoseconds of a recent walk.
+    walk: u64,
+    /// Nanoseconds to move a region into a huge page.
+    cost: u64,
+    /// Nanoseconds that the last pass took for each region, moved or not.
+    visit: u64,
+    /// A pass begins when walks have taken this many times its price. Doubled by each pass that gained little.
+    patience: u64,
+    pass: Option<Pass>,
+    /// What walks took before the last pass, and how many searches are left until this is compared.
+    trial: Option<(u64, u32)>,
+}
+
+/// A pass over the regions of a view.
+#[derive(Clone, Copy, Default)]
+struct Pass {
+    /// The next region.
+    next: usize,
+    moved: usize,
+    /// Refusals since the last region that was moved.
+    refused: u32,
+    /// Nanoseconds that the pass took so far.
+    spent: u64,
+    /// Nothing is done until `walked` is as much.
+    resume: u64,
+    /// What a walk took before the pass.
+    walk: u64,
+}
+
+/// What became of a region.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Visit {
+    Moved,
+    Skipped,
+    Refused,
+}
+
+impl Adaptation {
+    /// For a view that shows `mapping`, whose address never changes.
+    pub(crate) fn new(mapping: &Mapping, may_adapt: bool) -> Self {
+        let is_fit = |&pages: &usize| {
+            let region = PageRange::new(0, pages).bytes().len();
+            may_adapt && mapping.len() >= LARGE && mapping.as_ptr().addr().get().is_multiple_of(region)
+        };
+        Self::of(huge_region().filter(is_fit))
+    }
+
+    fn of(region: Option<usize>) -> Self {
+        Self { region, walked: 0, walk: 0, cost: MOVE, visit: MOVE, patience: 1, pass: None, trial: None }
+    }
+
+    /// After other memory was mapped in place of all that the view showed.
+    pub(crate) fn mapped_anew(&mut self) {
+        let cost = self.cost;
+        *self = Self { cost, ..Self::of(self.region) };
+    }
+
+    /// Notes how long a search for written pages took.
+    pub(crate) fn searched(&mut self, took: Duration) {
+        if self.region.is_none() {
+            return;
+        }
+        let took = nanoseconds(took).saturating_sub(CALLS);
+        self.walked = self.walked.saturating_add(took);
+        if self.walk == 0 {
+            self.walk = took;
+        } else {
+            observe(&mut self.walk, took);
+        }
+        if let Some((before, left)) = &mut self.trial {
+            *left -= 1;
+            if *left == 0 {
+                let gained = self.walk <= *before / 4 * 3;
+                self.patience =
+                    if gained { (self.patience / 2).max(1) } else { self.patience.saturating_mul(2) };
+                self.trial = None;
+            }
+        }
+    }
+
+    /// Whether to go on with a pass over `regions` regions, or to begin one.
+    fn may_step(&mut self, regions: usize) -> bool {
+        if let Some(pass) = &self.pass {
+            return decide(self.walked >= pass.resume);
+        }
+        let price = self.patience.saturating_mul(self.visit).saturating_mul(regions as u64);
+        // What the last pass has gained must be known before another one begins.
+        if regions == 0 || !decide(self.trial.is_none() && self.walked > price) {
+            return false;
+        }
+        self.walked = 0;
+        self.trial = None;
+        self.pass = Some(Pass { walk: self.walk, ..Pass::default() });
+        true
+    }
+
+    /// Notes what became of the next region, and the time. Returns whether the pass may go on at once, in a step that has
+    /// taken `step` nanoseconds and `moved` regions so far.
+    fn visited(&mut self, visit: Visit, took: u64) -> bool {
+        let Some(pass) = &mut self.pass else { return false };
+        pass.next += 1;
+        pass.spent += took;
+        match visit {
+            Visit::Moved => {
+                (pass.moved, pass.refused) = (pass.moved + 1, 0);
+                observe(&mut self.cost, took);
+            }
+            Visit::Skipped => {}
+            Visit::Refused => pass.refused += 1,
+        }
+        let pauses = visit == Visit::Refused || took > SLOW;
+        if pauses {
+            pass.resume = self.walked.saturating_add(took.saturating_mul(PAUSE));
+        }
+        !pauses
+    }
+
+    /// Whether one more region is likely to fit into a step that has taken so long, and in which regions have been
+    /// `moved` or not.
+    fn has_time(&self, step: u64, moved: bool) -> bool {
+        if moved { step + self.cost <= STEP } else { step <= STEP / 4 }
+    }
+
+    /// The next region of a pass over `regions` regions. If there is none, the pass ends; then returns the number of
+    /// regions that it moved.
+    fn next(&mut self, regions: usize) -> Result<usize, usize> {
+        let Some(pass) = self.pass else { return Err(0) };
+        if pass.next < regions && pass.refused < REFUSALS {
+            return Ok(pass.next);
+        }
+        self.visit = (pass.spent / pass.next.max(1) as u64).max(1);
+        self.walked = 0;
+        self.pass = None;
+        self.trial = Some((pass.walk, TRIAL));
+        Err(pass.moved)
+    }
+
+    /// Makes the next step due.
+    #[cfg(all(test, unix))]
+    pub(crate) fn hurry(&mut self) {
+        self.walked = u64::MAX;
+        self.patience = 1;
+    }
+
+    /// Adds what is known here to the costs of the view.
+    pub(crate) fn add_to(&self, costs: ViewCosts) -> ViewCosts {
+        match self.region {
+            Some(_) => ViewCosts { move_to_huge_page: self.cost, spent_on_walks: self.walked, ..costs },
+            None => costs,
+        }
+    }
+}
+
+impl State {
+    /// Moves some of the image into huge pages, if that pays now. Each page of the view shows `synced` or is in `unsynced`.
+    pub(crate) fn adapt(&mut self) {
+        let Some(region) = self.adaptation.region else { return };
+        let pages = self.mapping.pages();
+        let regions = pages / region;
+        if self.synced.label.huge_pages == HugePages::Never
+            || !self.tracker.gains_from_huge_pages()
+            || !self.adaptation.may_step(regions)
+        {
+            return;
+        }
+        let start = Instant::now();
+        let (mut step, mut moved) = (0, false);
+        loop {
+            let next = match self.adaptation.next(regions) {
+                Ok(next) => next,
+                Err(moved) => return trace::moved_to_huge_pages(pages, moved),
+            };
+            let visit = self.visit(PageRange::new(next * region, (next + 1) * region));
+            let until_now = nanoseconds(start.elapsed());
+            let took = until_now - step;
+            (step, moved) = (until_now, moved || visit == Visit::Moved);
+            if !self.adaptation.visited(visit, took) || !self.adaptation.has_time(step, moved) {
+                return;
+            }
+        }
+    }
+
+    fn visit(&mut self, region: PageRange) -> Visit {
+        let Backing::Private(layout) = &self.backing else { return Visit::Skipped };
+        let Some(file) = layout.file_of(region) else { return Visit::Skipped };
+        match self.mapping.entries(region) {
+            Ok(entries) if entries.huge == 0 && entries.small >= region.len() / IN_USE => {}
+            _ => return Visit::Skipped,
+        }
+        if file.holes(&self.mapping, region).is_none_or(|holes| holes > region.len() / HOLES) {
+            return Visit::Skipped;
+        }
+        let Collapsed { moved, opened } = self.tracker.collapse(&self.mapping, region);
+        if opened {
+            self.all_closed = false;
+        }
+        match moved {
+            Ok(()) => Visit::Moved,
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Visit::Skipped,
+            Err(_) => Visit::Refused,
+        }
+    }
+
+    /// Pages of the view that are mapped in huge pages, as far as the system says.
+    pub(crate) fn huge_pages(&self) -> usize {
+        let all = PageRange::new(0, self.mapping.pages());
+        let is_possible = huge_region().is_some_and(|region| all.len() >= region);
+        if is_possible { self.mapping.entries(all).map_or(0, |entries| entries.huge) } else { 0 }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const REGIONS: usize = 10;
+
+    fn view() -> Adaptation {
+        Adaptation::of(Some(512))
+    }
+
+    /// Searches until a pass begins; returns how often.
+    fn until_pass(adaptation: &mut Adaptation, walk: u64) -> u64 {
+        let search = Duration::from_nanos(walk + CALLS);
+        for searches in 1..1_000_000 {
+            adaptation.searched(search);
+            if adaptation.may_step(REGIONS) {
+                return searches;
+            }
+        }
+        panic!("no pass begins");
+    }
+
+    /// Ends the pass that has begun, in which each region takes so long. Returns how many were moved.
+    fn end_pass(adaptation: &mut Adaptation, visit: Visit, took: u64) -> usize {
+        loop {
+            match adaptation.next(REGIONS) {
+                Ok(_) => _ = adaptation.visited(visit, took),
+                Err(moved) => return moved,
+            }
+        }
+    }
+
+    #[test]
+    fn a_pass_begins_when_walks_have_cost_as_much() {
+        let mut adaptation = view();
+        assert_eq!(until_pass(&mut adaptation, 100_000), REGIONS as u64 * MOVE / 100_000 + 1);
+        // Then a step may follow each search.
+        adaptation.searched(Duration::ZERO);
+        assert!(adaptation.may_step(REGIONS));
+        assert_eq!(end_pass(&mut adaptation, Visit::Moved, 600_000), REGIONS);
+        assert_eq!(adaptation.next(REGIONS), Err(0));
+        // The price of the next one is what this one took.
+        assert_eq!(until_pass(&mut adaptation, 50_000), REGIONS as u64 * 600_000 / 50_000 + 1);
+
+        let mut never = Adaptation::of(None);
+        (0..100).for_each(|_| never.searched(Duration::from_secs(1)));
+        assert_eq!(never.add_to(ViewCosts::default()), ViewCosts::default());
+        assert!(!view().may_step(0));
+    }
+
+    #[test]
+    fn a_step_takes_about_a_millisecond() {
+        let mut adaptation = view();
+        until_pass(&mut adaptation, 100_000);
+        (0..30).for_each(|_| assert!(adaptation.visited(Visit::Moved, 300_000)));
+        assert!(adaptation.has_time(600_000, true) && !adaptation.has_time(900_000, true));
+        // Regions with nothing to do are looked at for a quarter of that.
+        assert!(adaptation.has_time(200_000, false) && !adaptation.has_time(300_000, false));
+    }
+
+    /// Without free memory in huge pages, the kernel takes many milliseconds to move a region, or refuses.
+    #[test]
+    fn a_pass_pauses_after_a_slow_region_and_ends_after_refusals() {
+        let mut adaptation = view();
+        until_pass(&mut adaptation, 100_000);
+        assert!(!adaptation.visited(Visit::Moved, 10_000_000));
+        let mut searches = 0;
+        while !adaptation.may_step(REGIONS) {
+            adaptation.searched(Duration::from_nanos(100_000 + CALLS));
+            searches += 1;
+        }
+        assert_eq!(searches, PAUSE * 10_000_000 / 100_000);
+        assert_eq!(end_pass(&mut adaptation, Visit::Refused, 5_000), 1);
+        let mut all_refused = view();
+        until_pass(&mut all_refused, 100_000);
+        let visits = (0..).take_while(|_| {
+            all_refused.visited(Visit::Refused, 5_000);
+            all_refused.next(REGIONS).is_ok()
+        });
+        assert_eq!(visits.count() + 1, REFUSALS as usize);
+    }
+
+    #[test]
+    fn passes_that_gain_nothing_become_rare() {
+        let mut adaptation = view();
+        let mut waited = Vec::new();
+        for _ in 0..5 {
+            waited.push(until_pass(&mut adaptation, 100_000));
+            end_pass(&mut adaptation, Visit::Skipped, 10_000);
+        }
+        // The first price is a guess. After each pass it takes a number of searches to see what it has gained.
+        assert_eq!(waited, [101, 16, 16, 16, 17]);
+        // Once walks take less after a pass, they come again.
+        let rare = adaptation.patience;
+        (0..TRIAL).for_each(|_| adaptation.searched(Duration::from_nanos(10_000 + CALLS)));
+        assert!(adaptation.patience < rare);
+        adaptation.mapped_anew();
+        assert_eq!(adaptation.patience, 1);
+    }
+}

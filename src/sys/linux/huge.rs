@@ -1,0 +1,80 @@
+//! Huge pages of files: `MADV_COLLAPSE` (Linux 6.1), and which pages of a mapping are in huge ones.
+#![allow(unsafe_code)]
+
+use std::io;
+
+use rustix::process::geteuid;
+
+use super::memory::huge_page_size;
+use super::pagemap;
+use crate::options::HugePages;
+use crate::pages::PageRange;
+use crate::sys::unix::{Mapping, MemoryFile, page_size};
+use crate::sys::{Entries, Placement, Source, call};
+
+/// The same on all architectures that Rust has; `libc` knows it with glibc only.
+const MADV_COLLAPSE: libc::c_int = 25;
+
+/// Pages that one huge page takes the place of. Only where pages have 4 KiB: with larger pages a huge page has 32 MiB or
+/// more, which no call can move in a millisecond.
+pub(crate) fn huge_region() -> Option<usize> {
+    (page_size() == 4096).then(|| huge_page_size() / page_size())
+}
+
+impl Mapping {
+    /// Moves the file's pages `region` into one huge page, and maps that.
+    ///
+    /// The kernel copies the pages, takes them from all page tables, and puts the huge page in their place in the file.
+    /// It refuses (`EINVAL`) if one of the pages is private or the mapping is registered with userfaultfd; the file may
+    /// have the huge page then.
+    pub(super) fn collapse(&self, region: PageRange) -> io::Result<()> {
+        debug_assert!(region.end <= self.pages());
+        call("madvise")?;
+        // SAFETY: the addresses are inside this mapping; the bytes of its pages move, and none changes.
+        let result =
+            unsafe { libc::madvise(self.address(region.start), region.len() * page_size(), MADV_COLLAPSE) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
+    /// Moves the memory of a file's pages `range` into huge pages, as far as they fill any. Best effort.
+    fn collapse_within(&self, range: PageRange) {
+        let start = self.address(range.start).addr().next_multiple_of(huge_page_size());
+        let end = self.address(range.end).addr() / huge_page_size() * huge_page_size();
+        if start < end {
+            // SAFETY: the addresses are inside this mapping; the bytes of its pages move, and none changes.
+            unsafe { libc::madvise(self.address(0).with_addr(start), end - start, MADV_COLLAPSE) };
+        }
+    }
+
+    /// How the pages of `range` are mapped. Fails where the kernel does not say (before 6.7).
+    pub(crate) fn entries(&self, range: PageRange) -> io::Result<Entries> {
+        Ok(pagemap::entries(self, range)?)
+    }
+}
+
+impl MemoryFile {
+    /// Moves what the file holds into huge pages, as far as it fills any. Best effort (Linux 6.1).
+    pub(crate) fn collapse(&self) {
+        let placement = Placement { huge_pages: HugePages::Advise, ..Placement::default() };
+        if let Ok(mapping) = Mapping::placed(self.pages, Source::ReadOnly(self), &[], &placement) {
+            self.data().ranges().iter().for_each(|&range| mapping.collapse_within(range));
+        }
+    }
+
+    /// The pages of `range` that have no memory, of a file that `mapping` shows there; `None` of a file on a disk or
+    /// somebody else's. (To look for holes in the file would take time for all of the file.)
+    pub(crate) fn holes(&self, mapping: &Mapping, range: PageRange) -> Option<usize> {
+        debug_assert!(range.end <= mapping.pages());
+        let stat = self.fd.stat().ok()?;
+        // Of other users' files, the kernel tells that all pages are in memory.
+        if self.is_on_disk() || self.kind.is_borrowed() || stat.st_uid != geteuid().as_raw() {
+            return None;
+        }
+        call("mincore").ok()?;
+        let mut in_memory = vec![0_u8; range.len()];
+        let (start, len) = (mapping.address(range.start), range.len() * page_size());
+        // SAFETY: the range is inside the mapping, and there is a byte for each page.
+        let result = unsafe { libc::mincore(start, len, in_memory.as_mut_ptr().cast()) };
+        (result == 0).then(|| in_memory.iter().filter(|&&page| page & 1 == 0).count())
+    }
+}

@@ -1,0 +1,127 @@
+//! A view moves its snapshot's bytes into huge pages by itself, and goes on exactly with forks and other views of them.
+#![cfg(all(target_os = "linux", not(memsnap_unix)))]
+
+mod common;
+
+use common::unix::{Fork, fork};
+use common::{assert_same, forced_tier, pattern, serial, skip};
+use memsnap::{OwnedView, Snapshot, Tracking, ViewOptions, page_size};
+
+const LEN: usize = 64 << 20;
+
+/// Takes after which a view whose searches take a twentieth of the usual time has moved something.
+const TAKES: usize = 20_000;
+
+/// A view of this pattern that has moved a part of it. `None` where none does, for `test`.
+fn adapted(test: &str, bytes: &[u8]) -> Option<OwnedView> {
+    if forced_tier().is_some_and(|tier| tier == "pagemap" || tier == "compare") {
+        skip(test, "views that are tracked in this way move nothing");
+        return None;
+    }
+    let snapshot = Snapshot::from_slice(bytes).unwrap();
+    // In this tier, even a view of 64 MiB takes long to search.
+    let view = snapshot.into_view_with(ViewOptions::new().tracking(Tracking::Scan));
+    let mut view = common::supported(test, view)?;
+    for take in 0..TAKES {
+        if take % 100 == 0 {
+            view.iter().step_by(page_size()).for_each(|&byte| _ = std::hint::black_box(byte));
+        }
+        view[0] ^= 1;
+        view.take_snapshot().unwrap();
+        if take % 10 == 9 && view.stats().huge > 0 {
+            // All of the pass, if memory can be had for it.
+            (0..LEN >> 20).for_each(|_| drop(view.take_snapshot().unwrap()));
+            view.restore().unwrap();
+            return Some(view);
+        }
+    }
+    skip(test, "the kernel moves no file into huge pages");
+    None
+}
+
+/// Writes here and there, takes and restores; all is as it must be, in each way of tracking.
+#[track_caller]
+fn goes_on(what: &str, view: &mut OwnedView, root: &[u8]) {
+    let mut bytes = root.to_vec();
+    assert_same(what, view, root);
+    for tracking in [Tracking::Scan, Tracking::Armed, Tracking::Pagemap, Tracking::Compare, Tracking::Armed] {
+        if view.set_tracking(tracking).is_err() {
+            continue;
+        }
+        for round in 1..5 {
+            for at in (round..LEN).step_by(LEN / (40 * round) + 12_345) {
+                view[at] ^= 0x3C;
+                bytes[at] ^= 0x3C;
+            }
+            let taken = view.take_snapshot().unwrap();
+            assert_same(what, &taken.view().unwrap(), &bytes);
+            view[LEN / 3..LEN / 3 + 100 * page_size()].fill(9);
+            if round == 2 {
+                view.restore().unwrap();
+                bytes.copy_from_slice(root);
+            } else {
+                view.restore_to(&taken).unwrap();
+            }
+            assert_same(what, view, &bytes);
+        }
+    }
+    view.restore().unwrap();
+    assert_same(what, view, root);
+}
+
+#[test]
+fn a_view_that_is_much_used_moves_its_image_and_stays_exact() {
+    let _serial = serial();
+    let bytes = pattern(LEN / page_size(), 1);
+    let Some(mut view) = adapted("a_view_that_is_much_used_moves_its_image_and_stays_exact", &bytes) else {
+        return;
+    };
+    let costs = view.stats().costs;
+    assert!(costs.move_to_huge_page > 0);
+    goes_on("the view", &mut view, &bytes);
+    let image = view.take_snapshot().unwrap();
+    assert!(image.stats().base <= LEN as u64 / 7 * 8);
+    goes_on("another view", &mut image.into_view().unwrap(), &bytes);
+}
+
+/// A forked child has the huge pages, but not the protection of the view's pages. Both processes go on.
+#[test]
+fn parent_and_child_go_on_in_huge_pages() {
+    const TEST: &str = "parent_and_child_go_on_in_huge_pages";
+    let _serial = serial();
+    let bytes = pattern(LEN / page_size(), 1);
+    for tracking in [Tracking::Scan, Tracking::Armed] {
+        let Some(mut view) = adapted(TEST, &bytes) else { return };
+        if view.set_tracking(tracking).is_err() {
+            continue;
+        }
+        view[5] ^= 1;
+        view.take_snapshot().unwrap();
+        // Writes that no call has seen yet.
+        view[LEN / 2] ^= 1;
+        let mut now = bytes.clone();
+        now[5] ^= 1;
+        now[LEN / 2] ^= 1;
+        let go_on = |view: &mut OwnedView, who: &str| {
+            view[LEN - 7] ^= 1;
+            let mut now = now.clone();
+            now[LEN - 7] ^= 1;
+            let taken = view.take_snapshot().unwrap();
+            assert_same(who, &taken.view().unwrap(), &now);
+            view.restore().unwrap();
+            goes_on(who, view, &bytes);
+        };
+        match fork() {
+            Fork::InChild(mut parent) => {
+                parent.signal();
+                go_on(&mut view, "child");
+                parent.exit();
+            }
+            Fork::InParent(mut child) => {
+                child.wait();
+                go_on(&mut view, "parent");
+                child.join();
+            }
+        }
+    }
+}
