@@ -7,6 +7,7 @@ use crate::pages::{Changes, Pattern, Residency, WorkingSet};
 pub(crate) const KIB: usize = 1 << 10;
 pub(crate) const MIB: usize = 1 << 20;
 pub(crate) const GIB: usize = 1 << 30;
+pub(crate) const TIB: usize = 1 << 40;
 
 /// One set of parameters. What does not apply is `None`, or 0, or empty.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -111,6 +112,7 @@ impl fmt::Display for Case {
 /// A size that is a whole number of some unit.
 pub(crate) fn size(bytes: usize) -> String {
     match bytes {
+        TIB.. if bytes.is_multiple_of(TIB) => format!("{} TiB", bytes / TIB),
         GIB.. if bytes.is_multiple_of(GIB) => format!("{} GiB", bytes / GIB),
         MIB.. if bytes.is_multiple_of(MIB) => format!("{} MiB", bytes / MIB),
         _ => format!("{} KiB", bytes / KIB),

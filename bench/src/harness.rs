@@ -10,7 +10,7 @@ use anyhow::{Context, Result, ensure};
 use crate::case::{Case, MIB};
 use crate::competitor::{Competitor, Operation, Region, Taken, keep_out_of_children};
 use crate::image::Image;
-use crate::pages::{self, Change, page, read_all};
+use crate::pages::{Change, page, read_all};
 use crate::results::{Metric, Results};
 use crate::system;
 
@@ -196,7 +196,7 @@ impl Entry {
 
     /// Writes the changes; returns the time that took.
     pub(crate) fn write(&mut self, round: &Round) -> Duration {
-        time(|| pages::write(self.region.bytes(), &round.changes, round.value)).1
+        time(|| self.region.write(&round.changes, round.value)).1
     }
 
     /// Takes a snapshot; returns the time that took.
@@ -227,9 +227,9 @@ impl Entry {
 
 /// What all competitors do in one round.
 pub(crate) struct Round {
-    changes: Vec<Change>,
+    pub(crate) changes: Vec<Change>,
     /// The same, by page.
-    ascending: Vec<Change>,
+    pub(crate) ascending: Vec<Change>,
     value: u64,
     pub(crate) is_first: bool,
 }

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::hint::black_box;
+use std::ops::Range;
 
 use rand::seq::SliceRandom;
 use rand::{Rng, RngExt, SeedableRng};
@@ -73,6 +74,12 @@ impl Change {
         Self { page, offset: 0 }
     }
 
+    /// The bytes of the region that are written.
+    pub(crate) fn word(self) -> Range<usize> {
+        let start = self.page * page_size() + self.offset;
+        start..start + 8
+    }
+
     /// A change of the same word in another page.
     pub(crate) fn on(self, page: usize) -> Self {
         Self { page, ..self }
@@ -140,8 +147,7 @@ fn shuffled_runs(pages: usize, length: usize, rng: &mut impl Rng) -> Vec<usize> 
 /// Writes `value`, which must differ from what is there, into each page.
 pub(crate) fn write(region: &mut [u8], changes: &[Change], value: u64) {
     for change in changes {
-        let at = change.page * page_size() + change.offset;
-        region[at..at + 8].copy_from_slice(&value.to_le_bytes());
+        region[change.word()].copy_from_slice(&value.to_le_bytes());
     }
     black_box(region);
 }

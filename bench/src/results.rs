@@ -19,8 +19,14 @@ impl Metric {
 
 /// The competitor that the others are compared with.
 pub(crate) const SUBJECT: &str = "memsnap";
+/// The same library, with a view to which the program reports what it writes.
+pub(crate) const LOGGED: &str = "memsnap, logged";
+/// The same library, with a view all of which is compared, as on systems that do not name written pages.
+pub(crate) const COMPARING: &str = "memsnap, comparing";
 /// What no way of doing the work can beat.
 pub(crate) const LIMIT: &str = "limit";
+/// The copies of the limit, without what it adds for finding the changed pages.
+pub(crate) const COPIES: &str = "only the copies";
 /// The system calls that do the work, without a library around them.
 pub(crate) const SYSTEM_CALLS: &str = "bare system calls";
 /// The bare system calls, with one call for all discards.

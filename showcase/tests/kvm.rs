@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind, Write};
 use std::thread;
 
 use memsnap::{Tracking, ViewOptions, page_size};
-use memsnap_showcase::kvm::{self, Checkpoint, Machine, Model, WORK_PAGES};
+use memsnap_showcase::kvm::{self, Checkpoint, MEMORY, Machine, Memory, Model, WORK_PAGES};
 
 /// Says that `test` cannot run here, also where the output of tests is captured.
 fn skip(test: &str, reason: &str) {
@@ -13,7 +13,7 @@ fn skip(test: &str, reason: &str) {
 }
 
 /// A machine that has written `pages` pages, and its model; none, and why, where there are no machines.
-fn booted(test: &str, options: &ViewOptions, pages: usize) -> Option<(Machine, Model)> {
+fn booted<A: Memory>(test: &str, options: &ViewOptions<A>, pages: usize) -> Option<(Machine<A>, Model)> {
     if let Some(reason) = kvm::unavailable() {
         skip(test, &reason);
         return None;
@@ -24,7 +24,7 @@ fn booted(test: &str, options: &ViewOptions, pages: usize) -> Option<(Machine, M
 }
 
 /// Lets guest and model go `steps`, and compares what they report.
-fn batch(machine: &mut Machine, model: &mut Model, steps: usize) {
+fn batch<A: Memory>(machine: &mut Machine<A>, model: &mut Model, steps: usize) {
     machine.set_steps(steps).unwrap();
     assert_eq!(machine.run().unwrap(), model.run(steps), "after {steps} steps");
 }
@@ -47,6 +47,15 @@ fn every_way(test: &str) -> Vec<ViewOptions> {
     all
 }
 
+/// Options for views to which the machine reports what KVM's dirty log names: with a check that every written page was
+/// reported, in all builds, and with one that keeps nothing through a restore.
+fn logged() -> [ViewOptions<memsnap::Logged>; 2] {
+    [
+        ViewOptions::logged().checked(true).clone(),
+        ViewOptions::logged().checked(true).keep_resident(0).clone(),
+    ]
+}
+
 #[test]
 fn the_guest_computes_what_the_model_says() {
     let test = "the_guest_computes_what_the_model_says";
@@ -60,7 +69,12 @@ fn the_guest_computes_what_the_model_says() {
 #[test]
 fn ten_thousand_restores_give_the_same_result() {
     let test = "ten_thousand_restores_give_the_same_result";
-    let Some((mut machine, model)) = booted(test, &ViewOptions::new(), WORK_PAGES) else { return };
+    goes_back_ten_thousand_times(test, &ViewOptions::new());
+    goes_back_ten_thousand_times(test, &ViewOptions::logged());
+}
+
+fn goes_back_ten_thousand_times<A: Memory>(test: &str, options: &ViewOptions<A>) {
+    let Some((mut machine, model)) = booted(test, options, WORK_PAGES) else { return };
     machine.set_steps(64).unwrap();
     let checkpoint = machine.checkpoint().unwrap();
     let expected = model.clone().run(64);
@@ -81,27 +95,30 @@ fn ten_thousand_restores_give_the_same_result() {
 #[test]
 fn every_way_of_tracking_sees_what_the_guest_writes() {
     let test = "every_way_of_tracking_sees_what_the_guest_writes";
-    for options in every_way(test) {
-        let Some((mut machine, model)) = booted(test, &options, 2000) else { return };
-        let before = machine.checkpoint().unwrap();
-        for steps in [1, 40, 700, 2500] {
-            let mut after = model.clone();
-            batch(&mut machine, &mut after, steps);
-            let written = after.pages_since(&model);
-            let changed = machine.memory().changes().unwrap().ranges();
-            let changed: Vec<_> =
-                changed.iter().flat_map(|range| range.clone().step_by(page_size())).collect();
-            assert!(written.iter().all(|page| changed.contains(page)), "{options:?}: {steps} steps");
-            // The processor marks the entries of page tables as used.
-            let tables = 3;
-            assert!(changed.len() <= written.len() + tables, "{options:?}: {} changed", changed.len());
-            let taken = machine.checkpoint().unwrap();
-            assert!(after.matches(&taken.memory().view().unwrap()), "{options:?}: a snapshot after {steps}");
-            machine.restore(&before).unwrap();
-            assert!(model.matches(machine.memory()), "{options:?}: a restore after {steps}");
-            let again = machine.checkpoint().unwrap();
-            assert_eq!(before.memory().diff(again.memory()).unwrap().ranges(), [], "{options:?}");
-        }
+    every_way(test).iter().for_each(|options| sees_what_the_guest_writes(test, options));
+    logged().iter().for_each(|options| sees_what_the_guest_writes(test, options));
+}
+
+fn sees_what_the_guest_writes<A: Memory>(test: &str, options: &ViewOptions<A>) {
+    let Some((mut machine, model)) = booted(test, options, 2000) else { return };
+    let before = machine.checkpoint().unwrap();
+    for steps in [1, 40, 700, 2500] {
+        let mut after = model.clone();
+        batch(&mut machine, &mut after, steps);
+        let written = after.pages_since(&model);
+        let changed = machine.changes().unwrap();
+        let changed: Vec<_> = changed.into_iter().flat_map(|range| range.step_by(page_size())).collect();
+        assert!(written.iter().all(|page| changed.contains(page)), "{options:?}: {steps} steps");
+        // The processor marks the entries of page tables as used.
+        let tables = 3;
+        assert!(changed.len() <= written.len() + tables, "{options:?}: {} changed", changed.len());
+        let taken = machine.checkpoint().unwrap();
+        let view = taken.memory().view().unwrap();
+        assert!(after.matches(&view), "{options:?}: a snapshot after {steps}");
+        machine.restore(&before).unwrap();
+        assert!(model.matches(machine.memory()), "{options:?}: a restore after {steps}");
+        let again = machine.checkpoint().unwrap();
+        assert_eq!(before.memory().diff(again.memory()).unwrap().ranges(), [], "{options:?}");
     }
 }
 
@@ -109,25 +126,53 @@ fn every_way_of_tracking_sees_what_the_guest_writes() {
 #[test]
 fn any_checkpoint_can_be_gone_back_to() {
     let test = "any_checkpoint_can_be_gone_back_to";
-    for options in every_way(test) {
-        let Some((mut machine, mut model)) = booted(test, &options, 2000) else { return };
-        let mut kept: Vec<(Checkpoint, Model)> = vec![(machine.checkpoint().unwrap(), model.clone())];
-        for round in 0..30_usize {
-            batch(&mut machine, &mut model, 1 + round * 37 % 300);
-            if round % 3 == 0 {
-                kept.push((machine.checkpoint().unwrap(), model.clone()));
-            }
-            if round % 2 == 0 {
-                let (checkpoint, then) = &kept[round * 7 % kept.len()];
-                machine.restore(checkpoint).unwrap();
-                model = then.clone();
-            }
+    every_way(test).iter().for_each(|options| jumps_between_checkpoints(test, options));
+    logged().iter().for_each(|options| jumps_between_checkpoints(test, options));
+}
+
+fn jumps_between_checkpoints<A: Memory>(test: &str, options: &ViewOptions<A>) {
+    let Some((mut machine, mut model)) = booted(test, options, 2000) else { return };
+    let mut kept: Vec<(Checkpoint, Model)> = vec![(machine.checkpoint().unwrap(), model.clone())];
+    for round in 0..30_usize {
+        batch(&mut machine, &mut model, 1 + round * 37 % 300);
+        if round % 3 == 0 {
+            kept.push((machine.checkpoint().unwrap(), model.clone()));
         }
-        assert!(model.matches(machine.memory()), "{options:?}");
-        for (checkpoint, then) in &kept {
-            assert!(then.matches(&checkpoint.memory().view().unwrap()), "{options:?}: a checkpoint changed");
+        if round % 2 == 0 {
+            let (checkpoint, then) = &kept[round * 7 % kept.len()];
+            machine.restore(checkpoint).unwrap();
+            model = then.clone();
         }
     }
+    assert!(model.matches(machine.memory()), "{options:?}");
+    for (checkpoint, then) in &kept {
+        assert!(then.matches(&checkpoint.memory().view().unwrap()), "{options:?}: a checkpoint changed");
+    }
+}
+
+/// KVM's dirty log does not name what the host writes to guest memory, so the machine has to report that itself.
+#[test]
+fn what_the_host_writes_is_captured_and_goes_back() {
+    let test = "what_the_host_writes_is_captured_and_goes_back";
+    every_way(test).iter().for_each(|options| host_writes_go_back(test, options));
+    logged().iter().for_each(|options| host_writes_go_back(test, options));
+}
+
+fn host_writes_go_back<A: Memory>(test: &str, options: &ViewOptions<A>) {
+    let Some((mut machine, model)) = booted(test, options, 100) else { return };
+    let before = machine.checkpoint().unwrap();
+    // Over the border of two pages that the guest does not use.
+    let (start, bytes) = (0x20_0000 - 3, b"device");
+    let range = start..start + bytes.len();
+    batch(&mut machine, &mut model.clone(), 10);
+    machine.write(start, bytes).unwrap();
+    let after = machine.checkpoint().unwrap();
+    assert_eq!(after.memory().view().unwrap()[range.clone()], *bytes, "{options:?}");
+    machine.restore(&before).unwrap();
+    assert_eq!(machine.memory()[range.clone()], [0; 6], "{options:?}");
+    machine.restore(&after).unwrap();
+    assert_eq!(machine.memory()[range], *bytes, "{options:?}");
+    assert!(machine.write(MEMORY - 1, b"no").is_err());
 }
 
 #[test]

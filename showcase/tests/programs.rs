@@ -44,6 +44,8 @@ fn kvm() {
     let record = record(env!("CARGO_BIN_EXE_kvm"), &["--resets", "100", "--rounds", "3"]);
     match record.strip_prefix("skipped: ") {
         Some(why) => skip(why.trim_end()),
-        None => assert_compares(&record, &["memsnap", "copying all", "remapping", "Armed"]),
+        None => {
+            assert_compares(&record, &["memsnap", "memsnap, logged", "copying all", "remapping", "Armed"])
+        }
     }
 }

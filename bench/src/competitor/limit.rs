@@ -14,20 +14,34 @@ use super::{ChangedPages, Competitor, Operation, Region, Taken};
 use crate::case::Case;
 use crate::image::Image;
 use crate::pages::{Change, page};
-use crate::results::LIMIT;
+use crate::results::{COPIES, LIMIT};
 
-pub(crate) struct Limit;
+pub(crate) enum Limit {
+    WithEntries,
+    /// Without the time for the page table's entries.
+    CopiesOnly,
+}
 
 struct Buffers {
     map: MmapMut,
     original: MmapMut,
     taken: ChangedPages,
-    resident: bool,
+    /// The entries of the page table, each of which adds to the time: of a resident region, all; else, one for each change.
+    entries: Entries,
+}
+
+enum Entries {
+    All,
+    Changed,
+    None,
 }
 
 impl Competitor for Limit {
     fn name(&self) -> &'static str {
-        LIMIT
+        match self {
+            Self::WithEntries => LIMIT,
+            Self::CopiesOnly => COPIES,
+        }
     }
 
     fn memory(&self, case: &Case, _operation: Operation) -> usize {
@@ -40,8 +54,20 @@ impl Competitor for Limit {
         // SAFETY: as above.
         let original = unsafe { MmapOptions::new().map_copy(&image.file) }?;
         let taken = ChangedPages::new(case.changed);
-        Ok(Box::new(Buffers { map, original, taken, resident: case.is_resident() }))
+        let entries = match self {
+            Self::CopiesOnly => Entries::None,
+            Self::WithEntries if case.is_resident() => Entries::All,
+            Self::WithEntries => Entries::Changed,
+        };
+        Ok(Box::new(Buffers { map, original, taken, entries }))
     }
+}
+
+/// A region of zeroes that only copies changed pages, of which there are at most `changed`.
+pub(crate) fn copies_of_zeroes(bytes: usize, changed: usize) -> Result<Box<dyn Region>> {
+    let map = || MmapOptions::new().len(bytes).no_reserve_swap().map_anon();
+    let taken = ChangedPages::new(changed);
+    Ok(Box::new(Buffers { map: map()?, original: map()?, taken, entries: Entries::None }))
 }
 
 impl Region for Buffers {
@@ -68,7 +94,11 @@ impl Region for Buffers {
     }
 
     fn surcharge(&self, changes: &[Change]) -> Duration {
-        let entries = if self.resident { self.map.len() / page_size() } else { changes.len() };
+        let entries = match self.entries {
+            Entries::All => self.map.len() / page_size(),
+            Entries::Changed => changes.len(),
+            Entries::None => 0,
+        };
         Duration::from_nanos(entries as u64)
     }
 }

@@ -3,23 +3,25 @@
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use memsnap::{ArcView, Snapshot, page_size};
+use memsnap::{ArcView, Snapshot, Tracking, ViewOptions, page_size};
 
 use super::{Competitor, Operation, Region, Taken};
 use crate::case::Case;
 use crate::image::Image;
 use crate::pages::Change;
-use crate::results::SUBJECT;
+use crate::results::{COMPARING, SUBJECT};
 
 #[derive(Default)]
 pub(crate) struct Memsnap {
     /// What regions are views of; by default each makes a snapshot of its own.
     pub(crate) snapshot: Option<Arc<Snapshot>>,
+    /// Whether written pages are found by comparing all, as on systems that do not name them.
+    pub(crate) compares: bool,
 }
 
 impl Competitor for Memsnap {
     fn name(&self) -> &'static str {
-        SUBJECT
+        if self.compares { COMPARING } else { SUBJECT }
     }
 
     fn memory(&self, case: &Case, operation: Operation) -> usize {
@@ -35,7 +37,12 @@ impl Competitor for Memsnap {
             Some(snapshot) => Arc::clone(snapshot),
             None => Arc::new(Snapshot::from_slice(image.bytes())?),
         };
-        Ok(Box::new(snapshot.view_arc()?))
+        let mut options = ViewOptions::new();
+        if self.compares {
+            // By default, a restore of a large view maps it anew, which leaves all pages to be faulted in again.
+            options.tracking(Tracking::Compare).keep_resident(usize::MAX);
+        }
+        Ok(Box::new(snapshot.view_arc_with(&options)?))
     }
 }
 

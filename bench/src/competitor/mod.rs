@@ -8,6 +8,7 @@ mod limit;
 mod memmap2;
 mod memsnap;
 mod memsnap_0_1;
+mod memsnap_logged;
 mod system_calls;
 mod wasmtime;
 
@@ -18,16 +19,17 @@ use anyhow::{Result, bail};
 
 use crate::case::Case;
 use crate::image::Image;
-use crate::pages::Change;
+use crate::pages::{Change, write};
 
 pub(crate) use changed_pages::ChangedPages;
 pub(crate) use copy::Copy;
 pub(crate) use crumbles::Crumbles;
 pub(crate) use fork::{Fork, keep_out_of_children};
-pub(crate) use limit::Limit;
+pub(crate) use limit::{Limit, copies_of_zeroes};
 pub(crate) use memmap2::{Memmap2, map};
 pub(crate) use memsnap::Memsnap;
 pub(crate) use memsnap_0_1::Memsnap01;
+pub(crate) use memsnap_logged::MemsnapLogged;
 pub(crate) use system_calls::{Private, SystemCalls};
 pub(crate) use wasmtime::{Wasmtime, private_pages};
 
@@ -67,6 +69,11 @@ pub(crate) type Taken = Box<dyn Any + Send + Sync>;
 pub(crate) trait Region: Send {
     fn bytes(&mut self) -> &mut [u8];
 
+    /// Writes `value`, which must differ from what is there, into each page of `changes`.
+    fn write(&mut self, changes: &[Change], value: u64) {
+        write(self.bytes(), changes, value);
+    }
+
     /// What has to be done before [`take`](Self::take), but is no part of it.
     fn prepare(&mut self) -> Result<()> {
         Ok(())
@@ -91,7 +98,8 @@ pub(crate) trait Region: Send {
 pub(crate) fn all() -> Vec<Box<dyn Competitor>> {
     vec![
         Box::new(Memsnap::default()),
-        Box::new(Limit),
+        Box::new(MemsnapLogged::default()),
+        Box::new(Limit::WithEntries),
         Box::new(Memsnap01),
         Box::new(Fork),
         Box::new(Wasmtime::keeping_all()),

@@ -2,7 +2,10 @@
 
 use crate::case::{Case, GIB, MIB};
 use crate::pages::{Residency, WorkingSet};
-use crate::results::{LIMIT, Measurement, OLD, ONE_CALL, Results, SUBJECT, SYSTEM_CALLS};
+use crate::results::{
+    COMPARING, COPIES, LIMIT, LOGGED, Measurement, OLD, ONE_CALL, Results, SUBJECT, SYSTEM_CALLS,
+};
+use crate::workload::logged::{self, Call};
 use crate::workload::{create, memory, restore, sparse, take, threads, tree, view};
 
 const WASMTIME: [&str; 2] = ["wasmtime-style, keep all", "wasmtime-style, keep 1 MiB"];
@@ -48,6 +51,7 @@ pub(crate) fn verdicts(results: &Results) -> Vec<Verdict> {
         memory_bars,
         tree_bars,
         threads_bars,
+        logged_bars,
         sparse_bars,
     ];
     parts.iter().flat_map(|part| part(results)).collect()
@@ -240,6 +244,44 @@ fn threads_bars(results: &Results) -> Vec<Verdict> {
         Verdict::ratio(what, AtLeast(1.0), ratio)
     });
     gains.chain(views).collect()
+}
+
+fn logged_bars(results: &Results) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    for call in Call::ALL {
+        let what = format!("{}, logged", call.name());
+        for (changed, bar) in logged::CHANGED.into_iter().zip([2.0, 1.5, 1.3]) {
+            let case = logged::beside_copies(call, changed);
+            verdicts.push(Verdict::ratio(
+                format!("{what}, 1 GiB, {changed} pages: times the copies of these pages"),
+                AtMost(bar),
+                results.ratio(&case, logged::CALL.name, LOGGED, COPIES),
+            ));
+        }
+        let median = |bytes| results.median(&logged::of_zeroes(call, bytes), LOGGED, logged::CALL.name);
+        let medians: Option<Vec<f64>> = logged::SIZES.into_iter().map(median).collect();
+        let spread = medians.map(|all| {
+            all.iter().copied().fold(0.0, f64::max) / all.iter().copied().fold(f64::INFINITY, f64::min)
+        });
+        verdicts.push(Verdict::ratio(
+            format!("{what}, 16 pages of 1 MiB, 1 GiB and 1 TiB: slowest / fastest"),
+            AtMost(1.2),
+            spread,
+        ));
+        let case = logged::beside_comparing(call);
+        verdicts.push(Verdict::ratio(
+            format!("{what}, 16 pages of 256 MiB: faster than a view all of which is compared"),
+            AtLeast(1000.0),
+            results.ratio(&case, logged::CALL.name, COMPARING, LOGGED),
+        ));
+    }
+    verdicts.extend([1, 16].map(|changed| {
+        let case = logged::beside_copies(Call::Take, changed);
+        let ratio = results.ratio(&case, logged::WITH_WRITES.name, "crumbles", LOGGED);
+        let what = format!("write + take, logged, 1 GiB, {changed} pages: faster than crumbles");
+        Verdict::ratio(what, AtLeast(1.0), ratio)
+    }));
+    verdicts
 }
 
 fn sparse_bars(results: &Results) -> Vec<Verdict> {

@@ -8,9 +8,8 @@ use plotters::prelude::*;
 
 use super::markdown::quantity;
 use crate::case::{Case, size};
-use crate::competitor;
 use crate::pages::Residency;
-use crate::results::{LIMIT, ONE_CALL, Results, SYSTEM_CALLS};
+use crate::results::{LIMIT, LOGGED, OLD, ONE_CALL, Results, SUBJECT, SYSTEM_CALLS};
 use crate::workload::{restore, take, threads, tree};
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -19,20 +18,110 @@ const PANEL: (u32, u32) = (560, 460);
 const LEGEND: u32 = 230;
 const TEXT: &str = "sans-serif";
 
-/// Okabe and Ito's colours, which the colour-blind can distinguish, a grey, and two more for the bare system calls.
-const COLOURS: [RGBColor; 11] = [
-    RGBColor(0xD5, 0x5E, 0x00),
-    RGBColor(0x00, 0x00, 0x00),
-    RGBColor(0x00, 0x72, 0xB2),
-    RGBColor(0x00, 0x9E, 0x73),
-    RGBColor(0xCC, 0x79, 0xA7),
-    RGBColor(0x8C, 0x56, 0x9B),
-    RGBColor(0x56, 0xB4, 0xE9),
-    RGBColor(0x80, 0x80, 0x80),
-    RGBColor(0xC9, 0xA2, 0x00),
-    RGBColor(0x6B, 0x4A, 0x2B),
-    RGBColor(0xB8, 0x94, 0x6E),
+/// How a competitor looks in all plots.
+///
+/// The colours are those of Okabe and Ito, which the colour-blind can distinguish, and a few more. Lines also differ by
+/// strokes and markers. Lines with more gaps are thinner and drawn later, so that a line shows in the gaps and at the
+/// edges of another that covers it.
+struct Style {
+    competitor: &'static str,
+    colour: RGBColor,
+    stroke: Stroke,
+    marker: Marker,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Stroke {
+    Solid,
+    LongDashes,
+    ShortDashes,
+    Dots,
+}
+use Stroke::{Dots, LongDashes, ShortDashes, Solid};
+
+/// A filled shape, or the outline of one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Marker {
+    Filled(Shape),
+    Outline(Shape),
+}
+use Marker::{Filled, Outline};
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    Circle,
+    Square,
+    Diamond,
+    Up,
+    Down,
+}
+use Shape::{Circle, Diamond, Down, Square, Up};
+
+const STYLES: [Style; 12] = [
+    Style::new(SUBJECT, RGBColor(0xD5, 0x5E, 0x00), Solid, Filled(Circle)),
+    Style::new(LOGGED, RGBColor(0x00, 0x72, 0xB2), LongDashes, Filled(Square)),
+    Style::new(LIMIT, BLACK, ShortDashes, Filled(Diamond)),
+    Style::new(OLD, RGBColor(0x56, 0xB4, 0xE9), Solid, Outline(Up)),
+    Style::new("fork", RGBColor(0x00, 0x9E, 0x73), LongDashes, Filled(Down)),
+    Style::new("wasmtime-style, keep all", RGBColor(0xCC, 0x79, 0xA7), Solid, Outline(Diamond)),
+    Style::new("wasmtime-style, keep 1 MiB", RGBColor(0x6A, 0x1B, 0x5C), ShortDashes, Outline(Square)),
+    Style::new("memmap2", RGBColor(0xE6, 0x9F, 0x00), ShortDashes, Filled(Up)),
+    Style::new("plain copy", RGBColor(0x80, 0x80, 0x80), LongDashes, Outline(Down)),
+    Style::new("crumbles", RGBColor(0x8A, 0x8A, 0x00), Dots, Outline(Circle)),
+    Style::new(SYSTEM_CALLS, RGBColor(0x6B, 0x4A, 0x2B), Solid, Filled(Square)),
+    Style::new(ONE_CALL, RGBColor(0xC8, 0xB0, 0x90), Dots, Filled(Diamond)),
 ];
+
+impl Style {
+    const fn new(competitor: &'static str, colour: RGBColor, stroke: Stroke, marker: Marker) -> Self {
+        Self { competitor, colour, stroke, marker }
+    }
+
+    fn of(competitor: &str) -> &'static Self {
+        STYLES.iter().find(|style| style.competitor == competitor).unwrap_or(&STYLES[0])
+    }
+
+    fn line(&self) -> ShapeStyle {
+        self.colour.stroke_width(match self.stroke {
+            Solid => 4,
+            LongDashes => 3,
+            ShortDashes | Dots => 2,
+        })
+    }
+}
+
+impl Stroke {
+    /// The pixels of a dash, and of the gap behind it.
+    fn dash(self) -> Option<(i32, i32)> {
+        match self {
+            Solid => None,
+            LongDashes => Some((14, 6)),
+            ShortDashes => Some((6, 5)),
+            Dots => Some((2, 4)),
+        }
+    }
+}
+
+impl Marker {
+    /// The corners around the centre, in pixels. Outlines are larger, so that they show around a filled shape.
+    fn corners(self) -> Vec<(i32, i32)> {
+        let (shape, r) = match self {
+            Filled(shape) => (shape, 4),
+            Outline(shape) => (shape, 6),
+        };
+        match shape {
+            // An octagon looks like a circle in this size.
+            Circle => {
+                let h = r / 2;
+                vec![(-h, -r), (h, -r), (r, -h), (r, h), (h, r), (-h, r), (-r, h), (-r, -h)]
+            }
+            Square => vec![(-r, -r), (r, -r), (r, r), (-r, r)],
+            Diamond => vec![(0, -r - 1), (r + 1, 0), (0, r + 1), (-r - 1, 0)],
+            Up => vec![(0, -r - 1), (r + 1, r), (-r - 1, r)],
+            Down => vec![(0, r + 1), (r + 1, -r), (-r - 1, -r)],
+        }
+    }
+}
 
 struct Panel {
     title: &'static str,
@@ -93,8 +182,7 @@ pub(crate) fn draw_all(results: &Results, folder: &Path) -> Result<()> {
 }
 
 fn names() -> impl Iterator<Item = &'static str> {
-    let all = competitor::all().into_iter().map(|competitor| competitor.name());
-    all.chain([SYSTEM_CALLS, ONE_CALL])
+    STYLES.iter().map(|style| style.competitor)
 }
 
 /// Draws a bar chart of the loops that two threads do together, divided by those of one: a group for each loop, a bar
@@ -110,7 +198,10 @@ fn draw_gains(results: &Results, path: &Path) -> Result<(), Box<dyn std::error::
     root.fill(&WHITE)?;
     let (plot, legend) = root.split_horizontally(2 * PANEL.0);
     let mut chart = ChartBuilder::on(&plot)
-        .caption("Loops a second of two threads together, as times those of one", (TEXT, 17))
+        .caption(
+            "Loops a second of two threads together, as times those of one; bars in the order of the legend",
+            (TEXT, 17),
+        )
         .margin(12)
         .x_label_area_size(46)
         .y_label_area_size(70)
@@ -128,8 +219,9 @@ fn draw_gains(results: &Results, path: &Path) -> Result<(), Box<dyn std::error::
     let width = 0.9 / names.len() as f64;
     for (row, left) in threads::ROWS.iter().zip((0..).map(|left| f64::from(left) + 0.05)) {
         for (name, left) in names.iter().zip((0..).map(|bar| left + f64::from(bar) * width)) {
-            let bar = |gain: f64| Rectangle::new([(left, 0.0), (left + width, gain)], colour(name).filled());
-            chart.draw_series(gain(row, name).map(|gain| bar(gain.min(HIGHEST))))?;
+            let Some(gain) = gain(row, name).map(|gain| gain.min(HIGHEST)) else { continue };
+            let bar = |style| Rectangle::new([(left, 0.0), (left + width, gain)], style);
+            chart.draw_series([bar(Style::of(name).colour.filled()), bar(BLACK.stroke_width(1))])?;
         }
         let (x, bottom) = chart.backend_coord(&(left, 0.0));
         for (line, y) in row.label().into_iter().zip((bottom + 8..).step_by(16)) {
@@ -206,34 +298,55 @@ fn draw_panel(area: &Area<'_>, panel: &Panel) -> Result<(), Box<dyn std::error::
         .bold_line_style(BLACK.mix(0.15))
         .light_line_style(TRANSPARENT)
         .draw()?;
-    for line in &panel.lines {
-        let colour = colour(line.competitor);
-        let points = line.points.iter().copied();
-        if line.competitor == LIMIT {
-            chart.draw_series(DashedLineSeries::new(points.clone(), 6, 4, colour.stroke_width(2)))?;
-        } else {
-            chart.draw_series(LineSeries::new(points.clone(), colour.stroke_width(2)))?;
+    let mut lines: Vec<_> =
+        panel.lines.iter().map(|line| (Style::of(line.competitor), &line.points)).collect();
+    lines.sort_by_key(|(style, _)| style.stroke);
+    for (style, points) in &lines {
+        let points = points.iter().copied();
+        match style.stroke.dash() {
+            Some((dash, gap)) => chart.draw_series(DashedLineSeries::new(points, dash, gap, style.line()))?,
+            None => chart.draw_series(LineSeries::new(points, style.line()))?,
+        };
+    }
+    let (filled, outlines): (Vec<_>, Vec<_>) =
+        lines.iter().partition(|(style, _)| matches!(style.marker, Filled(_)));
+    for (style, points) in filled.into_iter().chain(outlines) {
+        for point in points {
+            let at = chart.backend_coord(point);
+            draw_marker(&area.strip_coord_spec(), at, style)?;
         }
-        chart.draw_series(points.map(|point| Circle::new(point, 3, colour.filled())))?;
+    }
+    Ok(())
+}
+
+fn draw_marker(area: &Area<'_>, at: (i32, i32), style: &Style) -> Result<(), Box<dyn std::error::Error>> {
+    let (left, top) = area.get_base_pixel();
+    let mut corners: Vec<_> =
+        style.marker.corners().iter().map(|(x, y)| (at.0 - left + x, at.1 - top + y)).collect();
+    match style.marker {
+        Filled(_) => area.draw(&Polygon::new(corners, style.colour.filled()))?,
+        Outline(_) => {
+            corners.extend_from_within(..1);
+            area.draw(&PathElement::new(corners, style.colour.stroke_width(2)))?;
+        }
     }
     Ok(())
 }
 
 fn draw_legend(area: &Area<'_>, names: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
-    for (name, y) in names.iter().zip((60..).step_by(24)) {
-        let colour = colour(name);
-        let dashes: &[(i32, i32)] = if *name == LIMIT { &[(0, 6), (10, 16), (20, 26)] } else { &[(0, 26)] };
-        for &(start, end) in dashes {
-            area.draw(&PathElement::new([(start, y), (end, y)], colour.stroke_width(2)))?;
+    const END: i32 = 40;
+    for (name, y) in names.iter().zip((60..).step_by(26)) {
+        let style = Style::of(name);
+        let (dash, gap) = style.stroke.dash().unwrap_or((END, 0));
+        let starts = (0..).map(|number| number * (dash + gap)).take_while(|&start| start < END);
+        for start in starts {
+            area.draw(&PathElement::new([(start, y), ((start + dash).min(END), y)], style.line()))?;
         }
-        area.draw(&Text::new((*name).to_owned(), (34, y - 7), (TEXT, 14)))?;
+        let (left, top) = area.get_base_pixel();
+        draw_marker(area, (left + END / 2, top + y), style)?;
+        area.draw(&Text::new((*name).to_owned(), (END + 8, y - 7), (TEXT, 14)))?;
     }
     Ok(())
-}
-
-fn colour(competitor: &str) -> RGBColor {
-    let position = names().position(|name| name == competitor).unwrap_or_default();
-    COLOURS[position % COLOURS.len()]
 }
 
 fn count(value: &f64) -> String {
@@ -243,4 +356,26 @@ fn count(value: &f64) -> String {
 fn bytes(value: &f64) -> String {
     let power = value.log2().round();
     (0..usize::BITS).find(|&bit| f64::from(bit) == power).map_or(String::new(), |bit| size(1 << bit))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::competitor;
+
+    /// Colours once followed from the position in a list: a new competitor changed those of others, and could get the
+    /// colour of the first.
+    #[test]
+    fn each_competitor_has_a_style_of_its_own() {
+        for competitor in competitor::all() {
+            assert!(names().any(|name| name == competitor.name()), "no style for {}", competitor.name());
+        }
+        for (index, style) in STYLES.iter().enumerate() {
+            for other in &STYLES[..index] {
+                assert_ne!(style.competitor, other.competitor);
+                assert_ne!(style.colour, other.colour, "{} and {}", style.competitor, other.competitor);
+                assert!(style.marker != other.marker || style.stroke != other.stroke, "{}", style.competitor);
+            }
+        }
+    }
 }

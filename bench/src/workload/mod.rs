@@ -2,6 +2,7 @@
 
 pub(crate) mod costs;
 pub(crate) mod create;
+pub(crate) mod logged;
 pub(crate) mod memory;
 pub(crate) mod restore;
 pub(crate) mod sparse;
@@ -40,6 +41,8 @@ pub(crate) enum Workload {
     Writer,
     /// Two threads against one
     Threads,
+    /// Views to which the program reports what it writes
+    Logged,
     /// Views of which little is in use
     Sparse,
     /// What the library's cost model is made of
@@ -53,6 +56,7 @@ impl Workload {
             _ if scale.quick => 2 * GIB,
             Self::Take | Self::Restore | Self::Writer => 9 * GIB,
             Self::Create => 4 * GIB,
+            Self::Logged => 5 * GIB,
             Self::View | Self::Tree | Self::Memory | Self::Costs => 3 * GIB,
             Self::Threads | Self::Sparse => 2 * GIB,
         }
@@ -68,6 +72,7 @@ impl Workload {
             Self::Memory => memory::run(scale, results),
             Self::Writer => writer::run(scale, results),
             Self::Threads => threads::run(scale, results),
+            Self::Logged => logged::run(scale, results),
             Self::Sparse => sparse::run(scale, results),
             Self::Costs => costs::run(scale, results),
         }

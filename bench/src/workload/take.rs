@@ -7,7 +7,7 @@ use crate::case::{Case, GIB, KIB, MIB};
 use crate::competitor::Operation;
 use crate::harness::{interleave, nanoseconds, open};
 use crate::pages::Pattern;
-use crate::results::{LIMIT, Metric, Results, SUBJECT};
+use crate::results::{LIMIT, LOGGED, Metric, Results, SUBJECT};
 
 /// The time of taking a snapshot.
 pub(crate) const PAUSE: Metric = Metric::nanoseconds("pause");
@@ -66,8 +66,8 @@ fn take(case: &Case, kept: usize, scale: Scale, images: &mut Images, results: &m
     let image = images.get(case.bytes)?;
     let mut competitors = scale.competitors(case, results);
     if scale.quick && case.bytes >= GIB && *case != Case::base(NAME) {
-        competitors.retain(|competitor| [SUBJECT, LIMIT].contains(&competitor.name()));
-        results.skip(case, "all but memsnap and the limit", "takes too long for --quick");
+        competitors.retain(|competitor| [SUBJECT, LOGGED, LIMIT].contains(&competitor.name()));
+        results.skip(case, "all but memsnap, memsnap logged and the limit", "takes too long for --quick");
     }
     let entries = open(case, Operation::Take { kept }, image, &competitors, results)?;
     interleave(case, scale.plan(case), entries, results, |entry, round| {

@@ -13,8 +13,8 @@ use memsnap::Snapshot;
 use super::{Images, Scale};
 use crate::case::{Case, MIB, size};
 use crate::competitor::{
-    Competitor, Crumbles, Limit, Memmap2, Memsnap, Memsnap01, Operation, Private, Region, SystemCalls,
-    Wasmtime, map,
+    Competitor, Crumbles, Limit, Memmap2, Memsnap, Memsnap01, MemsnapLogged, Operation, Private, Region,
+    SystemCalls, Wasmtime, map,
 };
 use crate::image::Image;
 use crate::pages::{Change, WorkingSet, page, random_changes, read_all, rng, write};
@@ -162,10 +162,11 @@ impl<'a> Contender<'a> {
 
 fn loops(row: &Row, image: &Image, scale: Scale, results: &mut Results) -> Result<()> {
     let (case, work) = (row.case(), row.work);
-    let shared = Memsnap { snapshot: Some(Arc::new(Snapshot::from_slice(image.bytes())?)) };
-    let competitors: [Box<dyn Competitor>; 8] = [
-        Box::new(shared),
-        Box::new(Limit),
+    let snapshot = Some(Arc::new(Snapshot::from_slice(image.bytes())?));
+    let competitors: [Box<dyn Competitor>; 9] = [
+        Box::new(Memsnap { snapshot: snapshot.clone(), compares: false }),
+        Box::new(MemsnapLogged { snapshot }),
+        Box::new(Limit::WithEntries),
         Box::new(SystemCalls::CallEach),
         Box::new(SystemCalls::OneCall),
         Box::new(Memsnap01),
@@ -194,13 +195,13 @@ fn loops(row: &Row, image: &Image, scale: Scale, results: &mut Results) -> Resul
 }
 
 fn go_round(region: &mut dyn Region, work: Work, turn: &Turn, value: u64) -> Result<()> {
-    write(region.bytes(), &turn.changes, value);
+    region.write(&turn.changes, value);
     if work == Work::Restore {
         return region.restore(&turn.ascending);
     }
     let taken = region.take(&turn.ascending)?;
     if work == Work::TakeAndReturn {
-        write(region.bytes(), &turn.half, !value);
+        region.write(&turn.half, !value);
         region.restore_to(&taken, &turn.half)?;
     }
     drop(taken);
@@ -211,10 +212,10 @@ fn go_round(region: &mut dyn Region, work: Work, turn: &Turn, value: u64) -> Res
 fn check(region: &mut dyn Region, work: Work, turn: &Turn) -> Result<()> {
     let image = turn.pages(region.bytes());
     if work == Work::TakeAndReturn {
-        write(region.bytes(), &turn.changes, u64::MAX);
+        region.write(&turn.changes, u64::MAX);
         let written = turn.pages(region.bytes());
         let taken = region.take(&turn.ascending)?;
-        write(region.bytes(), &turn.half, 0);
+        region.write(&turn.half, 0);
         region.restore_to(&taken, &turn.half)?;
         ensure!(turn.pages(region.bytes()) == written, "the region was not put back to the snapshot");
         region.restore(&turn.ascending)?;

@@ -132,7 +132,7 @@ struct Samples {
 
 impl<'a> Jumps<'a> {
     fn new(image: &Image, view: CowView<'a>, nodes: &'a [Node], residency: Residency) -> Result<Self> {
-        let mut limit = Limit.open(image, &anywhere(MOST, residency))?;
+        let mut limit = Limit::WithEntries.open(image, &anywhere(MOST, residency))?;
         read_all(limit.bytes());
         // So that the limit has all of these pages in memory.
         let written: Vec<Change> =

@@ -1,13 +1,16 @@
 //! A virtual machine whose memory is a view.
 
+use std::fmt::Debug;
 use std::io;
+use std::iter;
 use std::mem::size_of;
+use std::ops::Range;
 use std::sync::Arc;
 
 use anyhow::{Context, Result, bail, ensure};
-use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, kvm_userspace_memory_region, kvm_xsave};
+use kvm_bindings::{KVM_MAX_CPUID_ENTRIES, KVM_MEM_LOG_DIRTY_PAGES, kvm_userspace_memory_region, kvm_xsave};
 use kvm_ioctls::{Cap, Kvm, VcpuExit, VcpuFd, VmFd};
-use memsnap::{OwnedView, Snapshot, ViewOptions};
+use memsnap::{Logged, Open, Readable, Snapshot, View, ViewOptions};
 
 use super::guest::{self, MEMORY, Report};
 use super::vcpu::State;
@@ -87,10 +90,11 @@ impl Vm {
         }
     }
 
-    /// The pages that the guest wrote since this was last asked, one bit each. The memory is to be registered with
-    /// `KVM_MEM_LOG_DIRTY_PAGES`.
-    pub(super) fn written(&self) -> Result<Vec<u64>> {
-        self.fd.get_dirty_log(0, MEMORY).context("asking KVM which pages were written")
+    /// The offsets of the pages that the guest, or KVM in its place, wrote since this was last asked. They ascend; pages
+    /// in a row are one range or a few. The memory is to be registered with `KVM_MEM_LOG_DIRTY_PAGES`.
+    pub(super) fn written(&self) -> Result<impl Iterator<Item = Range<usize>> + use<>> {
+        let log = self.fd.get_dirty_log(0, MEMORY).context("asking KVM which pages were written")?;
+        Ok(log.into_iter().enumerate().flat_map(|(word, bits)| runs(word * 64, bits)))
     }
 
     pub(super) fn state(&self) -> Result<State> {
@@ -100,6 +104,19 @@ impl Vm {
     pub(super) fn set_state(&self, state: &State) -> Result<()> {
         state.put(&self.cpu)
     }
+}
+
+/// The pages behind the page `first` of which the bits are set, as ranges of bytes.
+fn runs(first: usize, mut bits: u64) -> impl Iterator<Item = Range<usize>> {
+    const PAGE: usize = 4096;
+    iter::from_fn(move || {
+        let lowest = bits & bits.wrapping_neg();
+        let start = first + bits.trailing_zeros() as usize;
+        let end = start + (bits / lowest.max(1)).trailing_ones() as usize;
+        // The sum clears the bits of the run, and sets the one behind it.
+        bits &= bits.wrapping_add(lowest);
+        (start < end).then_some(start * PAGE..end * PAGE)
+    })
 }
 
 /// A running virtual machine at one moment: its memory, and its processor.
@@ -122,20 +139,61 @@ impl Checkpoint {
     }
 }
 
-/// A virtual machine whose memory is a view: it goes back to any checkpoint for what changed since.
-pub struct Machine {
-    // Goes first, for it uses the memory.
-    vm: Vm,
-    memory: OwnedView,
+/// The kinds of views that can be guest memory: [`Open`], whose written pages the kernel names, and [`Logged`], whose
+/// written pages KVM's dirty log names.
+pub trait Memory: Readable + Debug + Sized {
+    /// Whether the machine has to report what its guest writes.
+    const REPORTED: bool;
+
+    /// Reports that the guest wrote these bytes.
+    ///
+    /// # Errors
+    ///
+    /// If the view has no such bytes.
+    fn report(memory: &View<Snapshot, Self>, written: Range<usize>) -> io::Result<()>;
+
+    /// These bytes, to be written by the host.
+    fn get_mut(memory: &mut View<Snapshot, Self>, range: Range<usize>) -> Option<&mut [u8]>;
 }
 
-impl Machine {
+impl Memory for Open {
+    const REPORTED: bool = false;
+
+    fn report(_memory: &View<Snapshot>, _written: Range<usize>) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn get_mut(memory: &mut View<Snapshot>, range: Range<usize>) -> Option<&mut [u8]> {
+        memory.as_mut_slice().get_mut(range)
+    }
+}
+
+impl Memory for Logged {
+    const REPORTED: bool = true;
+
+    fn report(memory: &View<Snapshot, Self>, written: Range<usize>) -> io::Result<()> {
+        memory.mark_written(written)
+    }
+
+    fn get_mut(memory: &mut View<Snapshot, Self>, range: Range<usize>) -> Option<&mut [u8]> {
+        memory.get_mut(range)
+    }
+}
+
+/// A virtual machine whose memory is a view: it goes back to any checkpoint for what changed since.
+pub struct Machine<A: Memory = Open> {
+    // Goes first, for it uses the memory.
+    vm: Vm,
+    memory: View<Snapshot, A>,
+}
+
+impl<A: Memory> Machine<A> {
     /// A machine that is about to begin with the guest's program, in memory that is otherwise zero.
     ///
     /// # Errors
     ///
     /// If KVM is not there or refuses something, or if there is no memory.
-    pub fn boot(options: &ViewOptions) -> Result<Self> {
+    pub fn boot(options: &ViewOptions<A>) -> Result<Self> {
         let mut image = Snapshot::zeroed(MEMORY)?;
         let mut memory = image.view_mut()?;
         guest::load(&mut memory);
@@ -150,19 +208,20 @@ impl Machine {
     /// # Errors
     ///
     /// If KVM is not there or refuses something, or if there is no memory.
-    pub fn from_checkpoint(checkpoint: &Checkpoint, options: &ViewOptions) -> Result<Self> {
+    pub fn from_checkpoint(checkpoint: &Checkpoint, options: &ViewOptions<A>) -> Result<Self> {
         let machine = Self::over(checkpoint.memory.clone(), options)?;
         machine.vm.set_state(&checkpoint.cpu)?;
         Ok(machine)
     }
 
-    fn over(image: Snapshot, options: &ViewOptions) -> Result<Self> {
+    fn over(image: Snapshot, options: &ViewOptions<A>) -> Result<Self> {
         let mut memory = image.into_view_with(options)?;
+        let flags = if A::REPORTED { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
         // SAFETY: `image` is that of `boot` or of a checkpoint, so the view has `MEMORY` bytes, and keeps them at one
         // address, readable and writable, through each restore to a checkpoint. It goes after the machine, for fields
         // drop in their order. The guest runs in `Machine::run` alone, which has all of `self` by `&mut`, so that
         // nobody else reads or writes the bytes then, or has a reference to them.
-        let vm = unsafe { Vm::new(memory.as_mut_ptr(), 0) }?;
+        let vm = unsafe { Vm::new(memory.as_mut_ptr(), flags) }?;
         Ok(Self { vm, memory })
     }
 
@@ -185,12 +244,45 @@ impl Machine {
         Ok(guest::report(&self.memory))
     }
 
+    /// Writes `bytes` to guest memory, from the address `start` on, as a device would.
+    ///
+    /// # Errors
+    ///
+    /// If guest memory has no such bytes.
+    pub fn write(&mut self, start: usize, bytes: &[u8]) -> Result<()> {
+        let range = start..start.saturating_add(bytes.len());
+        let target = A::get_mut(&mut self.memory, range).context("writing behind the end of guest memory")?;
+        target.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Reports to the view what the guest wrote, if that is not found otherwise.
+    fn report_written(&self) -> Result<()> {
+        if A::REPORTED {
+            for written in self.vm.written()? {
+                A::report(&self.memory, written).context("reporting what the guest wrote")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The offsets of what changed in guest memory since the last checkpoint or restore, in whole pages.
+    ///
+    /// # Errors
+    ///
+    /// If KVM or the kernel do not tell what was written.
+    pub fn changes(&self) -> Result<Vec<Range<usize>>> {
+        self.report_written()?;
+        Ok(self.memory.changes().context("listing what changed in guest memory")?.ranges().to_vec())
+    }
+
     /// The machine as it is now.
     ///
     /// # Errors
     ///
     /// If there is no memory for what changed, or if KVM does not tell the processor's state.
     pub fn checkpoint(&self) -> Result<Checkpoint> {
+        self.report_written()?;
         let memory = self.memory.take_snapshot().context("taking a snapshot of guest memory")?;
         Ok(Checkpoint { memory, cpu: Arc::new(self.vm.state()?) })
     }
@@ -202,13 +294,14 @@ impl Machine {
     /// If memory cannot be put back, or if KVM refuses the processor's state. The machine is to be put back again
     /// before it runs.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
+        self.report_written()?;
         self.memory.restore_to(&checkpoint.memory).context("restoring guest memory")?;
         self.vm.set_state(&checkpoint.cpu)
     }
 
     /// Guest memory.
     #[must_use]
-    pub fn memory(&self) -> &OwnedView {
+    pub fn memory(&self) -> &View<Snapshot, A> {
         &self.memory
     }
 }

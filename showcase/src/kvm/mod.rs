@@ -7,7 +7,7 @@ mod vcpu;
 mod ways;
 
 pub use guest::{MEMORY, Model, Report, WORK_PAGES};
-pub use machine::{Checkpoint, Machine};
+pub use machine::{Checkpoint, Machine, Memory};
 
 /// Why no virtual machine can run here, if so.
 #[must_use]

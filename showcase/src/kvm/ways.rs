@@ -11,7 +11,7 @@ use rustix::fs::MemfdFlags;
 use rustix::mm::{MapFlags, ProtFlags};
 
 use super::guest::{self, MEMORY, Report};
-use super::machine::{Checkpoint, Machine, Vm};
+use super::machine::{Checkpoint, Machine, Memory, Vm};
 
 /// A machine that can be put back to one checkpoint.
 pub(super) trait Way {
@@ -26,7 +26,11 @@ pub(super) fn all(checkpoint: &Checkpoint) -> Result<Vec<(&'static str, Box<dyn 
     let bytes = || checkpoint.memory().view().map(|view| view.to_vec());
     let plain = |reset| Plain::new(checkpoint, reset).map(Box::new);
     Ok(vec![
-        (MEMSNAP, Box::new(Restore::new(checkpoint)?)),
+        (MEMSNAP, Box::new(Restore::new(checkpoint, &ViewOptions::new())?)),
+        (
+            "memsnap, logged: told what KVM's dirty log names",
+            Box::new(Restore::new(checkpoint, &ViewOptions::logged())?),
+        ),
         ("copying all guest memory", plain(Reset::Copy(bytes()?))?),
         ("remapping it", plain(Reset::Remap(image_file(checkpoint)?))?),
         ("copying what KVM's dirty log names", plain(Reset::DirtyLog(bytes()?))?),
@@ -34,19 +38,19 @@ pub(super) fn all(checkpoint: &Checkpoint) -> Result<Vec<(&'static str, Box<dyn 
     ])
 }
 
-struct Restore {
-    machine: Machine,
+struct Restore<A: Memory> {
+    machine: Machine<A>,
     checkpoint: Checkpoint,
 }
 
-impl Restore {
-    fn new(checkpoint: &Checkpoint) -> Result<Self> {
-        let machine = Machine::from_checkpoint(checkpoint, &ViewOptions::new())?;
+impl<A: Memory> Restore<A> {
+    fn new(checkpoint: &Checkpoint, options: &ViewOptions<A>) -> Result<Self> {
+        let machine = Machine::from_checkpoint(checkpoint, options)?;
         Ok(Self { machine, checkpoint: checkpoint.clone() })
     }
 }
 
-impl Way for Restore {
+impl<A: Memory> Way for Restore<A> {
     fn reset(&mut self) -> Result<()> {
         self.machine.restore(&self.checkpoint)
     }
@@ -97,13 +101,9 @@ impl Way for Plain {
         match &self.reset {
             Reset::Copy(image) => self.memory.bytes_mut().copy_from_slice(image),
             Reset::DirtyLog(image) => {
-                const PAGE: usize = 4096;
                 let memory = self.memory.bytes_mut();
-                for (word, bits) in self.vm.written()?.into_iter().enumerate() {
-                    for bit in (0..64).filter(|bit| bits >> bit & 1 != 0) {
-                        let page = (word * 64 + bit) * PAGE..(word * 64 + bit + 1) * PAGE;
-                        memory[page.clone()].copy_from_slice(&image[page]);
-                    }
+                for written in self.vm.written()? {
+                    memory[written.clone()].copy_from_slice(&image[written]);
                 }
             }
             Reset::Remap(file) => self.memory.map_again(file)?,
