@@ -200,6 +200,9 @@ fn nothing_is_moved_where_that_is_forbidden_or_takes_memory() {
     let mut never = SnapshotOptions::new();
     let never = never.huge_pages(HugePages::Never).from_slice(&bytes).unwrap();
     assert_eq!(stays("the snapshot must not", never.view_with(&scan()).unwrap()), 0);
+    let mut view = snapshot.view_with(&scan()).unwrap();
+    view.restore_to(&never).unwrap();
+    assert_eq!(stays("the snapshot restored must not", view), 0);
     let small = Snapshot::from_slice(&bytes[..LEN / 2]).unwrap();
     assert_eq!(stays("too small", small.view_with(&scan()).unwrap()), 0);
     assert_eq!(stays("no file", Snapshot::zeroed(LEN).unwrap().view_with(&scan()).unwrap()), 0);
