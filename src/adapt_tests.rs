@@ -84,6 +84,8 @@ fn no_write_is_missed_while_the_image_moves_and_after() {
                 view => view.unwrap(),
             };
             let what = format!("{tracking}, seed {seed}");
+            // Tests may force one.
+            let moves = matches!(view.stats().tracker, Tracking::Armed | Tracking::Scan);
             let mut numbers = Numbers(seed);
             let mut bytes = root.clone();
             let mut taken: Vec<(Snapshot, Vec<u8>)> = Vec::new();
@@ -132,7 +134,7 @@ fn no_write_is_missed_while_the_image_moves_and_after() {
                 assert_same(&what, &view, &bytes);
                 assert!(view.changes().is_ok_and(|changes| changes.ranges().len() <= LEN));
             }
-            assert_eq!(most > 0, tracking != Tracking::Pagemap, "{what}");
+            assert_eq!(most > 0, moves, "{what}");
             assert!(snapshot.stats().base <= memory / 7 * 8);
             assert_same(&what, &snapshot.view().unwrap(), &root);
         }
@@ -200,6 +202,9 @@ fn nothing_is_moved_where_that_is_forbidden_or_takes_memory() {
     let mut never = SnapshotOptions::new();
     let never = never.huge_pages(HugePages::Never).from_slice(&bytes).unwrap();
     assert_eq!(stays("the snapshot must not", never.view_with(&scan()).unwrap()), 0);
+    let mut view = snapshot.view_with(&scan()).unwrap();
+    view.restore_to(&never).unwrap();
+    assert_eq!(stays("the snapshot restored must not", view), 0);
     let small = Snapshot::from_slice(&bytes[..LEN / 2]).unwrap();
     assert_eq!(stays("too small", small.view_with(&scan()).unwrap()), 0);
     assert_eq!(stays("no file", Snapshot::zeroed(LEN).unwrap().view_with(&scan()).unwrap()), 0);
