@@ -153,6 +153,13 @@ impl State {
         }
     }
 
+    /// Notes that `pages` have memory of the view's own because they were written here.
+    pub(crate) fn log_private(&mut self, pages: &PageSet) {
+        if let Some(log) = &mut self.log {
+            log.add_private(pages);
+        }
+    }
+
     /// Notes that the bytes of the pages `keep` were put back by a restore that left them out.
     pub(crate) fn log_kept(&mut self, keep: &PageSet) {
         if let Some(log) = &mut self.log {

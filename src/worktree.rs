@@ -321,6 +321,8 @@ impl Worktree {
         let old = synced.reader()?;
         state.discard(PageRange::within(range), &old)?;
         for part in edges(range) {
+            // Not reported: where the page showed `synced` it still does, and otherwise it is in `unsynced` already.
+            self.state_mut().log_private(&PageRange::around(&part).into());
             for page in PageRange::around(&part).iter() {
                 let bytes = PageRange::new(page, page + 1).bytes();
                 let (from, to) = (part.start.max(bytes.start), part.end.min(bytes.end));
