@@ -81,18 +81,20 @@ impl AtomicPageSet {
     /// Removes all pages, and returns them.
     pub(crate) fn take(&self) -> PageSet {
         let mut pages = PageSet::new();
-        self.take_level(self.levels.len() - 1, 0, &mut pages);
+        let top = self.levels.len() - 1;
+        if self.levels[top][0].load(Ordering::Acquire) != 0 {
+            self.take_level(top, 0, &mut pages);
+        }
         pages
     }
 
     /// Empties a word and all words below it. From the top down: a page that is added meanwhile sets the bits above it
     /// after its own.
+    ///
+    /// Also a word that seems to be zero is swapped. A plain read may be older than the latest addition to the word, whose
+    /// thread may in turn still read the bits above it that were cleared here, and leave them.
     fn take_level(&self, level: usize, word: usize, pages: &mut PageSet) {
-        let mut bits = self.levels[level][word].load(Ordering::Acquire);
-        if bits == 0 {
-            return;
-        }
-        bits = self.levels[level][word].swap(0, Ordering::AcqRel);
+        let mut bits = self.levels[level][word].swap(0, Ordering::AcqRel);
         while bits != 0 {
             let first = bits.trailing_zeros() as usize;
             let index = word * BITS + first;
@@ -304,7 +306,9 @@ mod tests {
                         model.clear();
                     }
                 }
-                prop_assert!((0..9_300).all(|page| set.contains(page) == model.contains(&page)));
+                // Under Miri, all pages would take minutes.
+                let step = if cfg!(miri) { 97 } else { 1 };
+                prop_assert!((0..9_300).step_by(step).all(|page| set.contains(page) == model.contains(&page)));
             }
         }
     }
@@ -321,6 +325,23 @@ mod tests {
         assert!(set.take().is_empty());
         let empty = AtomicPageSet::new(0);
         assert!(empty.take().is_empty() && empty.some_from(0, 1).is_empty());
+    }
+
+    /// `take` once skipped a word that it read as zero. On processors that reorder a read with an earlier write it could
+    /// miss a page that another thread had just added, while that thread still read the summary as it was before `take`
+    /// cleared it. Then no later `take` found the page. Only Miri shows this on x86.
+    #[test]
+    fn a_page_that_take_misses_is_found_by_the_next() {
+        let set = AtomicPageSet::new(64 * 64 * 4);
+        // A report of no bytes sets the bits above a word that is zero.
+        set.insert(PageRange::new(5, 5));
+        let mut taken = BTreeSet::new();
+        thread::scope(|scope| {
+            scope.spawn(|| set.insert(PageRange::new(3, 4)));
+            taken.extend(set.take().iter());
+        });
+        taken.extend(set.take().iter());
+        assert!(taken.into_iter().eq([3]));
     }
 
     /// Threads report pages while others are taken. Each page must be taken once it was reported.
