@@ -250,6 +250,12 @@ impl Worktree {
         }
     }
 
+    /// Of a logged view: the set to which the program's reports are added.
+    #[cfg(feature = "vm-memory")]
+    pub(crate) fn reported(&self) -> Option<Arc<AtomicPageSet>> {
+        self.reported.clone()
+    }
+
     /// Fails if the tree has no bytes until a `show` succeeds.
     pub(crate) fn check_usable(&self) -> io::Result<()> {
         self.lock().mapping.check_usable()

@@ -19,7 +19,7 @@ fn options() -> ViewOptions<memsnap::Logged> {
 }
 
 fn filled(pages: usize) -> Vec<u8> {
-    (0..pages * page_size()).map(|i| (i / page_size()) as u8 ^ i as u8).collect()
+    (0..pages * page_size()).map(|i| (i / page_size()).to_le_bytes()[0] ^ i.to_le_bytes()[0]).collect()
 }
 
 fn write<S>(view: &mut LoggedView<S>, page: usize, value: u8) {
@@ -90,7 +90,7 @@ fn a_page_that_was_not_reported_is_named_and_then_counts_as_reported() {
     let mut view = snapshot.view_with(&options()).unwrap();
     write(&mut view, 3, 1);
     // SAFETY: the byte is within the view, of which no slice is in use.
-    unsafe { view.as_mut_ptr().add(5 * page_size()).write(0x77) };
+    unsafe { view.as_mut_ptr().wrapping_add(5 * page_size()).write(0x77) };
     let error = view.take_snapshot().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidData);
     let named = format!("{:?}", 5 * page_size()..6 * page_size());
@@ -98,11 +98,11 @@ fn a_page_that_was_not_reported_is_named_and_then_counts_as_reported() {
     let taken = view.take_snapshot().unwrap();
     assert_same("taken", &taken.view().unwrap(), &view);
     // SAFETY: as above.
-    unsafe { view.as_mut_ptr().add(7 * page_size()).write(0x77) };
+    unsafe { view.as_mut_ptr().wrapping_add(7 * page_size()).write(0x77) };
     assert_eq!(view.restore().unwrap_err().kind(), ErrorKind::InvalidData);
     assert_eq!(view[7 * page_size()], 0x77, "an error changes nothing");
     // SAFETY: as above.
-    unsafe { view.as_mut_ptr().add(8 * page_size()).write(0x77) };
+    unsafe { view.as_mut_ptr().wrapping_add(8 * page_size()).write(0x77) };
     assert_eq!(view.changes().map(drop).unwrap_err().kind(), ErrorKind::InvalidData);
     view.restore().unwrap();
     assert_same("restored", &view, &clean);
@@ -116,7 +116,7 @@ fn only_pages_that_differ_are_missed() {
     assert_eq!(view.iter().map(|&byte| usize::from(byte)).sum::<usize>() % 2, 0);
     let same = view[5 * page_size()];
     // SAFETY: the byte is within the view, of which no slice is in use.
-    unsafe { view.as_mut_ptr().add(5 * page_size()).write(same) };
+    unsafe { view.as_mut_ptr().wrapping_add(5 * page_size()).write(same) };
     view.take_snapshot().unwrap();
     view.restore().unwrap();
 }
