@@ -128,7 +128,7 @@ impl Worktree {
             Tracker::new(options.tracking, &mapping)
         }?;
         let (start, len) = (mapping.as_ptr(), mapping.len());
-        let log = options.logged.map(|checks| DirtyLog::new(most, checks));
+        let log = options.logged.map(|checks| DirtyLog::new(most, checks)).transpose()?;
         let reported = log.as_ref().map(|log| Arc::clone(log.reported()));
         let state = Box::new(Mutex::new(State {
             mapping,
