@@ -6,9 +6,13 @@
 //! that are used.
 #![allow(unsafe_code)]
 
+use std::alloc::{Layout, alloc_zeroed};
+use std::io;
+use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::error;
 use crate::options::Checks;
 use crate::pages::{PageRange, PageSet};
 
@@ -21,15 +25,15 @@ pub(crate) struct AtomicPageSet {
 }
 
 impl AtomicPageSet {
-    /// An empty set with room for the pages below `pages`.
-    pub(crate) fn new(pages: usize) -> Self {
+    /// An empty set with room for the pages below `pages`. Fails if there is no memory for it.
+    pub(crate) fn new(pages: usize) -> io::Result<Self> {
         let mut levels = Vec::new();
         let mut bits = pages;
         loop {
             let words = bits.div_ceil(BITS).max(1);
-            levels.push(zeroes(words));
+            levels.push(zeroes(words)?);
             if words == 1 {
-                return Self { levels };
+                return Ok(Self { levels });
             }
             bits = words;
         }
@@ -81,18 +85,20 @@ impl AtomicPageSet {
     /// Removes all pages, and returns them.
     pub(crate) fn take(&self) -> PageSet {
         let mut pages = PageSet::new();
-        self.take_level(self.levels.len() - 1, 0, &mut pages);
+        let top = self.levels.len() - 1;
+        if self.levels[top][0].load(Ordering::Acquire) != 0 {
+            self.take_level(top, 0, &mut pages);
+        }
         pages
     }
 
     /// Empties a word and all words below it. From the top down: a page that is added meanwhile sets the bits above it
     /// after its own.
+    ///
+    /// Also a word that seems to be zero is swapped. A plain read may be older than the latest addition to the word, whose
+    /// thread may in turn still read the bits above it that were cleared here, and leave them.
     fn take_level(&self, level: usize, word: usize, pages: &mut PageSet) {
-        let mut bits = self.levels[level][word].load(Ordering::Acquire);
-        if bits == 0 {
-            return;
-        }
-        bits = self.levels[level][word].swap(0, Ordering::AcqRel);
+        let mut bits = self.levels[level][word].swap(0, Ordering::AcqRel);
         while bits != 0 {
             let first = bits.trailing_zeros() as usize;
             let index = word * BITS + first;
@@ -153,12 +159,17 @@ impl AtomicPageSet {
     }
 }
 
-/// `words` words that are zero, in memory that the system zeroes when it is first used.
-fn zeroes(words: usize) -> Box<[AtomicUsize]> {
-    let words = Box::into_raw(vec![0_usize; words].into_boxed_slice());
-    // SAFETY: the memory was allocated as a box of `usize`, which is not used any more. `AtomicUsize` has the same size,
-    // alignment and bit validity.
-    unsafe { Box::from_raw(words as *mut [AtomicUsize]) }
+/// `words` words that are zero, in memory that the system zeroes when it is first used. At least one.
+fn zeroes(words: usize) -> io::Result<Box<[AtomicUsize]>> {
+    let layout = Layout::array::<AtomicUsize>(words).map_err(|_| io::ErrorKind::OutOfMemory)?;
+    // SAFETY: there is at least one word, so that the layout has a size.
+    let start = unsafe { alloc_zeroed(layout) }.cast::<AtomicUsize>();
+    if start.is_null() {
+        return Err(io::ErrorKind::OutOfMemory.into());
+    }
+    // SAFETY: the memory was allocated with the layout of so many words, nobody else has it, and bytes of zero are valid
+    // words.
+    Ok(unsafe { Box::from_raw(ptr::slice_from_raw_parts_mut(start, words)) })
 }
 
 /// What a logged view knows of its pages.
@@ -175,9 +186,10 @@ pub(crate) struct DirtyLog {
 
 impl DirtyLog {
     /// For a view of up to `most` pages.
-    pub(crate) fn new(most: usize, checks: Checks) -> Self {
-        let reported = Arc::new(AtomicPageSet::new(most));
-        Self { reported, private: AtomicPageSet::new(most), private_len: 0, next_idle: 0, checks }
+    pub(crate) fn new(most: usize, checks: Checks) -> io::Result<Self> {
+        let set = || AtomicPageSet::new(most).map_err(error::context("making the dirty log of a view", most));
+        let (reported, private) = (Arc::new(set()?), set()?);
+        Ok(Self { reported, private, private_len: 0, next_idle: 0, checks })
     }
 
     /// The set to which the program's reports are added.
@@ -282,8 +294,8 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_set_behaves_like_a_set(ops in prop::collection::vec(op(), 1..40)) {
-            let set = AtomicPageSet::new(9_300);
+        fn a_set_behaves_like_a_set(ops in prop::collection::vec(op(), 1..if cfg!(miri) { 12 } else { 40 })) {
+            let set = AtomicPageSet::new(9_300).unwrap();
             let mut model = BTreeSet::new();
             for op in ops {
                 match op {
@@ -309,7 +321,9 @@ mod tests {
                         model.clear();
                     }
                 }
-                prop_assert!((0..9_300).all(|page| set.contains(page) == model.contains(&page)));
+                // Under Miri, more operations and all pages would take minutes.
+                let step = if cfg!(miri) { 997 } else { 1 };
+                prop_assert!((0..9_300).step_by(step).all(|page| set.contains(page) == model.contains(&page)));
             }
         }
     }
@@ -318,21 +332,47 @@ mod tests {
     #[test]
     fn a_large_set_takes_what_is_in_it() {
         let pages = if cfg!(target_pointer_width = "64") { 1 << 28 } else { 1 << 20 };
-        let set = AtomicPageSet::new(pages);
+        let set = AtomicPageSet::new(pages).unwrap();
         for page in [0, 63, 64, pages / 2, pages - 1] {
             assert_eq!(set.insert(PageRange::new(page, page + 1)), 1);
         }
         assert_eq!(set.take().iter().collect::<Vec<_>>(), [0, 63, 64, pages / 2, pages - 1]);
         assert!(set.take().is_empty());
-        let empty = AtomicPageSet::new(0);
+        let empty = AtomicPageSet::new(0).unwrap();
         assert!(empty.take().is_empty() && empty.some_from(0, 1).is_empty());
+    }
+
+    /// `take` once skipped a word that it read as zero. On processors that reorder a read with an earlier write it could
+    /// miss a page that another thread had just added, while that thread still read the summary as it was before `take`
+    /// cleared it. Then no later `take` found the page. Only Miri shows this on x86.
+    #[test]
+    fn a_page_that_take_misses_is_found_by_the_next() {
+        let set = AtomicPageSet::new(64 * 64 * 4).unwrap();
+        // A report of no bytes sets the bits above a word that is zero.
+        set.insert(PageRange::new(5, 5));
+        let mut taken = BTreeSet::new();
+        thread::scope(|scope| {
+            scope.spawn(|| set.insert(PageRange::new(3, 4)));
+            taken.extend(set.take().iter());
+        });
+        taken.extend(set.take().iter());
+        assert!(taken.into_iter().eq([3]));
+    }
+
+    /// A view that reserves more than the log of it can describe in memory once ended the process.
+    #[test]
+    #[cfg(all(target_pointer_width = "64", not(miri)))] // Miri ends at such a request.
+    fn a_set_for_which_there_is_no_memory_is_an_error() {
+        for pages in [usize::MAX, usize::MAX / 4] {
+            assert_eq!(AtomicPageSet::new(pages).map(drop).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
+        }
     }
 
     /// Threads report pages while others are taken. Each page must be taken once it was reported.
     #[test]
     fn no_page_is_lost_between_threads() {
         const ROUNDS: usize = if cfg!(miri) { 20 } else { 20_000 };
-        let set = AtomicPageSet::new(64 * 64 * 4);
+        let set = AtomicPageSet::new(64 * 64 * 4).unwrap();
         let mut taken = BTreeSet::new();
         thread::scope(|scope| {
             let writers: Vec<_> = (0..2)

@@ -72,6 +72,7 @@ impl State {
             }
         };
         self.mapping.check_usable()?;
+        let mut written = PageSet::new();
         for page in left.iter() {
             // SAFETY: the page is the mapping's, and can be read and written. The tree is borrowed exclusively.
             let now = unsafe { self.page(page) };
@@ -79,8 +80,10 @@ impl State {
             if now != old.page(page) {
                 // SAFETY: as above, and `now` is not used any more; the bytes are an image's.
                 unsafe { self.mapping.write(page, old.page(page)) };
+                written.push(page);
             }
         }
+        self.log_private(&written);
         Ok(())
     }
 

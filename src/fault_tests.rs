@@ -2,6 +2,8 @@
 //! operations: afterwards everything shows the old or the new state, never a mixture that counts as
 //! clean, and a restore repairs.
 
+mod logged;
+
 use std::io::{self, Write};
 use std::mem;
 

@@ -28,7 +28,11 @@ impl State {
     /// Adds the reported pages to `unsynced`. Returns whether there are no others in it.
     pub(crate) fn collect_log(&mut self) -> bool {
         let Some(log) = &mut self.log else { return false };
-        let reported = log.take();
+        let mut reported = log.take();
+        // Reports are checked when they are made. But pages behind the end are read nowhere, so this does not rely on it.
+        if reported.ranges().last().is_some_and(|last| last.end > self.mapping.pages()) {
+            reported = reported.below(self.mapping.pages());
+        }
         if self.unsynced.is_empty() {
             self.unsynced = reported;
             return true;
@@ -150,6 +154,13 @@ impl State {
     pub(crate) fn log_hidden(&mut self) {
         if let (Some(log), Backing::Private(layout)) = (&mut self.log, &self.backing) {
             log.reset(&layout.hidden(&self.synced, &PageSet::new()));
+        }
+    }
+
+    /// Notes that `pages` have memory of the view's own because they were written here.
+    pub(crate) fn log_private(&mut self, pages: &PageSet) {
+        if let Some(log) = &mut self.log {
+            log.add_private(pages);
         }
     }
 

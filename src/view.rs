@@ -638,18 +638,8 @@ impl<S, A> View<S, A> {
 
     /// The bytes that `range` means, if they are within the view.
     pub(crate) fn within(&self, what: &str, range: &impl RangeBounds<usize>) -> io::Result<Range<usize>> {
-        let len = self.len();
-        let start = match range.start_bound() {
-            Bound::Included(&start) => start,
-            Bound::Excluded(&before) => before.saturating_add(1),
-            Bound::Unbounded => 0,
-        };
-        let end = match range.end_bound() {
-            Bound::Included(&last) => last.saturating_add(1),
-            Bound::Excluded(&end) => end,
-            Bound::Unbounded => len,
-        };
-        if start > end || end > len { Err(self.outside(what, &(start..end))) } else { Ok(start..end) }
+        let (len, range) = (self.len(), resolve(range, self.len()));
+        if range.start > range.end || range.end > len { Err(self.outside(what, &range)) } else { Ok(range) }
     }
 
     /// Why there are no such bytes.
@@ -666,6 +656,21 @@ impl<S, A> View<S, A> {
             _ => Ok(()),
         }
     }
+}
+
+/// The bytes that `range` means among `len` bytes, if there are such.
+pub(crate) fn resolve(range: &impl RangeBounds<usize>, len: usize) -> Range<usize> {
+    let start = match range.start_bound() {
+        Bound::Included(&start) => start,
+        Bound::Excluded(&before) => before.saturating_add(1),
+        Bound::Unbounded => 0,
+    };
+    let end = match range.end_bound() {
+        Bound::Included(&last) => last.saturating_add(1),
+        Bound::Excluded(&end) => end,
+        Bound::Unbounded => len,
+    };
+    start..end
 }
 
 impl<A> View<&mut Snapshot, A> {

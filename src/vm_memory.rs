@@ -10,24 +10,36 @@
 use std::fmt;
 use std::io;
 use std::ops::RangeBounds;
+use std::sync::Arc;
 
+use ::vm_memory::bitmap::{BS, Bitmap, BitmapSlice, WithBitmapSlice};
 use ::vm_memory::{
     Address, GuestAddress, GuestMemoryError, GuestMemoryRegion, GuestMemoryRegionBytes, GuestMemoryResult,
     GuestUsize, MemoryRegionAddress, VolatileSlice,
 };
 
 use crate::changes::Changes;
+use crate::dirty_log::AtomicPageSet;
 use crate::error;
+use crate::page_size;
+use crate::pages::PageRange;
 use crate::snapshot::Snapshot;
 use crate::stats::ViewStats;
-use crate::view::View;
+use crate::view::{Logged, Open, Readable, View, resolve};
 
 /// A range of guest memory: a view, and the guest physical address where it starts.
 ///
 /// A [`GuestRegionCollection`] of such regions is guest memory, with all that vm-memory has for it. What
 /// is written through it is captured by [`take_snapshot`](Self::take_snapshot) and undone by
-/// [`restore`](Self::restore), at host addresses that never change. vm-memory's dirty bitmap is `()`, for
-/// written pages are found as in any view.
+/// [`restore`](Self::restore), at host addresses that never change.
+///
+/// Regions are made of two kinds of view:
+///
+/// - Of a view as [`Snapshot::view`] opens it. vm-memory's dirty bitmap is `()`, since written pages are found as in any
+///   such view.
+/// - Of a [logged view](crate::LoggedView), whose calls cost what was written on every system. The dirty bitmap is
+///   [`LogBitmap`]: vm-memory's own accesses report what they write. Whoever writes in another way reports it: see
+///   [`mark_written`](GuestRegion::mark_written).
 ///
 /// # Who may touch the bytes
 ///
@@ -98,9 +110,10 @@ use crate::view::View;
 /// ```
 ///
 /// [`GuestRegionCollection`]: ::vm_memory::GuestRegionCollection
-pub struct GuestRegion<S> {
+pub struct GuestRegion<S, A: GuestAccess = Open> {
     /// Used by methods that have the region by `&mut` or by value, and by no others.
-    view: View<S>,
+    view: View<S, A>,
+    bitmap: A::Bitmap,
     start: GuestAddress,
     /// Address and length of the view. Invariant: they never change. Only growth and restores to snapshots of other
     /// lengths change that of a view: the region has no growth, and refuses such restores.
@@ -111,12 +124,124 @@ pub struct GuestRegion<S> {
 }
 
 // SAFETY: `host` is the address of memory that belongs to `view`, and is used as long as that lives.
-unsafe impl<S> Send for GuestRegion<S> where View<S>: Send {}
+unsafe impl<S, A: GuestAccess> Send for GuestRegion<S, A> where View<S, A>: Send {}
 // SAFETY: methods on `&self` read fields that only change by `&mut self`, and give out `VolatileSlice`s,
 // which several threads may use at once, since then all access is volatile: see `get_slice`.
-unsafe impl<S> Sync for GuestRegion<S> where View<S>: Sync {}
+unsafe impl<S, A: GuestAccess> Sync for GuestRegion<S, A> where View<S, A>: Sync {}
 
-impl<S> GuestRegion<S> {
+/// The kinds of [`View`] that can be guest memory: [`Open`] and [`Logged`].
+pub trait GuestAccess: Readable + Sized {
+    /// vm-memory's dirty bitmap of a [`GuestRegion`]: `()`, or of a logged view [`LogBitmap`].
+    type Bitmap: Bitmap + Send + Sync;
+
+    #[doc(hidden)]
+    fn bitmap<S>(view: &View<S, Self>) -> Self::Bitmap;
+}
+
+impl GuestAccess for Open {
+    type Bitmap = ();
+
+    fn bitmap<S>(_: &View<S>) {}
+}
+
+impl GuestAccess for Logged {
+    type Bitmap = LogBitmap;
+
+    fn bitmap<S>(view: &View<S, Self>) -> LogBitmap {
+        LogBitmap { reported: view.tree.as_ref().and_then(|tree| tree.reported()), len: view.len() }
+    }
+}
+
+/// The dirty bitmap of a region of a [logged view](crate::LoggedView): what is marked in it is reported to the view.
+///
+/// vm-memory marks what its own accesses write. A page is dirty from then on until the next snapshot or restore.
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::{Snapshot, ViewOptions, vm_memory::GuestRegion};
+/// use vm_memory::bitmap::Bitmap;
+/// use vm_memory::{Bytes, GuestAddress, GuestMemoryRegion, MemoryRegionAddress};
+///
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// let snapshot = Snapshot::zeroed(1 << 20)?;
+/// let mut region = GuestRegion::new(snapshot.view_with(&ViewOptions::logged())?, GuestAddress(0))?;
+/// region.write_obj(1_u32, MemoryRegionAddress(0x8000))?;
+/// assert!(region.bitmap().dirty_at(0x8000));
+/// region.restore()?;
+/// assert!(!region.bitmap().dirty_at(0x8000));
+/// # Ok(())
+/// # }
+/// ```
+pub struct LogBitmap {
+    reported: Option<Arc<AtomicPageSet>>,
+    /// Bytes of the region. Those behind it are never reported.
+    len: usize,
+}
+
+/// A part of a [`LogBitmap`], with offsets from its own start. It borrows the region.
+#[derive(Clone, Copy)]
+pub struct LogBitmapSlice<'a> {
+    reported: Option<&'a AtomicPageSet>,
+    start: usize,
+    /// The end of the region.
+    end: usize,
+}
+
+impl<'a> WithBitmapSlice<'a> for LogBitmap {
+    type S = LogBitmapSlice<'a>;
+}
+
+impl Bitmap for LogBitmap {
+    fn mark_dirty(&self, offset: usize, len: usize) {
+        self.slice_at(offset).mark_dirty(0, len);
+    }
+
+    fn dirty_at(&self, offset: usize) -> bool {
+        self.slice_at(offset).dirty_at(0)
+    }
+
+    fn slice_at(&self, offset: usize) -> LogBitmapSlice<'_> {
+        LogBitmapSlice { reported: self.reported.as_deref(), start: 0, end: self.len }.slice_at(offset)
+    }
+}
+
+impl<'a> WithBitmapSlice<'a> for LogBitmapSlice<'_> {
+    type S = Self;
+}
+
+impl BitmapSlice for LogBitmapSlice<'_> {}
+
+impl Bitmap for LogBitmapSlice<'_> {
+    fn mark_dirty(&self, offset: usize, len: usize) {
+        let start = self.slice_at(offset).start;
+        let end = start.saturating_add(len).min(self.end);
+        if let Some(reported) = self.reported
+            && start < end
+        {
+            reported.insert(PageRange::around(&(start..end)));
+        }
+    }
+
+    fn dirty_at(&self, offset: usize) -> bool {
+        let start = self.slice_at(offset).start;
+        let is_reported = |reported: &AtomicPageSet| reported.contains(start / page_size());
+        start < self.end && self.reported.is_some_and(is_reported)
+    }
+
+    fn slice_at(&self, offset: usize) -> Self {
+        Self { start: self.start.saturating_add(offset).min(self.end), ..*self }
+    }
+}
+
+impl fmt::Debug for LogBitmapSlice<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { reported: _, start, end } = self;
+        f.debug_struct("LogBitmapSlice").field("start", start).field("end", end).finish_non_exhaustive()
+    }
+}
+
+impl<S, A: GuestAccess> GuestRegion<S, A> {
     /// The memory of `view` as guest memory from `start` on.
     ///
     /// The region has the current length of the view, in whole pages, and keeps it. `start` need not be aligned, but
@@ -141,7 +266,7 @@ impl<S> GuestRegion<S> {
     /// # Ok(())
     /// # }
     /// ```
-    pub fn new(mut view: View<S>, start: GuestAddress) -> io::Result<Self> {
+    pub fn new(mut view: View<S, A>, start: GuestAddress) -> io::Result<Self> {
         let len = view.len();
         if len == 0 {
             return Err(error::invalid("a view of 0 bytes cannot be guest memory".to_owned()));
@@ -152,7 +277,8 @@ impl<S> GuestRegion<S> {
                 "a view of {len} bytes from guest address {start:#x} on exceeds the address space of a guest"
             )));
         }
-        Ok(Self { start, host: view.as_mut_ptr(), len, accessible: len, view })
+        let (bitmap, host) = (A::bitmap(&view), view.as_mut_ptr());
+        Ok(Self { start, host, len, accessible: len, bitmap, view })
     }
 
     /// A new snapshot of what the region holds now. See [`View::take_snapshot`].
@@ -366,13 +492,60 @@ impl<S> GuestRegion<S> {
     /// assert_eq!(region[0], 0);
     /// ```
     #[must_use]
-    pub fn into_view(self) -> View<S> {
+    pub fn into_view(self) -> View<S, A> {
         self.view
     }
 }
 
-impl<S> GuestRegion<S> {
-    fn with_view<T>(&mut self, call: impl FnOnce(&mut View<S>) -> T) -> T {
+/// While the program reports what it writes.
+impl<S> GuestRegion<S, Logged> {
+    /// Reports that the bytes of `range`, by offset, were written, or are about to be. See [`View::mark_written`].
+    ///
+    /// vm-memory's accesses (those of `Bytes`, [`VolatileSlice`] and `VolatileRef`) report what they write. All other writes
+    /// must be reported before the next snapshot, restore or list of changes:
+    ///
+    /// - by a pointer from [`get_host_address`](GuestMemoryRegion::get_host_address): virtual CPUs, as told by the
+    ///   hypervisor's dirty log, and devices;
+    /// - by a pointer or a reference that vm-memory gives out: `ptr_guard_mut`, `get_atomic_ref`, `aligned_as_mut`.
+    ///
+    /// Several threads may call this at the same time.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for a range that is not within the region, which reports nothing.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # use memsnap::{Snapshot, ViewOptions, vm_memory::GuestRegion};
+    /// # use vm_memory::{Bytes, GuestAddress, GuestMemoryRegion, MemoryRegionAddress};
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let snapshot = Snapshot::zeroed(1 << 20)?;
+    /// let mut region = GuestRegion::new(snapshot.view_with(&ViewOptions::logged())?, GuestAddress(0))?;
+    /// let host = region.get_host_address(MemoryRegionAddress(0x8000))?;
+    /// // SAFETY: the byte is within the region, which nobody else uses.
+    /// unsafe { host.write(1) };
+    /// region.mark_written(0x8000..0x8001)?;
+    /// region.restore()?;
+    /// assert_eq!(region.read_obj::<u8>(MemoryRegionAddress(0x8000))?, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn mark_written(&self, range: impl RangeBounds<usize>) -> io::Result<()> {
+        let range = resolve(&range, self.len);
+        if range.start > range.end || range.end > self.len {
+            let len = self.len;
+            return Err(error::invalid(format!(
+                "cannot report bytes {range:?} of a guest region of {len} bytes"
+            )));
+        }
+        self.bitmap.mark_dirty(range.start, range.len());
+        Ok(())
+    }
+}
+
+impl<S, A: GuestAccess> GuestRegion<S, A> {
+    fn with_view<T>(&mut self, call: impl FnOnce(&mut View<S, A>) -> T) -> T {
         let result = call(&mut self.view);
         self.accessible = self.view.len();
         result
@@ -389,8 +562,8 @@ impl<S> GuestRegion<S> {
     }
 }
 
-impl<S> GuestMemoryRegion for GuestRegion<S> {
-    type B = ();
+impl<S, A: GuestAccess> GuestMemoryRegion for GuestRegion<S, A> {
+    type B = A::Bitmap;
 
     fn len(&self) -> GuestUsize {
         self.len as GuestUsize
@@ -400,34 +573,40 @@ impl<S> GuestMemoryRegion for GuestRegion<S> {
         self.start
     }
 
-    fn bitmap(&self) {}
+    fn bitmap(&self) -> BS<'_, A::Bitmap> {
+        self.bitmap.slice_at(0)
+    }
 
     fn get_host_address(&self, addr: MemoryRegionAddress) -> GuestMemoryResult<*mut u8> {
         let addr = self.check_address(addr).ok_or(GuestMemoryError::InvalidBackendAddress)?;
         Ok(self.host.wrapping_add(offset(addr)?))
     }
 
-    fn get_slice(&self, addr: MemoryRegionAddress, count: usize) -> GuestMemoryResult<VolatileSlice<'_>> {
+    fn get_slice(
+        &self,
+        addr: MemoryRegionAddress,
+        count: usize,
+    ) -> GuestMemoryResult<VolatileSlice<'_, BS<'_, A::Bitmap>>> {
         // SAFETY: the `accessible` bytes from `host` on are the view's memory: mapped, readable and writable until the next
         // call that has the view by `&mut`, and the slice borrows the region. Meanwhile all other users access them
         // volatilely too: they have slices like this one, since whatever uses the view needs the region by `&mut` or by
         // value.
-        let all = unsafe { VolatileSlice::new(self.host, self.accessible) };
+        let all = unsafe { VolatileSlice::with_bitmap(self.host, self.accessible, self.bitmap(), None) };
         Ok(all.subslice(offset(addr)?, count)?)
     }
 }
 
-impl<S> GuestMemoryRegionBytes for GuestRegion<S> {}
+impl<S, A: GuestAccess> GuestMemoryRegionBytes for GuestRegion<S, A> {}
 
 /// An address in a region as an offset from its host address.
 fn offset(addr: MemoryRegionAddress) -> GuestMemoryResult<usize> {
     usize::try_from(addr.raw_value()).map_err(|_| GuestMemoryError::InvalidBackendAddress)
 }
 
-impl<S> fmt::Debug for GuestRegion<S> {
+impl<S, A: GuestAccess> fmt::Debug for GuestRegion<S, A> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // The view's own `Debug` looks at the view, which `&self` must not.
-        let Self { start, host, len, accessible: _, view: _ } = self;
+        let Self { start, host, len, bitmap: _, accessible: _, view: _ } = self;
         f.debug_struct("GuestRegion")
             .field("start", start)
             .field("len", len)

@@ -131,7 +131,7 @@ impl Worktree {
             Tracker::new(options.tracking, &mapping)
         }?;
         let (start, len) = (mapping.as_ptr(), mapping.len());
-        let log = options.logged.map(|checks| DirtyLog::new(most, checks));
+        let log = options.logged.map(|checks| DirtyLog::new(most, checks)).transpose()?;
         let reported = log.as_ref().map(|log| Arc::clone(log.reported()));
         let adaptation = Adaptation::new(&mapping, options.may_adapt());
         let state = Box::new(Mutex::new(State {
@@ -262,6 +262,12 @@ impl Worktree {
         }
     }
 
+    /// Of a logged view: the set to which the program's reports are added.
+    #[cfg(feature = "vm-memory")]
+    pub(crate) fn reported(&self) -> Option<Arc<AtomicPageSet>> {
+        self.reported.clone()
+    }
+
     /// Fails if the tree has no bytes until a `show` succeeds.
     pub(crate) fn check_usable(&self) -> io::Result<()> {
         self.lock().mapping.check_usable()
@@ -333,6 +339,8 @@ impl Worktree {
         let old = synced.reader()?;
         state.discard(PageRange::within(range), &old)?;
         for part in edges(range) {
+            // Not reported: where the page showed `synced` it still does, and otherwise it is in `unsynced` already.
+            self.state_mut().log_private(&PageRange::around(&part).into());
             for page in PageRange::around(&part).iter() {
                 let bytes = PageRange::new(page, page + 1).bytes();
                 let (from, to) = (part.start.max(bytes.start), part.end.min(bytes.end));

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::chance::Chance;
 use super::script::{By, Held, MAX_PAGES, Memory};
+use crate::options::Checks;
 use crate::view::ProtectedView;
 use crate::worktree::Worktree;
 use crate::{Access, Changes, Snapshot, Tracking, View, ViewOptions, page_size};
@@ -25,6 +26,9 @@ pub(super) struct Watched<S> {
     access: Vec<Access>,
     /// The most bytes to which it may grow.
     most: usize,
+    /// Whether it is logged: what is written is reported. Such a view is of the same type here, so that the operations are
+    /// written only once, but no part of it is ever protected.
+    logged: bool,
 }
 
 #[derive(Clone, Copy)]
@@ -85,8 +89,12 @@ pub(super) struct Opening {
 impl fmt::Display for Opening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { options, reserve, tracking, pinned } = self;
-        let (keep, populate) = (options.keep_resident, options.populate);
-        write!(f, "reserve {reserve}, keep {keep}, populate {populate:?}, track {tracking}, pinned {pinned}")
+        let (keep, populate, logged) = (options.keep_resident, options.populate, options.logged);
+        write!(
+            f,
+            "reserve {reserve}, keep {keep}, populate {populate:?}, track {tracking}, pinned {pinned}"
+        )?;
+        logged.map_or(Ok(()), |checks| write!(f, ", logged, checks {checks:?}"))
     }
 }
 
@@ -110,6 +118,9 @@ impl Opening {
         }
         let pinned = chance.one_in(12);
         options.pinned(pinned);
+        if chance.one_in(2) {
+            options.logged = Some(chance.pick(&[Checks::Always, Checks::Never]));
+        }
         Self { options, reserve, tracking, pinned }
     }
 }
@@ -135,7 +146,8 @@ impl<S> Watched<S> {
         let (address, shows, root, synced) =
             (view.as_ptr(), memory.clone(), memory.clone(), memory.bytes.clone());
         let view = Some(view.into_protected());
-        Self { view, name, address, shows, root, synced, access, most }
+        let logged = opening.options.logged.is_some();
+        Self { view, name, address, shows, root, synced, access, most, logged }
     }
 
     fn view(&self) -> &ProtectedView<S> {
@@ -174,7 +186,10 @@ impl<S> Watched<S> {
     /// One random operation. What is captured becomes one of `snapshots`. After an operation
     /// that `failed` others are more likely. Returns whether it worked.
     pub(super) fn step(&mut self, chance: &mut Chance, snapshots: &mut Vec<Held>, failed: bool) -> bool {
-        let op = chance.weighted(if failed { &OPS_AFTERWARDS[..] } else { &OPS });
+        let op = match chance.weighted(if failed { &OPS_AFTERWARDS[..] } else { &OPS }) {
+            ViewOp::Protect | ViewOp::Unprotect if self.logged => ViewOp::Edit,
+            op => op,
+        };
         let done = match op {
             ViewOp::Edit => {
                 self.edit(chance);
@@ -302,9 +317,22 @@ impl<S> Watched<S> {
                 if let Some(bytes) = bytes {
                     bytes.fill(value);
                     self.shows.bytes[at..end].fill(value);
+                    self.report(at..end);
                 }
                 at = end;
             }
+        }
+        if chance.one_in(3) {
+            self.report(range(chance, len));
+        }
+    }
+
+    /// Reports bytes of a logged view as written.
+    fn report(&self, range: Range<usize>) {
+        if self.logged
+            && let Some(tree) = &self.view().tree
+        {
+            tree.report(&range);
         }
     }
 

@@ -8,6 +8,7 @@ mod common;
 mod ops;
 mod seeds;
 mod system;
+mod views;
 
 use std::io::{ErrorKind, Write};
 use std::mem;
@@ -16,10 +17,11 @@ use std::panic::{catch_unwind, resume_unwind};
 use std::sync::Arc;
 
 use common::assert_same;
-use memsnap::{Access, ArcView, Changes, Snapshot, Tracking, View, page_size};
-use ops::{End, MutOp, Op, Options, Part, Unprotect, apply, content_len, op};
+use memsnap::{Access, Changes, Snapshot, Tracking, View, page_size};
+use ops::{End, MutOp, Op, Options, Part, Span, Unprotect, content_len};
 use proptest::prelude::*;
 pub(crate) use seeds::Script;
+use views::{AnyView, Logging, Step, step};
 
 /// What a snapshot holds: whole pages, of which so many bytes are content.
 #[derive(Clone)]
@@ -36,7 +38,7 @@ struct ModelSnapshot {
 
 /// A view and what is known of it.
 struct ModelView {
-    real: ArcView,
+    real: AnyView<Arc<Snapshot>>,
     model: ViewModel,
 }
 
@@ -116,12 +118,12 @@ impl ViewModel {
         self.synced.clone_from(&memory.bytes);
     }
 
-    fn check<S>(&self, what: &str, view: &View<S>) {
+    fn check<S>(&self, what: &str, view: &AnyView<S>) {
         assert_same(what, view, &self.shows.bytes);
         assert_same(what, view.content(), &self.shows.bytes[..self.shows.content_len]);
     }
 
-    fn run<S>(&mut self, mut view: View<S>, part: Part, snapshots: &mut Vec<ModelSnapshot>) -> View<S> {
+    fn run<S>(&mut self, mut view: AnyView<S>, part: Part, snapshots: &mut Vec<ModelSnapshot>) -> AnyView<S> {
         let len = self.shows.bytes.len();
         match part {
             Part::Grow(more) => {
@@ -149,7 +151,9 @@ impl ViewModel {
                 self.shows.bytes[known.clone()].copy_from_slice(&self.synced[known]);
             }
             Part::Purge(span) => {
-                system::purge(&mut view, span.of(len));
+                // The log knows nothing of what other code discards.
+                let AnyView::Open(open) = &mut view else { return view };
+                system::purge(open, span.of(len));
                 // What was below the private pages depends on how the view was mapped.
                 self.shows.bytes.copy_from_slice(&view);
             }
@@ -167,49 +171,62 @@ impl ViewModel {
                 self.check("restored in part", &view);
             }
             Part::Protect(parts, back) => {
-                let mut protected = view.into_protected();
-                let mut access = vec![Access::READ_WRITE; len / page_size()];
-                for (span, kind) in parts {
-                    let range = span.of(len);
-                    access[range.start / page_size()..range.end / page_size()].fill(kind);
-                    protected.protect(range, kind).unwrap();
-                }
-                for (page, access) in access.iter().enumerate() {
-                    let range = page * page_size()..(page + 1) * page_size();
-                    let readable = (*access != Access::NONE).then(|| &self.shows.bytes[range.clone()]);
-                    assert!(protected.get(range.clone()) == readable, "page {page}");
-                    match protected.get_mut(range.clone()) {
-                        Some(bytes) => {
-                            assert_eq!(*access, Access::READ_WRITE);
-                            bytes[page % page_size()] ^= 0x55;
-                            self.shows.bytes[range][page % page_size()] ^= 0x55;
-                        }
-                        None => assert_ne!(*access, Access::READ_WRITE),
-                    }
-                }
-                let taken = protected.take_snapshot().unwrap();
-                self.synced.clone_from(&self.shows.bytes);
-                snapshots.push(ModelSnapshot { real: Arc::new(taken), memory: self.shows.clone() });
-                match back {
-                    Unprotect::ByTheSame => protected.protect(.., Access::READ_WRITE).unwrap(),
-                    Unprotect::ByRestore => {
-                        protected.restore().unwrap();
-                        let root = self.root.clone();
-                        self.restored_to(&root);
-                    }
-                }
-                view = protected.into_open().unwrap_or_else(|_| panic!("all access is back"));
+                let AnyView::Open(open) = view else { return view };
+                view = AnyView::Open(self.protect(open, parts, back, snapshots));
                 self.check("once protected", &view);
             }
         }
         view
+    }
+
+    /// Protects parts of a view, and ends that.
+    fn protect<S>(
+        &mut self,
+        view: View<S>,
+        parts: Vec<(Span, Access)>,
+        back: Unprotect,
+        snapshots: &mut Vec<ModelSnapshot>,
+    ) -> View<S> {
+        let len = self.shows.bytes.len();
+        let mut protected = view.into_protected();
+        let mut access = vec![Access::READ_WRITE; len / page_size()];
+        for (span, kind) in parts {
+            let range = span.of(len);
+            access[range.start / page_size()..range.end / page_size()].fill(kind);
+            protected.protect(range, kind).unwrap();
+        }
+        for (page, access) in access.iter().enumerate() {
+            let range = page * page_size()..(page + 1) * page_size();
+            let readable = (*access != Access::NONE).then(|| &self.shows.bytes[range.clone()]);
+            assert!(protected.get(range.clone()) == readable, "page {page}");
+            match protected.get_mut(range.clone()) {
+                Some(bytes) => {
+                    assert_eq!(*access, Access::READ_WRITE);
+                    bytes[page % page_size()] ^= 0x55;
+                    self.shows.bytes[range][page % page_size()] ^= 0x55;
+                }
+                None => assert_ne!(*access, Access::READ_WRITE),
+            }
+        }
+        let taken = protected.take_snapshot().unwrap();
+        self.synced.clone_from(&self.shows.bytes);
+        snapshots.push(ModelSnapshot { real: Arc::new(taken), memory: self.shows.clone() });
+        match back {
+            Unprotect::ByTheSame => protected.protect(.., Access::READ_WRITE).unwrap(),
+            Unprotect::ByRestore => {
+                protected.restore().unwrap();
+                let root = self.root.clone();
+                self.restored_to(&root);
+            }
+        }
+        protected.into_open().unwrap_or_else(|_| panic!("all access is back"))
     }
 }
 
 impl Model {
     fn new(content_len: usize) -> Self {
         let mut model = Self { content_len, snapshots: Vec::new(), views: Vec::new() };
-        model.run(Op::FromSlice { value: 1 });
+        model.add_slice(1);
         model
     }
 
@@ -226,12 +243,14 @@ impl Model {
         (file, Memory::new(bytes))
     }
 
-    fn run(&mut self, op: Op) {
+    fn add_slice(&mut self, value: u8) {
+        let bytes = pattern(self.content_len, value);
+        self.add(Snapshot::from_slice(&bytes).unwrap(), Memory::new(bytes));
+    }
+
+    fn run(&mut self, Step { op, logging }: Step) {
         match op {
-            Op::FromSlice { value } => {
-                let bytes = pattern(self.content_len, value);
-                self.add(Snapshot::from_slice(&bytes).unwrap(), Memory::new(bytes));
-            }
+            Op::FromSlice { value } => self.add_slice(value),
             Op::FromFile { value } => {
                 let (file, memory) = self.file(value);
                 let again = file.try_clone().unwrap();
@@ -269,7 +288,7 @@ impl Model {
             }
             Op::View(i, options) => {
                 let Some(snapshot) = pick(&self.snapshots, i) else { return };
-                let mut real = snapshot.real.view_arc_with(&options.for_view()).unwrap();
+                let mut real = AnyView::open(&snapshot.real, options, logging);
                 track(&mut real, options.tracking);
                 let model = ViewModel::of(&snapshot.memory, options);
                 model.check("new view", &real);
@@ -284,8 +303,8 @@ impl Model {
             }
             Op::Edit(i, edit) => {
                 let Some(view) = pick_mut(&mut self.views, i) else { return };
-                apply(edit, &mut view.real);
-                apply(edit, &mut view.model.shows.bytes);
+                view.real.edit(edit, logging);
+                edit.apply(&mut view.model.shows.bytes);
             }
             Op::Take(i) => {
                 let Some(view) = pick_mut(&mut self.views, i) else { return };
@@ -344,7 +363,7 @@ impl Model {
                 let expected = snapshot.memory.bytes.get(at..).unwrap_or(&[]);
                 assert_same("read_at", &buffer[..read], &expected[..len.min(expected.len())]);
             }
-            Op::Mutate(i, options, ops, end) => self.mutate(i, options, ops, end),
+            Op::Mutate(i, options, ops, end) => self.mutate(i, options, logging, ops, end),
             Op::DropView(i) => {
                 if !self.views.is_empty() {
                     self.views.swap_remove(i.index(self.views.len()));
@@ -359,7 +378,14 @@ impl Model {
     }
 
     /// Opens a mutable view on a snapshot, or on a clone where views hold it.
-    fn mutate(&mut self, i: prop::sample::Index, options: Options, ops: Vec<MutOp>, end: End) {
+    fn mutate(
+        &mut self,
+        i: prop::sample::Index,
+        options: Options,
+        logging: Logging,
+        ops: Vec<MutOp>,
+        end: End,
+    ) {
         if self.snapshots.is_empty() {
             return;
         }
@@ -370,14 +396,14 @@ impl Model {
         let options = if let End::Forget = end { leaked } else { options };
         let mut model = ViewModel::of(&memory, options);
         let mut taken = Vec::new();
-        let mut view = real.view_mut_with(&options.for_view()).unwrap();
+        let mut view = AnyView::open_mut(&mut real, options, logging);
         track(&mut view, options.tracking);
         let address = view.as_ptr();
         for op in ops {
             match op {
                 MutOp::Edit(edit) => {
-                    apply(edit, &mut view);
-                    apply(edit, &mut model.shows.bytes);
+                    view.edit(edit, logging);
+                    edit.apply(&mut model.shows.bytes);
                 }
                 MutOp::Track(tracking) => track(&mut view, tracking),
                 MutOp::Part(part) => view = model.run(view, part, &mut self.snapshots),
@@ -408,7 +434,7 @@ impl Model {
             End::Forget => {
                 // SAFETY: the range was mapped by the view that is forgotten here, so that nobody unmaps it again
                 // or refers to it.
-                unsafe { system::forget(view) };
+                unsafe { view.forget() };
                 memory = model.root;
             }
         }
@@ -434,7 +460,7 @@ impl Model {
     }
 }
 
-fn restore_to<S>(view: &mut View<S>, model: &mut ViewModel, snapshot: &ModelSnapshot) {
+fn restore_to<S>(view: &mut AnyView<S>, model: &mut ViewModel, snapshot: &ModelSnapshot) {
     let restored = view.restore_to(&snapshot.real);
     if snapshot.memory.bytes.len() > model.most {
         assert_eq!(restored.unwrap_err().kind(), ErrorKind::InvalidInput);
@@ -445,7 +471,7 @@ fn restore_to<S>(view: &mut View<S>, model: &mut ViewModel, snapshot: &ModelSnap
 }
 
 /// Where it cannot work the view goes on as before.
-fn track<S>(view: &mut View<S>, tracking: Tracking) {
+fn track<S>(view: &mut AnyView<S>, tracking: Tracking) {
     if let Err(error) = view.set_tracking(tracking) {
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     }
@@ -459,11 +485,11 @@ fn pick_mut<T>(items: &mut [T], index: prop::sample::Index) -> Option<&mut T> {
     (!items.is_empty()).then(|| index.get_mut(items))
 }
 
-/// Runs `ops` on a first snapshot of `content_len` bytes, and compares all there is in the end.
-fn run(content_len: usize, ops: Vec<Op>) {
+/// Runs `steps` on a first snapshot of `content_len` bytes, and compares all there is in the end.
+fn run(content_len: usize, steps: Vec<Step>) {
     let mut model = Model::new(content_len);
-    for op in ops {
-        model.run(op);
+    for step in steps {
+        model.run(step);
     }
     model.check();
 }
@@ -477,8 +503,8 @@ proptest! {
     #![proptest_config(cases())]
 
     #[test]
-    fn behaves_like_vectors(content_len in content_len(), ops in prop::collection::vec(op(), 1..60)) {
-        run(content_len, ops);
+    fn behaves_like_vectors(content_len in content_len(), steps in prop::collection::vec(step(), 1..60)) {
+        run(content_len, steps);
     }
 }
 

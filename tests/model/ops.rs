@@ -206,8 +206,7 @@ pub(crate) fn content_len() -> impl Strategy<Value = usize> {
 }
 
 impl Options {
-    pub(crate) fn for_view(self) -> ViewOptions {
-        let mut options = ViewOptions::new();
+    pub(crate) fn on<A>(self, mut options: ViewOptions<A>) -> ViewOptions<A> {
         options.reserve(self.reserve).guard(self.guard, self.guard / 2).keep_resident(self.keep_resident);
         options.populate(self.populate).pinned(self.pinned);
         options
@@ -225,23 +224,29 @@ impl Span {
     }
 }
 
-pub(crate) fn apply(edit: Edit, bytes: &mut [u8]) {
-    if bytes.is_empty() {
-        return;
+impl Edit {
+    /// What is written to `len` bytes.
+    pub(crate) fn parts(self, len: usize) -> (Vec<Range<usize>>, u8) {
+        if len == 0 {
+            return (Vec::new(), 0);
+        }
+        match self {
+            Self::Bytes { at, len: bytes, value } => {
+                let start = at.index(len);
+                (vec![start..len.min(start + bytes)], value)
+            }
+            Self::Run { at, pages, value } => {
+                let start = at.index(len / page_size()) * page_size();
+                (vec![start..len.min(start + pages * page_size())], value)
+            }
+            Self::Stride { step, value } => {
+                ((0..len).step_by(step * page_size()).map(|at| at..at + 1).collect(), value)
+            }
+        }
     }
-    match edit {
-        Edit::Bytes { at, len, value } => {
-            let start = at.index(bytes.len());
-            let end = bytes.len().min(start + len);
-            bytes[start..end].fill(value);
-        }
-        Edit::Run { at, pages, value } => {
-            let start = at.index(bytes.len() / page_size()) * page_size();
-            let end = bytes.len().min(start + pages * page_size());
-            bytes[start..end].fill(value);
-        }
-        Edit::Stride { step, value } => {
-            bytes.iter_mut().step_by(step * page_size()).for_each(|byte| *byte = value);
-        }
+
+    pub(crate) fn apply(self, bytes: &mut [u8]) {
+        let (parts, value) = self.parts(bytes.len());
+        parts.into_iter().for_each(|part| bytes[part].fill(value));
     }
 }

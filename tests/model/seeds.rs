@@ -8,26 +8,27 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 
-use super::ops::{End, Op, content_len, op};
+use super::ops::{End, Op, content_len};
+use super::views::{Step, step};
 
 /// What happens to a model, from its beginning.
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
     content_len: usize,
-    ops: Vec<Op>,
+    steps: Vec<Step>,
 }
 
 impl Script {
     pub(crate) fn from_bytes(bytes: &[u8]) -> Self {
         let (seeds, _) = bytes.as_chunks::<2>();
         let (first, others) = seeds.split_first().unwrap_or((&[0; 2], &[]));
-        let op = op();
-        let ops = others.iter().map(|&seed| bounded(drawn(&op, seed))).collect();
-        Self { content_len: drawn(&content_len(), *first), ops }
+        let step = step();
+        let steps = others.iter().map(|&seed| bounded(drawn(&step, seed))).collect();
+        Self { content_len: drawn(&content_len(), *first), steps }
     }
 
     pub(crate) fn run(self) {
-        super::run(self.content_len, self.ops);
+        super::run(self.content_len, self.steps);
     }
 }
 
@@ -40,9 +41,9 @@ fn drawn<T>(strategy: &impl Strategy<Value = T>, seed: [u8; 2]) -> T {
 }
 
 /// A fuzzer is one process for hours, in which forgotten views would pile up.
-fn bounded(op: Op) -> Op {
-    match op {
-        Op::Mutate(snapshot, options, ops, End::Forget) => Op::Mutate(snapshot, options, ops, End::Drop),
-        other => other,
+fn bounded(mut step: Step) -> Step {
+    if let Op::Mutate(_, _, _, end @ End::Forget) = &mut step.op {
+        *end = End::Drop;
     }
+    step
 }

@@ -41,7 +41,7 @@ pub(crate) fn purge<S>(_: &mut View<S>, _: Range<usize>) {}
 /// # Safety
 ///
 /// No pointer into the view is used afterwards.
-pub(crate) unsafe fn forget<S>(view: View<S>) {
+pub(crate) unsafe fn forget<S, A>(view: View<S, A>) {
     let (_start, _len) = (view.as_ptr(), view.len());
     std::mem::forget(view);
     #[cfg(unix)]
