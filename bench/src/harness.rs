@@ -149,7 +149,7 @@ fn in_turns(
 }
 
 impl Entry {
-    fn new(name: &'static str, region: Box<dyn Region>) -> Self {
+    pub(crate) fn new(name: &'static str, region: Box<dyn Region>) -> Self {
         Self {
             name,
             region,

@@ -6,7 +6,7 @@ use crate::results::{
     COMPARING, COPIES, LIMIT, LOGGED, Measurement, OLD, ONE_CALL, Results, SUBJECT, SYSTEM_CALLS,
 };
 use crate::workload::logged::{self, Call};
-use crate::workload::{create, memory, restore, sparse, take, threads, tree, view};
+use crate::workload::{adapting, create, memory, restore, sparse, take, threads, tree, view};
 
 const WASMTIME: [&str; 2] = ["wasmtime-style, keep all", "wasmtime-style, keep 1 MiB"];
 
@@ -51,6 +51,7 @@ pub(crate) fn verdicts(results: &Results) -> Vec<Verdict> {
         memory_bars,
         tree_bars,
         threads_bars,
+        adapting_bars,
         logged_bars,
         sparse_bars,
     ];
@@ -244,6 +245,30 @@ fn threads_bars(results: &Results) -> Vec<Verdict> {
         Verdict::ratio(what, AtLeast(1.0), ratio)
     });
     gains.chain(views).collect()
+}
+
+fn adapting_bars(results: &Results) -> Vec<Verdict> {
+    let mut verdicts = Vec::new();
+    for call in Call::ALL {
+        let name = call.name();
+        for (changed, bar) in adapting::CHANGED.into_iter().zip([0.2, 0.25, 1.0, 1.2]) {
+            let case = adapting::case(call, changed);
+            let ratio = results.ratio(&case, adapting::CALL.name, SUBJECT, LIMIT);
+            let what = format!("{name}, adapted, 1 GiB, {changed} pages: times the limit");
+            verdicts.push(Verdict::ratio(what, AtMost(bar), ratio));
+        }
+        let longest =
+            |changed| results.median(&adapting::case(call, changed), SUBJECT, adapting::LONGEST.name);
+        // With more pages, nothing is moved, and the longest call says how busy the machine is.
+        let longest = adapting::CHANGED[..3].iter().copied().filter_map(longest).reduce(f64::max);
+        verdicts.push(Verdict {
+            what: format!("{name}, while a view adapts: the longest call above the median before"),
+            unit: "ms",
+            bar: AtMost(2.0),
+            measured: longest.map(|ns| ns / 1e6),
+        });
+    }
+    verdicts
 }
 
 fn logged_bars(results: &Results) -> Vec<Verdict> {

@@ -1,5 +1,6 @@
 //! The workloads: one file each.
 
+pub(crate) mod adapting;
 pub(crate) mod costs;
 pub(crate) mod create;
 pub(crate) mod logged;
@@ -43,6 +44,8 @@ pub(crate) enum Workload {
     Threads,
     /// Views to which the program reports what it writes
     Logged,
+    /// Views that move their image into huge pages
+    Adapting,
     /// Views of which little is in use
     Sparse,
     /// What the library's cost model is made of
@@ -55,7 +58,7 @@ impl Workload {
         match self {
             _ if scale.quick => 2 * GIB,
             Self::Take | Self::Restore | Self::Writer => 9 * GIB,
-            Self::Create => 4 * GIB,
+            Self::Create | Self::Adapting => 4 * GIB,
             Self::Logged => 5 * GIB,
             Self::View | Self::Tree | Self::Memory | Self::Costs => 3 * GIB,
             Self::Threads | Self::Sparse => 2 * GIB,
@@ -73,6 +76,7 @@ impl Workload {
             Self::Writer => writer::run(scale, results),
             Self::Threads => threads::run(scale, results),
             Self::Logged => logged::run(scale, results),
+            Self::Adapting => adapting::run(scale, results),
             Self::Sparse => sparse::run(scale, results),
             Self::Costs => costs::run(scale, results),
         }

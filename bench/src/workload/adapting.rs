@@ -1,0 +1,129 @@
+//! Views that move their image into huge pages: how long their calls take before, meanwhile and afterwards.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use memsnap::{ArcView, Snapshot};
+
+use super::logged::Call;
+use super::{Images, Scale};
+use crate::case::Case;
+use crate::competitor::{Competitor, Limit, Operation, Region};
+use crate::harness::{Entry, Plan, Round, interleave, nanoseconds, open, time};
+use crate::pages::read_all;
+use crate::results::{Metric, Results, SUBJECT};
+
+/// The time of a take or of a restore, after the view has adapted.
+pub(crate) const CALL: Metric = Metric::nanoseconds("call");
+/// The same, before the view adapts.
+const BEFORE: Metric = Metric::nanoseconds("call before");
+/// The longest call while the view adapts, less the median before.
+pub(crate) const LONGEST: Metric = Metric::nanoseconds("longest call meanwhile, above the median before");
+/// The 99th percentile of these.
+const P99: Metric = Metric::nanoseconds("p99 meanwhile, above the median before");
+/// The calls until the view has adapted.
+const CALLS: Metric = Metric { name: "calls until then", unit: "" };
+/// What the view maps in huge pages then.
+const HUGE: Metric = Metric { name: "in huge pages", unit: "MiB" };
+
+const NAME: &str = "adapting";
+
+pub(crate) const CHANGED: [usize; 4] = [1, 16, 256, 4096];
+
+/// A view that does not adapt in this time is measured as it is.
+const LONGEST_WAIT: Duration = Duration::from_secs(15);
+
+/// Calls before the view adapts, of which the first ones are not counted: the view is write-protected there.
+const CALLS_BEFORE: usize = 100;
+
+/// Calls after which the huge pages are counted again. If there are no more than before, the view has adapted.
+const INTERVAL: usize = 200;
+
+/// A gibibyte that was read in full.
+pub(crate) fn case(call: Call, changed: usize) -> Case {
+    Case::base(NAME).changed(changed).variant(call.name())
+}
+
+pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
+    let mut images = Images::default();
+    for call in Call::ALL {
+        for changed in CHANGED {
+            one(call, &case(call, changed), scale, &mut images, results)?;
+        }
+    }
+    Ok(())
+}
+
+fn one(call: Call, case: &Case, scale: Scale, images: &mut Images, results: &mut Results) -> Result<()> {
+    eprintln!("{case}");
+    let image = images.get(case.bytes)?;
+    let operation = match call {
+        Call::Take => Operation::Take { kept: 1 },
+        Call::Restore => Operation::Restore,
+    };
+    let limit: [Box<dyn Competitor>; 1] = [Box::new(Limit::WithEntries)];
+    let mut entries = open(case, operation, image, &limit, results)?;
+    let mut view = Arc::new(Snapshot::from_slice(image.bytes())?).view_arc()?;
+    read_all(&view);
+    adapt(call, case, &mut view, results)?;
+    entries.push(Entry::new(SUBJECT, Box::new(view)));
+    let plan = Plan { rounds: scale.pick(100, 400), ..scale.plan(case) };
+    interleave(case, plan, entries, results, |entry, round| {
+        entry.write(round);
+        let pause = match call {
+            Call::Take => {
+                entry.taken.clear();
+                let (taken, pause) = entry.take(round)?;
+                entry.taken.push_back(taken);
+                pause
+            }
+            Call::Restore => entry.restore(round)?,
+        };
+        entry.record(CALL, nanoseconds(pause));
+        Ok(())
+    })
+}
+
+/// Writes and calls until the view moves no more of its image.
+fn adapt(call: Call, case: &Case, view: &mut ArcView, results: &mut Results) -> Result<()> {
+    let mut changes = case.changes();
+    let mut taken = None;
+    let (mut calls, mut number, mut huge) = (Vec::new(), 0, 0);
+    let start = Instant::now();
+    loop {
+        number += 1;
+        let round = Round::new(number, changes.next_round());
+        view.write(&round.changes, number as u64);
+        let pause = match call {
+            Call::Take => {
+                let (snapshot, pause) = time(|| view.take_snapshot());
+                taken = Some(snapshot?);
+                pause
+            }
+            Call::Restore => {
+                let (restored, pause) = time(|| view.restore());
+                restored?;
+                pause
+            }
+        };
+        calls.push(nanoseconds(pause));
+        if number % INTERVAL == 0 {
+            let before = huge;
+            huge = view.stats().huge;
+            if (huge > 0 && huge == before) || start.elapsed() > LONGEST_WAIT {
+                break;
+            }
+        }
+    }
+    drop(taken);
+    results.add(case, SUBJECT, BEFORE, &calls[CALLS_BEFORE / 2..CALLS_BEFORE]);
+    let median = results.median(case, SUBJECT, BEFORE.name).unwrap_or(0.0);
+    let mut above: Vec<f64> = calls[CALLS_BEFORE..].iter().map(|call| call - median).collect();
+    above.sort_by(f64::total_cmp);
+    results.add(case, SUBJECT, LONGEST, &above[above.len() - 1..]);
+    results.add(case, SUBJECT, P99, &[above[above.len() * 99 / 100]]);
+    results.add(case, SUBJECT, CALLS, &[number as f64]);
+    results.add(case, SUBJECT, HUGE, &[huge as f64 / f64::from(1 << 20)]);
+    Ok(())
+}
