@@ -305,3 +305,18 @@ impl<A: Memory> Machine<A> {
         &self.memory
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_the_pages_whose_bits_are_set() {
+        for bits in [0, 1, 0b1101, u64::MAX, u64::MAX >> 1, u64::MAX << 1, 1 << 63, 0xf0f0_0000_ffff_0001] {
+            let pages: Vec<usize> = runs(128, bits).flat_map(|run| run.step_by(4096)).collect();
+            let expected = (0..64).filter(|bit| bits >> bit & 1 != 0).map(|bit| (128 + bit) * 4096);
+            assert!(expected.eq(pages), "{bits:#x}");
+            assert_eq!(runs(128, bits).count(), (bits & !(bits << 1)).count_ones() as usize, "{bits:#x}");
+        }
+    }
+}
