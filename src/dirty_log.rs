@@ -8,12 +8,14 @@
 
 use std::alloc::{Layout, alloc_zeroed};
 use std::io;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::error;
+use crate::image::Image;
 use crate::options::Checks;
+use crate::page_size;
 use crate::pages::{PageRange, PageSet};
 
 const BITS: usize = usize::BITS as usize;
@@ -172,6 +174,42 @@ fn zeroes(words: usize) -> io::Result<Box<[AtomicUsize]>> {
     Ok(unsafe { Box::from_raw(ptr::slice_from_raw_parts_mut(start, words)) })
 }
 
+/// Where a restore found the bytes of the pages that it rewrote. The next restore will likely rewrite the same pages, and
+/// to search the table of the image for them can take as long as the copies.
+///
+/// Invariant: `starts` has an element for each of `pages`: the address of the bytes that `image` holds of that page.
+pub(crate) struct Sources {
+    image: Arc<Image>,
+    pages: PageSet,
+    starts: Vec<NonNull<u8>>,
+}
+
+impl Sources {
+    /// # Safety
+    ///
+    /// `starts` has an element for each of `pages`: the address of the bytes that `image` holds of that page.
+    pub(crate) unsafe fn new(image: Arc<Image>, pages: PageSet, starts: Vec<NonNull<u8>>) -> Self {
+        Self { image, pages, starts }
+    }
+
+    pub(crate) fn are_of(&self, image: &Arc<Image>) -> bool {
+        Arc::ptr_eq(&self.image, image)
+    }
+
+    pub(crate) fn pages(&self) -> &PageSet {
+        &self.pages
+    }
+
+    /// The pages, ascending, with their bytes.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &[u8])> {
+        self.pages.iter().zip(&self.starts).map(|(page, start)| {
+            // SAFETY: these are the bytes of a page of `image` (the type's invariant). They do not change, and stay where
+            // they are as long as the image exists, which `self` holds.
+            (page, unsafe { std::slice::from_raw_parts(start.as_ptr(), page_size()) })
+        })
+    }
+}
+
 /// What a logged view knows of its pages.
 pub(crate) struct DirtyLog {
     /// Pages reported as written since the last snapshot or restore.
@@ -182,6 +220,8 @@ pub(crate) struct DirtyLog {
     /// Where the search for pages to discard goes on.
     next_idle: usize,
     pub(crate) checks: Checks,
+    /// Of the last restore, if no snapshot was taken since.
+    pub(crate) sources: Option<Sources>,
 }
 
 impl DirtyLog {
@@ -189,7 +229,7 @@ impl DirtyLog {
     pub(crate) fn new(most: usize, checks: Checks) -> io::Result<Self> {
         let set = || AtomicPageSet::new(most).map_err(error::context("making the dirty log of a view", most));
         let (reported, private) = (Arc::new(set()?), set()?);
-        Ok(Self { reported, private, private_len: 0, next_idle: 0, checks })
+        Ok(Self { reported, private, private_len: 0, next_idle: 0, checks, sources: None })
     }
 
     /// The set to which the program's reports are added.
@@ -245,6 +285,7 @@ impl DirtyLog {
     /// After the view was mapped anew: only the pages `private` are private.
     pub(crate) fn reset(&mut self, private: &PageSet) {
         self.reported.take();
+        self.sources = None;
         self.private_len = 0;
         self.private.take();
         self.add_private(private);

@@ -9,8 +9,10 @@
 #![allow(unsafe_code)]
 
 use std::io;
+use std::ptr::NonNull;
 use std::sync::Arc;
 
+use crate::dirty_log::Sources;
 use crate::image::Image;
 use crate::options::{Checks, Tracking};
 use crate::pages::PageSet;
@@ -114,8 +116,22 @@ impl State {
             _ => log.some_private((2 * rewritten.len()).max(SWEEP)).minus(all).iter().filter(shown).collect(),
         };
         excess = excess.saturating_sub(idle.len());
+        let known = log.sources.take().filter(|sources| sources.are_of(image));
+        let is_known = known.as_ref().is_some_and(|sources| sources.pages() == rewritten);
+        let mut before = known.iter().flat_map(Sources::iter).peekable();
+        // The bytes of a base are found without a search.
+        let remembers = !is_known && image.captured.len() > 0;
+        let mut starts = Vec::with_capacity(if remembers { rewritten.len() } else { 0 });
         let mut discarded = PageSet::new();
         for page in rewritten.iter() {
+            while before.next_if(|(earlier, _)| *earlier < page).is_some() {}
+            let bytes = match before.peek() {
+                Some((known, bytes)) if *known == page => bytes,
+                _ => wanted.page(page),
+            };
+            if remembers {
+                starts.push(NonNull::from(bytes).cast());
+            }
             let is_private = log.is_private(page);
             if (!is_private || discarded.len() < excess) && layout.shows(page, image) {
                 if is_private {
@@ -125,7 +141,7 @@ impl State {
             }
             // SAFETY: the page is the mapping's and no page is protected. The tree is borrowed exclusively, and no slice
             // of its bytes is alive; the bytes are an image's.
-            unsafe { self.mapping.write(page, wanted.page(page)) };
+            unsafe { self.mapping.write(page, bytes) };
             if !is_private {
                 log.add_private(&PageSet::from_iter([page]));
             }
@@ -143,6 +159,14 @@ impl State {
             log.remove_private(&idle);
         }
         trace::restored("rewritten", image.pages, rewritten.len(), Tracking::Logged);
+        drop(before);
+        log.sources = if remembers {
+            // SAFETY: these are the addresses of the bytes that `image` holds of these pages, or that it held at the last
+            // restore, which are the same.
+            Some(unsafe { Sources::new(Arc::clone(image), rewritten.clone(), starts) })
+        } else {
+            known.filter(|_| is_known)
+        };
         if !Arc::ptr_eq(&self.synced, image) {
             self.synced = Arc::clone(image);
         }
@@ -154,6 +178,13 @@ impl State {
     pub(crate) fn log_hidden(&mut self) {
         if let (Some(log), Backing::Private(layout)) = (&mut self.log, &self.backing) {
             log.reset(&layout.hidden(&self.synced, &PageSet::new()));
+        }
+    }
+
+    /// Forgets where the last restore found its bytes, and lets go of the image.
+    pub(crate) fn forget_sources(&mut self) {
+        if let Some(log) = &mut self.log {
+            log.sources = None;
         }
     }
 

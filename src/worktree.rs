@@ -714,6 +714,8 @@ impl State {
         }
         if let Some(image) = image {
             self.synced = Arc::new(image);
+            // It would keep the pages of an image that is no longer needed.
+            self.forget_sources();
         }
         self.ledger.found(changed, idle, unwritten);
         self.ledger.found_written(changed);
