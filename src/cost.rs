@@ -158,6 +158,8 @@ pub(crate) struct Ledger {
     searches: usize,
     /// Pages in memory that are not the view's own, as of the last search that counted them.
     others: Option<usize>,
+    /// The last search took much longer than these pages explain.
+    surprised: bool,
     /// Pages that are, as of the last search.
     private: usize,
     /// Pages that had been written, as of the last take or restore.
@@ -203,9 +205,9 @@ impl Ledger {
     }
 
     /// Whether the next search should count the other pages: as often as the number of searches doubles, so
-    /// that it makes no difference to what they cost.
+    /// that it makes no difference to what they cost, and after a search that took longer than can be explained.
     pub(crate) fn is_curious(&self) -> bool {
-        (self.searches + 1).is_power_of_two()
+        (self.searches + 1).is_power_of_two() || self.surprised
     }
 
     /// After a search among all of `pages` pages that `took` so long and found `private` private ones.
@@ -229,6 +231,8 @@ impl Ledger {
         if took < looked / 8 {
             looked = took;
         }
+        // More pages may be in memory by now, for one if those of huge pages got entries of their own.
+        self.surprised = took > 4 * (CALLS + looked);
         let walked = times(pages.min(self.present().saturating_mul(TABLE)), WALK);
         self.looked += looked.saturating_sub(walked);
     }
@@ -513,6 +517,29 @@ mod tests {
             ledger.found_written(46);
         }
         assert!(ledger.closing_pays(250));
+    }
+
+    /// The first write to a page of a huge page gives all its pages entries of their own. A view that was in huge pages
+    /// when its other pages were last counted once stayed at `scan` with searches of many milliseconds.
+    #[test]
+    fn pages_are_counted_again_when_searches_take_longer() {
+        let mut ledger = Ledger::new(0);
+        let search = |ledger: &mut Ledger, others: usize, took: u64| {
+            let others = ledger.is_curious().then_some(others);
+            ledger.searched_all(10, 100_000, others, ns(took));
+            others.is_some()
+        };
+        // In huge pages, the time of a search is what it cost, and not that of so many small pages.
+        assert!((0..100).filter(|_| search(&mut ledger, 100_000, 15_000)).count() < 8);
+        assert!(!ledger.arming_pays());
+        let mut ledger = Ledger::new(0);
+        (0..99).for_each(|_| _ = search(&mut ledger, 0, 10_000));
+        assert!(!search(&mut ledger, 100_000, 2_000_000) && search(&mut ledger, 100_000, 2_000_000));
+        assert!((0..5).any(|_| {
+            search(&mut ledger, 100_000, 2_000_000);
+            ledger.arming_pays()
+        }));
+        assert!(!search(&mut ledger, 100_000, 2_000_000), "it was explained");
     }
 
     #[test]

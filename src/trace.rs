@@ -1,4 +1,5 @@
-//! Events for those who watch: one for each snapshot taken, restore and consolidation (feature `tracing`).
+//! Events for those who watch: one for each snapshot taken, restore and consolidation, and one when a view has gone over all
+//! of its pages to move its image into huge pages (feature `tracing`).
 //!
 //! A subscriber may call what the event is about. So no event is emitted under a lock: who takes one calls [`hold`]
 //! first, and what happens meanwhile is emitted when both are gone.

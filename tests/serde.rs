@@ -44,6 +44,7 @@ fn names_in_json_are_those_of_the_fields() {
     let names = [
         "captured",
         "costs",
+        "huge",
         "images",
         "mapped",
         "mappings",
@@ -53,12 +54,28 @@ fn names_in_json_are_those_of_the_fields() {
         "why_not_faster",
     ];
     assert_eq!(keys(&stats), names);
-    let costs = ["compare_page", "discard_run", "first_write", "protect", "spent_in_vain"];
+    let costs = [
+        "compare_page",
+        "discard_run",
+        "first_write",
+        "move_to_huge_page",
+        "protect",
+        "spent_in_vain",
+        "spent_on_walks",
+    ];
     assert_eq!(keys(&stats["costs"]), costs);
     // As it was saved before there were costs.
     let mut earlier = stats.clone();
     earlier.as_object_mut().unwrap().remove("costs");
     assert_eq!(from_value::<ViewStats>(earlier).unwrap().costs, ViewCosts::default());
+    // As it was saved before views moved anything into huge pages.
+    let mut earlier = stats.clone();
+    earlier.as_object_mut().unwrap().remove("huge");
+    earlier["costs"]
+        .as_object_mut()
+        .unwrap()
+        .retain(|name, _| !["move_to_huge_page", "spent_on_walks"].contains(&&**name));
+    assert_eq!(from_value::<ViewStats>(earlier).unwrap(), view.stats());
 }
 
 fn keys(object: &Value) -> Vec<&str> {
