@@ -60,7 +60,7 @@ use crate::view::{Logged, Open, Readable, View, resolve};
 ///
 /// # Examples
 ///
-/// Each region is kept in an [`Arc`](std::sync::Arc) beside the guest memory. When all clones of the guest
+/// Each region is kept in an [`Arc`] beside the guest memory. When all clones of the guest
 /// memory are dropped, the region can be had by `&mut` again:
 ///
 /// ```

@@ -195,6 +195,27 @@ fn what_a_discard_writes_is_put_back() {
     }
 }
 
+/// Captured pages that a restore copies into a view that has no memory for them are private from then on, and the next
+/// restore gives them back if the view may not keep them.
+#[test]
+fn what_a_restore_copies_is_known_to_be_private() {
+    let snapshot = Snapshot::from_slice(&filled(PAGES)).unwrap();
+    let mut chosen = options();
+    let mut view = snapshot.view_with(chosen.keep_resident(0)).unwrap();
+    for page in 3..7 {
+        write(&mut view, page, 0xA5);
+    }
+    let taken = view.take_snapshot().unwrap();
+    for _ in 0..3 {
+        view.restore().unwrap();
+        if LINUX {
+            assert_eq!(view.stats().private, 0);
+        }
+        view.restore_to(&taken).unwrap();
+        assert_eq!(view.stats().private, 4 * page_size());
+    }
+}
+
 /// Threads that run the guest report what they write, without a lock and without `&mut`.
 #[test]
 fn threads_report_at_the_same_time() {
