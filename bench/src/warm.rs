@@ -2,7 +2,7 @@
 #![allow(unsafe_code)]
 
 use anyhow::Result;
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::{Advice, MmapMut, MmapOptions};
 use memsnap::page_size;
 
 use crate::case::GIB;
@@ -18,6 +18,17 @@ pub(crate) fn warm(working_set: usize) -> Result<()> {
     file.set_len(bytes as u64)?;
     // SAFETY: nobody else has the file.
     touch(unsafe { MmapOptions::new().map_mut(&file) }?);
+    Ok(())
+}
+
+/// Touches and frees `bytes` of memory in huge pages, so that the kernel has warm ones to give.
+///
+/// A virtual machine may return huge pages that are free for some seconds to its host (free page reporting). The next
+/// touch of each of their frames is then a first one.
+pub(crate) fn warm_huge_pages(bytes: usize) -> Result<()> {
+    let map = MmapMut::map_anon(bytes)?;
+    map.advise(Advice::HugePage)?;
+    touch(map);
     Ok(())
 }
 

@@ -1,10 +1,11 @@
 //! Views that move their image into huge pages: how long their calls take before, meanwhile and afterwards.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use memsnap::{ArcView, Snapshot};
+use memsnap::{ArcView, Snapshot, page_size};
 
 use super::logged::Call;
 use super::{Images, Scale};
@@ -13,6 +14,7 @@ use crate::competitor::{Competitor, Limit, Operation, Region};
 use crate::harness::{Entry, Plan, Round, interleave, nanoseconds, open, time};
 use crate::pages::read_all;
 use crate::results::{Metric, Results, SUBJECT};
+use crate::warm::warm_huge_pages;
 
 /// The time of a take or of a restore, after the view has adapted.
 pub(crate) const CALL: Metric = Metric::nanoseconds("call");
@@ -31,31 +33,51 @@ const NAME: &str = "adapting";
 
 pub(crate) const CHANGED: [usize; 4] = [1, 16, 256, 4096];
 
-/// A view that does not adapt in this time is measured as it is.
-const LONGEST_WAIT: Duration = Duration::from_secs(15);
+/// A view that does not adapt in this time, or in so many calls, is measured as it is.
+const LONGEST_WAIT: Duration = Duration::from_secs(20);
+const MOST_CALLS: usize = 5_000;
 
 /// Calls before the view adapts, of which the first ones are not counted: the view is write-protected there.
 const CALLS_BEFORE: usize = 100;
 
-/// Calls after which the huge pages are counted again. If there are no more than before, the view has adapted.
-const INTERVAL: usize = 200;
+/// Calls after which the huge pages are counted again.
+const INTERVAL: usize = 100;
+
+/// The length of a huge page. A view has adapted if nearly all of its image is in huge pages, but for those with changes.
+const HUGE_PAGE: usize = 2 << 20;
+
+/// Calls after which huge pages are warmed again, and how many.
+const WARM_EACH: usize = 8;
+const WARMED: usize = 16 * HUGE_PAGE;
 
 /// A gibibyte that was read in full.
 pub(crate) fn case(call: Call, changed: usize) -> Case {
     Case::base(NAME).changed(changed).variant(call.name())
 }
 
+/// The same, with the huge pages as the kernel has them.
+fn not_warmed() -> Case {
+    case(Call::Take, 16).variant("take, huge pages not warmed")
+}
+
 pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
     let mut images = Images::default();
     for call in Call::ALL {
         for changed in CHANGED {
-            one(call, &case(call, changed), scale, &mut images, results)?;
+            one(call, &case(call, changed), true, scale, &mut images, results)?;
         }
     }
-    Ok(())
+    one(Call::Take, &not_warmed(), false, scale, &mut images, results)
 }
 
-fn one(call: Call, case: &Case, scale: Scale, images: &mut Images, results: &mut Results) -> Result<()> {
+fn one(
+    call: Call,
+    case: &Case,
+    warms: bool,
+    scale: Scale,
+    images: &mut Images,
+    results: &mut Results,
+) -> Result<()> {
     eprintln!("{case}");
     let image = images.get(case.bytes)?;
     let operation = match call {
@@ -66,7 +88,7 @@ fn one(call: Call, case: &Case, scale: Scale, images: &mut Images, results: &mut
     let mut entries = open(case, operation, image, &limit, results)?;
     let mut view = Arc::new(Snapshot::from_slice(image.bytes())?).view_arc()?;
     read_all(&view);
-    adapt(call, case, &mut view, results)?;
+    adapt(call, case, warms, &mut view, results)?;
     entries.push(Entry::new(SUBJECT, Box::new(view)));
     let plan = Plan { rounds: scale.pick(100, 400), ..scale.plan(case) };
     interleave(case, plan, entries, results, |entry, round| {
@@ -85,13 +107,19 @@ fn one(call: Call, case: &Case, scale: Scale, images: &mut Images, results: &mut
     })
 }
 
-/// Writes and calls until the view moves no more of its image.
-fn adapt(call: Call, case: &Case, view: &mut ArcView, results: &mut Results) -> Result<()> {
+/// Writes and calls until the view has moved its image.
+fn adapt(call: Call, case: &Case, warms: bool, view: &mut ArcView, results: &mut Results) -> Result<()> {
     let mut changes = case.changes();
     let mut taken = None;
-    let (mut calls, mut number, mut huge) = (Vec::new(), 0, 0);
+    let (mut calls, mut number) = (Vec::new(), 0);
+    let touched: BTreeSet<_> =
+        case.changes().next_round().iter().map(|change| change.page * page_size() / HUGE_PAGE).collect();
+    let wanted = (case.bytes - touched.len() * HUGE_PAGE) / 20 * 19;
     let start = Instant::now();
-    loop {
+    let huge = loop {
+        if warms && number % WARM_EACH == 0 {
+            warm_huge_pages(WARMED)?;
+        }
         number += 1;
         let round = Round::new(number, changes.next_round());
         view.write(&round.changes, number as u64);
@@ -109,13 +137,13 @@ fn adapt(call: Call, case: &Case, view: &mut ArcView, results: &mut Results) -> 
         };
         calls.push(nanoseconds(pause));
         if number % INTERVAL == 0 {
-            let before = huge;
-            huge = view.stats().huge;
-            if (huge > 0 && huge == before) || start.elapsed() > LONGEST_WAIT {
-                break;
+            let huge = view.stats().huge;
+            let adapted = wanted > 0 && huge >= wanted;
+            if adapted || (huge == 0 && number >= MOST_CALLS) || start.elapsed() > LONGEST_WAIT {
+                break huge;
             }
         }
-    }
+    };
     drop(taken);
     results.add(case, SUBJECT, BEFORE, &calls[CALLS_BEFORE / 2..CALLS_BEFORE]);
     let median = results.median(case, SUBJECT, BEFORE.name).unwrap_or(0.0);
