@@ -84,6 +84,10 @@ impl State {
             }
         }
         self.log_private(&written);
+        if self.log.is_some() {
+            // They show `synced` now. In other views, the tracker may report them still.
+            self.unsynced = self.unsynced.minus(&range.into());
+        }
         Ok(())
     }
 

@@ -16,6 +16,7 @@ use crate::dirty_log::Sources;
 use crate::image::Image;
 use crate::options::{Checks, Tracking};
 use crate::pages::PageSet;
+use crate::store::zeroes;
 use crate::sys::Search;
 use crate::worktree::{Backing, State};
 use crate::{error, trace};
@@ -70,6 +71,16 @@ impl State {
         // borrowed, so that nobody writes.
         let differs = |&page: &usize| unsafe { self.page(page) } != old.page(page);
         let missed: PageSet = found.pages.minus(&self.unsynced).iter().filter(differs).collect();
+        // Pages that were zeroed or discarded are in `unsynced` too, but have no memory of their own unless they were
+        // written since. Where that cannot be told, they count as private, so that a restore rewrites them.
+        let is_bare = |page: &usize| self.log.as_ref().is_some_and(|log| !log.is_private(*page));
+        let bare: PageSet = found.pages.intersection(&self.unsynced).iter().filter(is_bare).collect();
+        // SAFETY: as above.
+        let is_zero = |&page: &usize| layout.shows_zeroes(page) && unsafe { self.page(page) } == zeroes();
+        let unclear: PageSet = bare.iter().filter(|page| !layout.shows_zeroes(*page)).collect();
+        let written: PageSet = bare.minus(&unclear).iter().filter(|page| !is_zero(page)).collect();
+        let missed = missed.union(&written);
+        self.log_private(&unclear);
         let Some(first) = missed.ranges().first().map(|range| range.bytes()) else { return Ok(()) };
         self.unsynced = self.unsynced.union(&missed);
         if let Some(log) = &mut self.log {
