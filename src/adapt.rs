@@ -34,9 +34,11 @@ const MOVE: u64 = 1_000_000;
 const STEP: u64 = 1_000_000;
 
 /// A region that takes longer than this was moved on a machine without free huge pages. After it, and after a refusal,
-/// the pass pauses until walks have taken [`PAUSE`] times as long.
+/// the pass pauses until walks have taken [`PAUSE`] times as long, but no more than [`PAUSE`] times [`SLOWEST`]: a time
+/// that is longer says more about an interruption than about the next region.
 const SLOW: u64 = 2_000_000;
 const PAUSE: u64 = 16;
+const SLOWEST: u64 = 8_000_000;
 
 /// Refusals in a row after which a pass ends: the kernel will refuse the other regions too.
 const REFUSALS: u32 = 8;
@@ -168,7 +170,7 @@ impl Adaptation {
         }
         let pauses = visit == Visit::Refused || took > SLOW;
         if pauses {
-            pass.resume = self.walked.saturating_add(took.saturating_mul(PAUSE));
+            pass.resume = self.walked.saturating_add(took.min(SLOWEST) * PAUSE);
         }
         !pauses
     }
@@ -332,13 +334,13 @@ mod tests {
     fn a_pass_pauses_after_a_slow_region_and_ends_after_refusals() {
         let mut adaptation = view();
         until_pass(&mut adaptation, 100_000);
-        assert!(!adaptation.visited(Visit::Moved, 10_000_000));
+        assert!(!adaptation.visited(Visit::Moved, 5_000_000));
         let mut searches = 0;
         while !adaptation.may_step(REGIONS) {
             adaptation.searched(Duration::from_nanos(100_000 + CALLS));
             searches += 1;
         }
-        assert_eq!(searches, PAUSE * 10_000_000 / 100_000);
+        assert_eq!(searches, PAUSE * 5_000_000 / 100_000);
         assert_eq!(end_pass(&mut adaptation, Visit::Refused, 5_000), 1);
         let mut all_refused = view();
         until_pass(&mut all_refused, 100_000);

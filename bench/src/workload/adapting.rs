@@ -46,9 +46,8 @@ const INTERVAL: usize = 100;
 /// The length of a huge page. A view has adapted if nearly all of its image is in huge pages, but for those with changes.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// Calls after which huge pages are warmed again, and how many.
-const WARM_EACH: usize = 8;
-const WARMED: usize = 16 * HUGE_PAGE;
+/// What is warmed before each call. The kernel gives out next what was freed last.
+const WARMED: usize = 4 * HUGE_PAGE;
 
 /// A gibibyte that was read in full.
 pub(crate) fn case(call: Call, changed: usize) -> Case {
@@ -117,7 +116,7 @@ fn adapt(call: Call, case: &Case, warms: bool, view: &mut ArcView, results: &mut
     let wanted = (case.bytes - touched.len() * HUGE_PAGE) / 20 * 19;
     let start = Instant::now();
     let huge = loop {
-        if warms && number % WARM_EACH == 0 {
+        if warms {
             warm_huge_pages(WARMED)?;
         }
         number += 1;
