@@ -13,6 +13,7 @@ mod cost;
 mod dirty_log;
 mod discard;
 mod error;
+pub mod guide;
 mod head;
 mod image;
 mod in_place;
