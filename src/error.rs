@@ -4,7 +4,7 @@ use std::fmt;
 use std::io;
 
 use crate::page_size;
-use crate::sys::LIMITS;
+use crate::sys::limits::LIMITS;
 
 /// What was tried, and the operating system's answer.
 struct Context {

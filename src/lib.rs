@@ -4,41 +4,20 @@
 #![deny(unsafe_code)]
 
 mod access;
-mod adapt;
-#[cfg(feature = "bytes")]
-mod bytes;
 mod changes;
-mod checkout;
-mod cost;
-mod dirty_log;
-mod discard;
+mod engine;
 mod error;
 pub mod guide;
-mod head;
 mod image;
-mod in_place;
-mod layout;
-mod logged;
-mod logged_tree;
-mod options;
-pub mod os;
+mod interop;
 mod pages;
-mod protected;
-mod rewritten;
-mod slice;
 mod snapshot;
 mod stats;
-mod store;
 mod sys;
-mod table;
 mod trace;
 mod view;
-#[cfg(feature = "vm-memory")]
-pub mod vm_memory;
-mod worktree;
+mod zero;
 
-#[cfg(all(test, unix))]
-mod adapt_tests;
 #[cfg(test)]
 mod fault_script;
 #[cfg(test)]
@@ -46,12 +25,16 @@ mod fault_tests;
 
 pub use access::Access;
 pub use changes::{Change, Changes, PageChange};
-pub use options::{HugePages, Populate, SnapshotOptions, Tracking, ViewOptions};
+pub use interop::os;
+#[cfg(feature = "vm-memory")]
+pub use interop::vm_memory;
 pub use snapshot::Snapshot;
-pub use stats::{SnapshotStats, StoreStats, ViewCosts, ViewStats, WhyNotFaster};
-pub use view::{
-    ArcView, CowView, Logged, LoggedView, MutView, Open, OwnedView, Protected, ProtectedView, Readable, View,
-};
+pub use snapshot::options::SnapshotOptions;
+pub use stats::{SnapshotStats, StoreStats, ViewCosts, ViewStats};
+pub use sys::{HugePages, Populate, Tracking, WhyNotFaster};
+pub use view::kind::{Logged, Open, Protected, Readable};
+pub use view::options::ViewOptions;
+pub use view::{ArcView, CowView, LoggedView, MutView, OwnedView, ProtectedView, View};
 
 /// The size of a page in bytes: the unit in which memory is mapped, tracked, captured and compared.
 ///

@@ -1,9 +1,6 @@
 //! Numbers to look at.
 
-use std::fmt;
-use std::io;
-
-use crate::options::Tracking;
+use crate::sys::{Tracking, WhyNotFaster};
 
 /// What a snapshot holds, in bytes.
 ///
@@ -100,41 +97,4 @@ pub struct ViewCosts {
     /// them into huge pages. When this exceeds about the time that going over them takes, the view does it again.
     #[cfg_attr(feature = "serde", serde(default))]
     pub spent_on_walks: u64,
-}
-
-/// Why the written pages of a view are not found in a faster way.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-#[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
-#[non_exhaustive]
-pub enum WhyNotFaster {
-    /// A faster way has not been worth its price so far.
-    NotWorthIt,
-    /// This way was asked for ([`ViewOptions::tracking`](crate::ViewOptions::tracking)).
-    Chosen,
-    /// The view is written in place, where all pages in use count as written until the first snapshot is taken.
-    InPlace,
-    /// The process has pinned or locked memory, or the view was opened with
-    /// [`ViewOptions::pinned`](crate::ViewOptions::pinned). Devices may write to such memory unnoticed.
-    PinnedMemory,
-    /// The system refused it, with this error number.
-    Refused {
-        /// What was refused.
-        tracking: Tracking,
-        /// As in [`std::io::Error::from_raw_os_error`].
-        os_error: i32,
-    },
-}
-
-impl fmt::Display for WhyNotFaster {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotWorthIt => f.write_str("a faster way has not been worth its price so far"),
-            Self::Chosen => f.write_str("this way was asked for"),
-            Self::InPlace => f.write_str("the view is written in place until its first snapshot"),
-            Self::PinnedMemory => f.write_str("memory of the process or the view may be pinned"),
-            Self::Refused { tracking, os_error } => {
-                write!(f, "{tracking} is refused: {}", io::Error::from_raw_os_error(*os_error))
-            }
-        }
-    }
 }

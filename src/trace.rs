@@ -5,7 +5,7 @@
 //! first, and what happens meanwhile is emitted when both are gone.
 #![cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 
-use crate::options::Tracking;
+use crate::sys::Tracking;
 
 #[cfg(feature = "tracing")]
 pub(crate) use held::hold;

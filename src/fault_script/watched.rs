@@ -6,9 +6,9 @@ use std::ops::Range;
 
 use super::chance::Chance;
 use super::script::{By, Held, MAX_PAGES, Memory};
-use crate::options::Checks;
+use crate::engine::settings::Checks;
+use crate::engine::worktree::Worktree;
 use crate::view::ProtectedView;
-use crate::worktree::Worktree;
 use crate::{Access, Changes, Snapshot, Tracking, View, ViewOptions, page_size};
 
 /// A view, and what is known of it.
@@ -89,7 +89,8 @@ pub(super) struct Opening {
 impl fmt::Display for Opening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { options, reserve, tracking, pinned } = self;
-        let (keep, populate, logged) = (options.keep_resident, options.populate, options.logged);
+        let (keep, populate, logged) =
+            (options.settings.keep_resident, options.settings.populate, options.settings.logged);
         write!(
             f,
             "reserve {reserve}, keep {keep}, populate {populate:?}, track {tracking}, pinned {pinned}"
@@ -119,7 +120,7 @@ impl Opening {
         let pinned = chance.one_in(12);
         options.pinned(pinned);
         if chance.one_in(2) {
-            options.logged = Some(chance.pick(&[Checks::Always, Checks::Never]));
+            options.settings.logged = Some(chance.pick(&[Checks::Always, Checks::Never]));
         }
         Self { options, reserve, tracking, pinned }
     }
@@ -146,7 +147,7 @@ impl<S> Watched<S> {
         let (address, shows, root, synced) =
             (view.as_ptr(), memory.clone(), memory.clone(), memory.bytes.clone());
         let view = Some(view.into_protected());
-        let logged = opening.options.logged.is_some();
+        let logged = opening.options.settings.logged.is_some();
         Self { view, name, address, shows, root, synced, access, most, logged }
     }
 

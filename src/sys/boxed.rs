@@ -10,8 +10,8 @@ use std::ops::Deref;
 use std::ptr::NonNull;
 
 use super::{Source, Span, page_size};
-use crate::options::Populate;
 use crate::pages::{PageRange, PageSet};
+use crate::sys::Populate;
 
 /// Pages of zeroes, as far as the store needs a mapping of them.
 pub(crate) struct Boxed(Span);

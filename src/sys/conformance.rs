@@ -16,8 +16,8 @@ use super::{
     stream,
 };
 use crate::access::Access;
-use crate::options::{HugePages, Populate, Tracking};
 use crate::pages::{PageRange, PageSet};
+use crate::sys::{HugePages, Populate, Tracking};
 
 /// A mapping of which no reference is given out for longer than a call.
 struct Area(Mapping);

@@ -32,7 +32,6 @@ use std::fmt::Display;
 use std::io;
 use std::sync::Arc;
 
-use crate::options::{HugePages, Tracking};
 use crate::pages::{PageRange, PageSet};
 
 #[cfg(test)]
@@ -46,10 +45,11 @@ mod boxed;
 #[cfg(miri)]
 pub(crate) use boxed::Boxed;
 
-mod limits;
+pub(crate) mod limits;
 mod span;
-pub(crate) use limits::LIMITS;
+mod vocabulary;
 pub(crate) use span::Span;
+pub use vocabulary::{HugePages, Populate, Tracking, WhyNotFaster};
 
 #[cfg(unix)]
 mod unix;

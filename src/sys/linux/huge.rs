@@ -7,8 +7,8 @@ use rustix::process::geteuid;
 
 use super::memory::huge_page_size;
 use super::pagemap;
-use crate::options::HugePages;
 use crate::pages::PageRange;
+use crate::sys::HugePages;
 use crate::sys::unix::{Mapping, MemoryFile, page_size};
 use crate::sys::{Entries, Placement, Source, call};
 

@@ -7,9 +7,9 @@ use rustix::io::Errno;
 use rustix::mm::{Advice, MapFlags, madvise};
 use rustix::process::set_virtual_memory_region_name;
 
-use crate::options::{HugePages, Populate};
 use crate::pages::{PageRange, PageSet};
 use crate::sys::unix::{Mapping, page_size};
+use crate::sys::{HugePages, Populate};
 use crate::sys::{LARGE, Source, call};
 
 /// `PIDFD_SELF_THREAD`: names the process of the calling thread where `process_madvise` expects a descriptor.

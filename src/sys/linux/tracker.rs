@@ -33,10 +33,11 @@ use std::io;
 use rustix::io::Errno;
 
 use super::pagemap::{self, Look};
+use super::process::Process;
 use super::{may_have_pinned_memory, userfault};
-use crate::options::Tracking;
 use crate::pages::{PageRange, PageSet};
-use crate::stats::WhyNotFaster;
+use crate::sys::Tracking;
+use crate::sys::WhyNotFaster;
 use crate::sys::unix::Mapping;
 use crate::sys::{Closed, Collapsed, Found, Scope, Search, cannot_be_chosen, cannot_track, forced_tracking};
 
@@ -88,7 +89,7 @@ impl Tracker {
         let before = *self;
         self.choose(mapping, tracking)?;
         if before.tier == Tier::Armed {
-            let _ = userfault::unregister(mapping, mapping.all());
+            let _ = unregister(mapping, mapping.all());
         }
         Ok(())
     }
@@ -214,7 +215,7 @@ impl Tracker {
             if may_have_pinned_memory() {
                 self.obstacle = Some(WhyNotFaster::PinnedMemory);
             } else {
-                match userfault::register(mapping, mapping.all()) {
+                match register(mapping, mapping.all()) {
                     Ok(()) => self.tier = Tier::Armed,
                     Err(error) => {
                         let (tracking, os_error) = (Tracking::Armed, error.raw_os_error());
@@ -255,7 +256,7 @@ impl Tracker {
 
     /// After other memory was mapped in place of what `range` showed, or was added there.
     pub(crate) fn renewed(&mut self, mapping: &Mapping, range: PageRange) {
-        if self.tier == Tier::Armed && range.len() > 0 && userfault::register(mapping, range).is_err() {
+        if self.tier == Tier::Armed && range.len() > 0 && register(mapping, range).is_err() {
             self.tier = Tier::Scan;
         }
     }
@@ -284,7 +285,7 @@ impl Tracker {
         if may_have_pinned_memory() {
             return refused(io::ErrorKind::Unsupported.into());
         }
-        if let Err(error) = userfault::unregister(mapping, region) {
+        if let Err(error) = unregister(mapping, region) {
             return refused(error.into());
         }
         let moved = mapping.collapse(region);
@@ -314,6 +315,14 @@ impl Tracker {
     }
 }
 
+fn register(mapping: &Mapping, range: PageRange) -> Result<(), Errno> {
+    userfault::register(Process::current()?.userfault()?, mapping, range)
+}
+
+fn unregister(mapping: &Mapping, range: PageRange) -> Result<(), Errno> {
+    userfault::unregister(Process::current()?.userfault()?, mapping, range)
+}
+
 /// Whether written pages can be found in this way. Says why, if they cannot.
 fn probe(tracking: Tracking, mapping: &Mapping) -> io::Result<()> {
     let first = PageRange::new(0, mapping.pages().min(1));
@@ -326,8 +335,8 @@ fn probe(tracking: Tracking, mapping: &Mapping) -> io::Result<()> {
         Tracking::Armed => {
             let needs = "Linux 6.7 and userfaultfd, or access to /dev/userfaultfd";
             let written = || pagemap::written(mapping, first, Scope::All, false).map(drop);
-            let worked = userfault::register(mapping, first).and_then(|()| written());
-            let _ = userfault::unregister(mapping, mapping.all());
+            let worked = register(mapping, first).and_then(|()| written());
+            let _ = unregister(mapping, mapping.all());
             (needs, worked)
         }
         Tracking::Scan => {

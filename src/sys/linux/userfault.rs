@@ -4,14 +4,13 @@
 
 use std::ffi::c_void;
 use std::fs::File;
-use std::os::fd::{FromRawFd, OwnedFd};
+use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::ioctl::{Ioctl, IoctlOutput, Opcode, opcode};
 use rustix::mm::{UserfaultfdFlags, userfaultfd};
 
-use super::process::Process;
 use crate::pages::PageRange;
 use crate::sys::call;
 use crate::sys::unix::Mapping;
@@ -21,24 +20,28 @@ use crate::sys::unix::Mapping;
 const USER_MODE_ONLY: u32 = 1;
 
 /// Has the kernel note writes to the pages `range` of `mapping`.
-pub(super) fn register(mapping: &Mapping, range: PageRange) -> Result<(), Errno> {
+pub(super) fn register(userfault: BorrowedFd<'_>, mapping: &Mapping, range: PageRange) -> Result<(), Errno> {
     call("uffdio_register").map_err(|_| Errno::NOMEM)?;
     const MODE_WP: u64 = 1 << 1;
     let start = mapping.page_ptr(range.start).addr().get() as u64;
     let register = Register { start, len: range.bytes().len() as u64, mode: MODE_WP, ioctls: 0 };
     // SAFETY: `Argument` describes `UFFDIO_REGISTER`. The range is a mapping of our own, and no byte of it
     // changes.
-    unsafe { rustix::ioctl::ioctl(Process::current()?.userfault()?, Argument::<_, REGISTER>(register)) }
+    unsafe { rustix::ioctl::ioctl(userfault, Argument::<_, REGISTER>(register)) }
 }
 
 /// Ends that; protected pages are as they were before.
-pub(super) fn unregister(mapping: &Mapping, range: PageRange) -> Result<(), Errno> {
+pub(super) fn unregister(
+    userfault: BorrowedFd<'_>,
+    mapping: &Mapping,
+    range: PageRange,
+) -> Result<(), Errno> {
     call("uffdio_unregister").map_err(|_| Errno::NOMEM)?;
     let start = mapping.page_ptr(range.start).addr().get() as u64;
     let range = Range { start, len: range.bytes().len() as u64 };
     // SAFETY: `Argument` describes `UFFDIO_UNREGISTER`. The range is a mapping of our own, and no byte of it
     // changes.
-    unsafe { rustix::ioctl::ioctl(Process::current()?.userfault()?, Argument::<_, UNREGISTER>(range)) }
+    unsafe { rustix::ioctl::ioctl(userfault, Argument::<_, UNREGISTER>(range)) }
 }
 
 /// A descriptor for asynchronous write-protection in this process.

@@ -7,10 +7,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use rustix::mm::MapFlags;
 
-use crate::options::{HugePages, Populate};
 use crate::pages::{PageRange, PageSet};
 use crate::sys::unix::{Mapping, MemoryFile, page_size};
 use crate::sys::{Entries, Source, call};
+use crate::sys::{HugePages, Populate};
 
 /// Of mappings that count against no limit before they are used.
 #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly")))]

@@ -2,9 +2,9 @@
 
 use std::io;
 
-use crate::options::Tracking;
 use crate::pages::{PageRange, PageSet};
-use crate::stats::WhyNotFaster;
+use crate::sys::Tracking;
+use crate::sys::WhyNotFaster;
 use crate::sys::unix::Mapping;
 use crate::sys::{Closed, Collapsed, Found, Scope, Search, cannot_be_chosen, cannot_track};
 

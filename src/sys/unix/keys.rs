@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicBool, AtomicI32, AtomicPtr, AtomicU64, Ordering};
 
 use rustix::io::Errno;
 
-use super::descriptor::{Identity, close_if};
+use super::identity::{Identity, close_if};
 use crate::sys::call;
 use crate::sys::system::in_child;
 

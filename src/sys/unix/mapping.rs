@@ -26,8 +26,8 @@ use rustix::mm::{
 use super::code::synchronize;
 use super::page_size;
 use crate::access::Access;
-use crate::options::HugePages;
 use crate::pages::{PageRange, PageSet};
+use crate::sys::HugePages;
 use crate::sys::system::{NO_REPLACE, NO_RESERVE, Owner, Shown, alignment};
 use crate::sys::{Overlay, Placement, Source, Span, call};
 

@@ -16,6 +16,7 @@
 mod code;
 mod descriptor;
 mod file;
+mod identity;
 mod keys;
 mod mapping;
 pub(in crate::sys) mod source;

@@ -22,8 +22,8 @@ use windows_sys::Win32::System::SystemServices::{MEM_COALESCE_PLACEHOLDERS, MEM_
 use super::page_size;
 use super::section::{self, checked, this_process};
 use crate::access::Access;
-use crate::options::Populate;
 use crate::pages::{PageRange, PageSet};
+use crate::sys::Populate;
 use crate::sys::{Entries, Overlay, Placement, Source, Span, call};
 
 /// Pages of the section of zeroes that stands in for memory where there is none to be had.

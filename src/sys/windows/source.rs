@@ -14,8 +14,8 @@ use super::page_size;
 use super::section::{self, View};
 use crate::error;
 use crate::pages::{addressable, too_long, whole_pages};
-use crate::store::is_zero;
 use crate::sys::{blocks, call};
+use crate::zero::is_zero;
 
 /// Read at once: small enough to stay in the second-level cache between the read and the write.
 const CHUNK: usize = 256 * 1024;

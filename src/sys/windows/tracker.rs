@@ -27,9 +27,9 @@ use windows_sys::Win32::System::ProcessStatus::{K32QueryWorkingSetEx, PSAPI_WORK
 use super::memory::{Content, Mapping};
 use super::page_size;
 use super::section::{checked, query, this_process};
-use crate::options::Tracking;
 use crate::pages::{PageRange, PageSet};
-use crate::stats::WhyNotFaster;
+use crate::sys::Tracking;
+use crate::sys::WhyNotFaster;
 use crate::sys::{
     Closed, Collapsed, Found, Scope, Search, call, cannot_be_chosen, cannot_track, forced_tracking,
 };

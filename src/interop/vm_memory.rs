@@ -19,13 +19,14 @@ use ::vm_memory::{
 };
 
 use crate::changes::Changes;
-use crate::dirty_log::AtomicPageSet;
+use crate::engine::dirty_log::AtomicPageSet;
 use crate::error;
 use crate::page_size;
 use crate::pages::PageRange;
 use crate::snapshot::Snapshot;
 use crate::stats::ViewStats;
-use crate::view::{Logged, Open, Readable, View, resolve};
+use crate::view::kind::{Logged, Open, Readable};
+use crate::view::{View, resolve};
 
 /// A range of guest memory: a view, and the guest physical address where it starts.
 ///

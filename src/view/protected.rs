@@ -5,9 +5,10 @@ use std::io;
 use std::ops::{Range, RangeBounds};
 
 use crate::access::Access;
+use crate::engine::worktree::Worktree;
 use crate::pages::PageRange;
-use crate::view::{Protected, View};
-use crate::worktree::Worktree;
+use crate::view::View;
+use crate::view::kind::Protected;
 use crate::{error, page_size};
 
 /// While parts may be protected.

@@ -12,9 +12,9 @@ use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use crate::engine::settings::Checks;
 use crate::error;
 use crate::image::Image;
-use crate::options::Checks;
 use crate::page_size;
 use crate::pages::{PageRange, PageSet};
 

@@ -6,13 +6,13 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::access::Access;
+use crate::engine::layout::Layout;
+use crate::engine::rewritten::Rewritten;
+use crate::engine::worktree::{Backing, State};
 use crate::image::Image;
-use crate::layout::Layout;
 use crate::pages::PageSet;
-use crate::rewritten::Rewritten;
 use crate::sys::Search;
-use crate::worktree::{Backing, State};
-use crate::{cost, error, trace};
+use crate::{engine::cost, error, trace};
 
 impl State {
     /// Gives all access back that was taken.

@@ -5,6 +5,11 @@
 //! shares its base and all but the changed nodes of its table with the image that it was made from.
 #![allow(unsafe_code)]
 
+pub(crate) mod flat;
+pub(crate) mod label;
+pub(crate) mod store;
+mod table;
+
 use std::io;
 use std::mem;
 use std::ptr::NonNull;
@@ -12,12 +17,13 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, OnceLock};
 
 use crate::error;
-use crate::layout::Flat;
-use crate::options::Label;
+use crate::image::flat::Flat;
+use crate::image::label::Label;
+use crate::image::store::{Candidate, Freed, Page, Store, Usage};
+use crate::image::table::{Lookup, Table};
 use crate::pages::{PageRange, PageSet};
-use crate::store::{Candidate, Freed, Page, Store, Usage, zeroes};
 use crate::sys::{Mapping, MemoryFile, Source};
-use crate::table::{Lookup, Table};
+use crate::zero::zeroes;
 
 /// Invariant: the bytes of an image never change. Its base is not written once an image refers to it,
 /// and pages of its table are not written at all.
@@ -29,7 +35,7 @@ pub(crate) struct Image {
     pub(crate) captured: Table<Page>,
     store: Member,
     pub(crate) label: Label,
-    /// What the views of this image have in common; see [`crate::layout`].
+    /// What the views of this image have in common; see [`crate::engine::layout`].
     pub(crate) flat: Mutex<Flat>,
 }
 

@@ -8,13 +8,13 @@ use std::io;
 use std::mem;
 use std::sync::Arc;
 
+use crate::engine::layout::Layout;
+use crate::engine::worktree::{Backing, State};
 use crate::image::{Base, Image};
-use crate::layout::Layout;
-use crate::options::HugePages;
 use crate::page_size;
+use crate::sys::HugePages;
 use crate::sys::{Mapping, Source};
 use crate::trace;
-use crate::worktree::{Backing, State};
 
 impl State {
     /// An image of a range that is written in place. Its file becomes the base of that image and the mapping a private
@@ -99,7 +99,7 @@ impl State {
 mod tests {
     use std::io;
 
-    use crate::stats::WhyNotFaster;
+    use crate::sys::WhyNotFaster;
     use crate::sys::fault;
     use crate::{MutView, Snapshot, page_size};
 

@@ -3,10 +3,10 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use crate::engine::worktree::Worktree;
 use crate::error;
 use crate::image::Image;
 use crate::page_size;
-use crate::worktree::Worktree;
 
 /// What a snapshot holds. Shared with the mutable view that is open on it, if any.
 #[derive(Clone)]

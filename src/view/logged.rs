@@ -3,7 +3,8 @@
 use std::io;
 use std::ops::RangeBounds;
 
-use crate::view::{Logged, View};
+use crate::view::View;
+use crate::view::kind::Logged;
 
 /// While the program reports what it writes. See [`LoggedView`](crate::LoggedView).
 impl<S> View<S, Logged> {

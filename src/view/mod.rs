@@ -1,5 +1,12 @@
 //! `View`: snapshots of it, restores, growth. How they work is told in `worktree.rs`.
 
+pub(crate) mod kind;
+mod logged;
+mod opening;
+pub(crate) mod options;
+mod protected;
+mod slice;
+
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
@@ -8,14 +15,15 @@ use std::ptr;
 use std::sync::{Arc, Mutex};
 
 use crate::access::Access;
+use crate::engine::worktree::Worktree;
 use crate::error;
-use crate::head::Head;
-use crate::options::Tracking;
 use crate::page_size;
 use crate::pages::{PageRange, whole_pages};
 use crate::snapshot::Snapshot;
+use crate::snapshot::head::Head;
 use crate::stats::ViewStats;
-use crate::worktree::Worktree;
+use crate::sys::Tracking;
+use crate::view::kind::{Logged, Open, Protected};
 
 /// A copy-on-write view that borrows its snapshot. See [`View`].
 pub type CowView<'a> = View<&'a Snapshot>;
@@ -80,33 +88,6 @@ pub type ProtectedView<S> = View<S, Protected>;
 /// # }
 /// ```
 pub type LoggedView<S> = View<S, Logged>;
-
-/// All bytes of a [`View`] can be read and written: it is a slice.
-#[derive(Clone, Copy, Debug)]
-pub enum Open {}
-
-/// Parts of a [`View`] may be protected: it is no slice, since a reference to bytes that cannot be read or written must
-/// not exist. See [`View::protect`].
-#[derive(Clone, Copy, Debug)]
-pub enum Protected {}
-
-/// The program reports which bytes of a [`View`] it writes. See [`LoggedView`].
-#[derive(Clone, Copy, Debug)]
-pub enum Logged {}
-
-mod sealed {
-    pub trait Sealed {}
-
-    impl Sealed for super::Open {}
-    impl Sealed for super::Logged {}
-}
-
-/// The kinds of [`View`] of which all bytes can be read: they are slices for reading. [`Open`] and [`Logged`].
-pub trait Readable: sealed::Sealed {}
-
-impl Readable for Open {}
-
-impl Readable for Logged {}
 
 /// A range of memory that shows a snapshot and can be written, without changing any other view.
 ///

@@ -5,8 +5,9 @@ use std::ops::{Deref, DerefMut, Index, IndexMut};
 use std::slice::SliceIndex;
 
 use crate::changes::{Changes, Side};
-use crate::view::{ProtectedView, Readable, View};
-use crate::worktree::Worktree;
+use crate::engine::worktree::Worktree;
+use crate::view::kind::Readable;
+use crate::view::{ProtectedView, View};
 
 /// While all bytes can be read.
 impl<S, A: Readable> View<S, A> {

@@ -3,11 +3,11 @@
 
 use std::io;
 
+use crate::engine::worktree::{Backing, State};
 use crate::image::Reader;
 use crate::pages::{PageRange, PageSet};
-use crate::store::zeroes;
 use crate::sys::Search;
-use crate::worktree::{Backing, State};
+use crate::zero::zeroes;
 
 impl State {
     /// Makes the pages of `range`, all of which can be written, zero, and gives their memory back where that can be

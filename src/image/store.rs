@@ -16,14 +16,15 @@ use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use crate::options::Populate;
 use crate::page_size;
 use crate::pages::PageSet;
 #[cfg(miri)]
 use crate::sys::Boxed as Mapping;
 #[cfg(not(miri))]
 use crate::sys::Mapping;
+use crate::sys::Populate;
 use crate::sys::Source;
+use crate::zero::{is_zero, zeroes};
 
 /// Pages in a segment: a store starts small and grows by half of what it has.
 const SEGMENT_PAGES: RangeInclusive<usize> = 64..=16_384;
@@ -44,19 +45,6 @@ const FEW: usize = 8;
 
 /// The number of threads whose captures are counted separately.
 const THREADS: usize = 8;
-
-/// The largest page that any platform has.
-static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
-
-/// One page of zeroes.
-pub(crate) fn zeroes() -> &'static [u8] {
-    &ZEROES[..page_size()]
-}
-
-/// Whether `page`, one page long, holds nothing but zeroes.
-pub(crate) fn is_zero(page: &[u8]) -> bool {
-    page == &ZEROES[..page.len()]
-}
 
 /// The memory of captured pages; see the module.
 pub(crate) struct Store {

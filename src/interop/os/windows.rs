@@ -7,8 +7,8 @@
 use std::io;
 use std::os::windows::io::OwnedHandle;
 
-use crate::layout::Flat;
-use crate::options::Label;
+use crate::image::flat::Flat;
+use crate::image::label::Label;
 use crate::snapshot::Snapshot;
 use crate::{error, sys};
 

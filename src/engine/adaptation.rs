@@ -1,4 +1,4 @@
-//! Moves the image of a view into huge pages, by and by, once that pays.
+//! When a view moves its image into huge pages: by and by, once that pays.
 //!
 //! To find the written pages, the kernel walks over the page-table entries of the view: 512 for each 2 MiB, or one if they
 //! are in a huge page. A view of which much is in memory spends most of the time of a small take or restore on this
@@ -13,16 +13,12 @@
 //! The memory is shared with all views of the file, here and in other processes. Nobody waits for anybody: where two views move
 //! the same region, the kernel serializes them and the second finds the work done.
 
-use std::io;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use crate::cost::{decide, nanoseconds, observe};
-use crate::options::HugePages;
+use crate::engine::cost::{decide, nanoseconds, observe};
 use crate::pages::PageRange;
 use crate::stats::ViewCosts;
-use crate::sys::{Collapsed, LARGE, Mapping, huge_region};
-use crate::trace;
-use crate::worktree::{Backing, State};
+use crate::sys::{LARGE, Mapping, huge_region};
 
 /// Nanoseconds of a search that are not spent on walking: system calls.
 const CALLS: u64 = 10_000;
@@ -45,12 +41,6 @@ const REFUSALS: u32 = 8;
 
 /// Searches after a pass that show what it has gained.
 const TRIAL: u32 = 16;
-
-/// The part of a region's pages that may be holes of the file: the image's memory grows by less than a seventh.
-const HOLES: usize = 8;
-
-/// The part of a region's pages that must have a page-table entry, so that there is something to gain.
-const IN_USE: usize = 4;
 
 /// When a view moves its image into huge pages, and how far it has come.
 pub(crate) struct Adaptation {
@@ -89,7 +79,7 @@ struct Pass {
 
 /// What became of a region.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-enum Visit {
+pub(super) enum Visit {
     Moved,
     Skipped,
     Refused,
@@ -107,6 +97,11 @@ impl Adaptation {
 
     fn of(region: Option<usize>) -> Self {
         Self { region, walked: 0, walk: 0, cost: MOVE, visit: MOVE, patience: 1, pass: None, trial: None }
+    }
+
+    /// The pages of a region; `None` if the view never moves anything.
+    pub(super) fn region(&self) -> Option<usize> {
+        self.region
     }
 
     /// After other memory was mapped in place of all that the view showed.
@@ -139,7 +134,7 @@ impl Adaptation {
     }
 
     /// Whether to go on with a pass over `regions` regions, or to begin one.
-    fn may_step(&mut self, regions: usize) -> bool {
+    pub(super) fn may_step(&mut self, regions: usize) -> bool {
         if let Some(pass) = &self.pass {
             return decide(self.walked >= pass.resume);
         }
@@ -156,7 +151,7 @@ impl Adaptation {
 
     /// Notes what became of the next region, and the time. Returns whether the pass may go on at once, in a step that has
     /// taken `step` nanoseconds and `moved` regions so far.
-    fn visited(&mut self, visit: Visit, took: u64) -> bool {
+    pub(super) fn visited(&mut self, visit: Visit, took: u64) -> bool {
         let Some(pass) = &mut self.pass else { return false };
         pass.next += 1;
         pass.spent += took;
@@ -177,13 +172,13 @@ impl Adaptation {
 
     /// Whether one more region is likely to fit into a step that has taken so long, and in which regions have been
     /// `moved` or not.
-    fn has_time(&self, step: u64, moved: bool) -> bool {
+    pub(super) fn has_time(&self, step: u64, moved: bool) -> bool {
         if moved { step + self.cost <= STEP } else { step <= STEP / 4 }
     }
 
     /// The next region of a pass over `regions` regions. If there is none, the pass ends; then returns the number of
     /// regions that it moved.
-    fn next(&mut self, regions: usize) -> Result<usize, usize> {
+    pub(super) fn next(&mut self, regions: usize) -> Result<usize, usize> {
         let Some(pass) = self.pass else { return Err(0) };
         if pass.next < regions && pass.refused < REFUSALS {
             return Ok(pass.next);
@@ -208,64 +203,6 @@ impl Adaptation {
             Some(_) => ViewCosts { move_to_huge_page: self.cost, spent_on_walks: self.walked, ..costs },
             None => costs,
         }
-    }
-}
-
-impl State {
-    /// Moves some of the image into huge pages, if that pays now. Each page of the view shows `synced` or is in `unsynced`.
-    pub(crate) fn adapt(&mut self) {
-        let Some(region) = self.adaptation.region else { return };
-        let pages = self.mapping.pages();
-        let regions = pages / region;
-        if self.synced.label.huge_pages == HugePages::Never
-            || !self.tracker.gains_from_huge_pages()
-            || !self.adaptation.may_step(regions)
-        {
-            return;
-        }
-        let start = Instant::now();
-        let (mut step, mut moved) = (0, false);
-        loop {
-            let next = match self.adaptation.next(regions) {
-                Ok(next) => next,
-                Err(moved) => return trace::moved_to_huge_pages(pages, moved),
-            };
-            let visit = self.visit(PageRange::new(next * region, (next + 1) * region));
-            let until_now = nanoseconds(start.elapsed());
-            let took = until_now - step;
-            (step, moved) = (until_now, moved || visit == Visit::Moved);
-            if !self.adaptation.visited(visit, took) || !self.adaptation.has_time(step, moved) {
-                return;
-            }
-        }
-    }
-
-    fn visit(&mut self, region: PageRange) -> Visit {
-        let Backing::Private(layout) = &self.backing else { return Visit::Skipped };
-        let Some(file) = layout.file_of(region) else { return Visit::Skipped };
-        match self.mapping.entries(region) {
-            Ok(entries) if entries.huge == 0 && entries.small >= region.len() / IN_USE => {}
-            _ => return Visit::Skipped,
-        }
-        if file.holes(&self.mapping, region).is_none_or(|holes| holes > region.len() / HOLES) {
-            return Visit::Skipped;
-        }
-        let Collapsed { moved, opened } = self.tracker.collapse(&self.mapping, region);
-        if opened {
-            self.all_closed = false;
-        }
-        match moved {
-            Ok(()) => Visit::Moved,
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => Visit::Skipped,
-            Err(_) => Visit::Refused,
-        }
-    }
-
-    /// Pages of the view that are mapped in huge pages, as far as the system says.
-    pub(crate) fn huge_pages(&self) -> usize {
-        let all = PageRange::new(0, self.mapping.pages());
-        let is_possible = huge_region().is_some_and(|region| all.len() >= region);
-        if is_possible { self.mapping.entries(all).map_or(0, |entries| entries.huge) } else { 0 }
     }
 }
 

@@ -27,18 +27,20 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use crate::access::{Access, Protections};
-use crate::adapt::Adaptation;
-use crate::cost::{self, Ledger};
-use crate::dirty_log::{AtomicPageSet, DirtyLog};
+use crate::engine::adaptation::Adaptation;
+use crate::engine::cost::{self, Ledger};
+use crate::engine::dirty_log::{AtomicPageSet, DirtyLog};
+use crate::engine::layout::Layout;
+use crate::engine::rewritten::RewrittenPages;
+use crate::engine::settings::Settings;
 use crate::image::Image;
-use crate::layout::Layout;
-use crate::options::{Populate, Tracking, ViewOptions};
 use crate::pages::{PageRange, PageSet};
-use crate::rewritten::RewrittenPages;
-use crate::stats::{ViewStats, WhyNotFaster};
+use crate::stats::ViewStats;
+use crate::sys::WhyNotFaster;
 use crate::sys::{
     Closed, Found, Mapping, MemoryFile, Scope, Search, Source, Tracker, replaces_unseen, writes_in_place,
 };
+use crate::sys::{Populate, Tracking};
 use crate::{error, page_size, trace};
 
 /// Invariant: `start..start + len` is the range of `state.mapping`, or `len` is 0 where that cannot be read and written
@@ -94,46 +96,46 @@ unsafe impl Sync for Worktree {}
 
 impl Worktree {
     /// A range that shows `image`.
-    pub(crate) fn open<A>(image: &Arc<Image>, options: &ViewOptions<A>) -> io::Result<Self> {
-        let (most, placement) = options.place(image.pages, &image.label)?;
+    pub(crate) fn open(image: &Arc<Image>, settings: &Settings) -> io::Result<Self> {
+        let (most, placement) = settings.place(image.pages, &image.label)?;
         let (mapping, layout) = Layout::map(image, &placement)?;
-        Self::new(mapping, Backing::Private(layout), image, most, options)
+        Self::new(mapping, Backing::Private(layout), image, most, settings)
     }
 
     /// A range that shows `image`, for a mutable view: pages that nobody else has are written in place.
-    pub(crate) fn open_mut<A>(image: &Arc<Image>, options: &ViewOptions<A>) -> io::Result<Self> {
-        let (most, placement) = options.place(image.pages, &image.label)?;
+    pub(crate) fn open_mut(image: &Arc<Image>, settings: &Settings) -> io::Result<Self> {
+        let (most, placement) = settings.place(image.pages, &image.label)?;
         // The file is to become the base of an image, which pages that are pinned would keep it from.
         if image.is_zero()
             && most > 0
             && writes_in_place()
-            && !options.pinned
+            && !settings.pinned
             && let Ok(file) = MemoryFile::create(image.pages, most, image.label.name.as_deref())
             && let Ok(mapping) = Mapping::placed(image.pages, Source::Shared(&file), &[], &placement)
         {
-            return Self::new(mapping, Backing::Direct(file), image, most, options);
+            return Self::new(mapping, Backing::Direct(file), image, most, settings);
         }
         // What is written has to be compared when the view ends, also if the descriptor of the file is lost until then.
         image.reader()?;
-        Self::open(image, options)
+        Self::open(image, settings)
     }
 
-    fn new<A>(
+    fn new(
         mapping: Mapping,
         backing: Backing,
         image: &Arc<Image>,
         most: usize,
-        options: &ViewOptions<A>,
+        settings: &Settings,
     ) -> io::Result<Self> {
-        let tracker = if options.pinned {
-            Tracker::of_pinned(options.tracking, &mapping)
+        let tracker = if settings.pinned {
+            Tracker::of_pinned(settings.tracking, &mapping)
         } else {
-            Tracker::new(options.tracking, &mapping)
+            Tracker::new(settings.tracking, &mapping)
         }?;
         let (start, len) = (mapping.as_ptr(), mapping.len());
-        let log = options.logged.map(|checks| DirtyLog::new(most, checks)).transpose()?;
+        let log = settings.logged.map(|checks| DirtyLog::new(most, checks)).transpose()?;
         let reported = log.as_ref().map(|log| Arc::clone(log.reported()));
-        let adaptation = Adaptation::new(&mapping, options.may_adapt());
+        let adaptation = Adaptation::new(&mapping, settings.may_adapt());
         let state = Box::new(Mutex::new(State {
             mapping,
             backing,
@@ -143,15 +145,15 @@ impl Worktree {
             private: None,
             all_closed: false,
             rewritten: RewrittenPages::default(),
-            ledger: Ledger::new(options.keep_resident),
+            ledger: Ledger::new(settings.keep_resident),
             adaptation,
             access: Protections::default(),
             log,
         }));
-        let (content_len, executable, root) = (image.content_len, options.executable, Arc::clone(image));
+        let (content_len, executable, root) = (image.content_len, settings.executable, Arc::clone(image));
         let mut tree = Self { start, len, content_len, most, executable, root, reported, state };
         tree.state_mut().log_hidden();
-        tree.state_mut().populate(options.populate)?;
+        tree.state_mut().populate(settings.populate)?;
         Ok(tree)
     }
 

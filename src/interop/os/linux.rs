@@ -9,8 +9,8 @@ use std::fs::File;
 use std::io;
 use std::os::fd::OwnedFd;
 
-use crate::layout::Flat;
-use crate::options::Label;
+use crate::image::flat::Flat;
+use crate::image::label::Label;
 use crate::snapshot::Snapshot;
 use crate::{error, sys};
 

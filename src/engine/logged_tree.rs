@@ -12,13 +12,14 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::dirty_log::Sources;
+use crate::engine::dirty_log::Sources;
+use crate::engine::settings::Checks;
+use crate::engine::worktree::{Backing, State};
 use crate::image::Image;
-use crate::options::{Checks, Tracking};
 use crate::pages::PageSet;
-use crate::store::zeroes;
 use crate::sys::Search;
-use crate::worktree::{Backing, State};
+use crate::sys::Tracking;
+use crate::zero::zeroes;
 use crate::{error, trace};
 
 /// Where the system does not name the written pages, a view of more bytes is checked only if that was asked for.

@@ -1,0 +1,75 @@
+//! The steps by which a view moves its image into huge pages. When, is decided in `adaptation.rs`.
+
+use std::io;
+use std::time::Instant;
+
+use crate::engine::adaptation::Visit;
+use crate::engine::cost::nanoseconds;
+use crate::engine::worktree::{Backing, State};
+use crate::pages::PageRange;
+use crate::sys::{Collapsed, HugePages, huge_region};
+use crate::trace;
+
+/// The part of a region's pages that may be holes of the file: the image's memory grows by less than a seventh.
+const HOLES: usize = 8;
+
+/// The part of a region's pages that must have a page-table entry, so that there is something to gain.
+const IN_USE: usize = 4;
+
+impl State {
+    /// Moves some of the image into huge pages, if that pays now. Each page of the view shows `synced` or is in `unsynced`.
+    pub(crate) fn adapt(&mut self) {
+        let Some(region) = self.adaptation.region() else { return };
+        let pages = self.mapping.pages();
+        let regions = pages / region;
+        if self.synced.label.huge_pages == HugePages::Never
+            || !self.tracker.gains_from_huge_pages()
+            || !self.adaptation.may_step(regions)
+        {
+            return;
+        }
+        let start = Instant::now();
+        let (mut step, mut moved) = (0, false);
+        loop {
+            let next = match self.adaptation.next(regions) {
+                Ok(next) => next,
+                Err(moved) => return trace::moved_to_huge_pages(pages, moved),
+            };
+            let visit = self.visit(PageRange::new(next * region, (next + 1) * region));
+            let until_now = nanoseconds(start.elapsed());
+            let took = until_now - step;
+            (step, moved) = (until_now, moved || visit == Visit::Moved);
+            if !self.adaptation.visited(visit, took) || !self.adaptation.has_time(step, moved) {
+                return;
+            }
+        }
+    }
+
+    fn visit(&mut self, region: PageRange) -> Visit {
+        let Backing::Private(layout) = &self.backing else { return Visit::Skipped };
+        let Some(file) = layout.file_of(region) else { return Visit::Skipped };
+        match self.mapping.entries(region) {
+            Ok(entries) if entries.huge == 0 && entries.small >= region.len() / IN_USE => {}
+            _ => return Visit::Skipped,
+        }
+        if file.holes(&self.mapping, region).is_none_or(|holes| holes > region.len() / HOLES) {
+            return Visit::Skipped;
+        }
+        let Collapsed { moved, opened } = self.tracker.collapse(&self.mapping, region);
+        if opened {
+            self.all_closed = false;
+        }
+        match moved {
+            Ok(()) => Visit::Moved,
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => Visit::Skipped,
+            Err(_) => Visit::Refused,
+        }
+    }
+
+    /// Pages of the view that are mapped in huge pages, as far as the system says.
+    pub(crate) fn huge_pages(&self) -> usize {
+        let all = PageRange::new(0, self.mapping.pages());
+        let is_possible = huge_region().is_some_and(|region| all.len() >= region);
+        if is_possible { self.mapping.entries(all).map_or(0, |entries| entries.huge) } else { 0 }
+    }
+}

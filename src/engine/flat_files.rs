@@ -1,0 +1,188 @@
+//! Which pages of an image are written into a flat file, and when.
+//!
+use std::io;
+use std::sync::{Arc, MutexGuard, PoisonError};
+
+use crate::image::flat::{Flat, FlatFile, Permit, Runs};
+use crate::image::{Base, Image};
+use crate::pages::{PageRange, PageSet};
+use crate::sys::{Handle, HugePages, MemoryFile, available_memory};
+use crate::zero::is_zero;
+use crate::{page_size, trace};
+
+use super::layout::{MAX_RUNS, MIN_RUN};
+
+/// Pages in long runs, all together, from which on they are worth a file.
+const MIN_MAPPED: usize = 64;
+
+/// Views after which an image is made flat even if each of them copies little, and page copies that are
+/// not worth a file even if the image is small.
+const PATIENCE: usize = 64;
+
+/// The largest image that is made flat for the number of its views alone.
+const PATIENT_BYTES: usize = 1 << 30;
+
+/// Below this size, holes that become memory when they are read do no harm.
+const SPARSE_BYTES: usize = 64 << 20;
+
+impl FlatFile {
+    fn build(image: &Image, written: &PageSet, covers: PageSet) -> io::Result<Arc<Self>> {
+        let permit = Permit::take()?;
+        Ok(Arc::new(Self { file: Self::write(image, written)?, covers, _permit: permit }))
+    }
+
+    /// A file with the bytes of `image` in the pages `written`, and zeroes elsewhere.
+    fn write(image: &Image, written: &PageSet) -> io::Result<MemoryFile> {
+        let file = MemoryFile::create(image.pages, image.pages, image.label.name.as_deref())?;
+        let reader = image.reader()?;
+        // Not every base tells its holes, and what is zero takes no memory.
+        let written: PageSet = written.iter().filter(|&page| !is_zero(reader.page(page))).collect();
+        for range in written.ranges() {
+            file.write_pages(range.start, range.iter().map(|page| reader.page(page)))?;
+        }
+        file.finish();
+        if image.label.huge_pages == HugePages::Advise {
+            file.collapse();
+        }
+        trace::consolidated(image.pages, written.len());
+        Ok(file)
+    }
+}
+
+impl Flat {
+    /// Memory of the image's flat files.
+    pub(crate) fn allocated(image: &Image) -> u64 {
+        let flat = Self::of(image);
+        let other =
+            |shared: &&Arc<FlatFile>| flat.file.as_ref().is_none_or(|file| !Arc::ptr_eq(file, shared));
+        let files = flat.file.iter().chain(flat.shared.as_ref().filter(other));
+        files.map(|flat| flat.file.allocated()).sum()
+    }
+
+    /// A handle for other processes on a file of all of `image` that nobody can write to: one that there is, else
+    /// one that is written now, and kept if there is a [`Permit`].
+    #[allow(dead_code, reason = "not every system has a module in `os`")]
+    pub(crate) fn share(image: &Image) -> io::Result<Handle> {
+        if image.captured.len() == 0
+            && let Some(file) = image.base.whole_file(image.pages)
+            && let Some(handle) = file.share()?
+        {
+            return Ok(handle);
+        }
+        let _events = trace::hold();
+        let sharing = Arc::clone(Self::of(image).sharing.get_or_insert_default());
+        let _one = sharing.lock().unwrap_or_else(PoisonError::into_inner);
+        let (shared, file) = {
+            let flat = Self::of(image);
+            (flat.shared.clone(), flat.file.clone())
+        };
+        for flat in shared.iter().chain(&file).filter(|flat| flat.is_whole()) {
+            if let Some(handle) = flat.file.share()? {
+                return Ok(handle);
+            }
+        }
+        let permit = Permit::take();
+        // Views of the image neither wait nor write another.
+        Self::of(image).building = true;
+        let written = FlatFile::write(image, &image.may_hold_data());
+        Self::of(image).building = false;
+        let file = written?;
+        let handle = file.share()?.ok_or_else(|| {
+            io::Error::new(
+                io::ErrorKind::ResourceBusy,
+                "the kernel did not seal the file, since something else is using pages of it; try again",
+            )
+        })?;
+        if let Ok(permit) = permit {
+            let file = Arc::new(FlatFile { file, covers: PageSet::all(image.pages), _permit: permit });
+            let for_views = Self::may_be_whole(image);
+            let mut flat = Self::of(image);
+            if for_views {
+                flat.file = Some(Arc::clone(&file));
+            }
+            flat.shared = Some(file);
+        }
+        Ok(handle)
+    }
+
+    fn of(image: &Image) -> MutexGuard<'_, Self> {
+        // Nothing under the lock panics half-way.
+        image.flat.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The file that a new view of `image` maps pages from, if any, and how its captured pages are brought in;
+    /// builds what has become worth it.
+    pub(super) fn for_view(image: &Image) -> (Option<Arc<FlatFile>>, Runs) {
+        let mut flat = Self::of(image);
+        if flat.file.as_ref().is_some_and(|file| file.is_whole()) {
+            return (flat.file.clone(), Runs::default());
+        }
+        let runs = flat.runs.get_or_insert_with(|| Runs::of(image)).clone();
+        let patient = image.pages <= PATIENT_BYTES / page_size();
+        flat.copied += if patient { runs.copied.max(image.pages.div_ceil(PATIENCE)) } else { runs.copied };
+        if flat.building {
+            return (flat.file.clone(), runs);
+        }
+        let worth_it = flat.copied >= image.pages.max(PATIENCE);
+        if worth_it {
+            flat.copied = 0;
+        }
+        let whole = worth_it && Self::may_be_whole(image);
+        if !whole && (flat.file.is_some() || runs.flat.is_empty()) {
+            return (flat.file.clone(), runs);
+        }
+        // Other views of the image do not wait: they go on with what there is.
+        flat.building = true;
+        drop(flat);
+        let built = if whole {
+            FlatFile::build(image, &image.may_hold_data(), PageSet::all(image.pages))
+        } else {
+            FlatFile::build(image, &runs.flat, runs.flat.clone())
+        };
+        let mut flat = Self::of(image);
+        flat.building = false;
+        if let Ok(file) = built {
+            flat.file = Some(file);
+        }
+        (flat.file.clone(), runs)
+    }
+
+    /// Whether a flat file of the whole image is bearable: it takes no more than a quarter of the memory
+    /// that is available, also after each of its holes was read, which gives them memory.
+    fn may_be_whole(image: &Image) -> bool {
+        let bytes = image.pages * page_size();
+        let sparse = matches!(image.base, Base::Zero) && image.captured.len() < image.pages / 16;
+        (bytes <= SPARSE_BYTES || !sparse)
+            && available_memory().is_some_and(|available| bytes <= available / 4)
+    }
+}
+
+impl Runs {
+    /// The runs of captured pages that are worth a mapping each.
+    fn of(image: &Image) -> Self {
+        let (mut captured, mut zeroes) = (PageSet::new(), PageSet::new());
+        image.captured.for_each(|page, entry| match &image.base {
+            _ if !entry.is_zero() => captured.push(page),
+            Base::Zero => {}
+            Base::File { .. } => zeroes.push(page),
+        });
+        let mut flat = long_runs(&captured);
+        if flat.len() < MIN_MAPPED {
+            flat = PageSet::new();
+        }
+        let zeroes_mapped = long_runs(&zeroes);
+        let copied = captured.len() - flat.len() + zeroes.len() - zeroes_mapped.len();
+        Self { flat, zeroes: zeroes_mapped, copied }
+    }
+}
+
+/// Those of the runs of `pages` that are long, and no more than may be mapped.
+fn long_runs(pages: &PageSet) -> PageSet {
+    let mut runs: Vec<PageRange> =
+        pages.ranges().iter().copied().filter(|run| run.len() >= MIN_RUN).collect();
+    if runs.len() > MAX_RUNS {
+        runs.sort_unstable_by_key(|run| std::cmp::Reverse(run.len()));
+        runs.truncate(MAX_RUNS);
+    }
+    runs.into_iter().collect()
+}

@@ -1,0 +1,20 @@
+//! What is inside a view.
+//!
+//! `worktree.rs` has the states of a view, and calls the others.
+
+mod adapt;
+mod adaptation;
+mod checkout;
+pub(crate) mod cost;
+pub(crate) mod dirty_log;
+mod discard;
+mod flat_files;
+mod in_place;
+pub(crate) mod layout;
+mod logged_tree;
+mod rewritten;
+pub(crate) mod settings;
+pub(crate) mod worktree;
+
+#[cfg(all(test, unix))]
+mod adapt_tests;
