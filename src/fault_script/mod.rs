@@ -19,6 +19,7 @@
 //! | both | runs seeds from this one on, for so long |
 
 mod chance;
+mod held;
 mod script;
 mod watched;
 

@@ -5,7 +5,7 @@ use std::io::{self, ErrorKind};
 use std::ops::Range;
 
 use super::chance::Chance;
-use super::script::{By, Held, MAX_PAGES, Memory};
+use super::held::{By, Held, MAX_PAGES, Memory, was_kept};
 use crate::engine::settings::Checks;
 use crate::engine::worktree::Worktree;
 use crate::view::ProtectedView;
@@ -559,11 +559,6 @@ pub(super) fn allowed<T>(chance: &Chance, result: io::Result<T>) -> io::Result<T
         assert!(chance.failed, "without a failed call: {error}");
     }
     result
-}
-
-/// Whether an error reports the end of a mutable view whose changes were kept.
-pub(super) fn was_kept(error: &io::Error) -> bool {
-    error.to_string().contains("they are kept")
 }
 
 /// Checks the ranges and the bytes of both sides.
