@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use crate::engine::adaptation::Visit;
 use crate::engine::cost::nanoseconds;
-use crate::engine::worktree::{Backing, State};
+use crate::engine::state::{Backing, State};
 use crate::pages::PageRange;
 use crate::sys::{Collapsed, HugePages, huge_region};
 use crate::trace;

@@ -8,7 +8,7 @@ use std::time::Instant;
 use crate::access::Access;
 use crate::engine::layout::Layout;
 use crate::engine::rewritten::Rewritten;
-use crate::engine::worktree::{Backing, State};
+use crate::engine::state::{Backing, State};
 use crate::image::Image;
 use crate::pages::PageSet;
 use crate::sys::Search;

@@ -3,7 +3,7 @@
 
 use std::io;
 
-use crate::engine::worktree::{Backing, State};
+use crate::engine::state::{Backing, State};
 use crate::image::Reader;
 use crate::pages::{PageRange, PageSet};
 use crate::sys::Search;

@@ -9,7 +9,7 @@ use std::mem;
 use std::sync::Arc;
 
 use crate::engine::layout::Layout;
-use crate::engine::worktree::{Backing, State};
+use crate::engine::state::{Backing, State};
 use crate::image::{Base, Image};
 use crate::page_size;
 use crate::sys::HugePages;

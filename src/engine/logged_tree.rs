@@ -14,7 +14,7 @@ use std::sync::Arc;
 
 use crate::engine::dirty_log::Sources;
 use crate::engine::settings::Checks;
-use crate::engine::worktree::{Backing, State};
+use crate::engine::state::{Backing, State};
 use crate::image::Image;
 use crate::pages::PageSet;
 use crate::sys::Search;

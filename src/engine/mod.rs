@@ -4,6 +4,7 @@
 
 mod adapt;
 mod adaptation;
+mod capture;
 mod checkout;
 pub(crate) mod cost;
 pub(crate) mod dirty_log;
@@ -13,7 +14,9 @@ mod in_place;
 pub(crate) mod layout;
 mod logged_tree;
 mod rewritten;
+mod search;
 pub(crate) mod settings;
+pub(crate) mod state;
 pub(crate) mod worktree;
 
 #[cfg(all(test, unix))]

@@ -1,46 +1,25 @@
-//! The working tree: an address range that shows one image, plus what was written since.
-//!
-//! ```text
-//!              open                        capture, or closed with an image
-//!   zero image ──────────────▶ Direct ───────────────────────────┐
-//!   (mutable view)               │                               ▼
-//!              open              └────── show ─────────────▶  Private  ◀──┐ capture,
-//!   any image ─────────────────────────────────────────────▶     │    ────┘ show
-//!                                                    show fails │
-//!                                                                ▼ show
-//!                                                              Torn ──────▶ Private
-//! ```
-//!
-//! - **Private**: a private mapping laid out as its [`Layout`] says. Pages that the tracker does not
-//!   report, and that are not in `unsynced`, show `synced`, and zeroes beyond its end.
-//! - **Direct**: a shared mapping of a file that no image refers to yet; the file is the truth, and
-//!   `synced` is the zero image. The first capture makes the file the base of an image.
-//! - **Torn**: a failed `show` left the range showing anything. Every page counts as possibly changed,
-//!   so captures stay right, and the next `show` maps everything anew.
+//! The working tree: the addresses of a view, and the lock around its state. `state.rs` draws the states.
 #![allow(unsafe_code)]
 
 use std::io;
-use std::mem;
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use crate::access::{Access, Protections};
 use crate::engine::adaptation::Adaptation;
-use crate::engine::cost::{self, Ledger};
+use crate::engine::cost::Ledger;
 use crate::engine::dirty_log::{AtomicPageSet, DirtyLog};
 use crate::engine::layout::Layout;
 use crate::engine::rewritten::RewrittenPages;
 use crate::engine::settings::Settings;
+use crate::engine::state::{Backing, State};
 use crate::image::Image;
 use crate::pages::{PageRange, PageSet};
 use crate::stats::ViewStats;
-use crate::sys::WhyNotFaster;
 use crate::sys::{
-    Closed, Found, Mapping, MemoryFile, Scope, Search, Source, Tracker, replaces_unseen, writes_in_place,
+    Mapping, MemoryFile, Search, Source, Tracker, Tracking, WhyNotFaster, replaces_unseen, writes_in_place,
 };
-use crate::sys::{Populate, Tracking};
 use crate::{error, page_size, trace};
 
 /// Invariant: `start..start + len` is the range of `state.mapping`, or `len` is 0 where that cannot be read and written
@@ -58,35 +37,6 @@ pub(crate) struct Worktree {
     reported: Option<Arc<AtomicPageSet>>,
     /// Apart, for it is large and a view is moved around.
     state: Box<Mutex<State>>,
-}
-
-pub(crate) struct State {
-    pub(crate) mapping: Mapping,
-    pub(crate) backing: Backing,
-    /// What the range showed when it was last captured or restored, which may have had another length then.
-    pub(crate) synced: Arc<Image>,
-    pub(crate) tracker: Tracker,
-    /// Pages that may differ from `synced` though the tracker may not report them (again).
-    pub(crate) unsynced: PageSet,
-    /// At least the pages that were private when the last search was over and have not been discarded here since; but
-    /// not all that were written since. `None` if that is not known.
-    pub(crate) private: Option<PageSet>,
-    /// Every page was closed when the range last showed `synced`, so that pages reported since were written.
-    pub(crate) all_closed: bool,
-    /// Pages that recent calls of `show` had to rewrite.
-    pub(crate) rewritten: RewrittenPages,
-    pub(crate) ledger: Ledger,
-    pub(crate) adaptation: Adaptation,
-    pub(crate) access: Protections,
-    /// Of a logged view, whose written pages are those in the log: the tracker only checks it.
-    pub(crate) log: Option<DirtyLog>,
-}
-
-/// See the module.
-pub(crate) enum Backing {
-    Private(Layout),
-    Direct(MemoryFile),
-    Torn,
 }
 
 // SAFETY: the bytes behind `start` belong to the working tree like those of a `Box<[u8]>`.
@@ -449,292 +399,4 @@ fn edges(range: &Range<usize>) -> impl Iterator<Item = Range<usize>> + use<> {
         [range.start..whole.start, whole.end..range.end]
     };
     parts.into_iter().filter(|part| !part.is_empty())
-}
-
-impl State {
-    /// The bytes of `page`.
-    ///
-    /// # Safety
-    ///
-    /// The page is the mapping's and can be read. Nobody writes to it as long as the slice is in use.
-    pub(crate) unsafe fn page(&self, page: usize) -> &[u8] {
-        // SAFETY: forwarded to the caller.
-        unsafe { self.mapping.page(page) }
-    }
-
-    /// The bytes of `range`.
-    ///
-    /// # Safety
-    ///
-    /// As for [`page`](Self::page), for each page that has any of them.
-    unsafe fn bytes(&self, range: Range<usize>) -> &[u8] {
-        let pages = PageRange::around(&range);
-        // SAFETY: forwarded to the caller.
-        let bytes = unsafe { self.mapping.range(pages) };
-        &bytes[range.start - pages.bytes().start..][..range.len()]
-    }
-
-    /// Makes all pages ready.
-    fn populate(&self, populate: Populate) -> io::Result<()> {
-        let pages = self.mapping.pages();
-        match self.mapping.populate(PageRange::new(0, pages), populate) {
-            Err(error) if error.kind() == io::ErrorKind::Unsupported => {
-                for page in 0..pages {
-                    let start = self.mapping.page_ptr(page);
-                    // SAFETY: the page is the mapping's, which nobody else has yet.
-                    let byte = unsafe { start.read_volatile() };
-                    if populate == Populate::Write {
-                        // SAFETY: as above.
-                        unsafe { start.write_volatile(byte) };
-                    }
-                }
-                Ok(())
-            }
-            result => result.map_err(error::context("making the pages of a view ready", pages)),
-        }
-    }
-
-    /// Makes the range so many pages long. What is added is zero; what is taken away is gone. An error changes
-    /// nothing.
-    pub(crate) fn resize(&mut self, pages: usize) -> io::Result<()> {
-        let old = self.mapping.pages();
-        if pages < old {
-            // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
-            unsafe { self.mapping.truncate(pages) }
-                .map_err(error::context("taking pages from the end of a view", old - pages))?;
-            self.unsynced = self.unsynced.below(pages);
-            self.forget_private(&PageRange::new(pages, old).into());
-            self.rewritten.truncate(pages);
-            self.access.truncate(pages);
-            match &mut self.backing {
-                Backing::Private(layout) => layout.truncated(pages),
-                // The file still has what was taken away, which must not come back if the range grows again.
-                Backing::Direct(_) => self.backing = Backing::Torn,
-                Backing::Torn => {}
-            }
-        } else if pages > old {
-            self.mapping.check_owner()?;
-            let added = PageRange::new(old, pages);
-            let context = error::context("adding pages to a view", added.len());
-            match &mut self.backing {
-                Backing::Direct(file) => {
-                    let longer = if file.pages() < pages { file.set_pages(pages) } else { Ok(()) };
-                    let added = longer.and_then(|()| self.mapping.extend(added.len(), Source::Shared(file)));
-                    added.map_err(context)?;
-                }
-                Backing::Private(layout) => {
-                    self.mapping.extend(added.len(), Source::Zero).map_err(context)?;
-                    layout.extended(added);
-                    self.tracker.renewed(&self.mapping, added);
-                    self.all_closed = false;
-                    // A restore that failed after it shortened the range has left a longer `synced`.
-                    self.unsynced = self.unsynced.union(&PageSet::from(added).below(self.synced.pages));
-                }
-                Backing::Torn => self.mapping.extend(added.len(), Source::Zero).map_err(context)?,
-            }
-        }
-        Ok(())
-    }
-
-    /// Asks the tracker, of a private mapping.
-    pub(crate) fn find(&mut self, search: Search) -> io::Result<Found> {
-        Ok(self.search(search, false)?.0)
-    }
-
-    /// The same, and keeps what the search tells of the costs.
-    pub(crate) fn find_and_note(&mut self, search: Search) -> io::Result<Found> {
-        let (found, took) = self.search(search, self.ledger.is_curious())?;
-        if search != Search::Private {
-            self.adaptation.searched(took);
-        }
-        if !found.since_closed {
-            self.ledger.searched_all(found.pages.len(), self.mapping.pages(), found.others, took);
-        }
-        Ok(found)
-    }
-
-    /// Asks the tracker. Returns how long that took, too.
-    fn search(&mut self, search: Search, count: bool) -> io::Result<(Found, Duration)> {
-        let (synced, backing) = (&self.synced, &self.backing);
-        let shows_zeroes = |page| match backing {
-            Backing::Private(layout) => layout.shows_zeroes(page) && synced.shows_zeroes(page),
-            Backing::Direct(_) | Backing::Torn => false,
-        };
-        let start = Instant::now();
-        let expected = self.rewritten.private();
-        let found = self.tracker.find(search, &self.mapping, count, expected, shows_zeroes);
-        let context = "asking the kernel which pages of a view were written";
-        let found = found.map_err(error::context(context, self.mapping.pages()))?;
-        let took = start.elapsed();
-        if found.since_closed {
-            self.ledger.searched_open(found.pages.len());
-        }
-        match search {
-            Search::Written if found.since_closed => self.ledger.costs.searched(took),
-            Search::WrittenAndClose if found.closed != Closed::Nothing => {
-                self.ledger.costs.closed(true, took);
-            }
-            _ => {}
-        }
-        if !found.known || !found.complete {
-            self.private = None;
-        } else if self.private.as_ref() != Some(&found.pages) {
-            self.add_discarded(&found.pages);
-            self.private = Some(found.pages.clone());
-        }
-        Ok((found, took))
-    }
-
-    /// Adds the pages that may differ from `synced` to `unsynced`, and closes pages if that pays. Returns whether all
-    /// pages in `unsynced` are known to have been written, and how many others were looked at in vain because they were
-    /// not closed.
-    fn harvest(&mut self) -> io::Result<(bool, usize)> {
-        if self.log.is_some() {
-            return Ok((self.harvest_log()?, 0));
-        }
-        let closes = self.tracker.is_armed() && self.ledger.closing_pays(self.mapping.pages());
-        // If all pages were closed in the step that lists them, it would list all pages that were never in memory.
-        let widens = closes && self.tracker.is_sparse() && !self.ledger.stays_sparse(self.mapping.pages());
-        let search = if closes && !widens { Search::WrittenAndClose } else { Search::Written };
-        let found = self.find_and_note(search).inspect_err(|_| {
-            if search == Search::WrittenAndClose {
-                self.unsynced = PageSet::all(self.mapping.pages());
-                self.all_closed = false;
-            }
-        })?;
-        // What an earlier failure left behind may be any page.
-        let written = found.since_closed && self.all_closed && self.unsynced.is_empty();
-        self.all_closed = found.closed == Closed::All;
-        self.unsynced = found.pages.union(&self.unsynced);
-        if !found.since_closed {
-            if self.tracker.must_arm() || self.ledger.arming_pays() {
-                self.arm(found.pages.len());
-            }
-        } else if widens {
-            self.close(found.pages.len());
-        } else if closes {
-            self.closed(found.closed, found.pages.len());
-        }
-        // Closing has just closed them.
-        let unwritten = if found.closed == Closed::Nothing { found.unwritten } else { 0 };
-        Ok((written, unwritten))
-    }
-
-    /// Arms the tracker: closes all pages, or those in memory in a sparse view. `private` is the
-    /// number of private pages among them.
-    ///
-    /// Each page must show `synced` or be in `unsynced`.
-    pub(crate) fn arm(&mut self, private: usize) {
-        let sparse = self.ledger.is_sparse(self.mapping.pages());
-        let scope = if sparse { Scope::InMemory } else { Scope::All };
-        let start = Instant::now();
-        let closed = self.tracker.arm(&self.mapping, scope);
-        // Closing all pages for the first time makes page tables, so its time says little about the next closing.
-        if closed == Closed::InMemory {
-            self.ledger.costs.closed(false, start.elapsed());
-        }
-        self.closed(closed, private);
-    }
-
-    /// Closes the pages of an armed tracker again, as [`arm`](Self::arm) does.
-    pub(crate) fn close(&mut self, private: usize) {
-        if !self.ledger.stays_sparse(self.mapping.pages()) {
-            self.tracker.widen();
-        }
-        let start = Instant::now();
-        let closed = self.tracker.close(&self.mapping);
-        if closed != Closed::Nothing {
-            self.ledger.costs.closed(false, start.elapsed());
-        }
-        self.closed(closed, private);
-    }
-
-    fn closed(&mut self, closed: Closed, private: usize) {
-        self.all_closed = closed == Closed::All;
-        // Also if nothing was closed: then closing is tried again when as much has been spent in vain once more.
-        self.ledger.closed(if closed == Closed::Nothing { 0 } else { private });
-    }
-
-    /// The pages that may differ from `synced`, of a mapping that is not private.
-    fn all_candidates(&self) -> io::Result<PageSet> {
-        match &self.backing {
-            Backing::Direct(file) => {
-                self.mapping.check_owner()?;
-                // What was captured may have been zeroed since.
-                Ok(file.data().below(self.mapping.pages()).union(&self.synced.captured_pages()))
-            }
-            Backing::Private(_) | Backing::Torn => {
-                self.mapping.check_owner()?;
-                self.mapping.check_usable()?;
-                Ok(PageSet::all(self.mapping.pages()))
-            }
-        }
-    }
-
-    /// Those of `candidates` that differ from `synced`, and all that only one of them has.
-    fn differing(&self, candidates: &PageSet) -> io::Result<PageSet> {
-        let synced = self.synced.reader()?;
-        let common = self.mapping.pages().min(self.synced.pages);
-        // SAFETY: pages below `common` are the mapping's, and can be read, for where `changes` can be called no page is
-        // protected. The tree is borrowed, so that nobody writes.
-        let differ = |page: &usize| *page < common && unsafe { self.page(*page) } != synced.page(*page);
-        let mut differing: PageSet = candidates.iter().filter(differ).collect();
-        differing.push_range(PageRange::new(common, self.mapping.pages().max(self.synced.pages)));
-        Ok(differing)
-    }
-
-    /// Copies what changed since `synced`.
-    pub(crate) fn capture_changed(&mut self, content_len: usize) -> io::Result<Arc<Image>> {
-        let (written, unwritten) = match &self.backing {
-            Backing::Private(_) => self.harvest()?,
-            Backing::Direct(_) | Backing::Torn => {
-                self.unsynced = self.all_candidates()?;
-                (false, 0)
-            }
-        };
-        let candidates = &self.unsynced;
-        let unreadable = self.access.unreadable(candidates);
-        self.set_access(&unreadable, Access::READ).or_else(|error| {
-            self.set_access(&unreadable, Access::NONE)?;
-            Err(error)
-        })?;
-        let size = (self.mapping.pages(), content_len);
-        // SAFETY: candidates are pages of the mapping, those that could not be read can be now, and the tree is borrowed,
-        // so that nobody writes.
-        let now = |page| unsafe { self.page(page) };
-        let start = (candidates.len() >= cost::OBSERVED).then(Instant::now);
-        let captured = self.synced.capture(size, candidates, written, now);
-        let took = start.map(|start| start.elapsed());
-        // First all that can fail: after an error the next call finds the same candidates.
-        let protected = self.set_access(&unreadable, Access::NONE);
-        let (image, idle) = captured?;
-        protected?;
-        let candidates = mem::take(&mut self.unsynced).len();
-        let changed = candidates - idle;
-        if let Some(took) = took {
-            self.ledger.costs.compared(if written { changed } else { candidates + changed }, took);
-        }
-        if let Some(image) = image {
-            self.synced = Arc::new(image);
-            // It would keep the pages of an image that is no longer needed.
-            self.forget_sources();
-        }
-        self.ledger.found(changed, idle, unwritten);
-        self.ledger.found_written(changed);
-        trace::taken(size.0, candidates, changed, self.tracking());
-        Ok(Arc::clone(&self.synced))
-    }
-
-    /// How written pages are found at present.
-    pub(crate) fn tracking(&self) -> Tracking {
-        if self.log.is_some() { Tracking::Logged } else { self.tracker.tracking() }
-    }
-
-    fn set_access(&self, ranges: &[PageRange], access: Access) -> io::Result<()> {
-        ranges.iter().try_for_each(|&range| {
-            // SAFETY: those who may use the bytes of such pages through a reference were told that they cannot.
-            unsafe { self.mapping.set_access(range, access) }
-                .map_err(error::context("reading protected pages of a view", range.len()))
-        })
-    }
 }

@@ -1,0 +1,130 @@
+//! How a working tree is captured: which pages may have changed, and which of them differ.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::access::Access;
+use crate::engine::cost;
+use crate::engine::state::{Backing, State};
+use crate::image::Image;
+use crate::pages::{PageRange, PageSet};
+use crate::sys::{Closed, Search};
+use crate::{error, trace};
+
+impl State {
+    /// Adds the pages that may differ from `synced` to `unsynced`, and closes pages if that pays. Returns whether all
+    /// pages in `unsynced` are known to have been written, and how many others were looked at in vain because they were
+    /// not closed.
+    fn harvest(&mut self) -> io::Result<(bool, usize)> {
+        if self.log.is_some() {
+            return Ok((self.harvest_log()?, 0));
+        }
+        let closes = self.tracker.is_armed() && self.ledger.closing_pays(self.mapping.pages());
+        // If all pages were closed in the step that lists them, it would list all pages that were never in memory.
+        let widens = closes && self.tracker.is_sparse() && !self.ledger.stays_sparse(self.mapping.pages());
+        let search = if closes && !widens { Search::WrittenAndClose } else { Search::Written };
+        let found = self.find_and_note(search).inspect_err(|_| {
+            if search == Search::WrittenAndClose {
+                self.unsynced = PageSet::all(self.mapping.pages());
+                self.all_closed = false;
+            }
+        })?;
+        // What an earlier failure left behind may be any page.
+        let written = found.since_closed && self.all_closed && self.unsynced.is_empty();
+        self.all_closed = found.closed == Closed::All;
+        self.unsynced = found.pages.union(&self.unsynced);
+        if !found.since_closed {
+            if self.tracker.must_arm() || self.ledger.arming_pays() {
+                self.arm(found.pages.len());
+            }
+        } else if widens {
+            self.close(found.pages.len());
+        } else if closes {
+            self.closed(found.closed, found.pages.len());
+        }
+        // Closing has just closed them.
+        let unwritten = if found.closed == Closed::Nothing { found.unwritten } else { 0 };
+        Ok((written, unwritten))
+    }
+
+    /// The pages that may differ from `synced`, of a mapping that is not private.
+    pub(super) fn all_candidates(&self) -> io::Result<PageSet> {
+        match &self.backing {
+            Backing::Direct(file) => {
+                self.mapping.check_owner()?;
+                // What was captured may have been zeroed since.
+                Ok(file.data().below(self.mapping.pages()).union(&self.synced.captured_pages()))
+            }
+            Backing::Private(_) | Backing::Torn => {
+                self.mapping.check_owner()?;
+                self.mapping.check_usable()?;
+                Ok(PageSet::all(self.mapping.pages()))
+            }
+        }
+    }
+
+    /// Those of `candidates` that differ from `synced`, and all that only one of them has.
+    pub(super) fn differing(&self, candidates: &PageSet) -> io::Result<PageSet> {
+        let synced = self.synced.reader()?;
+        let common = self.mapping.pages().min(self.synced.pages);
+        // SAFETY: pages below `common` are the mapping's, and can be read, for where `changes` can be called no page is
+        // protected. The tree is borrowed, so that nobody writes.
+        let differ = |page: &usize| *page < common && unsafe { self.page(*page) } != synced.page(*page);
+        let mut differing: PageSet = candidates.iter().filter(differ).collect();
+        differing.push_range(PageRange::new(common, self.mapping.pages().max(self.synced.pages)));
+        Ok(differing)
+    }
+
+    /// Copies what changed since `synced`.
+    pub(crate) fn capture_changed(&mut self, content_len: usize) -> io::Result<Arc<Image>> {
+        let (written, unwritten) = match &self.backing {
+            Backing::Private(_) => self.harvest()?,
+            Backing::Direct(_) | Backing::Torn => {
+                self.unsynced = self.all_candidates()?;
+                (false, 0)
+            }
+        };
+        let candidates = &self.unsynced;
+        let unreadable = self.access.unreadable(candidates);
+        self.set_access(&unreadable, Access::READ).or_else(|error| {
+            self.set_access(&unreadable, Access::NONE)?;
+            Err(error)
+        })?;
+        let size = (self.mapping.pages(), content_len);
+        // SAFETY: candidates are pages of the mapping, those that could not be read can be now, and the tree is borrowed,
+        // so that nobody writes.
+        let now = |page| unsafe { self.page(page) };
+        let start = (candidates.len() >= cost::OBSERVED).then(Instant::now);
+        let captured = self.synced.capture(size, candidates, written, now);
+        let took = start.map(|start| start.elapsed());
+        // First all that can fail: after an error the next call finds the same candidates.
+        let protected = self.set_access(&unreadable, Access::NONE);
+        let (image, idle) = captured?;
+        protected?;
+        let candidates = mem::take(&mut self.unsynced).len();
+        let changed = candidates - idle;
+        if let Some(took) = took {
+            self.ledger.costs.compared(if written { changed } else { candidates + changed }, took);
+        }
+        if let Some(image) = image {
+            self.synced = Arc::new(image);
+            // It would keep the pages of an image that is no longer needed.
+            self.forget_sources();
+        }
+        self.ledger.found(changed, idle, unwritten);
+        self.ledger.found_written(changed);
+        trace::taken(size.0, candidates, changed, self.tracking());
+        Ok(Arc::clone(&self.synced))
+    }
+
+    fn set_access(&self, ranges: &[PageRange], access: Access) -> io::Result<()> {
+        ranges.iter().try_for_each(|&range| {
+            // SAFETY: those who may use the bytes of such pages through a reference were told that they cannot.
+            unsafe { self.mapping.set_access(range, access) }
+                .map_err(error::context("reading protected pages of a view", range.len()))
+        })
+    }
+}
