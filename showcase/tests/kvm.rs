@@ -70,7 +70,8 @@ fn the_guest_computes_what_the_model_says() {
 fn ten_thousand_restores_give_the_same_result() {
     let test = "ten_thousand_restores_give_the_same_result";
     goes_back_ten_thousand_times(test, &ViewOptions::new());
-    goes_back_ten_thousand_times(test, &ViewOptions::logged());
+    // To check each time would compare all pages that the checkpoint has captured.
+    goes_back_ten_thousand_times(test, ViewOptions::logged().checked(false));
 }
 
 fn goes_back_ten_thousand_times<A: Memory>(test: &str, options: &ViewOptions<A>) {
