@@ -37,9 +37,9 @@ const MOVE: u64 = 1_000_000;
 /// The most nanoseconds that a step should take. Each take or restore does at most one step.
 const STEP: u64 = 1_000_000;
 
-/// Nanoseconds above which a move shows that the machine has no free huge pages.
+/// Nanoseconds above which the visit to a region shows that the machine has no free huge pages.
 ///
-/// After such a move, and after a refusal, the pass pauses until walks have taken [`PAUSE`] times as long. The time
+/// After such a visit, and after a refusal, the pass pauses until walks have taken [`PAUSE`] times as long. The time
 /// counts as [`SLOWEST`] at most: a longer one tells more about an interruption than about the next region.
 const SLOW: u64 = 2_000_000;
 const PAUSE: u64 = 16;
