@@ -38,7 +38,7 @@ pub struct SnapshotOptions {
 }
 
 impl SnapshotOptions {
-    /// No name, huge pages where they pay.
+    /// No name, and [`HugePages::Auto`].
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -55,13 +55,13 @@ impl SnapshotOptions {
         self
     }
 
-    /// Whether the snapshot's own bytes are to be in huge pages. [`Auto`](HugePages::Auto), unless this is called.
+    /// Whether the snapshot's own bytes are to be in huge pages.
     ///
-    /// - [`Auto`](HugePages::Auto): each large view moves the bytes into huge pages while it is used, once that pays.
-    ///   See [`ViewOptions::huge_pages`].
-    /// - [`Advise`](HugePages::Advise): they are moved when the snapshot is made, which costs another copy of the bytes
-    ///   (Linux 6.1). Views then read them with one fault for each huge page.
-    /// - [`Never`](HugePages::Never): they are in pages of the usual size, and no view moves them.
+    /// - [`Auto`](HugePages::Auto), the default: a large view moves the bytes into huge pages while it is in use, once
+    ///   that saves time. See [`ViewOptions::huge_pages`].
+    /// - [`Advise`](HugePages::Advise): the bytes are moved when the snapshot is made (Linux 6.1), which takes the time
+    ///   of another copy. Views then take one page fault for each huge page that they read.
+    /// - [`Never`](HugePages::Never): the bytes are in pages of the usual size, and no view moves them.
     ///
     /// Snapshots of files that the file system cloned, and `map_file`, go without.
     pub fn huge_pages(&mut self, huge_pages: HugePages) -> &mut Self {
@@ -148,7 +148,7 @@ fn checked_name(name: &str) -> io::Result<Arc<CStr>> {
 /// # }
 /// ```
 ///
-/// [`ViewOptions::logged`] opens a [logged view](crate::LoggedView), to which the program itself reports what it writes.
+/// [`ViewOptions::logged`] opens a [logged view](crate::LoggedView), to which the program reports what it writes.
 #[derive(Clone, Debug)]
 pub struct ViewOptions<A = Open> {
     pub(crate) populate: Populate,
@@ -167,7 +167,7 @@ pub struct ViewOptions<A = Open> {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Checks {
     Never,
-    /// Unless many pages would have to be compared.
+    /// Checks unless that would compare many pages.
     IfCheap,
     Always,
 }
@@ -187,7 +187,7 @@ impl ViewOptions {
 }
 
 impl ViewOptions<Logged> {
-    /// Opens a [logged view](crate::LoggedView): the program reports which bytes it writes.
+    /// Opens a [logged view](crate::LoggedView), to which the program reports what it writes.
     ///
     /// # Examples
     ///
@@ -209,13 +209,13 @@ impl ViewOptions<Logged> {
 
     /// Whether the view checks that every written page was reported.
     ///
-    /// A view that checks looks for written pages as other views do ([`tracking`](Self::tracking)) before it takes a
-    /// snapshot, before each restore, and in [`changes`](crate::View::changes). If a page differs from the last snapshot
-    /// and was not reported, the call fails (`InvalidData`) and names the page.
+    /// A view that checks searches for written pages as other views do ([`tracking`](Self::tracking)). It does so
+    /// before each snapshot, before each restore, and in [`changes`](crate::View::changes). If a page differs from the
+    /// last snapshot and was not reported, the call fails (`InvalidData`), and the error names the page.
     ///
-    /// By default, views check in programs that are built with debug assertions, if that does not take a comparison of
-    /// more than 64 MiB: where the system cannot name the written pages ([`Tracking::Compare`]), only views up to this
-    /// length check.
+    /// By default, views check in programs that are built with debug assertions. The exception is a view of more than
+    /// 64 MiB whose bytes would have to be compared because the system cannot name the written pages
+    /// ([`Tracking::Compare`] and [`Tracking::WorkingSet`]).
     ///
     /// # Examples
     ///
@@ -263,27 +263,30 @@ impl<A> ViewOptions<A> {
 
     /// Whether the view is to have huge pages. [`Auto`](HugePages::Auto), unless this is called.
     ///
-    /// - [`Auto`](HugePages::Auto): the view moves the snapshot's bytes into huge pages once that pays, and shows them
-    ///   from there. What it holds privately stays in pages of the usual size. See below.
-    /// - [`Advise`](HugePages::Advise): the same, and the view also holds its private memory in huge pages. This spares
-    ///   faults where most of a large view is written. But one byte written takes a huge page (2 MiB on most machines),
-    ///   and what is tracked, captured and compared are still all pages of the usual size in it. The view is aligned to
-    ///   a huge page.
-    /// - [`Never`](HugePages::Never): the view moves nothing. It may still show bytes from huge pages into which another
-    ///   view has moved them.
+    /// - [`Auto`](HugePages::Auto): the view moves the snapshot's bytes into huge pages once that saves time, as
+    ///   described below. The view's private memory stays in pages of the usual size.
+    /// - [`Advise`](HugePages::Advise): the same, and the view's private memory is in huge pages too. This saves page
+    ///   faults if most of a large view is written. But writing one byte takes a huge page of memory (2 MiB on most
+    ///   machines). All pages of the usual size in it are then tracked, compared and captured, each by itself. The
+    ///   address of the view is a multiple of the size of a huge page.
+    /// - [`Never`](HugePages::Never): the view moves nothing. It may still map huge pages into which another view has
+    ///   moved bytes.
     ///
     /// # How views move bytes into huge pages
     ///
-    /// A snapshot or restore of a view of which much is in memory spends most of its time on finding the written pages,
-    /// for which the kernel walks over the view's page tables. One huge page takes the place of 512 entries. So once
-    /// these walks have taken as long as it takes to move the bytes, `take_snapshot` and the `restore` methods move
-    /// some of them at the end of each call, until all are moved. A call takes about a millisecond longer for that; one
-    /// call in a while takes longer where the system has to make room for huge pages. All views of the snapshot gain
-    /// from it. [`ViewStats::huge`](crate::ViewStats::huge) is what the view has in huge pages.
+    /// To find the written pages, the kernel walks over the view's page tables. If much of the view is in memory, a
+    /// snapshot or restore of few pages spends most of its time on this walk. A huge page has one entry instead of 512,
+    /// so it makes the walk shorter.
     ///
-    /// This is done on Linux 6.7 and later with pages of 4 KiB, in views of at least 32 MiB, and for memory that
-    /// memsnap made itself. A huge page fills gaps of the snapshot's memory. So bytes are moved only where at most an
-    /// eighth of the huge page is gaps: the snapshot's memory grows by a seventh at most.
+    /// Once the walks have taken as long as moving the bytes takes, `take_snapshot` and the `restore` methods move some
+    /// bytes at the end of each call, until all are moved. Each of these calls takes about a millisecond longer. A few
+    /// calls take longer than that, if the system has to make room for huge pages first. All views of the snapshot
+    /// benefit. [`ViewStats::huge`](crate::ViewStats::huge) is the number of bytes that the view maps in huge pages.
+    ///
+    /// Views move bytes on Linux 6.7 and later, with pages of 4 KiB, and if they have at least 32 MiB. They move only
+    /// memory that memsnap allocated, not files that it mapped. A huge page has memory for all of its bytes, also where
+    /// the snapshot's memory has gaps. So bytes are moved only if at most an eighth of the huge page was gaps. The
+    /// snapshot's memory grows by a seventh at most.
     pub fn huge_pages(&mut self, huge_pages: HugePages) -> &mut Self {
         self.huge_pages = huge_pages;
         self
@@ -437,15 +440,16 @@ pub enum Populate {
 
 /// Whether memory is to be in huge pages, in which the system then has fewer to look after.
 ///
-/// The system may have no huge pages, or may have them forbidden; then all memory is in pages of the usual size.
+/// If the system has no huge pages, or does not permit them, all memory is in pages of the usual size.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
 pub enum HugePages {
-    /// A snapshot's bytes are moved into huge pages while its views are used, once that pays; see
-    /// [`ViewOptions::huge_pages`].
+    /// Views move a snapshot's bytes into huge pages while they are in use, once that saves time.
+    ///
+    /// See [`ViewOptions::huge_pages`].
     #[default]
     Auto,
-    /// No huge pages are used.
+    /// The system is not asked for huge pages.
     Never,
     /// The system is asked for huge pages from the start.
     Advise,
@@ -473,7 +477,7 @@ pub enum Tracking {
     WorkingSet,
     /// All bytes are compared. Works anywhere.
     Compare,
-    /// The program reports them: how a [logged view](crate::LoggedView) finds them. It cannot be chosen.
+    /// The program reports them to a [logged view](crate::LoggedView). It cannot be chosen.
     Logged,
 }
 

@@ -52,7 +52,9 @@ pub(crate) struct Worktree {
     most: usize,
     executable: bool,
     root: Arc<Image>,
-    /// Of a logged view: where the program's reports go. The same as in `state`, without its lock.
+    /// The set to which the program's reports are added, if the view is logged.
+    ///
+    /// It is that of the log in `state`, and is used here without the lock.
     reported: Option<Arc<AtomicPageSet>>,
     /// Apart, for it is large and a view is moved around.
     state: Box<Mutex<State>>,
@@ -76,7 +78,9 @@ pub(crate) struct State {
     pub(crate) ledger: Ledger,
     pub(crate) adaptation: Adaptation,
     pub(crate) access: Protections,
-    /// Of a logged view, whose written pages are those in the log: the tracker only checks it.
+    /// The pages that the program reported, if the view is logged.
+    ///
+    /// Then the tracker is only used to check them.
     pub(crate) log: Option<DirtyLog>,
 }
 
@@ -254,7 +258,9 @@ impl Worktree {
         self.content_len = self.content_len.min(len);
     }
 
-    /// Notes that the bytes of `range`, which is within the range of the tree, are being written or were.
+    /// Reports that the bytes of `range` were or will be written, if the view is logged.
+    ///
+    /// The range is within the tree.
     #[inline]
     pub(crate) fn report(&self, range: &Range<usize>) {
         if let Some(reported) = &self.reported {
@@ -262,7 +268,7 @@ impl Worktree {
         }
     }
 
-    /// Of a logged view: the set to which the program's reports are added.
+    /// The set to which the program's reports are added, if the view is logged.
     #[cfg(feature = "vm-memory")]
     pub(crate) fn reported(&self) -> Option<Arc<AtomicPageSet>> {
         self.reported.clone()
@@ -339,7 +345,8 @@ impl Worktree {
         let old = synced.reader()?;
         state.discard(PageRange::within(range), &old)?;
         for part in edges(range) {
-            // Not reported: where the page showed `synced` it still does, and otherwise it is in `unsynced` already.
+            // These writes need no report: a page that showed `synced` still does, and any other is in `unsynced`
+            // already.
             self.state_mut().log_private(&PageRange::around(&part).into());
             for page in PageRange::around(&part).iter() {
                 let bytes = PageRange::new(page, page + 1).bytes();
@@ -422,7 +429,7 @@ impl Worktree {
         }
     }
 
-    /// Has the next take or restore move a part of the image into a huge page, if that is possible at all.
+    /// Makes the next take or restore move a part of the image into a huge page, if that is possible.
     #[cfg(all(test, unix))]
     pub(crate) fn hurry(&mut self) {
         self.state_mut().adaptation.hurry();
@@ -551,7 +558,7 @@ impl State {
         Ok(found)
     }
 
-    /// Asks the tracker. Returns how long that took, too.
+    /// Asks the tracker. Also returns the time that this took.
     fn search(&mut self, search: Search, count: bool) -> io::Result<(Found, Duration)> {
         let (synced, backing) = (&self.synced, &self.backing);
         let shows_zeroes = |page| match backing {
@@ -583,9 +590,10 @@ impl State {
         Ok((found, took))
     }
 
-    /// Adds the pages that may differ from `synced` to `unsynced`, and closes pages if that pays. Returns whether all
-    /// pages in `unsynced` are known to have been written, and how many others were looked at in vain because they were
-    /// not closed.
+    /// Adds the pages that may differ from `synced` to `unsynced`, and closes pages if that pays.
+    ///
+    /// Returns whether all pages in `unsynced` are known to have been written. Also returns the number of other pages
+    /// that were looked at in vain because they were not closed.
     fn harvest(&mut self) -> io::Result<(bool, usize)> {
         if self.log.is_some() {
             return Ok((self.harvest_log()?, 0));
@@ -613,7 +621,7 @@ impl State {
         } else if closes {
             self.closed(found.closed, found.pages.len());
         }
-        // Closing has just closed them.
+        // If pages were closed just now, these were too, and will not be looked at again.
         let unwritten = if found.closed == Closed::Nothing { found.unwritten } else { 0 };
         Ok((written, unwritten))
     }
@@ -714,7 +722,7 @@ impl State {
         }
         if let Some(image) = image {
             self.synced = Arc::new(image);
-            // It would keep the pages of an image that is no longer needed.
+            // The sources would keep the captured pages of the previous image in memory.
             self.forget_sources();
         }
         self.ledger.found(changed, idle, unwritten);

@@ -47,8 +47,10 @@ fn every_way(test: &str) -> Vec<ViewOptions> {
     all
 }
 
-/// Options for views to which the machine reports what KVM's dirty log names: with a check that every written page was
-/// reported, in all builds, and with one that keeps nothing through a restore.
+/// Options for views to which the machine reports the pages in KVM's dirty log.
+///
+/// All of them check in all builds that every written page was reported. The second keeps no private page through a
+/// restore.
 fn logged() -> [ViewOptions<memsnap::Logged>; 2] {
     [
         ViewOptions::logged().checked(true).clone(),
@@ -151,7 +153,7 @@ fn jumps_between_checkpoints<A: Memory>(test: &str, options: &ViewOptions<A>) {
     }
 }
 
-/// KVM's dirty log does not name what the host writes to guest memory, so the machine has to report that itself.
+/// KVM's dirty log does not name the pages that the host writes. The machine has to report them itself.
 #[test]
 fn what_the_host_writes_is_captured_and_goes_back() {
     let test = "what_the_host_writes_is_captured_and_goes_back";

@@ -1,6 +1,8 @@
-//! Logged views: beside copies of the pages that were written, for three lengths, and beside the ways of finding pages.
+//! Logged views, compared with copies of the written pages and with other views.
 //!
-//! Writing includes the report, since the words are borrowed with `get_mut`.
+//! Views of three lengths are also compared with each other.
+//!
+//! The time of the writes includes that of the reports, since the words are borrowed with `get_mut`.
 
 use std::sync::Arc;
 
@@ -54,7 +56,7 @@ pub(crate) fn of_zeroes(call: Call, bytes: usize) -> Case {
     Case::base(NAME).bytes(bytes).changed(16).sparse().variant(&format!("{}, zeroes", call.name()))
 }
 
-/// Beside a view all of which is compared.
+/// The case beside a view that compares all of its pages.
 pub(crate) fn beside_comparing(call: Call) -> Case {
     beside_copies(call, 16).bytes(256 * MIB)
 }
@@ -82,7 +84,7 @@ pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
     Call::ALL.into_iter().try_for_each(|call| sizes(call, scale, results))
 }
 
-/// Short calls need many rounds.
+/// The calls are short, so this workload needs many rounds.
 fn rounds(scale: Scale) -> usize {
     scale.pick(200, 1000)
 }
@@ -139,7 +141,7 @@ impl Zeroes {
     }
 }
 
-/// Has views of all lengths do the call in turn, each a few times in a row, and beside each the copies alone.
+/// Measures the call for views of all lengths in turn, each a few times in a row, and the copies alone.
 fn sizes(call: Call, scale: Scale, results: &mut Results) -> Result<()> {
     const IN_A_ROW: usize = 10;
     let mut all = Vec::new();

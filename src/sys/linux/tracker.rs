@@ -260,16 +260,20 @@ impl Tracker {
         }
     }
 
-    /// Whether searches take less time if pages are in huge pages.
+    /// Whether searches take less time in huge pages.
     pub(crate) fn gains_from_huge_pages(self) -> bool {
         matches!(self.tier, Tier::Armed | Tier::Scan)
     }
 
-    /// Moves the file's pages `region`, one [`huge_region`](super::huge_region), into a huge page. Each of them shows what
-    /// the caller compares with, as when pages are closed. Fails with `Unsupported` if a page of the region is private.
+    /// Moves the file's pages `region` into a huge page.
     ///
-    /// The kernel does not map a huge page in memory that is registered with userfaultfd. So an armed region is
-    /// unregistered for a moment, registered again and closed. In a mapping in which memory may be pinned nothing may be
+    /// There are as many pages as [`huge_region`](super::huge_region) says.
+    ///
+    /// As when pages are closed, each of them must show what the caller compares with. Fails with `Unsupported` if a
+    /// page of the region is private.
+    ///
+    /// The kernel does not map a huge page in memory that is registered with userfaultfd. So in an armed mapping, the
+    /// region is unregistered, moved, registered again and closed. While memory may be pinned, pages must not be
     /// closed, so nothing is moved either.
     pub(crate) fn collapse(&mut self, mapping: &Mapping, region: PageRange) -> Collapsed {
         let refused = |error| Collapsed { moved: Err(error), opened: false };

@@ -31,7 +31,7 @@ pub(super) fn register(mapping: &Mapping, range: PageRange) -> Result<(), Errno>
     unsafe { rustix::ioctl::ioctl(Process::current()?.userfault()?, Argument::<_, REGISTER>(register)) }
 }
 
-/// Ends that; protected pages are as they were before.
+/// Ends the registration of `range`. Its pages are not write-protected any more.
 pub(super) fn unregister(mapping: &Mapping, range: PageRange) -> Result<(), Errno> {
     call("uffdio_unregister").map_err(|_| Errno::NOMEM)?;
     let start = mapping.page_ptr(range.start).addr().get() as u64;
