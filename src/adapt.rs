@@ -20,6 +20,7 @@
 use std::io;
 use std::time::{Duration, Instant};
 
+use crate::access::Access;
 use crate::cost::{decide, nanoseconds, observe};
 use crate::options::HugePages;
 use crate::pages::PageRange;
@@ -261,6 +262,10 @@ impl State {
     fn visit(&mut self, region: PageRange) -> Visit {
         let Backing::Private(layout) = &self.backing else { return Visit::Skipped };
         let Some(file) = layout.file_of(region) else { return Visit::Skipped };
+        // Parts with different access are different mappings for the kernel, none of which has the whole region.
+        if !self.access.all(region, Access::can_write) {
+            return Visit::Skipped;
+        }
         match self.mapping.entries(region) {
             Ok(entries) if entries.huge == 0 && entries.small >= region.len() / IN_USE => {}
             _ => return Visit::Skipped,

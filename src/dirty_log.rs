@@ -248,11 +248,17 @@ impl DirtyLog {
         &self.reported
     }
 
-    /// Removes the reported pages from the log, and returns them.
-    pub(crate) fn take(&mut self) -> PageSet {
-        let pages = self.reported.take();
-        self.add_private(&pages);
-        pages
+    /// Removes the reported pages from the log, and returns those of a view of `pages` pages.
+    ///
+    /// Reports are validated when they are made. This does not rely on that, since the pages behind the end of the view
+    /// must be neither read nor discarded.
+    pub(crate) fn take(&mut self, pages: usize) -> PageSet {
+        let mut reported = self.reported.take();
+        if reported.ranges().last().is_some_and(|last| last.end > pages) {
+            reported = reported.below(pages);
+        }
+        self.add_private(&reported);
+        reported
     }
 
     pub(crate) fn add_private(&mut self, pages: &PageSet) {
@@ -420,6 +426,16 @@ mod tests {
         for pages in [usize::MAX, usize::MAX / 4] {
             assert_eq!(AtomicPageSet::new(pages).map(drop).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
         }
+    }
+
+    /// A set of reports can outlive the length that the view had. Pages behind the end once counted as private, so that a
+    /// restore could discard addresses that are no longer the view's.
+    #[test]
+    fn pages_behind_the_end_are_neither_reported_nor_private() {
+        let mut log = DirtyLog::new(100, Checks::Never).unwrap();
+        log.reported().insert(PageRange::new(8, 12));
+        assert_eq!(log.take(10).ranges(), [PageRange::new(8, 10)]);
+        assert_eq!((log.private_len(), log.some_private(9).len()), (2, 2));
     }
 
     /// Threads report pages while another thread takes them. No reported page may be missing from what is taken.

@@ -10,7 +10,7 @@ impl<S> View<S, Logged> {
     /// Reports that the program has written the bytes of `range`, or is about to.
     ///
     /// Call this for every range that is written through a pointer, by other code or by the kernel. Call it before the
-    /// next call that takes a snapshot, restores or lists changes. Each page that has a byte of the range counts as
+    /// next call that takes a snapshot, restores, lists changes or discards these bytes. Each page that has a byte of the range counts as
     /// written.
     ///
     /// A report takes some nanoseconds for a page, and less for each further page of a long range. Several threads may

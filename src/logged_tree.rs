@@ -34,12 +34,7 @@ impl State {
     /// Moves the reported pages from the log to `unsynced`. Returns whether `unsynced` has no other pages.
     pub(crate) fn collect_log(&mut self) -> bool {
         let Some(log) = &mut self.log else { return false };
-        let mut reported = log.take();
-        // Reports are validated when they are made. This does not rely on that, since pages behind the end must not be
-        // read.
-        if reported.ranges().last().is_some_and(|last| last.end > self.mapping.pages()) {
-            reported = reported.below(self.mapping.pages());
-        }
+        let reported = log.take(self.mapping.pages());
         if self.unsynced.is_empty() {
             self.unsynced = reported;
             return true;
@@ -165,17 +160,17 @@ impl State {
                 log.add_private(&PageSet::from_iter([page]));
             }
         }
+        // Idle pages show what `image` holds already, unless a discard that failed has changed them.
+        let unneeded = discarded.union(&idle);
         // SAFETY: as above.
-        if !discarded.is_empty() && unsafe { self.mapping.discard(&discarded) }.is_err() {
-            // For example, locked memory cannot be discarded.
-            // SAFETY: as for the copies above.
-            discarded.iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
-            discarded = PageSet::new();
-        }
-        log.remove_private(&discarded);
-        // SAFETY: as above. These pages show what `image` holds, whether they are private or not.
-        if !idle.is_empty() && unsafe { self.mapping.discard(&idle) }.is_ok() {
-            log.remove_private(&idle);
+        match unsafe { self.mapping.discard(&unneeded) } {
+            Ok(()) => log.remove_private(&unneeded),
+            Err(error) => {
+                let is_unchanged = error.kind() == io::ErrorKind::Unsupported;
+                let changed = if is_unchanged { &discarded } else { &unneeded };
+                // SAFETY: as for the copies above.
+                changed.iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
+            }
         }
         trace::restored("rewritten", image.pages, rewritten.len(), Tracking::Logged);
         drop(before);

@@ -268,7 +268,8 @@ impl<A> ViewOptions<A> {
     /// - [`Advise`](HugePages::Advise): the same, and the view's private memory is in huge pages too. This saves page
     ///   faults if most of a large view is written. But writing one byte takes a huge page of memory (2 MiB on most
     ///   machines). All pages of the usual size in it are then tracked, compared and captured, each by itself. The
-    ///   address of the view is a multiple of the size of a huge page.
+    ///   address of the view is a multiple of the size of a huge page. In a [logged view](crate::LoggedView), this is the
+    ///   same as `Auto`, since a huge page would have more pages than those that are reported.
     /// - [`Never`](HugePages::Never): the view moves nothing. It may still map huge pages into which another view has
     ///   moved bytes.
     ///
@@ -284,7 +285,7 @@ impl<A> ViewOptions<A> {
     /// benefit. [`ViewStats::huge`](crate::ViewStats::huge) is the number of bytes that the view maps in huge pages.
     ///
     /// Views move bytes on Linux 6.7 and later, with pages of 4 KiB, and if they have at least 32 MiB. They move only
-    /// memory that memsnap allocated, not files that it mapped. A huge page has memory for all of its bytes, also where
+    /// memory files that memsnap made or received, not other files that it mapped. A huge page has memory for all of its bytes, also where
     /// the snapshot's memory has gaps. So bytes are moved only if at most an eighth of the huge page was gaps. The
     /// snapshot's memory grows by a seventh at most.
     pub fn huge_pages(&mut self, huge_pages: HugePages) -> &mut Self {
@@ -410,6 +411,8 @@ impl<A> ViewOptions<A> {
     fn placement(&self, before: usize, behind: usize, label: &Label) -> Placement {
         let &Self { executable, .. } = self;
         let huge_pages = match self.huge_pages {
+            // A write to a huge page would make other pages private than those that are reported.
+            HugePages::Advise if self.logged.is_some() => HugePages::Auto,
             HugePages::Auto if label.huge_pages == HugePages::Never => HugePages::Never,
             huge_pages => huge_pages,
         };

@@ -155,7 +155,11 @@ impl Worktree {
         let (content_len, executable, root) = (image.content_len, options.executable, Arc::clone(image));
         let mut tree = Self { start, len, content_len, most, executable, root, reported, state };
         tree.state_mut().log_hidden();
-        tree.state_mut().populate(options.populate)?;
+        let state = tree.state_mut();
+        state.populate(options.populate)?;
+        if options.populate == Populate::Write {
+            state.log_private(&PageSet::all(state.mapping.pages()));
+        }
         Ok(tree)
     }
 

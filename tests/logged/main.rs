@@ -7,8 +7,9 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::thread;
 
+use common::maps::present;
 use common::{LINUX, assert_same};
-use memsnap::{LoggedView, Snapshot, Tracking, ViewOptions, page_size};
+use memsnap::{HugePages, LoggedView, Populate, Snapshot, Tracking, ViewOptions, page_size};
 
 const PAGES: usize = 64;
 
@@ -285,6 +286,36 @@ fn threads_report_at_the_same_time() {
             assert!(view.iter().all(|&byte| byte == 0));
         }
     }
+}
+
+/// Private memory that the log did not know of once stayed with the view for good: pages that were populated, and the
+/// neighbours of a written page in a huge page.
+#[test]
+fn private_memory_that_was_not_reported_is_given_back() {
+    let test = "private_memory_that_was_not_reported_is_given_back";
+    if !common::LINUX {
+        return common::skip(test, "single pages cannot be given back here");
+    }
+    const MORE: usize = 2_048;
+    let (mut populated, mut advised) = (options(), options());
+    let snapshot = Snapshot::from_slice(&filled(MORE)).unwrap();
+    let mut view = snapshot.view_with(populated.keep_resident(0).populate(Populate::Write)).unwrap();
+    assert_eq!(view.stats().private, MORE * page_size());
+    while view.stats().private > 0 {
+        let before = view.stats().private;
+        view.restore().unwrap();
+        assert!(view.stats().private < before);
+    }
+    assert_same("restored", &view, &filled(MORE));
+
+    let snapshot = Snapshot::zeroed(MORE * page_size()).unwrap();
+    let mut view = snapshot.view_with(advised.keep_resident(0).huge_pages(HugePages::Advise)).unwrap();
+    let address = view.as_ptr();
+    write(&mut view, MORE / 2, 1);
+    assert_eq!(view.stats().private, page_size());
+    assert_eq!(present(address, MORE), Some(1));
+    view.restore().unwrap();
+    assert_eq!(present(address, MORE), Some(0));
 }
 
 /// A view must not keep all of its private pages if each round writes other ones.

@@ -44,7 +44,7 @@ const MOST_CALLS: usize = 5_000;
 const CALLS_BEFORE: usize = 100;
 
 /// Calls after which the huge pages are counted again.
-const INTERVAL: usize = 100;
+const INTERVAL: usize = 200;
 
 /// The length of a huge page.
 const HUGE_PAGE: usize = 2 << 20;

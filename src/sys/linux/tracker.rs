@@ -256,8 +256,16 @@ impl Tracker {
     /// After other memory was mapped in place of what `range` showed, or was added there.
     pub(crate) fn renewed(&mut self, mapping: &Mapping, range: PageRange) {
         if self.tier == Tier::Armed && range.len() > 0 && userfault::register(mapping, range).is_err() {
-            self.tier = Tier::Scan;
+            self.stop(mapping);
         }
+    }
+
+    /// Ends write-protection for good, after a part of the mapping could not be registered or unregistered. What stays
+    /// registered would keep its markers, which searches for private pages take for pages that are swapped out. To
+    /// unregister whole mappings takes no memory of the kernel.
+    fn stop(&mut self, mapping: &Mapping) {
+        self.tier = Tier::Scan;
+        let _ = userfault::unregister(mapping, mapping.all());
     }
 
     /// Whether searches take less time in huge pages.
@@ -277,7 +285,9 @@ impl Tracker {
     /// closed, so nothing is moved either.
     pub(crate) fn collapse(&mut self, mapping: &Mapping, region: PageRange) -> Collapsed {
         let refused = |error| Collapsed { moved: Err(error), opened: false };
-        match pagemap::private(mapping, region, Look::InMemory, |_| true) {
+        // A closed page without an entry is a marker, which looks as if it were swapped out.
+        let look = if self.tier == Tier::Armed { Look::InMemory } else { Look::Everywhere };
+        match pagemap::private(mapping, region, look, |_| true) {
             Ok((private, _)) if private.is_empty() => {}
             Ok(_) => return refused(io::ErrorKind::Unsupported.into()),
             Err(error) => return refused(error.into()),
@@ -289,7 +299,9 @@ impl Tracker {
             return refused(io::ErrorKind::Unsupported.into());
         }
         if let Err(error) = userfault::unregister(mapping, region) {
-            return refused(error.into());
+            // Some or all of its pages may be open now.
+            self.stop(mapping);
+            return Collapsed { moved: Err(error.into()), opened: true };
         }
         let moved = mapping.collapse(region);
         self.renewed(mapping, region);
