@@ -309,7 +309,8 @@ fn private_memory_that_was_not_reported_is_given_back() {
     assert_same("restored", &view, &filled(MORE));
 
     let snapshot = Snapshot::zeroed(MORE * page_size()).unwrap();
-    let mut view = snapshot.view_with(advised.keep_resident(0).huge_pages(HugePages::Advise)).unwrap();
+    let mut view =
+        snapshot.view_with(advised.checked(false).keep_resident(0).huge_pages(HugePages::Advise)).unwrap();
     let address = view.as_ptr();
     write(&mut view, MORE / 2, 1);
     assert_eq!(view.stats().private, page_size());
