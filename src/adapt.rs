@@ -80,13 +80,13 @@ pub(crate) struct Adaptation {
     ///
     /// Each pass that saves little time doubles it.
     patience: u64,
-    pass: Option<Pass>,
+    pass: Option<Box<Pass>>,
     /// `walk` when the last pass began, and the number of searches until it is compared with `walk` again.
     trial: Option<(u64, u32)>,
 }
 
 /// A pass over the regions of a view.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Pass {
     /// The next region.
     next: usize,
@@ -164,7 +164,7 @@ impl Adaptation {
         }
         self.walked = 0;
         self.trial = None;
-        self.pass = Some(Pass { walk: self.walk, ..Pass::default() });
+        self.pass = Some(Box::new(Pass { walk: self.walk, ..Pass::default() }));
         true
     }
 
@@ -201,15 +201,16 @@ impl Adaptation {
     ///
     /// If there is none, ends the pass and returns the number of regions that it moved as an `Err`.
     fn next(&mut self, regions: usize) -> Result<usize, usize> {
-        let Some(pass) = self.pass else { return Err(0) };
+        let Some(pass) = &self.pass else { return Err(0) };
         if pass.next < regions && pass.refused < REFUSALS {
             return Ok(pass.next);
         }
         self.visit = (pass.spent / pass.next.max(1) as u64).max(1);
         self.walked = 0;
-        self.pass = None;
         self.trial = Some((pass.walk, TRIAL));
-        Err(pass.moved)
+        let moved = pass.moved;
+        self.pass = None;
+        Err(moved)
     }
 
     /// Makes the next step due.

@@ -81,7 +81,7 @@ pub(crate) struct State {
     /// The pages that the program reported, if the view is logged.
     ///
     /// Then the tracker is only used to check them.
-    pub(crate) log: Option<DirtyLog>,
+    pub(crate) log: Option<Box<DirtyLog>>,
 }
 
 /// See the module.
@@ -135,7 +135,7 @@ impl Worktree {
             Tracker::new(options.tracking, &mapping)
         }?;
         let (start, len) = (mapping.as_ptr(), mapping.len());
-        let log = options.logged.map(|checks| DirtyLog::new(most, checks)).transpose()?;
+        let log = options.logged.map(|checks| DirtyLog::new(most, checks).map(Box::new)).transpose()?;
         let reported = log.as_ref().map(|log| Arc::clone(log.reported()));
         let adaptation = Adaptation::new(&mapping, options.may_adapt());
         let state = Box::new(Mutex::new(State {
