@@ -84,9 +84,7 @@ impl State {
         self.log_private(&unclear);
         let Some(first) = missed.ranges().first().map(|range| range.bytes()) else { return Ok(()) };
         self.unsynced = self.unsynced.union(&missed);
-        if let Some(log) = &mut self.log {
-            log.add_private(&missed);
-        }
+        self.log_private(&missed);
         Err(io::Error::new(
             io::ErrorKind::InvalidData,
             format!(

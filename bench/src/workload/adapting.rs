@@ -97,15 +97,7 @@ fn one(
     let plan = Plan { rounds: scale.pick(100, 400), ..scale.plan(case) };
     interleave(case, plan, entries, results, |entry, round| {
         entry.write(round);
-        let pause = match call {
-            Call::Take => {
-                entry.taken.clear();
-                let (taken, pause) = entry.take(round)?;
-                entry.taken.push_back(taken);
-                pause
-            }
-            Call::Restore => entry.restore(round)?,
-        };
+        let pause = call.by(entry, round)?;
         entry.record(CALL, nanoseconds(pause));
         Ok(())
     })

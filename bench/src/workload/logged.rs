@@ -5,6 +5,7 @@
 //! The time of the writes includes that of the reports, since the words are borrowed with `get_mut`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use memsnap::{Snapshot, ViewOptions};
@@ -14,7 +15,7 @@ use crate::case::{Case, GIB, MIB, TIB};
 use crate::competitor::{
     Competitor, Crumbles, Limit, Memsnap, MemsnapLogged, Operation, Region, Taken, copies_of_zeroes,
 };
-use crate::harness::{Plan, Round, interleave, nanoseconds, open, time};
+use crate::harness::{Entry, Plan, Round, interleave, nanoseconds, open, time};
 use crate::pages::{random_changes, rng};
 use crate::results::{COPIES, LOGGED, Metric, Results, Samples};
 
@@ -39,6 +40,19 @@ impl Call {
         match self {
             Self::Take => "take",
             Self::Restore => "restore",
+        }
+    }
+
+    /// Has a competitor do the call, and returns the time. The snapshot of the last round is dropped before.
+    pub(crate) fn by(self, entry: &mut Entry, round: &Round) -> Result<Duration> {
+        match self {
+            Self::Take => {
+                entry.taken.clear();
+                let (taken, pause) = entry.take(round)?;
+                entry.taken.push_back(taken);
+                Ok(pause)
+            }
+            Self::Restore => entry.restore(round),
         }
     }
 }
@@ -107,15 +121,7 @@ fn beside(
     interleave(case, plan, entries, results, |entry, round| {
         let before = if round.is_first { entry.sample(round) } else { Vec::new() };
         let writes = entry.write(round);
-        let pause = match call {
-            Call::Take => {
-                entry.taken.clear();
-                let (taken, pause) = entry.take(round)?;
-                entry.taken.push_back(taken);
-                pause
-            }
-            Call::Restore => entry.restore(round)?,
-        };
+        let pause = call.by(entry, round)?;
         if round.is_first && call == Call::Restore {
             entry.check_restored(round, &before)?;
         }
