@@ -48,7 +48,7 @@ pub struct ViewStats {
     pub why_not_faster: Option<WhyNotFaster>,
     /// Bytes that the view shows.
     pub mapped: usize,
-    /// Bytes of these that are mapped in huge pages (0 if the system does not say).
+    /// How many of these bytes are mapped in huge pages; 0 if the system does not say.
     #[cfg_attr(feature = "serde", serde(default))]
     pub huge: usize,
     /// Addresses around them that are taken and inaccessible: guards, and room to grow.
@@ -90,11 +90,15 @@ pub struct ViewCosts {
     /// not been written. The time of the page faults that were saved because pages could be written is subtracted. When
     /// this exceeds about the sum of `protect` and the page faults that will follow, the view write-protects its pages.
     pub spent_in_vain: u64,
-    /// The time to move 2 MiB of the snapshot into a huge page. See [`ViewOptions::huge_pages`](crate::ViewOptions::huge_pages).
+    /// The time to move 2 MiB of the snapshot into a huge page.
+    ///
+    /// See [`ViewOptions::huge_pages`](crate::ViewOptions::huge_pages).
     #[cfg_attr(feature = "serde", serde(default))]
     pub move_to_huge_page: u64,
-    /// The time spent on walks over the view's page tables since the view last went over all of its 2 MiB regions to move
-    /// them into huge pages. When this exceeds about the time that going over them takes, the view does it again.
+    /// The time spent on walks over the view's page tables since the last pass over its regions of 2 MiB.
+    ///
+    /// In a pass, the view visits all of these regions and moves those that it can into huge pages. A pass begins when
+    /// this exceeds about the time that a pass takes.
     #[cfg_attr(feature = "serde", serde(default))]
     pub spent_on_walks: u64,
 }

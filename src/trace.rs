@@ -1,5 +1,7 @@
-//! Events for those who watch: one for each snapshot taken, restore and consolidation, and one when a view has gone over all
-//! of its pages to move its image into huge pages (feature `tracing`).
+//! Events for those who watch (feature `tracing`).
+//!
+//! There is one for each snapshot taken, each restore, each consolidation, and each pass in which a view moves its
+//! image into huge pages.
 //!
 //! A subscriber may call what the event is about. So no event is emitted under a lock: who takes one calls [`hold`]
 //! first, and what happens meanwhile is emitted when both are gone.
@@ -94,7 +96,7 @@ pub(crate) fn restored(way: &'static str, pages: usize, rewritten: usize, tracke
     });
 }
 
-/// A view of `pages` pages has gone over all of them, and moved `regions` regions of its image into huge pages.
+/// A view of `pages` pages has ended a pass that moved `regions` regions into huge pages.
 pub(crate) fn moved_to_huge_pages(pages: usize, regions: usize) {
     #[cfg(feature = "tracing")]
     held::emit(move || {

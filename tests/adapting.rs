@@ -1,4 +1,4 @@
-//! A view moves its snapshot's bytes into huge pages by itself, and goes on exactly with forks and other views of them.
+//! Views that move their snapshot's bytes into huge pages stay exact, as do forks and other views.
 #![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
 mod common;
@@ -9,17 +9,17 @@ use memsnap::{OwnedView, Snapshot, Tracking, ViewOptions, page_size};
 
 const LEN: usize = 64 << 20;
 
-/// Takes after which a view whose searches take a twentieth of the usual time has moved something.
+/// Enough takes for a view to move something, even if searches take a twentieth of the usual time.
 const TAKES: usize = 20_000;
 
-/// A view of this pattern that has moved a part of it. `None` where none does, for `test`.
+/// A view of `bytes` that has moved a part of them. `None` if no view can, and then `test` is skipped.
 fn adapted(test: &str, bytes: &[u8]) -> Option<OwnedView> {
     if forced_tier().is_some_and(|tier| tier == "pagemap" || tier == "compare") {
         skip(test, "views that are tracked in this way move nothing");
         return None;
     }
     let snapshot = Snapshot::from_slice(bytes).unwrap();
-    // In this tier, even a view of 64 MiB takes long to search.
+    // In this tier, a search takes long enough even in a view of 64 MiB.
     let view = snapshot.into_view_with(ViewOptions::new().tracking(Tracking::Scan));
     let mut view = common::supported(test, view)?;
     for take in 0..TAKES {
@@ -29,7 +29,7 @@ fn adapted(test: &str, bytes: &[u8]) -> Option<OwnedView> {
         view[0] ^= 1;
         view.take_snapshot().unwrap();
         if take % 10 == 9 && view.stats().huge > 0 {
-            // All of the pass, if memory can be had for it.
+            // Ends the pass, in which all regions are moved if there is memory for them.
             (0..LEN >> 20).for_each(|_| drop(view.take_snapshot().unwrap()));
             view.restore().unwrap();
             return Some(view);
@@ -39,7 +39,7 @@ fn adapted(test: &str, bytes: &[u8]) -> Option<OwnedView> {
     None
 }
 
-/// Writes here and there, takes and restores; all is as it must be, in each way of tracking.
+/// Checks that the view is exact after writes, takes and restores, with each way of tracking.
 #[track_caller]
 fn goes_on(what: &str, view: &mut OwnedView, root: &[u8]) {
     let mut bytes = root.to_vec();
@@ -84,7 +84,7 @@ fn a_view_that_is_much_used_moves_its_image_and_stays_exact() {
     goes_on("another view", &mut image.into_view().unwrap(), &bytes);
 }
 
-/// A forked child has the huge pages, but not the protection of the view's pages. Both processes go on.
+/// A forked child has the huge pages, but its pages are not write-protected. Both processes stay exact.
 #[test]
 fn parent_and_child_go_on_in_huge_pages() {
     const TEST: &str = "parent_and_child_go_on_in_huge_pages";
@@ -97,7 +97,7 @@ fn parent_and_child_go_on_in_huge_pages() {
         }
         view[5] ^= 1;
         view.take_snapshot().unwrap();
-        // Writes that no call has seen yet.
+        // A write that no call has found yet.
         view[LEN / 2] ^= 1;
         let mut now = bytes.clone();
         now[5] ^= 1;

@@ -68,7 +68,7 @@ fn names_in_json_are_those_of_the_fields() {
     let mut earlier = stats.clone();
     earlier.as_object_mut().unwrap().remove("costs");
     assert_eq!(from_value::<ViewStats>(earlier).unwrap().costs, ViewCosts::default());
-    // As it was saved before views moved anything into huge pages.
+    // As it was saved before views moved bytes into huge pages.
     let mut earlier = stats.clone();
     earlier.as_object_mut().unwrap().remove("huge");
     earlier["costs"]

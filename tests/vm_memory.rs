@@ -383,7 +383,7 @@ fn regions_may_borrow_their_snapshots() {
     (0..8).for_each(|page| assert_eq!(usize::from(view[page * page_size()]), page));
 }
 
-/// A view that fails if a page was written and not reported.
+/// A region of a view that returns an error if a page was written and not reported.
 fn checked_region(snapshot: Snapshot, start: u64) -> Arc<LoggedRegion> {
     let view = Arc::new(snapshot).view_arc_with(ViewOptions::logged().checked(true)).unwrap();
     Arc::new(GuestRegion::new(view, GuestAddress(start)).unwrap())
@@ -411,13 +411,13 @@ impl LoggedGuest {
         GuestRegionCollection::from_arc_regions(self.regions.to_vec()).unwrap()
     }
 
-    /// The regions, once no guest memory has them any more, each with its bytes.
+    /// The regions, each with its bytes. No guest memory may refer to them any more.
     fn regions(&mut self) -> impl Iterator<Item = (&mut LoggedRegion, &mut [u8])> {
         let (low, high) = self.bytes.split_at_mut(LOW_PAGES * page_size());
         self.regions.iter_mut().map(|region| Arc::get_mut(region).unwrap()).zip([low, high])
     }
 
-    /// Takes and restores what was written to some bytes since the last restore, which are now as in `written`.
+    /// Checks snapshots and restores of the regions, whose bytes are now those of `written`.
     fn check(&mut self, written: &[u8]) {
         let (low, high) = written.split_at(LOW_PAGES * page_size());
         for ((region, before), after) in self.regions().zip([low, high]) {
@@ -425,7 +425,7 @@ impl LoggedGuest {
                 region.changes().unwrap().ranges().into_iter().map(|range| range.len()).sum();
             let taken = region.take_snapshot().unwrap();
             assert_same("taken", &taken.view().unwrap(), after);
-            // What is reported is captured, and hardly more is reported than was written.
+            // All reported pages are captured. So this checks that hardly more is reported than was written.
             assert!(taken.stats().captured <= differing + 2 * page_size(), "{:?}", taken.stats());
             region.restore().unwrap();
             assert_same("restored", &bytes_of(region), before);
@@ -437,7 +437,7 @@ impl LoggedGuest {
     }
 }
 
-/// Each access of vm-memory that writes, within a page, across pages and across regions.
+/// Tests each access of vm-memory that writes: within a page, across pages and across regions.
 #[test]
 fn a_logged_region_is_told_what_vm_memory_writes() {
     let mut guest = LoggedGuest::new();
@@ -463,7 +463,7 @@ fn a_logged_region_is_told_what_vm_memory_writes() {
         written[at..at + 100].copy_from_slice(&bytes[..100]);
         guest.check(&written);
 
-        // Less than was asked for.
+        // The stream has fewer bytes than were asked for.
         let mut written = guest.bytes.clone();
         let streamed =
             guest.memory().read_volatile_from(at_guest, &mut &bytes[..50], 3 * page_size()).unwrap();
@@ -489,7 +489,7 @@ fn volatile_slices_of_a_logged_region_report_what_is_written_through_them() {
     let from = border + 5 * page_size() + 1;
     let bytes = noise(2 * page_size(), 12);
 
-    // From one region to the other, whose slice is a part of a part.
+    // From one region to the other. The target is a slice of a slice.
     let mut written = guest.bytes.clone();
     let memory = guest.memory();
     let source = memory.get_slice(GuestAddress(from as u64), 2 * page_size()).unwrap();
@@ -519,7 +519,7 @@ fn volatile_slices_of_a_logged_region_report_what_is_written_through_them() {
     guest.check(&written);
 }
 
-/// Who has a host address reports what is written through it; and is told of pages that were not reported.
+/// Writes through a host address have to be reported. A page that was not reported is an error.
 #[test]
 fn writes_by_host_address_are_reported_by_range() {
     let mut guest = LoggedGuest::new();
@@ -548,7 +548,7 @@ fn writes_by_host_address_are_reported_by_range() {
     }
 }
 
-/// Marking is safe to call with any numbers, so that none may lead to a page that is not the region's.
+/// Marking is a safe function, so no offset and no length may reach a page outside of the region.
 #[test]
 fn the_bitmap_of_a_logged_region_takes_any_offset() {
     let mut region = checked_region(Snapshot::zeroed(3 * page_size()).unwrap(), 0);
@@ -575,7 +575,7 @@ fn the_bitmap_of_a_logged_region_takes_any_offset() {
     }
 }
 
-/// A region over a view that is longer than what it was opened on, and one over a mutable view.
+/// Tests a region of a view that has grown, and a region of a mutable view.
 #[test]
 fn logged_regions_over_other_views() {
     let snapshot = Snapshot::from_slice(b"short").unwrap();
@@ -620,7 +620,7 @@ fn what_threads_write_to_a_logged_region_is_reported() {
             for thread in 0..THREADS {
                 let (memory, written) = (&memory, &written);
                 scope.spawn(move || {
-                    // Neighbours share a page, and often a word of the log.
+                    // Two neighbouring pieces are in one page, and often more are in one word of the log.
                     let pieces = written.chunks(page_size() / 2).enumerate().skip(round).step_by(7);
                     for (i, piece) in pieces.skip(thread).step_by(THREADS) {
                         memory.write_slice(piece, address(0, i * page_size() / 2)).unwrap();

@@ -21,11 +21,11 @@ impl Metric {
 pub(crate) const SUBJECT: &str = "memsnap";
 /// The same library, with a view to which the program reports what it writes.
 pub(crate) const LOGGED: &str = "memsnap, logged";
-/// The same library, with a view all of which is compared, as on systems that do not name written pages.
+/// The same library, with a view that compares all pages, as on systems that do not name written ones.
 pub(crate) const COMPARING: &str = "memsnap, comparing";
 /// What no way of doing the work can beat.
 pub(crate) const LIMIT: &str = "limit";
-/// The copies of the limit, without what it adds for finding the changed pages.
+/// The copies of the limit, without the time that it adds for finding the changed pages.
 pub(crate) const COPIES: &str = "only the copies";
 /// The system calls that do the work, without a library around them.
 pub(crate) const SYSTEM_CALLS: &str = "bare system calls";

@@ -21,10 +21,10 @@ pub(crate) fn warm(working_set: usize) -> Result<()> {
     Ok(())
 }
 
-/// Touches and frees `bytes` of memory in huge pages, so that the kernel has warm ones to give.
+/// Touches and frees `bytes` of memory in huge pages, so that the kernel next hands out these.
 ///
-/// A virtual machine may return huge pages that are free for some seconds to its host (free page reporting). The next
-/// touch of each of their frames is then a first one.
+/// A virtual machine may return huge pages to its host if they have been free for some seconds (free page reporting).
+/// When such a page is used again, the host first has to provide each of its frames.
 pub(crate) fn warm_huge_pages(bytes: usize) -> Result<()> {
     let map = MmapMut::map_anon(bytes)?;
     map.advise(Advice::HugePage)?;

@@ -47,8 +47,10 @@ fn every_way(test: &str) -> Vec<ViewOptions> {
     all
 }
 
-/// Options for views to which the machine reports what KVM's dirty log names: with a check that every written page was
-/// reported, in all builds, and with one that keeps nothing through a restore.
+/// Options for views to which the machine reports the pages in KVM's dirty log.
+///
+/// All of them check in all builds that every written page was reported. The second keeps no private page through a
+/// restore.
 fn logged() -> [ViewOptions<memsnap::Logged>; 2] {
     [
         ViewOptions::logged().checked(true).clone(),
@@ -70,7 +72,8 @@ fn the_guest_computes_what_the_model_says() {
 fn ten_thousand_restores_give_the_same_result() {
     let test = "ten_thousand_restores_give_the_same_result";
     goes_back_ten_thousand_times(test, &ViewOptions::new());
-    goes_back_ten_thousand_times(test, &ViewOptions::logged());
+    // To check each time would compare all pages that the checkpoint has captured.
+    goes_back_ten_thousand_times(test, ViewOptions::logged().checked(false));
 }
 
 fn goes_back_ten_thousand_times<A: Memory>(test: &str, options: &ViewOptions<A>) {
@@ -150,7 +153,7 @@ fn jumps_between_checkpoints<A: Memory>(test: &str, options: &ViewOptions<A>) {
     }
 }
 
-/// KVM's dirty log does not name what the host writes to guest memory, so the machine has to report that itself.
+/// KVM's dirty log does not name the pages that the host writes. The machine has to report them itself.
 #[test]
 fn what_the_host_writes_is_captured_and_goes_back() {
     let test = "what_the_host_writes_is_captured_and_goes_back";

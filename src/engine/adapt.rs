@@ -3,6 +3,7 @@
 use std::io;
 use std::time::Instant;
 
+use crate::access::Access;
 use crate::engine::adaptation::Visit;
 use crate::engine::cost::nanoseconds;
 use crate::engine::state::{Backing, State};
@@ -10,14 +11,20 @@ use crate::pages::PageRange;
 use crate::sys::{Collapsed, HugePages, huge_region};
 use crate::trace;
 
-/// The part of a region's pages that may be holes of the file: the image's memory grows by less than a seventh.
+/// At most one in so many pages of a region may be a hole of the file.
+///
+/// So the image's memory grows by at most a seventh.
 const HOLES: usize = 8;
 
-/// The part of a region's pages that must have a page-table entry, so that there is something to gain.
+/// At least one in so many pages of a region must have a page-table entry.
+///
+/// With fewer, a move saves little time.
 const IN_USE: usize = 4;
 
 impl State {
-    /// Moves some of the image into huge pages, if that pays now. Each page of the view shows `synced` or is in `unsynced`.
+    /// Moves a part of the image into huge pages, if a step is due.
+    ///
+    /// Each page of the view must show `synced` or be in `unsynced`.
     pub(crate) fn adapt(&mut self) {
         let Some(region) = self.adaptation.region() else { return };
         let pages = self.mapping.pages();
@@ -48,6 +55,10 @@ impl State {
     fn visit(&mut self, region: PageRange) -> Visit {
         let Backing::Private(layout) = &self.backing else { return Visit::Skipped };
         let Some(file) = layout.file_of(region) else { return Visit::Skipped };
+        // Parts with different access are different mappings for the kernel, none of which has the whole region.
+        if !self.access.all(region, Access::can_write) {
+            return Visit::Skipped;
+        }
         match self.mapping.entries(region) {
             Ok(entries) if entries.huge == 0 && entries.small >= region.len() / IN_USE => {}
             _ => return Visit::Skipped,
@@ -66,7 +77,7 @@ impl State {
         }
     }
 
-    /// Pages of the view that are mapped in huge pages, as far as the system says.
+    /// The number of the view's pages that are mapped in huge pages; 0 if the system does not say.
     pub(crate) fn huge_pages(&self) -> usize {
         let all = PageRange::new(0, self.mapping.pages());
         let is_possible = huge_region().is_some_and(|region| all.len() >= region);

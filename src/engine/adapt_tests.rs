@@ -1,4 +1,4 @@
-//! Views stay exact while their image is moved into huge pages, and nothing is moved where it must not be.
+//! Views stay exact while their image moves into huge pages. Nothing moves that must not.
 
 use std::io::{ErrorKind, Write as _};
 
@@ -7,10 +7,10 @@ use crate::{HugePages, Snapshot, SnapshotOptions, Tracking, View, ViewOptions, p
 
 const LEN: usize = LARGE;
 
-/// What `test` needs, or says why it is skipped.
+/// The bytes in a region. `None`, and a message that `test` is skipped, if the kernel moves no file.
 fn region(test: &str) -> Option<usize> {
     let region = huge_region().map(|pages| pages * page_size());
-    // A view of its own finds out whether the kernel can move anything.
+    // Whether the kernel can move anything is found out with a view that is used for nothing else.
     let moved = region.and_then(|region| {
         let snapshot = Snapshot::from_slice(&pattern()).unwrap();
         let mut view = snapshot.view_with(ViewOptions::new().tracking(Tracking::Scan)).ok()?;
@@ -39,7 +39,7 @@ fn hurry<S>(view: &mut View<S>) {
     view.tree.as_mut().unwrap().hurry();
 }
 
-/// Takes as many snapshots, each of which may move a region.
+/// Takes `steps` snapshots, each of which may move a region.
 fn adapt<S>(view: &mut View<S>, steps: usize) {
     for _ in 0..steps {
         read(view);
@@ -67,8 +67,9 @@ fn assert_same(what: &str, bytes: &[u8], expected: &[u8]) {
     assert_eq!((bytes.len(), differ), (expected.len(), None), "{what}");
 }
 
-/// A write to a page of a huge page makes the kernel forget which of its other pages were closed. Neither that nor
-/// closing a region for which the kernel unregistered it for a moment may lose a write.
+/// No write may be lost when the kernel forgets which pages were closed.
+///
+/// It forgets those of a huge page at the first write to that, and those of a region that is unregistered to be moved.
 #[test]
 fn no_write_is_missed_while_the_image_moves_and_after() {
     if region("no_write_is_missed_while_the_image_moves_and_after").is_none() {
@@ -84,7 +85,7 @@ fn no_write_is_missed_while_the_image_moves_and_after() {
                 view => view.unwrap(),
             };
             let what = format!("{tracking}, seed {seed}");
-            // Tests may force one.
+            // A test run may force a tier.
             let moves = matches!(view.stats().tracker, Tracking::Armed | Tracking::Scan);
             let mut numbers = Numbers(seed);
             let mut bytes = root.clone();
@@ -141,8 +142,10 @@ fn no_write_is_missed_while_the_image_moves_and_after() {
     }
 }
 
-/// Each call of a step fails once. A failure after the region was unregistered once would have lost later writes to it,
-/// had the tier not been left.
+/// Each call of a step fails once, and then each call together with all later ones.
+///
+/// If the region cannot be registered again, the view must leave the armed tier. Otherwise, later writes to the region
+/// would be lost.
 #[test]
 fn a_step_may_fail_anywhere() {
     if region("a_step_may_fail_anywhere").is_none() {
@@ -189,7 +192,7 @@ fn nothing_is_moved_where_that_is_forbidden_or_takes_memory() {
         let before = view.stats().costs.move_to_huge_page;
         adapt(&mut view, steps);
         view.restore().unwrap();
-        // A region that is moved changes what that is believed to cost.
+        // Each move changes its expected cost.
         assert_eq!(view.stats().costs.move_to_huge_page, before, "{what}");
         view.stats().huge
     };
@@ -214,7 +217,7 @@ fn nothing_is_moved_where_that_is_forbidden_or_takes_memory() {
     #[allow(unsafe_code)]
     // SAFETY: nobody else has the file, and nothing is written to it.
     let mapped = unsafe { Snapshot::map_file(&file) }.unwrap();
-    // The kernel itself may have such a file in huge pages.
+    // The number of huge pages is not checked: the kernel itself may have put such a file into huge pages.
     stays("a file of somebody else's", mapped.view_with(&scan()).unwrap());
 
     // A fifth of each region is holes.
@@ -236,7 +239,7 @@ fn nothing_is_moved_where_that_is_forbidden_or_takes_memory() {
     assert_eq!((view.stats().huge, sparse.stats().base), (0, memory));
 }
 
-/// Views that were opened before and after, in this process, gain from what one view moved.
+/// Views that were opened before and after another view moved the image stay exact.
 #[test]
 fn views_share_what_one_of_them_moved() {
     let Some(region) = region("views_share_what_one_of_them_moved") else { return };

@@ -1,17 +1,21 @@
 //! When a view moves its image into huge pages: by and by, once that pays.
 //!
-//! To find the written pages, the kernel walks over the page-table entries of the view: 512 for each 2 MiB, or one if they
-//! are in a huge page. A view of which much is in memory spends most of the time of a small take or restore on this
-//! walk. [`Adaptation`] adds these times up. Once they exceed the price of a *pass*, the view goes over its regions of
-//! 2 MiB, a few at the end of each take and restore, and has the kernel move each one's part of the file into a huge
-//! page.
+//! To find the written pages, the kernel walks over the page-table entries of the view: 512 entries for 2 MiB, or one
+//! if the 2 MiB are a huge page. If much of the view is in memory, a take or restore of few pages spends most of its
+//! time on this walk. [`Adaptation`] adds up the times of the walks. Once the sum exceeds the expected time of a
+//! *pass*, a pass begins: the view visits its regions of 2 MiB, a few at the end of each take and restore. For each
+//! region, the kernel moves the pages of the file into a huge page.
 //!
-//! Regions are left alone where this gains nothing or takes memory: a region with a private page (the view would still
-//! need its small entries), one that is in a huge page already or hardly in memory, one whose part of the file has
-//! holes, and one that does not show one file in full.
+//! A pass skips regions where a move would save no time or would take memory:
 //!
-//! The memory is shared with all views of the file, here and in other processes. Nobody waits for anybody: where two views move
-//! the same region, the kernel serializes them and the second finds the work done.
+//! - regions with a private page: the view would still need an entry for each page
+//! - regions that are in a huge page already
+//! - regions of which few pages are in memory
+//! - regions with many holes in their part of the file
+//! - regions that do not show a single file in full
+//!
+//! All views of the file share its huge pages, in this process and in others. Views do not coordinate: if two views
+//! move the same region at once, the kernel serializes the calls, and the second finds the region moved.
 
 use std::time::Duration;
 
@@ -20,49 +24,54 @@ use crate::pages::PageRange;
 use crate::stats::ViewCosts;
 use crate::sys::{LARGE, Mapping, huge_region};
 
-/// Nanoseconds of a search that are not spent on walking: system calls.
+/// Nanoseconds of a search that are spent on system calls rather than on the walk.
 const CALLS: u64 = 10_000;
 
-/// To move a region into a huge page, until it is measured.
+/// Assumed nanoseconds to move a region into a huge page, until a move is measured.
 const MOVE: u64 = 1_000_000;
 
-/// The most that a step should take. The steps of one pass are parts of different calls.
+/// The most nanoseconds that a step should take. Each take or restore does at most one step.
 const STEP: u64 = 1_000_000;
 
-/// A region that takes longer than this was moved on a machine without free huge pages. After it, and after a refusal,
-/// the pass pauses until walks have taken [`PAUSE`] times as long, but no more than [`PAUSE`] times [`SLOWEST`]: a time
-/// that is longer says more about an interruption than about the next region.
+/// Nanoseconds above which the visit to a region shows that the machine has no free huge pages.
+///
+/// After such a visit, and after a refusal, the pass pauses until walks have taken [`PAUSE`] times as long. The time
+/// counts as [`SLOWEST`] at most: a longer one tells more about an interruption than about the next region.
 const SLOW: u64 = 2_000_000;
 const PAUSE: u64 = 16;
 const SLOWEST: u64 = 8_000_000;
 
-/// Refusals in a row after which a pass ends: the kernel will refuse the other regions too.
+/// Refusals without a move in between after which a pass ends.
+///
+/// The kernel will refuse the other regions too.
 const REFUSALS: u32 = 8;
 
-/// Searches after a pass that show what it has gained.
+/// The number of searches after a pass that show how much time it saves.
 const TRIAL: u32 = 16;
 
-/// When a view moves its image into huge pages, and how far it has come.
+/// Decides when a view moves its image into huge pages, and keeps track of the pass.
 pub(crate) struct Adaptation {
-    /// Pages of a region; `None` if the view never moves anything.
+    /// The number of pages in a region; `None` if the view never moves anything.
     region: Option<usize>,
     /// Nanoseconds that walks have taken since the last pass ended.
     walked: u64,
-    /// Nanoseconds of a recent walk.
+    /// Nanoseconds of a walk, as a moving average.
     walk: u64,
-    /// Nanoseconds to move a region into a huge page.
+    /// Nanoseconds to move a region into a huge page, as a moving average.
     cost: u64,
-    /// Nanoseconds that the last pass took for each region, moved or not.
+    /// Nanoseconds that the last pass took for each region, including those that it skipped.
     visit: u64,
-    /// A pass begins when walks have taken this many times its price. Doubled by each pass that gained little.
+    /// A pass begins once walks have taken this many times the expected time of a pass.
+    ///
+    /// Each pass that saves little time doubles it.
     patience: u64,
-    pass: Option<Pass>,
-    /// What walks took before the last pass, and how many searches are left until this is compared.
+    pass: Option<Box<Pass>>,
+    /// `walk` when the last pass began, and the number of searches until it is compared with `walk` again.
     trial: Option<(u64, u32)>,
 }
 
 /// A pass over the regions of a view.
-#[derive(Clone, Copy, Default)]
+#[derive(Default)]
 struct Pass {
     /// The next region.
     next: usize,
@@ -71,13 +80,13 @@ struct Pass {
     refused: u32,
     /// Nanoseconds that the pass took so far.
     spent: u64,
-    /// Nothing is done until `walked` is as much.
+    /// The pass pauses until `walked` reaches this.
     resume: u64,
-    /// What a walk took before the pass.
+    /// [`Adaptation::walk`] when the pass began.
     walk: u64,
 }
 
-/// What became of a region.
+/// The outcome of a visit to a region.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Visit {
     Moved,
@@ -104,7 +113,7 @@ impl Adaptation {
         self.region
     }
 
-    /// After other memory was mapped in place of all that the view showed.
+    /// Starts over, after other memory was mapped in place of all that the view showed.
     pub(crate) fn mapped_anew(&mut self) {
         let cost = self.cost;
         *self = Self { cost, ..Self::of(self.region) };
@@ -133,24 +142,25 @@ impl Adaptation {
         }
     }
 
-    /// Whether to go on with a pass over `regions` regions, or to begin one.
+    /// Returns whether a pass over `regions` regions may go on. Begins a pass if one is due.
     pub(super) fn may_step(&mut self, regions: usize) -> bool {
         if let Some(pass) = &self.pass {
             return decide(self.walked >= pass.resume);
         }
         let price = self.patience.saturating_mul(self.visit).saturating_mul(regions as u64);
-        // What the last pass has gained must be known before another one begins.
+        // Before another pass begins, it must be known how much time the last one saves.
         if regions == 0 || !decide(self.trial.is_none() && self.walked > price) {
             return false;
         }
         self.walked = 0;
         self.trial = None;
-        self.pass = Some(Pass { walk: self.walk, ..Pass::default() });
+        self.pass = Some(Box::new(Pass { walk: self.walk, ..Pass::default() }));
         true
     }
 
-    /// Notes what became of the next region, and the time. Returns whether the pass may go on at once, in a step that has
-    /// taken `step` nanoseconds and `moved` regions so far.
+    /// Notes the outcome of the visit to the next region, which took `took` nanoseconds.
+    ///
+    /// Returns whether the pass may go on without a pause.
     pub(super) fn visited(&mut self, visit: Visit, took: u64) -> bool {
         let Some(pass) = &mut self.pass else { return false };
         pass.next += 1;
@@ -170,24 +180,27 @@ impl Adaptation {
         !pauses
     }
 
-    /// Whether one more region is likely to fit into a step that has taken so long, and in which regions have been
-    /// `moved` or not.
+    /// Whether a step that has taken `step` nanoseconds so far likely has time for another region.
+    ///
+    /// `moved` is whether the step has moved a region.
     pub(super) fn has_time(&self, step: u64, moved: bool) -> bool {
         if moved { step + self.cost <= STEP } else { step <= STEP / 4 }
     }
 
-    /// The next region of a pass over `regions` regions. If there is none, the pass ends; then returns the number of
-    /// regions that it moved.
+    /// Returns the next region of the pass over `regions` regions.
+    ///
+    /// If there is none, ends the pass and returns the number of regions that it moved as an `Err`.
     pub(super) fn next(&mut self, regions: usize) -> Result<usize, usize> {
-        let Some(pass) = self.pass else { return Err(0) };
+        let Some(pass) = &self.pass else { return Err(0) };
         if pass.next < regions && pass.refused < REFUSALS {
             return Ok(pass.next);
         }
         self.visit = (pass.spent / pass.next.max(1) as u64).max(1);
         self.walked = 0;
-        self.pass = None;
         self.trial = Some((pass.walk, TRIAL));
-        Err(pass.moved)
+        let moved = pass.moved;
+        self.pass = None;
+        Err(moved)
     }
 
     /// Makes the next step due.
@@ -197,7 +210,7 @@ impl Adaptation {
         self.patience = 1;
     }
 
-    /// Adds what is known here to the costs of the view.
+    /// Returns `costs` with the costs that are known here.
     pub(crate) fn add_to(&self, costs: ViewCosts) -> ViewCosts {
         match self.region {
             Some(_) => ViewCosts { move_to_huge_page: self.cost, spent_on_walks: self.walked, ..costs },
@@ -216,7 +229,7 @@ mod tests {
         Adaptation::of(Some(512))
     }
 
-    /// Searches until a pass begins; returns how often.
+    /// Searches until a pass begins. Returns the number of searches.
     fn until_pass(adaptation: &mut Adaptation, walk: u64) -> u64 {
         let search = Duration::from_nanos(walk + CALLS);
         for searches in 1..1_000_000 {
@@ -228,7 +241,7 @@ mod tests {
         panic!("no pass begins");
     }
 
-    /// Ends the pass that has begun, in which each region takes so long. Returns how many were moved.
+    /// Ends the pass that has begun, with `took` nanoseconds for each region. Returns how many were moved.
     fn end_pass(adaptation: &mut Adaptation, visit: Visit, took: u64) -> usize {
         loop {
             match adaptation.next(REGIONS) {
@@ -247,7 +260,7 @@ mod tests {
         assert!(adaptation.may_step(REGIONS));
         assert_eq!(end_pass(&mut adaptation, Visit::Moved, 600_000), REGIONS);
         assert_eq!(adaptation.next(REGIONS), Err(0));
-        // The price of the next one is what this one took.
+        // The next pass is expected to take as long as this one.
         assert_eq!(until_pass(&mut adaptation, 50_000), REGIONS as u64 * 600_000 / 50_000 + 1);
 
         let mut never = Adaptation::of(None);
@@ -262,7 +275,7 @@ mod tests {
         until_pass(&mut adaptation, 100_000);
         (0..30).for_each(|_| assert!(adaptation.visited(Visit::Moved, 300_000)));
         assert!(adaptation.has_time(600_000, true) && !adaptation.has_time(900_000, true));
-        // Regions with nothing to do are looked at for a quarter of that.
+        // As long as nothing was moved, a step takes a quarter of that.
         assert!(adaptation.has_time(200_000, false) && !adaptation.has_time(300_000, false));
     }
 
@@ -296,9 +309,10 @@ mod tests {
             waited.push(until_pass(&mut adaptation, 100_000));
             end_pass(&mut adaptation, Visit::Skipped, 10_000);
         }
-        // The first price is a guess. After each pass it takes a number of searches to see what it has gained.
+        // The first pass waits for an assumed time. Each later one waits for the searches that show what the last one
+        // saves.
         assert_eq!(waited, [101, 16, 16, 16, 17]);
-        // Once walks take less after a pass, they come again.
+        // If walks take less time after a pass, passes become more frequent again.
         let rare = adaptation.patience;
         (0..TRIAL).for_each(|_| adaptation.searched(Duration::from_nanos(10_000 + CALLS)));
         assert!(adaptation.patience < rare);

@@ -15,9 +15,10 @@ use crate::sys::{Closed, Search};
 use crate::{error, trace};
 
 impl State {
-    /// Adds the pages that may differ from `synced` to `unsynced`, and closes pages if that pays. Returns whether all
-    /// pages in `unsynced` are known to have been written, and how many others were looked at in vain because they were
-    /// not closed.
+    /// Adds the pages that may differ from `synced` to `unsynced`, and closes pages if that pays.
+    ///
+    /// Returns whether all pages in `unsynced` are known to have been written. Also returns the number of other pages
+    /// that were looked at in vain because they were not closed.
     fn harvest(&mut self) -> io::Result<(bool, usize)> {
         if self.log.is_some() {
             return Ok((self.harvest_log()?, 0));
@@ -45,7 +46,7 @@ impl State {
         } else if closes {
             self.closed(found.closed, found.pages.len());
         }
-        // Closing has just closed them.
+        // If pages were closed just now, these were too, and will not be looked at again.
         let unwritten = if found.closed == Closed::Nothing { found.unwritten } else { 0 };
         Ok((written, unwritten))
     }
@@ -111,7 +112,7 @@ impl State {
         }
         if let Some(image) = image {
             self.synced = Arc::new(image);
-            // It would keep the pages of an image that is no longer needed.
+            // The sources would keep the captured pages of the previous image in memory.
             self.forget_sources();
         }
         self.ledger.found(changed, idle, unwritten);

@@ -158,9 +158,9 @@ pub(crate) struct Ledger {
     searches: usize,
     /// Pages in memory that are not the view's own, as of the last search that counted them.
     others: Option<usize>,
-    /// The last search took much longer than these pages explain.
+    /// Whether the last search took much longer than the known number of pages in memory explains.
     surprised: bool,
-    /// Pages that are, as of the last search.
+    /// Pages that are the view's own, as of the last search.
     private: usize,
     /// Pages that had been written, as of the last take or restore.
     written: usize,
@@ -204,13 +204,15 @@ impl Ledger {
         Self { kept_pages: kept_bytes / page_size(), ..Self::default() }
     }
 
-    /// Whether the next search should count the other pages: as often as the number of searches doubles, so
-    /// that it makes no difference to what they cost, and after a search that took longer than can be explained.
+    /// Whether the next search should count the other pages.
+    ///
+    /// It should each time that the number of searches has doubled, which hardly adds to their cost. It also should
+    /// after a search that took longer than the known pages explain.
     pub(crate) fn is_curious(&self) -> bool {
         (self.searches + 1).is_power_of_two() || self.surprised
     }
 
-    /// After a search among all of `pages` pages that `took` so long and found `private` private ones.
+    /// Notes a search among all of `pages` pages, which took `took` and found `private` private ones.
     pub(crate) fn searched_all(
         &mut self,
         private: usize,
@@ -226,12 +228,12 @@ impl Ledger {
         self.closed = 0;
         // What closing would spare: to look at the page behind each entry, but not at the entries.
         let mut looked = times(self.present(), SCAN);
-        // One entry is that of a huge page if the entries take less time than on any machine.
+        // If the search took less time than so many entries take on any machine, some entries are those of huge pages.
         let took = nanoseconds(took);
         if took < looked / 8 {
             looked = took;
         }
-        // More pages may be in memory by now, for one if those of huge pages got entries of their own.
+        // More pages may be in memory now. For example, the pages of a huge page may have got entries of their own.
         self.surprised = took > 4 * (CALLS + looked);
         let walked = times(pages.min(self.present().saturating_mul(TABLE)), WALK);
         self.looked += looked.saturating_sub(walked);
@@ -519,8 +521,8 @@ mod tests {
         assert!(ledger.closing_pays(250));
     }
 
-    /// The first write to a page of a huge page gives all its pages entries of their own. A view that was in huge pages
-    /// when its other pages were last counted once stayed at `scan` with searches of many milliseconds.
+    /// After the first write to a huge page, its pages get entries of their own. A view whose other pages were last
+    /// counted when they were in huge pages once stayed at `scan`, although its searches took many milliseconds.
     #[test]
     fn pages_are_counted_again_when_searches_take_longer() {
         let mut ledger = Ledger::new(0);
@@ -529,7 +531,7 @@ mod tests {
             ledger.searched_all(10, 100_000, others, ns(took));
             others.is_some()
         };
-        // In huge pages, the time of a search is what it cost, and not that of so many small pages.
+        // In huge pages, the time of a search counts, not the time that as many small pages would take.
         assert!((0..100).filter(|_| search(&mut ledger, 100_000, 15_000)).count() < 8);
         assert!(!ledger.arming_pays());
         let mut ledger = Ledger::new(0);

@@ -1,8 +1,8 @@
 //! The dirty log of a logged view: the pages that the program has reported as written.
 //!
-//! [`AtomicPageSet`] is a bitmap with summaries. A bit of level 0 stands for a page, and a bit of each further level for a
-//! word of the level below that is not zero. So the pages of the set are found in a time that depends on their number,
-//! whatever the length of the view. The levels are allocated as zeroed memory, of which the system provides only the parts
+//! [`AtomicPageSet`] is a bitmap with summaries. A bit of level 0 stands for a page. A bit of each further level says
+//! that a word of the level below is not zero. So the time to find the pages of the set depends on their number, not on
+//! the length of the view. The levels are allocated as zeroed memory, and the system provides memory only for the parts
 //! that are used.
 #![allow(unsafe_code)]
 
@@ -43,12 +43,12 @@ impl AtomicPageSet {
 
     /// Adds the pages of `range`. Returns how many of them were not in the set.
     ///
-    /// Another thread that calls [`take`](Self::take) at the same time gets each of these pages now or later.
+    /// If another thread calls [`take`](Self::take) at the same time, that call or a later one returns these pages.
     pub(crate) fn insert(&self, range: PageRange) -> usize {
         let mut added = 0;
         for (word, mask) in words(range) {
-            // Always a read-modify-write operation, also if the bits are set already: it reads the latest value. So if
-            // `take` has just emptied the word, the loads below see that it emptied the words above.
+            // A read-modify-write operation even if the bits are set already, because it reads the latest value. So if
+            // `take` has just emptied the word, the loads in `summarize` see that it emptied the words above.
             let before = self.levels[0][word].fetch_or(mask, Ordering::AcqRel);
             added += (mask & !before).count_ones() as usize;
             self.summarize(word);
@@ -94,11 +94,14 @@ impl AtomicPageSet {
         pages
     }
 
-    /// Empties a word and all words below it. From the top down: a page that is added meanwhile sets the bits above it
-    /// after its own.
+    /// Empties a word and all words below it, and adds their pages to `pages`.
     ///
-    /// Also a word that seems to be zero is swapped. A plain read may be older than the latest addition to the word, whose
-    /// thread may in turn still read the bits above it that were cleared here, and leave them.
+    /// It goes from the top down, because `insert` goes from the bottom up: it sets the bit of a page before the bits
+    /// above.
+    ///
+    /// A word is swapped even if a plain read would show zero. Such a read could miss a bit that another thread has
+    /// just set. At the same time, that thread could read the bits above as they were before they were cleared here,
+    /// and not set them again. Then no later call would find the page.
     fn take_level(&self, level: usize, word: usize, pages: &mut PageSet) {
         let mut bits = self.levels[level][word].swap(0, Ordering::AcqRel);
         while bits != 0 {
@@ -115,7 +118,7 @@ impl AtomicPageSet {
         }
     }
 
-    /// Returns about `most` pages of the set, and at most a word more, the first of which is not below `start`.
+    /// Returns the first pages of the set from `start` on: `most` pages, or up to a word more.
     pub(crate) fn some_from(&self, start: usize, most: usize) -> PageSet {
         let mut pages = PageSet::new();
         self.visit(self.levels.len() - 1, 0, PageRange::new(start, usize::MAX), &mut |word, mut bits| {
@@ -133,7 +136,9 @@ impl AtomicPageSet {
         pages
     }
 
-    /// Calls `visit` for each word of level 0 that is not zero and has pages of `range`, until it returns `false`.
+    /// Calls `visit` for each nonzero word of level 0 that has pages of `range`, until it returns `false`.
+    ///
+    /// Looks only at the words below `word` of `level`. Returns whether `visit` never returned `false`.
     fn visit(
         &self,
         level: usize,
@@ -161,23 +166,27 @@ impl AtomicPageSet {
     }
 }
 
-/// `words` words that are zero, in memory that the system zeroes when it is first used. At least one.
+/// Allocates `words` zeroed words, at least one.
+///
+/// The system provides their memory when they are first used.
 fn zeroes(words: usize) -> io::Result<Box<[AtomicUsize]>> {
     let layout = Layout::array::<AtomicUsize>(words).map_err(|_| io::ErrorKind::OutOfMemory)?;
-    // SAFETY: there is at least one word, so that the layout has a size.
+    // SAFETY: there is at least one word, so the size of the layout is not zero.
     let start = unsafe { alloc_zeroed(layout) }.cast::<AtomicUsize>();
     if start.is_null() {
         return Err(io::ErrorKind::OutOfMemory.into());
     }
-    // SAFETY: the memory was allocated with the layout of so many words, nobody else has it, and bytes of zero are valid
-    // words.
+    // SAFETY: the memory was allocated with the layout of `words` words, nothing else refers to it, and bytes of zero
+    // are valid words.
     Ok(unsafe { Box::from_raw(ptr::slice_from_raw_parts_mut(start, words)) })
 }
 
-/// Where a restore found the bytes of the pages that it rewrote. The next restore will likely rewrite the same pages, and
-/// to search the table of the image for them can take as long as the copies.
+/// The addresses of the bytes that a restore copied.
 ///
-/// Invariant: `starts` has an element for each of `pages`: the address of the bytes that `image` holds of that page.
+/// The next restore will likely rewrite the same pages. Searching the table of the image for them again can take as
+/// long as the copies.
+///
+/// Invariant: `starts` has an element for each of `pages`: the address of the bytes that `image` holds for that page.
 pub(crate) struct Sources {
     image: Arc<Image>,
     pages: PageSet,
@@ -187,7 +196,7 @@ pub(crate) struct Sources {
 impl Sources {
     /// # Safety
     ///
-    /// `starts` has an element for each of `pages`: the address of the bytes that `image` holds of that page.
+    /// `starts` has an element for each of `pages`: the address of the bytes that `image` holds for that page.
     pub(crate) unsafe fn new(image: Arc<Image>, pages: PageSet, starts: Vec<NonNull<u8>>) -> Self {
         Self { image, pages, starts }
     }
@@ -203,24 +212,26 @@ impl Sources {
     /// The pages, ascending, with their bytes.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &[u8])> {
         self.pages.iter().zip(&self.starts).map(|(page, start)| {
-            // SAFETY: these are the bytes of a page of `image` (the type's invariant). They do not change, and stay where
-            // they are as long as the image exists, which `self` holds.
+            // SAFETY: these are the bytes of a page of `image` (the type's invariant). They neither change nor move as
+            // long as the image exists, and `self` holds the image.
             (page, unsafe { std::slice::from_raw_parts(start.as_ptr(), page_size()) })
         })
     }
 }
 
-/// What a logged view knows of its pages.
+/// The reported pages and the private pages of a logged view.
 pub(crate) struct DirtyLog {
     /// Pages reported as written since the last snapshot or restore.
     reported: Arc<AtomicPageSet>,
-    /// At least the pages that have memory of the view's own because they were reported or written here.
+    /// Pages that are private because they were reported or because the view itself wrote them.
+    ///
+    /// May have other pages too.
     private: AtomicPageSet,
     private_len: usize,
-    /// Where the search for pages to discard goes on.
+    /// The page at which [`some_private`](Self::some_private) goes on.
     next_idle: usize,
     pub(crate) checks: Checks,
-    /// Of the last restore, if no snapshot was taken since.
+    /// The sources of the last restore, if no snapshot was taken since.
     pub(crate) sources: Option<Sources>,
 }
 
@@ -237,11 +248,17 @@ impl DirtyLog {
         &self.reported
     }
 
-    /// Removes the reported pages from the log, and returns them.
-    pub(crate) fn take(&mut self) -> PageSet {
-        let pages = self.reported.take();
-        self.add_private(&pages);
-        pages
+    /// Removes the reported pages from the log, and returns those of a view of `pages` pages.
+    ///
+    /// Reports are validated when they are made. This does not rely on that, since the pages behind the end of the view
+    /// must be neither read nor discarded.
+    pub(crate) fn take(&mut self, pages: usize) -> PageSet {
+        let mut reported = self.reported.take();
+        if reported.ranges().last().is_some_and(|last| last.end > pages) {
+            reported = reported.below(pages);
+        }
+        self.add_private(&reported);
+        reported
     }
 
     pub(crate) fn add_private(&mut self, pages: &PageSet) {
@@ -272,7 +289,9 @@ impl DirtyLog {
         self.private_len + reported.iter().filter(|&page| !self.is_private(page)).count()
     }
 
-    /// About `most` private pages, other ones each time, so that in the end it returns each of them.
+    /// Returns about `most` private pages.
+    ///
+    /// Each call goes on where the last one ended, so that no page is left out for good.
     pub(crate) fn some_private(&mut self, most: usize) -> PageSet {
         let pages = self.private.some_from(self.next_idle, most);
         self.next_idle = match pages.ranges().last() {
@@ -282,7 +301,7 @@ impl DirtyLog {
         pages
     }
 
-    /// After the view was mapped anew: only the pages `private` are private.
+    /// Starts over, after the view was mapped anew. Only the pages `private` are private now.
     pub(crate) fn reset(&mut self, private: &PageSet) {
         self.reported.take();
         self.sources = None;
@@ -292,7 +311,7 @@ impl DirtyLog {
     }
 }
 
-/// The bits from `start` to before `end` of a word.
+/// A word of which the bits from `start` to before `end` are set.
 fn mask(start: usize, end: usize) -> usize {
     let below = |bit: usize| if bit >= BITS { usize::MAX } else { (1 << bit) - 1 };
     below(end) & !below(start)
@@ -400,7 +419,7 @@ mod tests {
         assert!(taken.into_iter().eq([3]));
     }
 
-    /// A view that reserves more than the log of it can describe in memory once ended the process.
+    /// Opening a view with so large a reserve that there was no memory for its log once ended the process.
     #[test]
     #[cfg(all(target_pointer_width = "64", not(miri)))] // Miri ends at such a request.
     fn a_set_for_which_there_is_no_memory_is_an_error() {
@@ -409,7 +428,17 @@ mod tests {
         }
     }
 
-    /// Threads report pages while others are taken. Each page must be taken once it was reported.
+    /// A set of reports can outlive the length that the view had. Pages behind the end once counted as private, so that a
+    /// restore could discard addresses that are no longer the view's.
+    #[test]
+    fn pages_behind_the_end_are_neither_reported_nor_private() {
+        let mut log = DirtyLog::new(100, Checks::Never).unwrap();
+        log.reported().insert(PageRange::new(8, 12));
+        assert_eq!(log.take(10).ranges(), [PageRange::new(8, 10)]);
+        assert_eq!((log.private_len(), log.some_private(9).len()), (2, 2));
+    }
+
+    /// Threads report pages while another thread takes them. No reported page may be missing from what is taken.
     #[test]
     fn no_page_is_lost_between_threads() {
         const ROUNDS: usize = if cfg!(miri) { 20 } else { 20_000 };

@@ -85,7 +85,7 @@ impl State {
         }
         self.log_private(&written);
         if self.log.is_some() {
-            // They show `synced` now. In other views, the tracker may report them still.
+            // These pages show `synced` now. In other views, the tracker may still report them.
             self.unsynced = self.unsynced.minus(&range.into());
         }
         Ok(())

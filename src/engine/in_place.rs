@@ -12,6 +12,7 @@ use crate::engine::layout::Layout;
 use crate::engine::state::{Backing, State};
 use crate::image::{Base, Image};
 use crate::page_size;
+use crate::pages::PageSet;
 use crate::sys::HugePages;
 use crate::sys::{Mapping, Source};
 use crate::trace;
@@ -89,6 +90,7 @@ impl State {
             }
             self.synced = Arc::new(self.synced.over(base, pages, content_len));
             self.backing = Backing::Private(Layout::of_base(Arc::clone(&self.synced)));
+            self.unsynced = PageSet::new();
             self.log_hidden();
         }
         Arc::clone(&self.synced)

@@ -95,8 +95,9 @@ impl Layout {
         }
     }
 
-    /// The file that the mapping shows in all of `range` where nothing is private, if it is a single one whose bytes do
-    /// not change.
+    /// The file that the mapping shows in all of `range`, except in private pages.
+    ///
+    /// `None` unless it is a single file whose bytes do not change.
     pub(crate) fn file_of(&self, range: PageRange) -> Option<&MemoryFile> {
         let is_flat = self.runs_of_flat().is_some_and(|flat| flat.covers.meets(range));
         match self.source() {

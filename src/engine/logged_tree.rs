@@ -1,11 +1,12 @@
-//! A working tree of which the program reports the written pages: which pages a take captures and a restore rewrites.
+//! The working tree of a logged view: which pages a take captures, and which pages a restore rewrites.
 //!
-//! Nothing is asked of the operating system, and nothing is compared. So both cost what was reported, whatever the length
-//! of the view. In a tree that checks, the tracker finds written pages as it does in others, and each of them must have
-//! been reported.
+//! The program reports the written pages. So a take or restore neither asks the operating system for written pages nor
+//! compares any. Its time depends on the number of reported pages, not on the length of the view. In a tree that
+//! checks, the tracker also finds written pages, as it does in other trees. Each page that it finds and that differs
+//! must have been reported.
 //!
-//! The log knows which pages are private: those that were reported, and those that were written here. So a restore copies
-//! the old bytes back, and discards pages only if more are private than the view may keep.
+//! The log also has the private pages: those that were reported, and those that the view itself wrote. A restore copies
+//! the old bytes back. It discards private pages only if there are more than the view may keep.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -22,21 +23,19 @@ use crate::sys::Tracking;
 use crate::zero::zeroes;
 use crate::{error, trace};
 
-/// Where the system does not name the written pages, a view of more bytes is checked only if that was asked for.
+/// The most bytes that a check compares if the program did not ask for checks.
+///
+/// Only where the system does not name the written pages, a check compares all bytes of a view.
 const CHEAPLY_COMPARED: usize = 64 << 20;
 
-/// Idle pages that a restore discards at least, if too many pages are private.
+/// The least number of pages that a restore considers for discarding, if too many are private.
 const SWEEP: usize = 64;
 
 impl State {
-    /// Adds the reported pages to `unsynced`. Returns whether there are no others in it.
+    /// Moves the reported pages from the log to `unsynced`. Returns whether `unsynced` has no other pages.
     pub(crate) fn collect_log(&mut self) -> bool {
         let Some(log) = &mut self.log else { return false };
-        let mut reported = log.take();
-        // Reports are checked when they are made. But pages behind the end are read nowhere, so this does not rely on it.
-        if reported.ranges().last().is_some_and(|last| last.end > self.mapping.pages()) {
-            reported = reported.below(self.mapping.pages());
-        }
+        let reported = log.take(self.mapping.pages());
         if self.unsynced.is_empty() {
             self.unsynced = reported;
             return true;
@@ -45,7 +44,9 @@ impl State {
         false
     }
 
-    /// The same, and fails if a page was written and is not in `unsynced`.
+    /// Does the same as [`collect_log`](Self::collect_log).
+    ///
+    /// In a tree that checks, fails if a written page was not reported.
     pub(crate) fn harvest_log(&mut self) -> io::Result<bool> {
         let all_reported = self.collect_log();
         let compares_all = matches!(self.tracker.tracking(), Tracking::Compare | Tracking::WorkingSet);
@@ -69,11 +70,11 @@ impl State {
         let found = found.map_err(error::context(context, self.mapping.pages()))?;
         let old = self.synced.reader()?;
         // SAFETY: the pages are the mapping's, and can be read: parts of a logged view are never protected. The tree is
-        // borrowed, so that nobody writes.
+        // borrowed, so nothing writes to it.
         let differs = |&page: &usize| unsafe { self.page(page) } != old.page(page);
         let missed: PageSet = found.pages.minus(&self.unsynced).iter().filter(differs).collect();
-        // Pages that were zeroed or discarded are in `unsynced` too, but have no memory of their own unless they were
-        // written since. Where that cannot be told, they count as private, so that a restore rewrites them.
+        // Pages that were zeroed or discarded are in `unsynced` too. They are private only if they were written since.
+        // If that is not known, they count as private, so that a restore rewrites them.
         let is_bare = |page: &usize| self.log.as_ref().is_some_and(|log| !log.is_private(*page));
         let bare: PageSet = found.pages.intersection(&self.unsynced).iter().filter(is_bare).collect();
         // SAFETY: as above.
@@ -84,21 +85,20 @@ impl State {
         self.log_private(&unclear);
         let Some(first) = missed.ranges().first().map(|range| range.bytes()) else { return Ok(()) };
         self.unsynced = self.unsynced.union(&missed);
-        if let Some(log) = &mut self.log {
-            log.add_private(&missed);
-        }
+        self.log_private(&missed);
         Err(io::Error::new(
             io::ErrorKind::InvalidData,
             format!(
-                "bytes {first:?} of a logged view were written but not reported, and {} pages in all; call \
-                 View::mark_written for everything that is written by pointer. They count as reported now",
+                "bytes {first:?} of a logged view were written but not reported ({} pages in all); call \
+                 View::mark_written for all bytes that are written by pointer; these pages now count as reported",
                 missed.len()
             ),
         ))
     }
 
-    /// Shows `image`, which differs from `synced` in the pages `moved` at most, by rewriting those and those in
-    /// `unsynced`, but not `keep`.
+    /// Shows `image` by rewriting the pages `moved` and those in `unsynced`, except the pages `keep`.
+    ///
+    /// `image` must not differ from `synced` in pages other than `moved`.
     pub(crate) fn put_back_logged(
         &mut self,
         image: &Arc<Image>,
@@ -124,14 +124,15 @@ impl State {
         let shown = |page: &usize| layout.shows(*page, image);
         let idle: PageSet = match excess {
             0 => PageSet::new(),
-            // Twice as many as can have become private since, so that it is not too many for long.
+            // Twice as many as have become private since the last restore, so that their number soon is within the
+            // limit.
             _ => log.some_private((2 * rewritten.len()).max(SWEEP)).minus(all).iter().filter(shown).collect(),
         };
         excess = excess.saturating_sub(idle.len());
         let known = log.sources.take().filter(|sources| sources.are_of(image));
         let is_known = known.as_ref().is_some_and(|sources| sources.pages() == rewritten);
         let mut before = known.iter().flat_map(Sources::iter).peekable();
-        // The bytes of a base are found without a search.
+        // If no page was captured, all bytes are in the base, where they are found without a search.
         let remembers = !is_known && image.captured.len() > 0;
         let mut starts = Vec::with_capacity(if remembers { rewritten.len() } else { 0 });
         let mut discarded = PageSet::new();
@@ -158,23 +159,23 @@ impl State {
                 log.add_private(&PageSet::from_iter([page]));
             }
         }
+        // Idle pages show what `image` holds already, unless a discard that failed has changed them.
+        let unneeded = discarded.union(&idle);
         // SAFETY: as above.
-        if !discarded.is_empty() && unsafe { self.mapping.discard(&discarded) }.is_err() {
-            // Locked memory, for one, cannot be discarded.
-            // SAFETY: as for the copies above.
-            discarded.iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
-            discarded = PageSet::new();
-        }
-        log.remove_private(&discarded);
-        // SAFETY: as above. These pages show what `image` holds, whether they are private or not.
-        if !idle.is_empty() && unsafe { self.mapping.discard(&idle) }.is_ok() {
-            log.remove_private(&idle);
+        match unsafe { self.mapping.discard(&unneeded) } {
+            Ok(()) => log.remove_private(&unneeded),
+            Err(error) => {
+                let is_unchanged = error.kind() == io::ErrorKind::Unsupported;
+                let changed = if is_unchanged { &discarded } else { &unneeded };
+                // SAFETY: as for the copies above.
+                changed.iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
+            }
         }
         trace::restored("rewritten", image.pages, rewritten.len(), Tracking::Logged);
         drop(before);
         log.sources = if remembers {
-            // SAFETY: these are the addresses of the bytes that `image` holds of these pages, or that it held at the last
-            // restore, which are the same.
+            // SAFETY: each address is that of the bytes that `image` holds for the page. Those that the last restore
+            // found are of the same image, whose bytes neither change nor move.
             Some(unsafe { Sources::new(Arc::clone(image), rewritten.clone(), starts) })
         } else {
             known.filter(|_| is_known)
@@ -186,28 +187,28 @@ impl State {
         Ok(())
     }
 
-    /// Notes the pages that are private because the layout does not show them, and that no others are.
+    /// Resets the log after the view was mapped: only pages that the layout does not show are private.
     pub(crate) fn log_hidden(&mut self) {
         if let (Some(log), Backing::Private(layout)) = (&mut self.log, &self.backing) {
             log.reset(&layout.hidden(&self.synced, &PageSet::new()));
         }
     }
 
-    /// Forgets where the last restore found its bytes, and lets go of the image.
+    /// Drops the sources of the last restore, and thereby their image.
     pub(crate) fn forget_sources(&mut self) {
         if let Some(log) = &mut self.log {
             log.sources = None;
         }
     }
 
-    /// Notes that `pages` have memory of the view's own because they were written here.
+    /// Notes that `pages` are private because the view itself wrote them.
     pub(crate) fn log_private(&mut self, pages: &PageSet) {
         if let Some(log) = &mut self.log {
             log.add_private(pages);
         }
     }
 
-    /// Notes that the bytes of the pages `keep` were put back by a restore that left them out.
+    /// Notes that a restore mapped the view anew, and then wrote the bytes of the pages `keep` again.
     pub(crate) fn log_kept(&mut self, keep: &PageSet) {
         if let Some(log) = &mut self.log {
             log.add_private(keep);

@@ -25,7 +25,7 @@ impl State {
         Ok(found)
     }
 
-    /// Asks the tracker. Returns how long that took, too.
+    /// Asks the tracker. Also returns the time that this took.
     fn search(&mut self, search: Search, count: bool) -> io::Result<(Found, Duration)> {
         let (synced, backing) = (&self.synced, &self.backing);
         let shows_zeroes = |page| match backing {

@@ -28,7 +28,7 @@ pub(crate) struct Settings {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Checks {
     Never,
-    /// Unless many pages would have to be compared.
+    /// Checks unless that would compare many pages.
     IfCheap,
     Always,
 }
@@ -73,6 +73,8 @@ impl Settings {
     fn placement(&self, before: usize, behind: usize, label: &Label) -> Placement {
         let &Self { executable, .. } = self;
         let huge_pages = match self.huge_pages {
+            // A write to a huge page would make other pages private than those that are reported.
+            HugePages::Advise if self.logged.is_some() => HugePages::Auto,
             HugePages::Auto if label.huge_pages == HugePages::Never => HugePages::Never,
             huge_pages => huge_pages,
         };

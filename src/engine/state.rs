@@ -53,8 +53,10 @@ pub(crate) struct State {
     pub(crate) ledger: Ledger,
     pub(crate) adaptation: Adaptation,
     pub(crate) access: Protections,
-    /// Of a logged view, whose written pages are those in the log: the tracker only checks it.
-    pub(crate) log: Option<DirtyLog>,
+    /// The pages that the program reported, if the view is logged.
+    ///
+    /// Then the tracker is only used to check them.
+    pub(crate) log: Option<Box<DirtyLog>>,
 }
 
 /// See the module.

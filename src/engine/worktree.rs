@@ -18,7 +18,8 @@ use crate::image::Image;
 use crate::pages::{PageRange, PageSet};
 use crate::stats::ViewStats;
 use crate::sys::{
-    Mapping, MemoryFile, Search, Source, Tracker, Tracking, WhyNotFaster, replaces_unseen, writes_in_place,
+    Mapping, MemoryFile, Populate, Search, Source, Tracker, Tracking, WhyNotFaster, replaces_unseen,
+    writes_in_place,
 };
 use crate::{error, page_size, trace};
 
@@ -33,7 +34,9 @@ pub(crate) struct Worktree {
     most: usize,
     executable: bool,
     root: Arc<Image>,
-    /// Of a logged view: where the program's reports go. The same as in `state`, without its lock.
+    /// The set to which the program's reports are added, if the view is logged.
+    ///
+    /// It is that of the log in `state`, and is used here without the lock.
     reported: Option<Arc<AtomicPageSet>>,
     /// Apart, for it is large and a view is moved around.
     state: Box<Mutex<State>>,
@@ -83,7 +86,7 @@ impl Worktree {
             Tracker::new(settings.tracking, &mapping)
         }?;
         let (start, len) = (mapping.as_ptr(), mapping.len());
-        let log = settings.logged.map(|checks| DirtyLog::new(most, checks)).transpose()?;
+        let log = settings.logged.map(|checks| DirtyLog::new(most, checks).map(Box::new)).transpose()?;
         let reported = log.as_ref().map(|log| Arc::clone(log.reported()));
         let adaptation = Adaptation::new(&mapping, settings.may_adapt());
         let state = Box::new(Mutex::new(State {
@@ -103,7 +106,11 @@ impl Worktree {
         let (content_len, executable, root) = (image.content_len, settings.executable, Arc::clone(image));
         let mut tree = Self { start, len, content_len, most, executable, root, reported, state };
         tree.state_mut().log_hidden();
-        tree.state_mut().populate(settings.populate)?;
+        let state = tree.state_mut();
+        state.populate(settings.populate)?;
+        if settings.populate == Populate::Write {
+            state.log_private(&PageSet::all(state.mapping.pages()));
+        }
         Ok(tree)
     }
 
@@ -206,7 +213,9 @@ impl Worktree {
         self.content_len = self.content_len.min(len);
     }
 
-    /// Notes that the bytes of `range`, which is within the range of the tree, are being written or were.
+    /// Reports that the bytes of `range` were or will be written, if the view is logged.
+    ///
+    /// The range is within the tree.
     #[inline]
     pub(crate) fn report(&self, range: &Range<usize>) {
         if let Some(reported) = &self.reported {
@@ -214,7 +223,7 @@ impl Worktree {
         }
     }
 
-    /// Of a logged view: the set to which the program's reports are added.
+    /// The set to which the program's reports are added, if the view is logged.
     #[cfg(feature = "vm-memory")]
     pub(crate) fn reported(&self) -> Option<Arc<AtomicPageSet>> {
         self.reported.clone()
@@ -291,7 +300,8 @@ impl Worktree {
         let old = synced.reader()?;
         state.discard(PageRange::within(range), &old)?;
         for part in edges(range) {
-            // Not reported: where the page showed `synced` it still does, and otherwise it is in `unsynced` already.
+            // These writes need no report: a page that showed `synced` still does, and any other is in `unsynced`
+            // already.
             self.state_mut().log_private(&PageRange::around(&part).into());
             for page in PageRange::around(&part).iter() {
                 let bytes = PageRange::new(page, page + 1).bytes();
@@ -374,7 +384,7 @@ impl Worktree {
         }
     }
 
-    /// Has the next take or restore move a part of the image into a huge page, if that is possible at all.
+    /// Makes the next take or restore move a part of the image into a huge page, if that is possible.
     #[cfg(all(test, unix))]
     pub(crate) fn hurry(&mut self) {
         self.state_mut().adaptation.hurry();

@@ -26,8 +26,10 @@ pub(super) struct Watched<S> {
     access: Vec<Access>,
     /// The most bytes to which it may grow.
     most: usize,
-    /// Whether it is logged: what is written is reported. Such a view is of the same type here, so that the operations are
-    /// written only once, but no part of it is ever protected.
+    /// Whether the view is logged, so that writes are reported.
+    ///
+    /// A logged view has the same type as others here, so that the operations are written only once. No part of it is
+    /// ever protected.
     logged: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Logged views while calls fail: what was reported is known until it was captured or put back.
+//! Logged views while calls fail: no report is lost until the page is captured or put back.
 
 use std::io;
 
@@ -6,10 +6,10 @@ use super::{PAGES, assert_shows, pattern};
 use crate::sys::fault;
 use crate::{Logged, LoggedView, Snapshot, Tracking, ViewOptions, page_size};
 
-/// Something done to a logged view, of which a call may fail.
+/// An operation on a logged view, in which a system call may fail.
 type OnLogged = fn(&mut LoggedView<&Snapshot>, &Snapshot) -> io::Result<()>;
 
-/// Whichever call fails, the view is as it was or can be restored, and the next snapshot holds what it shows.
+/// Whichever call fails, the view is unchanged or can be restored, and the next snapshot is exact.
 #[test]
 fn no_failure_loses_what_was_reported() {
     let page = page_size();
@@ -72,7 +72,7 @@ fn no_failure_loses_what_was_reported() {
     }
 }
 
-/// A restore goes on from what a failed one left behind, without a snapshot in between.
+/// A restore works after failed restores, without a snapshot in between.
 #[test]
 fn a_restore_of_a_logged_view_puts_right_what_a_failed_one_left() {
     let page = page_size();
@@ -110,7 +110,7 @@ fn logged_options(kept: usize, checks: bool) -> ViewOptions<Logged> {
     options
 }
 
-/// The same pages as `edit`, which are reported.
+/// Writes to the same pages as `edit`, and reports them.
 fn write_logged(view: &mut LoggedView<&Snapshot>, value: u8) {
     let page = page_size();
     for range in [3 * page..80 * page, 90 * page + 7..90 * page + 8, 99 * page..99 * page + 1] {

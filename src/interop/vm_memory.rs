@@ -34,13 +34,13 @@ use crate::view::{View, resolve};
 /// is written through it is captured by [`take_snapshot`](Self::take_snapshot) and undone by
 /// [`restore`](Self::restore), at host addresses that never change.
 ///
-/// Regions are made of two kinds of view:
+/// A region is made of one of two kinds of view:
 ///
-/// - Of a view as [`Snapshot::view`] opens it. vm-memory's dirty bitmap is `()`, since written pages are found as in any
-///   such view.
-/// - Of a [logged view](crate::LoggedView), whose calls cost what was written on every system. The dirty bitmap is
-///   [`LogBitmap`]: vm-memory's own accesses report what they write. Whoever writes in another way reports it: see
-///   [`mark_written`](GuestRegion::mark_written).
+/// - A view as [`Snapshot::view`] opens it. The type of vm-memory's dirty bitmap is `()`, since memsnap finds the
+///   written pages itself.
+/// - A [logged view](crate::LoggedView), for which the time of a snapshot or restore depends on what was written, on
+///   every system. The type of the dirty bitmap is [`LogBitmap`]: vm-memory's own accesses report what they write. The
+///   program has to report all other writes by [`mark_written`](GuestRegion::mark_written).
 ///
 /// # Who may touch the bytes
 ///
@@ -132,7 +132,7 @@ unsafe impl<S, A: GuestAccess> Sync for GuestRegion<S, A> where View<S, A>: Sync
 
 /// The kinds of [`View`] that can be guest memory: [`Open`] and [`Logged`].
 pub trait GuestAccess: Readable + Sized {
-    /// vm-memory's dirty bitmap of a [`GuestRegion`]: `()`, or of a logged view [`LogBitmap`].
+    /// The dirty bitmap of a [`GuestRegion`]: `()` for an open view, [`LogBitmap`] for a logged view.
     type Bitmap: Bitmap + Send + Sync;
 
     #[doc(hidden)]
@@ -153,9 +153,10 @@ impl GuestAccess for Logged {
     }
 }
 
-/// The dirty bitmap of a region of a [logged view](crate::LoggedView): what is marked in it is reported to the view.
+/// The dirty bitmap of a region of a [logged view](crate::LoggedView).
 ///
-/// vm-memory marks what its own accesses write. A page is dirty from then on until the next snapshot or restore.
+/// Bytes that are marked in it are reported to the view. vm-memory marks the bytes that its own accesses write. A
+/// marked page is dirty until the next snapshot or restore.
 ///
 /// # Examples
 ///
@@ -176,7 +177,7 @@ impl GuestAccess for Logged {
 /// ```
 pub struct LogBitmap {
     reported: Option<Arc<AtomicPageSet>>,
-    /// Bytes of the region. Those behind it are never reported.
+    /// The length of the region in bytes. No bytes behind its end are reported.
     len: usize,
 }
 
@@ -498,22 +499,22 @@ impl<S, A: GuestAccess> GuestRegion<S, A> {
     }
 }
 
-/// While the program reports what it writes.
+/// Reporting what the program writes.
 impl<S> GuestRegion<S, Logged> {
-    /// Reports that the bytes of `range`, by offset, were written, or are about to be. See [`View::mark_written`].
+    /// Reports that the bytes at the offsets `range` were written, or are about to be.
     ///
-    /// vm-memory's accesses (those of `Bytes`, [`VolatileSlice`] and `VolatileRef`) report what they write. All other writes
-    /// must be reported before the next snapshot, restore or list of changes:
+    /// vm-memory's accesses (those of `Bytes`, [`VolatileSlice`] and `VolatileRef`) report what they write. The program
+    /// must report all other writes before the next snapshot, restore or list of changes:
     ///
-    /// - by a pointer from [`get_host_address`](GuestMemoryRegion::get_host_address): virtual CPUs, as told by the
-    ///   hypervisor's dirty log, and devices;
-    /// - by a pointer or a reference that vm-memory gives out: `ptr_guard_mut`, `get_atomic_ref`, `aligned_as_mut`.
+    /// - those through a pointer from [`get_host_address`](GuestMemoryRegion::get_host_address): by devices, and by
+    ///   virtual CPUs, whose writes are in the hypervisor's dirty log;
+    /// - those through a pointer or a reference from vm-memory: `ptr_guard_mut`, `get_atomic_ref`, `aligned_as_mut`.
     ///
-    /// Several threads may call this at the same time.
+    /// Several threads may call this at the same time. See also [`View::mark_written`].
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a range that is not within the region, which reports nothing.
+    /// `InvalidInput` if the range is not within the region. Then nothing is reported.
     ///
     /// # Examples
     ///

@@ -34,7 +34,7 @@ pub struct SnapshotOptions {
 }
 
 impl SnapshotOptions {
-    /// No name, huge pages where they pay.
+    /// No name, and [`HugePages::Auto`].
     #[must_use]
     pub fn new() -> Self {
         Self::default()
@@ -51,13 +51,13 @@ impl SnapshotOptions {
         self
     }
 
-    /// Whether the snapshot's own bytes are to be in huge pages. [`Auto`](HugePages::Auto), unless this is called.
+    /// Whether the snapshot's own bytes are to be in huge pages.
     ///
-    /// - [`Auto`](HugePages::Auto): each large view moves the bytes into huge pages while it is used, once that pays.
-    ///   See [`ViewOptions::huge_pages`].
-    /// - [`Advise`](HugePages::Advise): they are moved when the snapshot is made, which costs another copy of the bytes
-    ///   (Linux 6.1). Views then read them with one fault for each huge page.
-    /// - [`Never`](HugePages::Never): they are in pages of the usual size, and no view moves them.
+    /// - [`Auto`](HugePages::Auto), the default: a large view moves the bytes into huge pages while it is in use, once
+    ///   that saves time. See [`ViewOptions::huge_pages`].
+    /// - [`Advise`](HugePages::Advise): the bytes are moved when the snapshot is made (Linux 6.1), which takes the time
+    ///   of another copy. Views then take one page fault for each huge page that they read.
+    /// - [`Never`](HugePages::Never): the bytes are in pages of the usual size, and no view moves them.
     ///
     /// Snapshots of files that the file system cloned, and `map_file`, go without.
     pub fn huge_pages(&mut self, huge_pages: HugePages) -> &mut Self {

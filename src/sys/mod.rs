@@ -6,14 +6,14 @@
 //! | item | contract |
 //! |---|---|
 //! | `page_size()` | bytes a page, a power of two of at most 64 KiB |
-//! | `MemoryFile` | memory that can be mapped: `create` (with room to become longer by `set_pages`), `write_at`, `write_pages`, `punch`, `finish` (immutable from then on; the file was never mapped for writing), `may_be_sealed` and `seal` (the same for one that was: whether the system guarantees that nobody writes to it any more, by a mapping, a descriptor or a page that it pinned), `share` (a `Handle` on it for other processes, only where nobody can write to it by any means; none elsewhere), `data` (at least the pages that are other than zero), `allocated` (bytes held, at least; 0 only if all is zero), `holes` (pages of a part of a mapping for which the file has no memory; nothing of a file on a disk or somebody else's), `collapse` |
-//! | `Mapping` | an owned address range ([`Span`]), with inaccessible pages around it as `Placement` says: `new`, `placed`, `replace`, `replace_part`, `discard` private pages, `give_back` the memory of pages that nobody needs, `extend` and `truncate`, `set_access`, `populate`, `entries` (which pages are in huge pages, if the system says), `inaccessible`, `check_owner`, `check_usable` |
+//! | `MemoryFile` | memory that can be mapped: `create` (with room to become longer by `set_pages`), `write_at`, `write_pages`, `punch`, `finish` (immutable from then on; the file was never mapped for writing), `may_be_sealed` and `seal` (the same for one that was: whether the system guarantees that nobody writes to it any more, by a mapping, a descriptor or a page that it pinned), `share` (a `Handle` on it for other processes, only where nobody can write to it by any means; none elsewhere), `data` (at least the pages that are other than zero), `allocated` (bytes held, at least; 0 only if all is zero), `holes` (the number of pages in a range of a mapping for which the file has no memory; `None` for a file on a disk or somebody else's), `collapse` |
+//! | `Mapping` | an owned address range ([`Span`]), with inaccessible pages around it as `Placement` says: `new`, `placed`, `replace`, `replace_part`, `discard` private pages, `give_back` the memory of pages that nobody needs, `extend` and `truncate`, `set_access`, `populate`, `entries` (how many pages are in huge pages, if the system says), `inaccessible`, `check_owner`, `check_usable` |
 //! | `replaces_unseen()` | whether `replace` with the bytes that are there already goes unnoticed by threads that read them |
 //! | `writes_in_place()` | whether each page of `Source::Shared` has memory when it is written: elsewhere the process would be stopped for lack of it |
 //! | `RUNS_CODE` | whether `set_access` can make pages executable, which are then run as they are at that moment |
 //! | `Tracker` | `find`: every page of a private mapping that may differ from what it shows, or showed when it was closed; more is allowed, fewer never. `arm`, `close`: best effort, for the pages of a `Scope`. `of_pinned`: for a mapping whose pages may be written past the page table |
-//! | `huge_region()` | pages that one huge page takes the place of, if parts of a file can be moved into huge pages while they are mapped. Then a mapping of a file of at least `LARGE` bytes gets an address that is a multiple, as far as `Placement` and free addresses allow |
-//! | `Tracker::collapse` | moves one such region of a file into a huge page, if none of its pages is private. Changes no byte, and misses no later write; `Collapsed::opened` says whether closed pages may be open now |
+//! | `huge_region()` | the number of pages in a huge page; `None` if parts of a file cannot be moved into huge pages while they are mapped. If it is not `None`, a mapping of at least `LARGE` bytes of a file gets an address that is a multiple of this size, as far as `Placement` and free addresses allow |
+//! | `Tracker::collapse` | moves as many pages of a file as `huge_region()` says into a huge page, if none of them is private. No byte changes, and no later write is missed. `Collapsed::opened` says whether closed pages may be open now |
 //! | `copy_of`, `borrowed` | a file's bytes as they are now, and a file mapped in place |
 //! | `received` | a `Handle` that another process sent, as a file in place |
 //! | `stream` | all that a reader gives |
@@ -91,8 +91,9 @@ pub(crate) enum Source<'a> {
     ReadOnly(&'a MemoryFile),
 }
 
-/// The length in bytes from which on a mapping of a file is worth a place where it can be mapped in huge pages. Tests have
-/// smaller files.
+/// A mapping of at least so many bytes of a file gets an address at which huge pages can be mapped.
+///
+/// Unit tests use smaller files.
 pub(crate) const LARGE: usize = if cfg!(test) { 4 << 20 } else { 32 << 20 };
 
 /// Another source for some of the pages of a mapping. Of several for one page the last counts.
@@ -141,16 +142,16 @@ pub(crate) enum Scope {
 /// How the pages of a range are mapped.
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 pub(crate) struct Entries {
-    /// Pages in huge pages.
+    /// The number of pages in huge pages.
     pub(crate) huge: usize,
-    /// Other pages that are in memory, swapped out or closed, each with a page-table entry.
+    /// The number of other pages that are in memory, swapped out or closed. Each has a page-table entry.
     pub(crate) small: usize,
 }
 
 /// What [`Tracker::collapse`] did.
 pub(crate) struct Collapsed {
     pub(crate) moved: io::Result<()>,
-    /// Pages that were closed before may be open now.
+    /// Whether pages that were closed before may be open now.
     pub(crate) opened: bool,
 }
 
@@ -222,12 +223,11 @@ fn cannot_track(tracking: Tracking, obstacle: impl Display, needs: &str) -> io::
     )
 }
 
-/// Of [`Tracking::Logged`], which is another kind of view.
+/// The error if [`Tracking::Logged`] is chosen, which is for logged views alone.
 fn cannot_be_chosen() -> io::Error {
     io::Error::new(
         io::ErrorKind::Unsupported,
-        "Tracking::Logged cannot be chosen: the written pages of a view are reported by the program if the view is \
-         opened with ViewOptions::logged",
+        "Tracking::Logged cannot be chosen; to report the written pages of a view, open it with ViewOptions::logged",
     )
 }
 

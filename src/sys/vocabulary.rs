@@ -18,15 +18,16 @@ pub enum Populate {
 
 /// Whether memory is to be in huge pages, in which the system then has fewer to look after.
 ///
-/// The system may have no huge pages, or may have them forbidden; then all memory is in pages of the usual size.
+/// If the system has no huge pages, or does not permit them, all memory is in pages of the usual size.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
 pub enum HugePages {
-    /// A snapshot's bytes are moved into huge pages while its views are used, once that pays; see
-    /// [`ViewOptions::huge_pages`](crate::ViewOptions::huge_pages).
+    /// Views move a snapshot's bytes into huge pages while they are in use, once that saves time.
+    ///
+    /// See [`ViewOptions::huge_pages`](crate::ViewOptions::huge_pages).
     #[default]
     Auto,
-    /// No huge pages are used.
+    /// The system is not asked for huge pages.
     Never,
     /// The system is asked for huge pages from the start.
     Advise,
@@ -54,7 +55,7 @@ pub enum Tracking {
     WorkingSet,
     /// All bytes are compared. Works anywhere.
     Compare,
-    /// The program reports them: how a [logged view](crate::LoggedView) finds them. It cannot be chosen.
+    /// The program reports them to a [logged view](crate::LoggedView). It cannot be chosen.
     Logged,
 }
 

@@ -20,7 +20,7 @@ mod sealed {
     impl Sealed for super::Logged {}
 }
 
-/// The kinds of [`View`](crate::View) of which all bytes can be read: they are slices for reading. [`Open`] and [`Logged`].
+/// The kinds of [`View`](crate::View) that can be read like a slice: [`Open`] and [`Logged`].
 pub trait Readable: sealed::Sealed {}
 
 impl Readable for Open {}

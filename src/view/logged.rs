@@ -6,18 +6,20 @@ use std::ops::RangeBounds;
 use crate::view::View;
 use crate::view::kind::Logged;
 
-/// While the program reports what it writes. See [`LoggedView`](crate::LoggedView).
+/// Reporting what the program writes. See [`LoggedView`](crate::LoggedView).
 impl<S> View<S, Logged> {
     /// Reports that the program has written the bytes of `range`, or is about to.
     ///
-    /// Call this for everything that is written by pointer, by other code or by the kernel, before the next call that
-    /// takes a snapshot, restores or lists changes. What counts is the pages in which the range has bytes. Takes some
-    /// nanoseconds for a page, and less for each further page of a long range. Several threads may call this at the same
-    /// time.
+    /// Call this for every range that is written through a pointer, by other code or by the kernel. Call it before the
+    /// next call that takes a snapshot, restores, lists changes or discards these bytes. Each page that has a byte of the range counts as
+    /// written.
+    ///
+    /// A report takes some nanoseconds for a page, and less for each further page of a long range. Several threads may
+    /// call this at the same time.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a range that is not within the view, which reports nothing.
+    /// `InvalidInput` if the range is not within the view. Then nothing is reported.
     ///
     /// # Examples
     ///
@@ -43,7 +45,9 @@ impl<S> View<S, Logged> {
         Ok(())
     }
 
-    /// These bytes to be written, if they are within the view. Reports them as written.
+    /// Borrows the bytes of `range` for writing, and reports them as written.
+    ///
+    /// Returns `None` if the range is not within the view.
     ///
     /// # Examples
     ///
@@ -60,7 +64,7 @@ impl<S> View<S, Logged> {
     /// # }
     /// ```
     ///
-    /// The view cannot be written like a slice, since nobody would report that:
+    /// A logged view cannot be written like a slice, since such a write would not be reported:
     ///
     /// ```compile_fail,E0594
     /// # use memsnap::{Snapshot, ViewOptions};

@@ -17,11 +17,9 @@ use std::ops::{Bound, Range, RangeBounds};
 use std::ptr;
 use std::sync::{Arc, Mutex};
 
-use crate::access::Access;
 use crate::engine::worktree::Worktree;
 use crate::error;
 use crate::page_size;
-use crate::pages::{PageRange, whole_pages};
 use crate::snapshot::Snapshot;
 use crate::snapshot::head::Head;
 use crate::stats::ViewStats;
@@ -43,32 +41,34 @@ pub type ArcView = View<Arc<Snapshot>>;
 /// A view of which parts may be protected. See [`View::protect`].
 pub type ProtectedView<S> = View<S, Protected>;
 
-/// A view to which the program reports what it writes, so that snapshots and restores need not look for it.
+/// A view to which the program reports the bytes that it writes.
 ///
-/// Use a logged view if the program knows which bytes it writes: an emulator, a virtual machine with a dirty log, a
-/// database, a page cache. Its calls cost what was written, whatever the length of the view and on every system: they
-/// neither ask the system for written pages nor compare any. Where the system cannot name written pages
-/// ([`Tracking::Compare`]), all other views compare all of their bytes.
+/// Use a logged view if the program knows which bytes it writes. Examples are an emulator, a virtual machine with a
+/// dirty log, a database and a page cache. The time of a snapshot or restore then depends on the number of pages that
+/// were reported, not on the length of the view. This holds on every system, since a logged view neither asks the
+/// system for written pages nor compares pages. Where the system cannot name written pages ([`Tracking::Compare`]), all
+/// other views compare all of their bytes.
 ///
-/// [`ViewOptions::logged`](crate::ViewOptions::logged) opens one. Bytes are written in two ways:
+/// [`ViewOptions::logged`](crate::ViewOptions::logged) opens a logged view. There are two ways to write to it:
 ///
-/// - [`get_mut`](View::get_mut) borrows a range and reports it.
-/// - Other code writes by [pointer](View::as_mut_ptr), and the program reports the range by
-///   [`mark_written`](View::mark_written) before the next call on the view. The same holds for bytes that the kernel
-///   writes (`read` into the view) and for a dirty log that a hypervisor kept.
+/// - Borrow a range by [`get_mut`](View::get_mut), which reports the range.
+/// - Write through a [pointer](View::as_mut_ptr), and report the range by [`mark_written`](View::mark_written) before
+///   the next call on the view. Report bytes that the kernel writes (`read` into the view) in the same way, and pages
+///   in the dirty log of a hypervisor.
 ///
 /// A logged view can be read like a slice, but not written like one.
 ///
-/// A page that was written and not reported is an error of the program. The next snapshot does not contain its bytes, and
-/// a restore does not put it back. [`ViewOptions::checked`](crate::ViewOptions::checked) finds such pages; it is the
-/// default in programs that are built with debug assertions.
+/// If a program writes a page and does not report it, the next snapshot does not contain the new bytes, and a restore
+/// does not put the old bytes back. [`ViewOptions::checked`](crate::ViewOptions::checked) detects such pages. Checks
+/// are the default in programs that are built with debug assertions.
 ///
 /// # Costs
 ///
-/// A reported page counts as changed. A snapshot captures it without a comparison, also if its bytes are the same. A
-/// restore copies the old bytes back, and leaves the page to the view as long as that has no more private memory than
-/// [`ViewOptions::keep_resident`](crate::ViewOptions::keep_resident) says. Reporting a page takes some nanoseconds. The
-/// log takes two bits for each page of the view that was ever written, and as much address space for the others.
+/// A reported page counts as changed. A snapshot captures it without a comparison, even if its bytes are the same. A
+/// restore copies the old bytes back. The page then remains private memory of the view, unless the view has more of
+/// that than [`ViewOptions::keep_resident`](crate::ViewOptions::keep_resident) permits. Reporting a page takes some
+/// nanoseconds. The log takes two bits of address space for each page of the view. It takes memory only for pages that
+/// were written.
 ///
 /// # Examples
 ///
@@ -80,7 +80,7 @@ pub type ProtectedView<S> = View<S, Protected>;
 /// let mut ram: LoggedView<&Snapshot> = boot.view_with(&ViewOptions::logged())?;
 ///
 /// ram.get_mut(0x1000..0x1004).expect("within the view").copy_from_slice(b"code");
-/// // SAFETY: the byte is within the view, of which no slice is in use.
+/// // SAFETY: the byte is within the view, and no slice of the view is in use.
 /// unsafe { ram.as_mut_ptr().add(0x8000).write(7) };
 /// ram.mark_written(0x8000..0x8001)?;
 ///
@@ -263,8 +263,8 @@ impl<S, A> View<S, A> {
     /// The pointer may be kept as long as the view: snapshots, restores and growth leave it valid. The exception is a
     /// [restore](Self::restore) on Windows when memory is exhausted.
     ///
-    /// Writes through it are tracked like others; in a [logged view](LoggedView) the program
-    /// [reports](View::mark_written) them. They must not race with calls on the view, nor happen
+    /// Writes through it are tracked like others. In a [logged view](LoggedView), the program has to
+    /// [report](View::mark_written) them. They must not race with calls on the view, nor happen
     /// while a slice of it is in use. See [memory for other code](Self#memory-for-other-code).
     ///
     /// # Examples
@@ -373,7 +373,7 @@ impl<S, A> View<S, A> {
     }
 }
 
-/// The bytes that `range` means among `len` bytes, if there are such.
+/// The bytes that `range` means in a slice of `len` bytes. They may be outside of the slice.
 pub(crate) fn resolve(range: &impl RangeBounds<usize>, len: usize) -> Range<usize> {
     let start = match range.start_bound() {
         Bound::Included(&start) => start,

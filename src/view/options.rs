@@ -26,7 +26,7 @@ use crate::view::kind::{Logged, Open};
 /// # }
 /// ```
 ///
-/// [`ViewOptions::logged`] opens a [logged view](crate::LoggedView), to which the program itself reports what it writes.
+/// [`ViewOptions::logged`] opens a [logged view](crate::LoggedView), to which the program reports what it writes.
 #[derive(Clone, Debug)]
 pub struct ViewOptions<A = Open> {
     pub(crate) settings: Settings,
@@ -48,7 +48,7 @@ impl ViewOptions {
 }
 
 impl ViewOptions<Logged> {
-    /// Opens a [logged view](crate::LoggedView): the program reports which bytes it writes.
+    /// Opens a [logged view](crate::LoggedView), to which the program reports what it writes.
     ///
     /// # Examples
     ///
@@ -70,13 +70,13 @@ impl ViewOptions<Logged> {
 
     /// Whether the view checks that every written page was reported.
     ///
-    /// A view that checks looks for written pages as other views do ([`tracking`](Self::tracking)) before it takes a
-    /// snapshot, before each restore, and in [`changes`](crate::View::changes). If a page differs from the last snapshot
-    /// and was not reported, the call fails (`InvalidData`) and names the page.
+    /// A view that checks searches for written pages as other views do ([`tracking`](Self::tracking)). It does so
+    /// before each snapshot, before each restore, and in [`changes`](crate::View::changes). If a page differs from the
+    /// last snapshot and was not reported, the call fails (`InvalidData`), and the error names the page.
     ///
-    /// By default, views check in programs that are built with debug assertions, if that does not take a comparison of
-    /// more than 64 MiB: where the system cannot name the written pages ([`Tracking::Compare`]), only views up to this
-    /// length check.
+    /// By default, views check in programs that are built with debug assertions. The exception is a view of more than
+    /// 64 MiB whose bytes would have to be compared because the system cannot name the written pages
+    /// ([`Tracking::Compare`] and [`Tracking::WorkingSet`]).
     ///
     /// # Examples
     ///
@@ -113,27 +113,31 @@ impl<A> ViewOptions<A> {
 
     /// Whether the view is to have huge pages. [`Auto`](HugePages::Auto), unless this is called.
     ///
-    /// - [`Auto`](HugePages::Auto): the view moves the snapshot's bytes into huge pages once that pays, and shows them
-    ///   from there. What it holds privately stays in pages of the usual size. See below.
-    /// - [`Advise`](HugePages::Advise): the same, and the view also holds its private memory in huge pages. This spares
-    ///   faults where most of a large view is written. But one byte written takes a huge page (2 MiB on most machines),
-    ///   and what is tracked, captured and compared are still all pages of the usual size in it. The view is aligned to
-    ///   a huge page.
-    /// - [`Never`](HugePages::Never): the view moves nothing. It may still show bytes from huge pages into which another
-    ///   view has moved them.
+    /// - [`Auto`](HugePages::Auto): the view moves the snapshot's bytes into huge pages once that saves time, as
+    ///   described below. The view's private memory stays in pages of the usual size.
+    /// - [`Advise`](HugePages::Advise): the same, and the view's private memory is in huge pages too. This saves page
+    ///   faults if most of a large view is written. But writing one byte takes a huge page of memory (2 MiB on most
+    ///   machines). All pages of the usual size in it are then tracked, compared and captured, each by itself. The
+    ///   address of the view is a multiple of the size of a huge page. In a [logged view](crate::LoggedView), this is the
+    ///   same as `Auto`, since a huge page would have more pages than those that are reported.
+    /// - [`Never`](HugePages::Never): the view moves nothing. It may still map huge pages into which another view has
+    ///   moved bytes.
     ///
     /// # How views move bytes into huge pages
     ///
-    /// A snapshot or restore of a view of which much is in memory spends most of its time on finding the written pages,
-    /// for which the kernel walks over the view's page tables. One huge page takes the place of 512 entries. So once
-    /// these walks have taken as long as it takes to move the bytes, `take_snapshot` and the `restore` methods move
-    /// some of them at the end of each call, until all are moved. A call takes about a millisecond longer for that; one
-    /// call in a while takes longer where the system has to make room for huge pages. All views of the snapshot gain
-    /// from it. [`ViewStats::huge`](crate::ViewStats::huge) is what the view has in huge pages.
+    /// To find the written pages, the kernel walks over the view's page tables. If much of the view is in memory, a
+    /// snapshot or restore of few pages spends most of its time on this walk. A huge page has one entry instead of 512,
+    /// so it makes the walk shorter.
     ///
-    /// This is done on Linux 6.7 and later with pages of 4 KiB, in views of at least 32 MiB, and for memory that
-    /// memsnap made itself. A huge page fills gaps of the snapshot's memory. So bytes are moved only where at most an
-    /// eighth of the huge page is gaps: the snapshot's memory grows by a seventh at most.
+    /// Once the walks have taken as long as moving the bytes takes, `take_snapshot` and the `restore` methods move some
+    /// bytes at the end of each call, until all are moved. Each of these calls takes about a millisecond longer. A few
+    /// calls take longer than that, if the system has to make room for huge pages first. All views of the snapshot
+    /// benefit. [`ViewStats::huge`](crate::ViewStats::huge) is the number of bytes that the view maps in huge pages.
+    ///
+    /// Views move bytes on Linux 6.7 and later, with pages of 4 KiB, and if they have at least 32 MiB. They move only
+    /// memory files that memsnap made or received, not other files that it mapped. A huge page has memory for all of its bytes, also where
+    /// the snapshot's memory has gaps. So bytes are moved only if at most an eighth of the huge page was gaps. The
+    /// snapshot's memory grows by a seventh at most.
     pub fn huge_pages(&mut self, huge_pages: HugePages) -> &mut Self {
         self.settings.huge_pages = huge_pages;
         self

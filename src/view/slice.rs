@@ -1,4 +1,6 @@
-//! A view as a slice of bytes, all of which can be read, and of most views written.
+//! A view as a slice of bytes.
+//!
+//! All bytes can be read. Unless the view is logged, they can also be written.
 
 use std::io;
 use std::ops::{Deref, DerefMut, Index, IndexMut};

@@ -17,8 +17,8 @@ impl<S, A> View<S, A> {
     ///
     /// # Errors
     ///
-    /// Those of the operating system: no memory, no address space. `InvalidData` if a [logged view](LoggedView) that
-    /// [checks](crate::ViewOptions::checked) finds a page that was not reported. The view stays as it was.
+    /// Those of the operating system: no memory, no address space. `InvalidData` if a [logged view](LoggedView)
+    /// [checks](crate::ViewOptions::checked) and finds a written page that was not reported. The view stays as it was.
     ///
     /// # Examples
     ///
@@ -49,7 +49,7 @@ impl<S, A> View<S, A> {
     /// Those of the operating system: no address space, too many mappings. The view then shows what it
     /// showed before, or a mixture, and is as long as before or as the snapshot; either way the next restore puts
     /// everything right, and snapshots taken of it are exact. `InvalidData` as for
-    /// [`take_snapshot`](Self::take_snapshot), which changes nothing.
+    /// [`take_snapshot`](Self::take_snapshot); after this error, the view shows what it showed before.
     ///
     /// On Windows, if there is not even enough memory for that, the view has no bytes: its length is 0, and its other
     /// methods return errors until a restore succeeds. Its addresses stay reserved, but must not be accessed

@@ -7,8 +7,9 @@ use std::io::ErrorKind;
 use std::sync::Arc;
 use std::thread;
 
+use common::maps::present;
 use common::{LINUX, assert_same};
-use memsnap::{LoggedView, Snapshot, Tracking, ViewOptions, page_size};
+use memsnap::{HugePages, LoggedView, Populate, Snapshot, Tracking, ViewOptions, page_size};
 
 const PAGES: usize = 64;
 
@@ -55,7 +56,9 @@ fn pages_that_are_borrowed_for_writing_are_captured_and_put_back() {
     }
 }
 
-/// What a restore and `zero` write at the edges of ranges that are not whole pages has to be in the log as well.
+/// A restore and `zero` write at the edges of ranges that are not whole pages.
+///
+/// The log needs these writes too.
 #[test]
 fn edges_that_the_view_writes_itself_are_reported() {
     let snapshot = Snapshot::from_slice(&filled(PAGES)).unwrap();
@@ -108,8 +111,10 @@ fn a_page_that_was_not_reported_is_named_and_then_counts_as_reported() {
     assert_same("restored", &view, &clean);
 }
 
-/// The checked mode took a page that was zeroed or discarded, and then written without a report, for one that was reported.
-/// The restore that followed took it for a page without memory of the view's own, and left what was written.
+/// The check once missed a page that was zeroed or discarded, and then written without a report.
+///
+/// It took the page for a reported one. The next restore took it for a page that is not private, and left the written
+/// bytes.
 #[test]
 fn pages_written_after_they_were_given_back_are_named() {
     let page = page_size();
@@ -126,14 +131,14 @@ fn pages_written_after_they_were_given_back_are_named() {
         if discards {
             view.discard(pages.clone()).unwrap();
         } else {
-            // So that the pages do not count as reported any more.
+            // After a snapshot, the pages do not count as reported any more.
             view.take_snapshot().unwrap();
             view.zero(pages.clone()).unwrap();
         }
         // SAFETY: the byte is within the view, of which no slice is in use.
         unsafe { view.as_mut_ptr().wrapping_add(5 * page).write(0x77) };
         let restored = view.restore();
-        // Where pages cannot be given back, they count as reported.
+        // On systems where `zero` and `discard` cannot give pages back, the pages count as reported.
         if LINUX {
             let error = restored.unwrap_err();
             assert!(error.to_string().contains(&format!("{:?}", 5 * page..6 * page)), "{error}");
@@ -143,7 +148,7 @@ fn pages_written_after_they_were_given_back_are_named() {
     }
 }
 
-/// The checked mode must not take a write of the same bytes, or a read, for a page that was missed.
+/// The check must not complain about a page that was only read, or written with the same bytes.
 #[test]
 fn only_pages_that_differ_are_missed() {
     let snapshot = Snapshot::from_slice(&filled(PAGES)).unwrap();
@@ -208,8 +213,9 @@ fn a_logged_view_grows_and_shrinks() {
     assert_same("restored to", &view, &long.view().unwrap());
 }
 
-/// `discard` writes the bytes of captured pages into a view that has no memory for them any more, because `zero` gave it
-/// back. The log did not learn that these pages were private again, so that a restore took them for zero and left them.
+/// `discard` writes captured bytes into pages that `zero` gave back, so that they are private again.
+///
+/// The log once did not learn this. The next restore took the pages for zero and left the bytes.
 #[test]
 fn what_a_discard_writes_is_put_back() {
     let snapshot = Snapshot::zeroed(PAGES * page_size()).unwrap();
@@ -230,8 +236,9 @@ fn what_a_discard_writes_is_put_back() {
     }
 }
 
-/// Captured pages that a restore copies into a view that has no memory for them are private from then on, and the next
-/// restore gives them back if the view may not keep them.
+/// Captured pages that a restore copies into the view become private.
+///
+/// The next restore gives them back if the view may not keep them.
 #[test]
 fn what_a_restore_copies_is_known_to_be_private() {
     let snapshot = Snapshot::from_slice(&filled(PAGES)).unwrap();
@@ -281,7 +288,38 @@ fn threads_report_at_the_same_time() {
     }
 }
 
-/// A view that writes other pages in each round must not keep all of them.
+/// Private memory that the log did not know of once stayed with the view for good: pages that were populated, and the
+/// neighbours of a written page in a huge page.
+#[test]
+fn private_memory_that_was_not_reported_is_given_back() {
+    let test = "private_memory_that_was_not_reported_is_given_back";
+    if !common::LINUX {
+        return common::skip(test, "single pages cannot be given back here");
+    }
+    const MORE: usize = 2_048;
+    let (mut populated, mut advised) = (options(), options());
+    let snapshot = Snapshot::from_slice(&filled(MORE)).unwrap();
+    let mut view = snapshot.view_with(populated.keep_resident(0).populate(Populate::Write)).unwrap();
+    assert_eq!(view.stats().private, MORE * page_size());
+    while view.stats().private > 0 {
+        let before = view.stats().private;
+        view.restore().unwrap();
+        assert!(view.stats().private < before);
+    }
+    assert_same("restored", &view, &filled(MORE));
+
+    let snapshot = Snapshot::zeroed(MORE * page_size()).unwrap();
+    let mut view =
+        snapshot.view_with(advised.checked(false).keep_resident(0).huge_pages(HugePages::Advise)).unwrap();
+    let address = view.as_ptr();
+    write(&mut view, MORE / 2, 1);
+    assert_eq!(view.stats().private, page_size());
+    assert_eq!(present(address, MORE), Some(1));
+    view.restore().unwrap();
+    assert_eq!(present(address, MORE), Some(0));
+}
+
+/// A view must not keep all of its private pages if each round writes other ones.
 #[test]
 fn private_memory_stays_within_what_the_view_may_keep() {
     const MORE: usize = 4_000;
@@ -295,9 +333,9 @@ fn private_memory_stays_within_what_the_view_may_keep() {
             }
             let taken = (round % 3 == 0).then(|| view.take_snapshot().unwrap());
             view.restore().unwrap();
-            // Elsewhere, single private pages cannot be given back.
+            // On other systems, single private pages cannot be given back.
             if LINUX {
-                // Twice the pages of a round, and what one sweep leaves.
+                // Beside what the view may keep: 64 pages that a sweep leaves, and twice the pages of a round.
                 assert!(view.stats().private <= (kept + 64 + 14) * page_size(), "{:?}", view.stats());
             }
             drop(taken);

@@ -151,7 +151,7 @@ impl ViewModel {
                 self.shows.bytes[known.clone()].copy_from_slice(&self.synced[known]);
             }
             Part::Purge(span) => {
-                // The log knows nothing of what other code discards.
+                // The log does not learn which pages other code discards.
                 let AnyView::Open(open) = &mut view else { return view };
                 system::purge(open, span.of(len));
                 // What was below the private pages depends on how the view was mapped.
@@ -179,7 +179,7 @@ impl ViewModel {
         view
     }
 
-    /// Protects parts of a view, and ends that.
+    /// Protects parts of a view, checks it, and makes all of it accessible again.
     fn protect<S>(
         &mut self,
         view: View<S>,

@@ -225,7 +225,7 @@ impl Span {
 }
 
 impl Edit {
-    /// What is written to `len` bytes.
+    /// The ranges of `len` bytes that are written, and the value that is written to them.
     pub(crate) fn parts(self, len: usize) -> (Vec<Range<usize>>, u8) {
         if len == 0 {
             return (Vec::new(), 0);

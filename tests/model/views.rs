@@ -1,4 +1,4 @@
-//! Views that are open, and views that are told what is written to them.
+//! Open views and logged views, to which the same operations are applied.
 
 use std::io;
 use std::ops::{Deref, Range};
@@ -10,21 +10,21 @@ use proptest::prelude::*;
 use super::ops::{Edit, Op, Options, Span, op, span};
 use super::system;
 
-/// An operation, and how the view that it opens or writes to is told of what is written.
+/// An operation, and how its writes are reported if the view is logged.
 #[derive(Clone, Debug)]
 pub(crate) struct Step {
     pub(crate) op: Op,
     pub(crate) logging: Logging,
 }
 
-/// Whether a view is logged, and how a logged one is told of an edit.
+/// Whether a view is logged, and how edits are reported to a logged view.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Logging {
     kind: Kind,
     report: Report,
     /// How often each edit is reported.
     times: usize,
-    /// What is reported beside what is written.
+    /// A range that is reported in addition.
     more: Option<Span>,
 }
 
@@ -39,10 +39,13 @@ enum Kind {
 enum Report {
     /// The bytes are borrowed for writing.
     Borrow,
-    /// They are written by pointer.
+    /// The bytes are reported, and then written by pointer.
     Before,
+    /// The bytes are written by pointer, and then reported.
     After,
-    /// They are not reported, and a view that checks says so.
+    /// The bytes are written by pointer.
+    ///
+    /// They are not reported if the view checks, so that it returns an error.
     Never,
 }
 
@@ -59,7 +62,7 @@ pub(crate) fn logging() -> impl Strategy<Value = Logging> {
     (kind, report, times, more).prop_map(|(kind, report, times, more)| Logging { kind, report, times, more })
 }
 
-/// The operation is drawn first, so that a seed of the corpus means the same one, with or without what follows it.
+/// The operation is drawn first, so that it depends only on the seed and not on what is drawn after it.
 pub(crate) fn step() -> impl Strategy<Value = Step> {
     (op(), logging()).prop_map(|(op, logging)| Step { op, logging })
 }
@@ -67,11 +70,11 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
 /// A view of either kind.
 pub(crate) enum AnyView<S> {
     Open(View<S>),
-    /// And whether it checks.
+    /// The view, and whether it checks.
     Logged(View<S, Logged>, bool),
 }
 
-/// The same for both kinds.
+/// Makes the same call on a view of either kind.
 macro_rules! both {
     ($any:expr, $view:ident => $call:expr) => {
         match $any {
@@ -171,7 +174,7 @@ impl<S> Deref for AnyView<S> {
 }
 
 impl Logging {
-    /// Those of an open view, or of a logged one and whether it checks.
+    /// The options of an open view. For a logged view, an `Err` with its options, and whether it checks.
     fn options(self, options: Options) -> Result<ViewOptions, (ViewOptions<Logged>, bool)> {
         let checks = match self.kind {
             Kind::Open => return Ok(options.on(ViewOptions::new())),

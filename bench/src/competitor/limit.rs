@@ -18,7 +18,7 @@ use crate::results::{COPIES, LIMIT};
 
 pub(crate) enum Limit {
     WithEntries,
-    /// Without the time for the page table's entries.
+    /// The limit without the time for page-table entries.
     CopiesOnly,
 }
 
@@ -26,12 +26,14 @@ struct Buffers {
     map: MmapMut,
     original: MmapMut,
     taken: ChangedPages,
-    /// The entries of the page table, each of which adds to the time: of a resident region, all; else, one for each change.
+    /// The page-table entries that add to the time.
     entries: Entries,
 }
 
 enum Entries {
+    /// One for each page of the region.
     All,
+    /// One for each change.
     Changed,
     None,
 }
@@ -63,7 +65,7 @@ impl Competitor for Limit {
     }
 }
 
-/// A region of zeroes that only copies changed pages, of which there are at most `changed`.
+/// A region of zeroes that only copies its changed pages. There are at most `changed` of them.
 pub(crate) fn copies_of_zeroes(bytes: usize, changed: usize) -> Result<Box<dyn Region>> {
     let map = || MmapOptions::new().len(bytes).no_reserve_swap().map_anon();
     let taken = ChangedPages::new(changed);

@@ -15,7 +15,7 @@ use crate::results::{COMPARING, SUBJECT};
 pub(crate) struct Memsnap {
     /// What regions are views of; by default each makes a snapshot of its own.
     pub(crate) snapshot: Option<Arc<Snapshot>>,
-    /// Whether written pages are found by comparing all, as on systems that do not name them.
+    /// Whether all pages are compared, as on systems that do not name the written ones.
     pub(crate) compares: bool,
 }
 
@@ -39,7 +39,7 @@ impl Competitor for Memsnap {
         };
         let mut options = ViewOptions::new();
         if self.compares {
-            // By default, a restore of a large view maps it anew, which leaves all pages to be faulted in again.
+            // By default, a restore of a large view maps it anew, and the next access to each page takes a page fault.
             options.tracking(Tracking::Compare).keep_resident(usize::MAX);
         }
         Ok(Box::new(snapshot.view_arc_with(&options)?))

@@ -1,4 +1,4 @@
-//! memsnap, a logged view: what is written is borrowed with `get_mut`, which reports it to the view.
+//! memsnap with a logged view: writes borrow the bytes with `get_mut`, which reports them to the view.
 #![allow(unsafe_code)]
 
 use std::slice;
@@ -15,7 +15,9 @@ use crate::results::LOGGED;
 
 #[derive(Default)]
 pub(crate) struct MemsnapLogged {
-    /// What regions are views of; by default, of the file of the image, which is not copied.
+    /// The snapshot that regions are views of.
+    ///
+    /// By default, one that maps the file of the image without a copy.
     pub(crate) snapshot: Option<Arc<Snapshot>>,
 }
 
@@ -43,7 +45,7 @@ impl Competitor for MemsnapLogged {
 }
 
 impl Region for LoggedView<Arc<Snapshot>> {
-    /// To be read only: what is written here is not reported.
+    /// Only for reading: writes to these bytes are not reported.
     fn bytes(&mut self) -> &mut [u8] {
         let (start, len) = (self.as_mut_ptr(), self.len());
         // SAFETY: the view has these bytes, and is borrowed mutably.

@@ -259,7 +259,7 @@ fn adapting_bars(results: &Results) -> Vec<Verdict> {
         }
         let longest =
             |changed| results.median(&adapting::case(call, changed), SUBJECT, adapting::LONGEST.name);
-        // With more pages, nothing is moved, and the longest call says how busy the machine is.
+        // With more pages, nothing is moved, and the longest call only tells how busy the machine is.
         let longest = adapting::CHANGED[..3].iter().copied().filter_map(longest).reduce(f64::max);
         verdicts.push(Verdict {
             what: format!("{name}, while a view adapts: the longest call above the median before"),

@@ -21,8 +21,8 @@ const TEXT: &str = "sans-serif";
 /// How a competitor looks in all plots.
 ///
 /// The colours are those of Okabe and Ito, which the colour-blind can distinguish, and a few more. Lines also differ by
-/// strokes and markers. Lines with more gaps are thinner and drawn later, so that a line shows in the gaps and at the
-/// edges of another that covers it.
+/// stroke and marker. Strokes with more gaps are thinner and are drawn later. So a line that is covered by another
+/// remains visible in the gaps and at the edges of that line.
 struct Style {
     competitor: &'static str,
     colour: RGBColor,
@@ -103,7 +103,9 @@ impl Stroke {
 }
 
 impl Marker {
-    /// The corners around the centre, in pixels. Outlines are larger, so that they show around a filled shape.
+    /// The corners around the centre, in pixels.
+    ///
+    /// Outlines are larger, so that they are visible around a filled shape.
     fn corners(self) -> Vec<(i32, i32)> {
         let (shape, r) = match self {
             Filled(shape) => (shape, 4),
@@ -363,8 +365,9 @@ mod tests {
     use super::*;
     use crate::competitor;
 
-    /// Colours once followed from the position in a list: a new competitor changed those of others, and could get the
-    /// colour of the first.
+    /// The colour of a competitor once depended on its position in a list.
+    ///
+    /// So a new competitor changed the colours of others, and could get the colour of the first one.
     #[test]
     fn each_competitor_has_a_style_of_its_own() {
         for competitor in competitor::all() {

@@ -1,4 +1,4 @@
-//! Views that move their image into huge pages: how long their calls take before, meanwhile and afterwards.
+//! Views that move their image into huge pages: the time of calls before, during and after that.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -22,31 +22,36 @@ pub(crate) const CALL: Metric = Metric::nanoseconds("call");
 const BEFORE: Metric = Metric::nanoseconds("call before");
 /// The longest call while the view adapts, less the median before.
 pub(crate) const LONGEST: Metric = Metric::nanoseconds("longest call meanwhile, above the median before");
-/// The 99th percentile of these.
+/// The 99th percentile of the calls while the view adapts, less the same median.
 const P99: Metric = Metric::nanoseconds("p99 meanwhile, above the median before");
 /// The calls until the view has adapted.
 const CALLS: Metric = Metric { name: "calls until then", unit: "" };
-/// What the view maps in huge pages then.
+/// How much the view then maps in huge pages.
 const HUGE: Metric = Metric { name: "in huge pages", unit: "MiB" };
 
 const NAME: &str = "adapting";
 
 pub(crate) const CHANGED: [usize; 4] = [1, 16, 256, 4096];
 
-/// A view that does not adapt in this time, or in so many calls, is measured as it is.
+/// A view that has not adapted after this time is measured as it is.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
+/// A view that has moved nothing after so many calls is measured as it is.
 const MOST_CALLS: usize = 5_000;
 
-/// Calls before the view adapts, of which the first ones are not counted: the view is write-protected there.
+/// The number of calls before the view adapts.
+///
+/// The first half is not counted, because the view is write-protected in these calls.
 const CALLS_BEFORE: usize = 100;
 
 /// Calls after which the huge pages are counted again.
-const INTERVAL: usize = 100;
+const INTERVAL: usize = 200;
 
-/// The length of a huge page. A view has adapted if nearly all of its image is in huge pages, but for those with changes.
+/// The length of a huge page.
 const HUGE_PAGE: usize = 2 << 20;
 
-/// What is warmed before each call. The kernel gives out next what was freed last.
+/// How many bytes are warmed before each call.
+///
+/// The kernel next hands out the memory that was freed last.
 const WARMED: usize = 4 * HUGE_PAGE;
 
 /// A gibibyte that was read in full.
@@ -54,7 +59,7 @@ pub(crate) fn case(call: Call, changed: usize) -> Case {
     Case::base(NAME).changed(changed).variant(call.name())
 }
 
-/// The same, with the huge pages as the kernel has them.
+/// The same, without warming huge pages.
 fn not_warmed() -> Case {
     case(Call::Take, 16).variant("take, huge pages not warmed")
 }
@@ -92,27 +97,20 @@ fn one(
     let plan = Plan { rounds: scale.pick(100, 400), ..scale.plan(case) };
     interleave(case, plan, entries, results, |entry, round| {
         entry.write(round);
-        let pause = match call {
-            Call::Take => {
-                entry.taken.clear();
-                let (taken, pause) = entry.take(round)?;
-                entry.taken.push_back(taken);
-                pause
-            }
-            Call::Restore => entry.restore(round)?,
-        };
+        let pause = call.by(entry, round)?;
         entry.record(CALL, nanoseconds(pause));
         Ok(())
     })
 }
 
-/// Writes and calls until the view has moved its image.
+/// Writes and makes calls until the view has adapted.
 fn adapt(call: Call, case: &Case, warms: bool, view: &mut ArcView, results: &mut Results) -> Result<()> {
     let mut changes = case.changes();
     let mut taken = None;
     let (mut calls, mut number) = (Vec::new(), 0);
     let touched: BTreeSet<_> =
         case.changes().next_round().iter().map(|change| change.page * page_size() / HUGE_PAGE).collect();
+    // A view has adapted if it maps most of its image in huge pages, not counting those that have changed pages.
     let wanted = (case.bytes - touched.len() * HUGE_PAGE) / 20 * 19;
     let start = Instant::now();
     let huge = loop {

@@ -1,8 +1,11 @@
-//! Logged views: beside copies of the pages that were written, for three lengths, and beside the ways of finding pages.
+//! Logged views, compared with copies of the written pages and with other views.
 //!
-//! Writing includes the report, since the words are borrowed with `get_mut`.
+//! Views of three lengths are also compared with each other.
+//!
+//! The time of the writes includes that of the reports, since the words are borrowed with `get_mut`.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Result;
 use memsnap::{Snapshot, ViewOptions};
@@ -12,7 +15,7 @@ use crate::case::{Case, GIB, MIB, TIB};
 use crate::competitor::{
     Competitor, Crumbles, Limit, Memsnap, MemsnapLogged, Operation, Region, Taken, copies_of_zeroes,
 };
-use crate::harness::{Plan, Round, interleave, nanoseconds, open, time};
+use crate::harness::{Entry, Plan, Round, interleave, nanoseconds, open, time};
 use crate::pages::{random_changes, rng};
 use crate::results::{COPIES, LOGGED, Metric, Results, Samples};
 
@@ -39,6 +42,19 @@ impl Call {
             Self::Restore => "restore",
         }
     }
+
+    /// Has a competitor do the call, and returns the time. The snapshot of the last round is dropped before.
+    pub(crate) fn by(self, entry: &mut Entry, round: &Round) -> Result<Duration> {
+        match self {
+            Self::Take => {
+                entry.taken.clear();
+                let (taken, pause) = entry.take(round)?;
+                entry.taken.push_back(taken);
+                Ok(pause)
+            }
+            Self::Restore => entry.restore(round),
+        }
+    }
 }
 
 pub(crate) const CHANGED: [usize; 3] = [1, 16, 256];
@@ -54,7 +70,7 @@ pub(crate) fn of_zeroes(call: Call, bytes: usize) -> Case {
     Case::base(NAME).bytes(bytes).changed(16).sparse().variant(&format!("{}, zeroes", call.name()))
 }
 
-/// Beside a view all of which is compared.
+/// The case beside a view that compares all of its pages.
 pub(crate) fn beside_comparing(call: Call) -> Case {
     beside_copies(call, 16).bytes(256 * MIB)
 }
@@ -82,7 +98,7 @@ pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
     Call::ALL.into_iter().try_for_each(|call| sizes(call, scale, results))
 }
 
-/// Short calls need many rounds.
+/// The calls are short, so this workload needs many rounds.
 fn rounds(scale: Scale) -> usize {
     scale.pick(200, 1000)
 }
@@ -105,15 +121,7 @@ fn beside(
     interleave(case, plan, entries, results, |entry, round| {
         let before = if round.is_first { entry.sample(round) } else { Vec::new() };
         let writes = entry.write(round);
-        let pause = match call {
-            Call::Take => {
-                entry.taken.clear();
-                let (taken, pause) = entry.take(round)?;
-                entry.taken.push_back(taken);
-                pause
-            }
-            Call::Restore => entry.restore(round)?,
-        };
+        let pause = call.by(entry, round)?;
         if round.is_first && call == Call::Restore {
             entry.check_restored(round, &before)?;
         }
@@ -139,7 +147,7 @@ impl Zeroes {
     }
 }
 
-/// Has views of all lengths do the call in turn, each a few times in a row, and beside each the copies alone.
+/// Measures the call for views of all lengths in turn, each a few times in a row, and the copies alone.
 fn sizes(call: Call, scale: Scale, results: &mut Results) -> Result<()> {
     const IN_A_ROW: usize = 10;
     let mut all = Vec::new();

@@ -90,8 +90,10 @@ impl Vm {
         }
     }
 
-    /// The offsets of the pages that the guest, or KVM in its place, wrote since this was last asked. They ascend; pages
-    /// in a row are one range or a few. The memory is to be registered with `KVM_MEM_LOG_DIRTY_PAGES`.
+    /// The offsets of the pages that the guest, or KVM on its behalf, wrote since the last call.
+    ///
+    /// The ranges ascend. Consecutive pages are one range or a few. The memory has to be registered with
+    /// `KVM_MEM_LOG_DIRTY_PAGES`.
     pub(super) fn written(&self) -> Result<impl Iterator<Item = Range<usize>> + use<>> {
         let log = self.fd.get_dirty_log(0, MEMORY).context("asking KVM which pages were written")?;
         Ok(log.into_iter().enumerate().flat_map(|(word, bits)| runs(word * 64, bits)))
@@ -106,14 +108,14 @@ impl Vm {
     }
 }
 
-/// The pages behind the page `first` of which the bits are set, as ranges of bytes.
+/// The pages from `first` on whose bits are set, as ranges of bytes.
 fn runs(first: usize, mut bits: u64) -> impl Iterator<Item = Range<usize>> {
     const PAGE: usize = 4096;
     iter::from_fn(move || {
         let lowest = bits & bits.wrapping_neg();
         let start = first + bits.trailing_zeros() as usize;
         let end = start + (bits / lowest.max(1)).trailing_ones() as usize;
-        // The sum clears the bits of the run, and sets the one behind it.
+        // The sum clears the bits of the run, and sets the bit behind it, which the conjunction clears.
         bits &= bits.wrapping_add(lowest);
         (start < end).then_some(start * PAGE..end * PAGE)
     })
@@ -139,8 +141,9 @@ impl Checkpoint {
     }
 }
 
-/// The kinds of views that can be guest memory: [`Open`], whose written pages the kernel names, and [`Logged`], whose
-/// written pages KVM's dirty log names.
+/// The kinds of views that can be guest memory: [`Open`] and [`Logged`].
+///
+/// The kernel names the written pages of an open view. KVM's dirty log names those of a logged view.
 pub trait Memory: Readable + Debug + Sized {
     /// Whether the machine has to report what its guest writes.
     const REPORTED: bool;
@@ -152,7 +155,7 @@ pub trait Memory: Readable + Debug + Sized {
     /// If the view has no such bytes.
     fn report(memory: &View<Snapshot, Self>, written: Range<usize>) -> io::Result<()>;
 
-    /// These bytes, to be written by the host.
+    /// Borrows these bytes, so that the host can write them.
     fn get_mut(memory: &mut View<Snapshot, Self>, range: Range<usize>) -> Option<&mut [u8]>;
 }
 
@@ -256,7 +259,7 @@ impl<A: Memory> Machine<A> {
         Ok(())
     }
 
-    /// Reports to the view what the guest wrote, if that is not found otherwise.
+    /// Reports to the view what the guest wrote, if the view is logged.
     fn report_written(&self) -> Result<()> {
         if A::REPORTED {
             for written in self.vm.written()? {
@@ -266,11 +269,11 @@ impl<A: Memory> Machine<A> {
         Ok(())
     }
 
-    /// The offsets of what changed in guest memory since the last checkpoint or restore, in whole pages.
+    /// The offsets of the pages that changed in guest memory since the last checkpoint or restore.
     ///
     /// # Errors
     ///
-    /// If KVM or the kernel do not tell what was written.
+    /// If KVM or the kernel cannot tell what was written.
     pub fn changes(&self) -> Result<Vec<Range<usize>>> {
         self.report_written()?;
         Ok(self.memory.changes().context("listing what changed in guest memory")?.ranges().to_vec())

@@ -3,8 +3,6 @@
 
 use std::io;
 
-use rustix::process::geteuid;
-
 use super::memory::huge_page_size;
 use super::pagemap;
 use crate::pages::PageRange;
@@ -12,11 +10,12 @@ use crate::sys::HugePages;
 use crate::sys::unix::{Mapping, MemoryFile, page_size};
 use crate::sys::{Entries, Placement, Source, call};
 
-/// The same on all architectures that Rust has; `libc` knows it with glibc only.
+/// The same on all architectures that Rust supports. `libc` defines it only for glibc.
 const MADV_COLLAPSE: libc::c_int = 25;
 
-/// Pages that one huge page takes the place of. Only where pages have 4 KiB: with larger pages a huge page has 32 MiB or
-/// more, which no call can move in a millisecond.
+/// The number of pages in a huge page; `None` unless pages have 4 KiB.
+///
+/// With larger pages, a huge page has 32 MiB or more, which no call can move in a millisecond.
 pub(crate) fn huge_region() -> Option<usize> {
     (page_size() == 4096).then(|| huge_page_size() / page_size())
 }
@@ -25,8 +24,8 @@ impl Mapping {
     /// Moves the file's pages `region` into one huge page, and maps that.
     ///
     /// The kernel copies the pages, takes them from all page tables, and puts the huge page in their place in the file.
-    /// It refuses (`EINVAL`) if one of the pages is private or the mapping is registered with userfaultfd; the file may
-    /// have the huge page then.
+    /// It refuses (`EINVAL`) if one of the pages is private or the mapping is registered with userfaultfd. The file may
+    /// have the huge page even then.
     pub(super) fn collapse(&self, region: PageRange) -> io::Result<()> {
         debug_assert!(region.end <= self.pages());
         call("madvise")?;
@@ -46,7 +45,7 @@ impl Mapping {
         }
     }
 
-    /// How the pages of `range` are mapped. Fails where the kernel does not say (before 6.7).
+    /// How the pages of `range` are mapped. Fails if the kernel cannot tell (before 6.7).
     pub(crate) fn entries(&self, range: PageRange) -> io::Result<Entries> {
         Ok(pagemap::entries(self, range)?)
     }
@@ -61,13 +60,18 @@ impl MemoryFile {
         }
     }
 
-    /// The pages of `range` that have no memory, of a file that `mapping` shows there; `None` of a file on a disk or
-    /// somebody else's. (To look for holes in the file would take time for all of the file.)
+    /// The number of pages of `range` for which the file has no memory. `mapping` shows the file there.
+    ///
+    /// `None` for a file on a disk or somebody else's. This uses `mincore`, because a search for holes in the file may
+    /// read on to the end of the file.
     pub(crate) fn holes(&self, mapping: &Mapping, range: PageRange) -> Option<usize> {
         debug_assert!(range.end <= mapping.pages());
         let stat = self.fd.stat().ok()?;
-        // Of other users' files, the kernel tells that all pages are in memory.
-        if self.is_on_disk() || self.kind.is_borrowed() || stat.st_uid != geteuid().as_raw() {
+        // Not by rustix, which panics in debug builds if a filter refuses the call.
+        // SAFETY: the call takes nothing and only returns a number.
+        let user = unsafe { libc::geteuid() };
+        // For files of other users, `mincore` reports that all pages are in memory.
+        if self.is_on_disk() || self.kind.is_borrowed() || stat.st_uid != user {
             return None;
         }
         call("mincore").ok()?;

@@ -39,7 +39,7 @@ impl Shown {
     pub(in crate::sys) fn truncate(&mut self, _pages: usize) {}
 }
 
-/// Pages of which a multiple is a good address for a mapping of `pages` pages of `source`; 0 if that does not matter.
+/// The alignment in pages of a good address for `pages` pages of `source`; 0 if any address is good.
 #[inline]
 pub(in crate::sys) fn alignment(huge_pages: HugePages, pages: usize, source: Source<'_>) -> usize {
     match (huge_pages, source) {

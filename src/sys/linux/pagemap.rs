@@ -122,8 +122,10 @@ pub(super) fn entries(mapping: &Mapping, range: PageRange) -> Result<Entries, Er
     Ok(entries)
 }
 
-/// Write-protects every page of `range` in `scope`. Where a page table exists, the entries of pages that were never in memory are
-/// write-protected too, whatever the scope.
+/// Write-protects every page of `range` in `scope`.
+///
+/// Where a page table exists, the entries of pages that were never in memory are write-protected too, whatever the
+/// scope.
 pub(super) fn protect(mapping: &Mapping, range: PageRange, scope: Scope) -> Result<(), Errno> {
     let (start, end) = addresses(mapping, range);
     let arg = ScanArg {

@@ -257,24 +257,38 @@ impl Tracker {
     /// After other memory was mapped in place of what `range` showed, or was added there.
     pub(crate) fn renewed(&mut self, mapping: &Mapping, range: PageRange) {
         if self.tier == Tier::Armed && range.len() > 0 && register(mapping, range).is_err() {
-            self.tier = Tier::Scan;
+            self.stop(mapping);
         }
     }
 
-    /// Whether searches take less time if pages are in huge pages.
+    /// Ends write-protection for good, after a part of the mapping could not be registered or unregistered. What stays
+    /// registered would keep its markers, which searches for private pages take for pages that are swapped out. To
+    /// unregister whole mappings takes no memory of the kernel.
+    fn stop(&mut self, mapping: &Mapping) {
+        self.tier = Tier::Scan;
+        let _ = unregister(mapping, mapping.all());
+    }
+
+    /// Whether searches take less time in huge pages.
     pub(crate) fn gains_from_huge_pages(self) -> bool {
         matches!(self.tier, Tier::Armed | Tier::Scan)
     }
 
-    /// Moves the file's pages `region`, one [`huge_region`](super::huge_region), into a huge page. Each of them shows what
-    /// the caller compares with, as when pages are closed. Fails with `Unsupported` if a page of the region is private.
+    /// Moves the file's pages `region` into a huge page.
     ///
-    /// The kernel does not map a huge page in memory that is registered with userfaultfd. So an armed region is
-    /// unregistered for a moment, registered again and closed. In a mapping in which memory may be pinned nothing may be
+    /// There are as many pages as [`huge_region`](super::huge_region) says.
+    ///
+    /// As when pages are closed, each of them must show what the caller compares with. Fails with `Unsupported` if a
+    /// page of the region is private.
+    ///
+    /// The kernel does not map a huge page in memory that is registered with userfaultfd. So in an armed mapping, the
+    /// region is unregistered, moved, registered again and closed. While memory may be pinned, pages must not be
     /// closed, so nothing is moved either.
     pub(crate) fn collapse(&mut self, mapping: &Mapping, region: PageRange) -> Collapsed {
         let refused = |error| Collapsed { moved: Err(error), opened: false };
-        match pagemap::private(mapping, region, Look::InMemory, |_| true) {
+        // A closed page without an entry is a marker, which looks as if it were swapped out.
+        let look = if self.tier == Tier::Armed { Look::InMemory } else { Look::Everywhere };
+        match pagemap::private(mapping, region, look, |_| true) {
             Ok((private, _)) if private.is_empty() => {}
             Ok(_) => return refused(io::ErrorKind::Unsupported.into()),
             Err(error) => return refused(error.into()),
@@ -286,7 +300,9 @@ impl Tracker {
             return refused(io::ErrorKind::Unsupported.into());
         }
         if let Err(error) = unregister(mapping, region) {
-            return refused(error.into());
+            // Some or all of its pages may be open now.
+            self.stop(mapping);
+            return Collapsed { moved: Err(error.into()), opened: true };
         }
         let moved = mapping.collapse(region);
         self.renewed(mapping, region);

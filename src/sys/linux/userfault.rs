@@ -30,7 +30,7 @@ pub(super) fn register(userfault: BorrowedFd<'_>, mapping: &Mapping, range: Page
     unsafe { rustix::ioctl::ioctl(userfault, Argument::<_, REGISTER>(register)) }
 }
 
-/// Ends that; protected pages are as they were before.
+/// Ends the registration of `range`. Its pages are not write-protected any more.
 pub(super) fn unregister(
     userfault: BorrowedFd<'_>,
     mapping: &Mapping,

@@ -158,7 +158,7 @@ impl MemoryFile {
     /// A wish that is not granted.
     pub(crate) fn collapse(&self) {}
 
-    /// Unknown.
+    /// Always `None`: the system does not say.
     pub(crate) fn holes(&self, _: &Mapping, _: PageRange) -> Option<usize> {
         None
     }

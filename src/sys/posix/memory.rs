@@ -38,7 +38,7 @@ const GIVE_BACK: libc::c_int =
 /// process, for not every system joins them again.
 const MAX_PIECES: usize = 1024;
 
-/// Addresses do not matter: there are no huge pages that could be asked for.
+/// Any address is good, since there are no huge pages to ask for.
 pub(in crate::sys) fn alignment(_huge_pages: HugePages, _pages: usize, _source: Source<'_>) -> usize {
     0
 }
@@ -181,7 +181,7 @@ impl Mapping {
         })
     }
 
-    /// Unknown.
+    /// Always fails: the system does not say.
     pub(crate) fn entries(&self, _: PageRange) -> io::Result<Entries> {
         Err(io::ErrorKind::Unsupported.into())
     }

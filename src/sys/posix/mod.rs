@@ -35,7 +35,7 @@ pub(crate) fn replaces_unseen() -> bool {
     cfg!(any(target_os = "linux", target_os = "android")) && !commits_strictly()
 }
 
-/// No huge pages.
+/// Always `None`: there are no huge pages.
 pub(crate) fn huge_region() -> Option<usize> {
     None
 }

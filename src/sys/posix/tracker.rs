@@ -82,12 +82,12 @@ impl Tracker {
     /// After other memory was mapped in place of what `range` showed, or was added there.
     pub(crate) fn renewed(&mut self, _mapping: &Mapping, _range: PageRange) {}
 
-    /// There are no huge pages.
+    /// Always `false`: there are no huge pages.
     pub(crate) fn gains_from_huge_pages(self) -> bool {
         false
     }
 
-    /// Never succeeds.
+    /// Always fails: there are no huge pages.
     pub(crate) fn collapse(&mut self, _: &Mapping, _: PageRange) -> Collapsed {
         Collapsed { moved: Err(io::ErrorKind::Unsupported.into()), opened: false }
     }

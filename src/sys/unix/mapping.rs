@@ -80,7 +80,8 @@ impl Mapping {
         let &Placement { before, behind, huge_pages, ref name, .. } = placement;
         let alignment = alignment(huge_pages, pages, source);
         let around = before.saturating_add(behind);
-        // Where nothing else is reserved, the address of a mapping that may come to be in huge pages is a matter of luck.
+        // With `Auto` and nothing reserved around the mapping, `map_aligned` looks for an aligned address without
+        // slack.
         let slack = if huge_pages == HugePages::Auto && around == 0 { 0 } else { alignment };
         let inaccessible = around.saturating_add(slack);
         let name = name.clone();
@@ -386,14 +387,15 @@ unsafe fn map(
     NonNull::new(mapped.cast()).ok_or_else(|| io::Error::other("mmap returned address zero"))
 }
 
-/// Maps the pages `range` of `source` at an unused address, which is a multiple of `alignment` pages if possible.
+/// Maps the pages `range` of `source` at an unused address, aligned to `alignment` pages if possible.
 ///
-/// The address of the last such mapping is proposed first. So a program that opens and drops views makes one call
-/// for each, and one that keeps them mostly too, since the kernel places them below each other. Otherwise a multiple is
-/// looked for in a free range of addresses that is long enough to have one.
+/// It first proposes the address of the last such mapping. A program that drops each view before it opens the next gets
+/// this address. In a program that keeps its views, the kernel places each mapping below the last one, where it mostly
+/// is aligned as well. So both mostly make one system call for each mapping. Otherwise, it looks for an aligned address
+/// in a free range of addresses that is long enough to have one.
 fn map_aligned(alignment: usize, range: PageRange, source: Source<'_>) -> io::Result<NonNull<u8>> {
     static LAST: AtomicUsize = AtomicUsize::new(0);
-    /// Between two calls, another thread may come to have the addresses.
+    /// More than one, since another thread may take the addresses between two calls.
     const ATTEMPTS: usize = 2;
     let map_at = |address: usize| {
         let address = ptr::without_provenance_mut(address);

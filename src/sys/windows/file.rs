@@ -180,7 +180,7 @@ impl MemoryFile {
     /// Huge pages of a section would have to be asked for when it is made, by a privileged user.
     pub(crate) fn collapse(&self) {}
 
-    /// Unknown.
+    /// Always `None`: the system does not say.
     pub(crate) fn holes(&self, _: &Mapping, _: PageRange) -> Option<usize> {
         None
     }

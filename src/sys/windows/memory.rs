@@ -273,7 +273,7 @@ impl Mapping {
         Ok(())
     }
 
-    /// Unknown.
+    /// Always fails: the system does not say.
     pub(crate) fn entries(&self, _: PageRange) -> io::Result<Entries> {
         Err(io::ErrorKind::Unsupported.into())
     }

@@ -34,7 +34,7 @@ pub(crate) fn writes_in_place() -> bool {
     true
 }
 
-/// No huge pages.
+/// Always `None`: there are no huge pages.
 pub(crate) fn huge_region() -> Option<usize> {
     None
 }
