@@ -68,7 +68,7 @@ impl State {
         }
         let Collapsed { moved, opened } = self.tracker.collapse(&self.mapping, region);
         if opened {
-            self.all_closed = false;
+            self.known.set_all_write_protected(false);
         }
         match moved {
             Ok(()) => Visit::Moved,

@@ -2,7 +2,6 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::mem;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -29,14 +28,15 @@ impl State {
         let search = if closes && !widens { Search::WrittenAndClose } else { Search::Written };
         let found = self.find_and_note(search).inspect_err(|_| {
             if search == Search::WrittenAndClose {
-                self.unsynced = PageSet::all(self.mapping.pages());
-                self.all_closed = false;
+                self.known.only_may_differ(PageSet::all(self.mapping.pages()));
+                self.known.set_all_write_protected(false);
             }
         })?;
         // What an earlier failure left behind may be any page.
-        let written = found.since_closed && self.all_closed && self.unsynced.is_empty();
-        self.all_closed = found.closed == Closed::All;
-        self.unsynced = found.pages.union(&self.unsynced);
+        let written =
+            found.since_closed && self.known.all_write_protected() && self.known.unsynced().is_empty();
+        self.known.set_all_write_protected(found.closed == Closed::All);
+        self.known.may_differ(&found.pages);
         if !found.since_closed {
             if self.tracker.must_arm() || self.ledger.arming_pays() {
                 self.arm(found.pages.len());
@@ -84,11 +84,12 @@ impl State {
         let (written, unwritten) = match &self.backing {
             Backing::Private(_) => self.harvest()?,
             Backing::Direct(_) | Backing::Torn => {
-                self.unsynced = self.all_candidates()?;
+                let candidates = self.all_candidates()?;
+                self.known.only_may_differ(candidates);
                 (false, 0)
             }
         };
-        let candidates = &self.unsynced;
+        let candidates = self.known.unsynced();
         let unreadable = self.access.unreadable(candidates);
         self.set_access(&unreadable, Access::READ).or_else(|error| {
             self.set_access(&unreadable, Access::NONE)?;
@@ -105,7 +106,7 @@ impl State {
         let protected = self.set_access(&unreadable, Access::NONE);
         let (image, idle) = captured?;
         protected?;
-        let candidates = mem::take(&mut self.unsynced).len();
+        let candidates = self.known.take_unsynced().len();
         let changed = candidates - idle;
         if let Some(took) = took {
             self.ledger.costs.compared(if written { changed } else { candidates + changed }, took);

@@ -18,7 +18,7 @@ impl State {
             Backing::Direct(file) if file.punch(range).is_ok() => return Ok(()),
             Backing::Direct(_) | Backing::Torn => pages,
             Backing::Private(layout) => {
-                self.unsynced = self.unsynced.union(&pages);
+                self.known.may_differ(&pages);
                 // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
                 match unsafe { layout.show_zeroes(&mut self.mapping, range) } {
                     Ok(left) => {
@@ -46,7 +46,7 @@ impl State {
         let pages = PageSet::from(range);
         self.collect_log();
         // Discarded pages may be reported as if they had been written.
-        self.all_closed = false;
+        self.known.set_all_write_protected(false);
         let left = match &self.backing {
             Backing::Direct(_) => {
                 // To write zeroes would take memory, and so would reading them.
@@ -86,18 +86,14 @@ impl State {
         self.log_private(&written);
         if self.log.is_some() {
             // These pages show `synced` now. In other views, the tracker may still report them.
-            self.unsynced = self.unsynced.minus(&range.into());
+            self.known.show_synced(range);
         }
         Ok(())
     }
 
     /// After `pages` were discarded here.
     pub(crate) fn forget_private(&mut self, pages: &PageSet) {
-        if let Some(private) = &mut self.private
-            && !pages.is_empty()
-        {
-            *private = private.minus(pages);
-        }
+        self.known.remove_private(pages);
         if let Some(log) = &mut self.log {
             log.remove_private(pages);
         }
@@ -124,7 +120,7 @@ impl State {
     /// Brings into `unsynced` the pages that were private to show `synced` and are not among those that are `private`
     /// now: other code has discarded them (`MADV_DONTNEED`), or let the kernel do it (`MADV_FREE`).
     pub(crate) fn add_discarded(&mut self, private: &PageSet) {
-        let discarded = match (&self.private, &self.backing) {
+        let discarded = match (self.known.private(), &self.backing) {
             (Some(before), _) => before.minus(private),
             (None, Backing::Private(layout)) => layout.hidden(&self.synced, private),
             (None, Backing::Direct(_) | Backing::Torn) => return,
@@ -132,7 +128,7 @@ impl State {
         // In the middle of a restore, `synced` may be longer than the range.
         let discarded = discarded.below(self.mapping.pages());
         if !discarded.is_empty() {
-            self.unsynced = self.unsynced.union(&discarded);
+            self.known.may_differ(&discarded);
         }
     }
 }

@@ -90,7 +90,7 @@ impl State {
             }
             self.synced = Arc::new(self.synced.over(base, pages, content_len));
             self.backing = Backing::Private(Layout::of_base(Arc::clone(&self.synced)));
-            self.unsynced = PageSet::new();
+            self.known.only_may_differ(PageSet::new());
             self.log_hidden();
         }
         Arc::clone(&self.synced)

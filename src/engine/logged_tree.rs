@@ -16,7 +16,7 @@ use std::sync::Arc;
 use crate::engine::dirty_log::Sources;
 use crate::engine::settings::Checks;
 use crate::engine::state::{Backing, State};
-use crate::image::Image;
+use crate::image::{Image, Reader};
 use crate::pages::PageSet;
 use crate::sys::Search;
 use crate::sys::Tracking;
@@ -36,11 +36,11 @@ impl State {
     pub(crate) fn collect_log(&mut self) -> bool {
         let Some(log) = &mut self.log else { return false };
         let reported = log.take(self.mapping.pages());
-        if self.unsynced.is_empty() {
-            self.unsynced = reported;
+        if self.known.unsynced().is_empty() {
+            self.known.only_may_differ(reported);
             return true;
         }
-        self.unsynced = self.unsynced.union(&reported);
+        self.known.may_differ(&reported);
         false
     }
 
@@ -72,11 +72,11 @@ impl State {
         // SAFETY: the pages are the mapping's, and can be read: parts of a logged view are never protected. The tree is
         // borrowed, so nothing writes to it.
         let differs = |&page: &usize| unsafe { self.page(page) } != old.page(page);
-        let missed: PageSet = found.pages.minus(&self.unsynced).iter().filter(differs).collect();
+        let missed: PageSet = found.pages.minus(self.known.unsynced()).iter().filter(differs).collect();
         // Pages that were zeroed or discarded are in `unsynced` too. They are private only if they were written since.
         // If that is not known, they count as private, so that a restore rewrites them.
         let is_bare = |page: &usize| self.log.as_ref().is_some_and(|log| !log.is_private(*page));
-        let bare: PageSet = found.pages.intersection(&self.unsynced).iter().filter(is_bare).collect();
+        let bare: PageSet = found.pages.intersection(self.known.unsynced()).iter().filter(is_bare).collect();
         // SAFETY: as above.
         let is_zero = |&page: &usize| layout.shows_zeroes(page) && unsafe { self.page(page) } == zeroes();
         let unclear: PageSet = bare.iter().filter(|page| !layout.shows_zeroes(*page)).collect();
@@ -84,7 +84,7 @@ impl State {
         let missed = missed.union(&written);
         self.log_private(&unclear);
         let Some(first) = missed.ranges().first().map(|range| range.bytes()) else { return Ok(()) };
-        self.unsynced = self.unsynced.union(&missed);
+        self.known.may_differ(&missed);
         self.log_private(&missed);
         Err(io::Error::new(
             io::ErrorKind::InvalidData,
@@ -108,35 +108,61 @@ impl State {
         let uncovered = self.uncover(image, keep)?;
         self.forget_private(&uncovered);
         let wanted = image.reader()?;
-        let all = if moved.is_empty() { None } else { Some(self.unsynced.union(moved)) };
-        let all = all.as_ref().unwrap_or(&self.unsynced);
-        let (rewritten, kept) = if keep.is_empty() {
-            (None, PageSet::new())
-        } else {
-            (Some(all.minus(keep)), all.intersection(keep))
-        };
-        let rewritten = rewritten.as_ref().unwrap_or(all);
-        let (Backing::Private(layout), Some(log)) = (&self.backing, &mut self.log) else { return Ok(()) };
-
         // From here on nothing fails.
-        let room = self.ledger.kept_pages + layout.hidden_at_most(image);
-        let mut excess = log.private_len().saturating_sub(room);
-        let shown = |page: &usize| layout.shows(*page, image);
-        let idle: PageSet = match excess {
-            0 => PageSet::new(),
-            // Twice as many as have become private since the last restore, so that their number soon is within the
-            // limit.
-            _ => log.some_private((2 * rewritten.len()).max(SWEEP)).minus(all).iter().filter(shown).collect(),
+        let mut all = self.known.take_unsynced();
+        if !moved.is_empty() {
+            all = all.union(moved);
+        }
+        let (rewritten, kept) =
+            if keep.is_empty() { (all, PageSet::new()) } else { (all.minus(keep), all.intersection(keep)) };
+        let excess = self.excess(image);
+        let idle = if excess == 0 { PageSet::new() } else { self.idle_pages(image, &rewritten, &kept) };
+        let discarded = self.copy_back_logged(image, &wanted, &rewritten, excess.saturating_sub(idle.len()));
+        self.discard_logged(&wanted, &discarded, &idle);
+        trace::restored("rewritten", image.pages, rewritten.len(), Tracking::Logged);
+        if !Arc::ptr_eq(&self.synced, image) {
+            self.synced = Arc::clone(image);
+        }
+        self.known.only_may_differ(kept);
+        Ok(())
+    }
+
+    /// The number of private pages by which the view has more than it may keep.
+    fn excess(&self, image: &Arc<Image>) -> usize {
+        let (Backing::Private(layout), Some(log)) = (&self.backing, &self.log) else { return 0 };
+        log.private_len().saturating_sub(self.ledger.kept_pages + layout.hidden_at_most(image))
+    }
+
+    /// Some private pages that show `image` and could be discarded: neither `rewritten` nor `kept` has them.
+    fn idle_pages(&mut self, image: &Arc<Image>, rewritten: &PageSet, kept: &PageSet) -> PageSet {
+        let (Backing::Private(layout), Some(log)) = (&self.backing, &mut self.log) else {
+            return PageSet::new();
         };
-        excess = excess.saturating_sub(idle.len());
+        // Considers twice as many pages as have become private since the last restore, so that the number of private pages
+        // soon is within the limit.
+        let some = log.some_private((2 * (rewritten.len() + kept.len())).max(SWEEP));
+        some.minus(rewritten).minus(kept).iter().filter(|&page| layout.shows(page, image)).collect()
+    }
+
+    /// Copies the bytes of `pages` into the view, except where it shows them if nothing is private.
+    ///
+    /// Returns up to `excess` private pages that should be discarded instead.
+    fn copy_back_logged(
+        &mut self,
+        image: &Arc<Image>,
+        wanted: &Reader<'_>,
+        pages: &PageSet,
+        excess: usize,
+    ) -> PageSet {
+        let mut discarded = PageSet::new();
+        let (Backing::Private(layout), Some(log)) = (&self.backing, &mut self.log) else { return discarded };
         let known = log.sources.take().filter(|sources| sources.are_of(image));
-        let is_known = known.as_ref().is_some_and(|sources| sources.pages() == rewritten);
+        let is_known = known.as_ref().is_some_and(|sources| sources.pages() == pages);
         let mut before = known.iter().flat_map(Sources::iter).peekable();
         // If no page was captured, all bytes are in the base, where they are found without a search.
         let remembers = !is_known && image.captured.len() > 0;
-        let mut starts = Vec::with_capacity(if remembers { rewritten.len() } else { 0 });
-        let mut discarded = PageSet::new();
-        for page in rewritten.iter() {
+        let mut starts = Vec::with_capacity(if remembers { pages.len() } else { 0 });
+        for page in pages.iter() {
             while before.next_if(|(earlier, _)| *earlier < page).is_some() {}
             let bytes = match before.peek() {
                 Some((known, bytes)) if *known == page => bytes,
@@ -159,32 +185,35 @@ impl State {
                 log.add_private(&PageSet::from_iter([page]));
             }
         }
-        // Idle pages show what `image` holds already, unless a discard that failed has changed them.
-        let unneeded = discarded.union(&idle);
-        // SAFETY: as above.
-        match unsafe { self.mapping.discard(&unneeded) } {
-            Ok(()) => log.remove_private(&unneeded),
-            Err(error) => {
-                let is_unchanged = error.kind() == io::ErrorKind::Unsupported;
-                let changed = if is_unchanged { &discarded } else { &unneeded };
-                // SAFETY: as for the copies above.
-                changed.iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
-            }
-        }
-        trace::restored("rewritten", image.pages, rewritten.len(), Tracking::Logged);
         drop(before);
         log.sources = if remembers {
             // SAFETY: each address is that of the bytes that `image` holds for the page. Those that the last restore
             // found are of the same image, whose bytes neither change nor move.
-            Some(unsafe { Sources::new(Arc::clone(image), rewritten.clone(), starts) })
+            Some(unsafe { Sources::new(Arc::clone(image), pages.clone(), starts) })
         } else {
             known.filter(|_| is_known)
         };
-        if !Arc::ptr_eq(&self.synced, image) {
-            self.synced = Arc::clone(image);
+        discarded
+    }
+
+    /// Discards the pages `discarded` and `idle`. If that fails, copies the bytes that have to change.
+    fn discard_logged(&mut self, wanted: &Reader<'_>, discarded: &PageSet, idle: &PageSet) {
+        let unneeded = discarded.union(idle);
+        // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
+        match unsafe { self.mapping.discard(&unneeded) } {
+            Ok(()) => {
+                if let Some(log) = &mut self.log {
+                    log.remove_private(&unneeded);
+                }
+            }
+            Err(error) => {
+                // Idle pages show what the image holds already, unless a discard that failed has changed them.
+                let is_unchanged = error.kind() == io::ErrorKind::Unsupported;
+                let changed = if is_unchanged { discarded } else { &unneeded };
+                // SAFETY: as in `copy_back_logged`.
+                changed.iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
+            }
         }
-        self.unsynced = kept;
-        Ok(())
     }
 
     /// Resets the log after the view was mapped: only pages that the layout does not show are private.
@@ -212,7 +241,7 @@ impl State {
     pub(crate) fn log_kept(&mut self, keep: &PageSet) {
         if let Some(log) = &mut self.log {
             log.add_private(keep);
-            self.unsynced = keep.clone();
+            self.known.only_may_differ(keep.clone());
         }
     }
 }

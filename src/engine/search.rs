@@ -49,10 +49,10 @@ impl State {
             _ => {}
         }
         if !found.known || !found.complete {
-            self.private = None;
-        } else if self.private.as_ref() != Some(&found.pages) {
+            self.known.set_private(None);
+        } else if self.known.private() != Some(&found.pages) {
             self.add_discarded(&found.pages);
-            self.private = Some(found.pages.clone());
+            self.known.set_private(Some(found.pages.clone()));
         }
         Ok((found, took))
     }
@@ -87,7 +87,7 @@ impl State {
     }
 
     pub(super) fn closed(&mut self, closed: Closed, private: usize) {
-        self.all_closed = closed == Closed::All;
+        self.known.set_all_write_protected(closed == Closed::All);
         // Also if nothing was closed: then closing is tried again when as much has been spent in vain once more.
         self.ledger.closed(if closed == Closed::Nothing { 0 } else { private });
     }

@@ -27,6 +27,7 @@ use crate::access::Protections;
 use crate::engine::adaptation::Adaptation;
 use crate::engine::cost::Ledger;
 use crate::engine::dirty_log::DirtyLog;
+use crate::engine::known_pages::KnownPages;
 use crate::engine::layout::Layout;
 use crate::engine::rewritten::RewrittenPages;
 use crate::error;
@@ -36,27 +37,21 @@ use crate::sys::{Mapping, MemoryFile, Populate, Source, Tracker, Tracking};
 
 /// What a working tree shows, and what is known of its pages.
 pub(crate) struct State {
-    pub(crate) mapping: Mapping,
-    pub(crate) backing: Backing,
+    pub(super) mapping: Mapping,
+    pub(super) backing: Backing,
     /// What the range showed when it was last captured or restored, which may have had another length then.
-    pub(crate) synced: Arc<Image>,
-    pub(crate) tracker: Tracker,
-    /// Pages that may differ from `synced` though the tracker may not report them (again).
-    pub(crate) unsynced: PageSet,
-    /// At least the pages that were private when the last search was over and have not been discarded here since; but
-    /// not all that were written since. `None` if that is not known.
-    pub(crate) private: Option<PageSet>,
-    /// Every page was closed when the range last showed `synced`, so that pages reported since were written.
-    pub(crate) all_closed: bool,
+    pub(super) synced: Arc<Image>,
+    pub(super) tracker: Tracker,
+    pub(super) known: KnownPages,
     /// Pages that recent calls of `show` had to rewrite.
-    pub(crate) rewritten: RewrittenPages,
-    pub(crate) ledger: Ledger,
-    pub(crate) adaptation: Adaptation,
-    pub(crate) access: Protections,
+    pub(super) rewritten: RewrittenPages,
+    pub(super) ledger: Ledger,
+    pub(super) adaptation: Adaptation,
+    pub(super) access: Protections,
     /// The pages that the program reported, if the view is logged.
     ///
     /// Then the tracker is only used to check them.
-    pub(crate) log: Option<Box<DirtyLog>>,
+    pub(super) log: Option<Box<DirtyLog>>,
 }
 
 /// See the module.
@@ -117,7 +112,7 @@ impl State {
             // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
             unsafe { self.mapping.truncate(pages) }
                 .map_err(error::context("taking pages from the end of a view", old - pages))?;
-            self.unsynced = self.unsynced.below(pages);
+            self.known.truncate(pages);
             self.forget_private(&PageRange::new(pages, old).into());
             self.rewritten.truncate(pages);
             self.access.truncate(pages);
@@ -141,9 +136,9 @@ impl State {
                     self.mapping.extend(added.len(), Source::Zero).map_err(context)?;
                     layout.extended(added);
                     self.tracker.renewed(&self.mapping, added);
-                    self.all_closed = false;
+                    self.known.set_all_write_protected(false);
                     // A restore that failed after it shortened the range has left a longer `synced`.
-                    self.unsynced = self.unsynced.union(&PageSet::from(added).below(self.synced.pages));
+                    self.known.may_differ(&PageSet::from(added).below(self.synced.pages));
                 }
                 Backing::Torn => self.mapping.extend(added.len(), Source::Zero).map_err(context)?,
             }

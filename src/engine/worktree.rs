@@ -10,6 +10,7 @@ use crate::access::{Access, Protections};
 use crate::engine::adaptation::Adaptation;
 use crate::engine::cost::Ledger;
 use crate::engine::dirty_log::{AtomicPageSet, DirtyLog};
+use crate::engine::known_pages::KnownPages;
 use crate::engine::layout::Layout;
 use crate::engine::rewritten::RewrittenPages;
 use crate::engine::settings::Settings;
@@ -94,9 +95,7 @@ impl Worktree {
             backing,
             synced: Arc::clone(image),
             tracker,
-            unsynced: PageSet::new(),
-            private: None,
-            all_closed: false,
+            known: KnownPages::default(),
             rewritten: RewrittenPages::default(),
             ledger: Ledger::new(settings.keep_resident),
             adaptation,
@@ -165,9 +164,9 @@ impl Worktree {
         let candidates = match &state.backing {
             Backing::Private(_) if state.log.is_some() => {
                 state.harvest_log()?;
-                state.unsynced.clone()
+                state.known.unsynced().clone()
             }
-            Backing::Private(_) => state.find(Search::Written)?.pages.union(&state.unsynced),
+            Backing::Private(_) => state.find(Search::Written)?.pages.union(state.known.unsynced()),
             Backing::Direct(_) | Backing::Torn => state.all_candidates()?,
         };
         let differing = state.differing(&candidates)?;

@@ -1,0 +1,96 @@
+//! What a working tree knows about its pages, apart from what the tracker reports.
+
+use std::mem;
+
+use crate::pages::{PageRange, PageSet};
+
+/// What is known about the pages of a view since it last showed an image, which [`State`](super::state::State) has as
+/// `synced`.
+///
+/// Invariant, if the mapping is private: a page that is not in `unsynced`, and that the tracker does not report, shows
+/// `synced`.
+#[derive(Default)]
+pub(super) struct KnownPages {
+    /// Pages that may differ from `synced` although the tracker may not report them (again).
+    unsynced: PageSet,
+    /// `None` if it is not known which pages are private.
+    ///
+    /// Otherwise, these are at least the pages that were private after the last search, without those that the engine
+    /// has discarded since. Pages that were written since may be missing.
+    private: Option<PageSet>,
+    /// Whether every page was write-protected when the range last showed `synced`.
+    ///
+    /// If so, pages that the tracker reports were written since.
+    all_write_protected: bool,
+}
+
+impl KnownPages {
+    /// The pages that may differ from `synced` although the tracker may not report them.
+    pub(super) fn unsynced(&self) -> &PageSet {
+        &self.unsynced
+    }
+
+    /// Returns the unsynced pages, after which there are none: `synced` has been replaced by an image of what the range
+    /// shows.
+    pub(super) fn take_unsynced(&mut self) -> PageSet {
+        mem::take(&mut self.unsynced)
+    }
+
+    /// Adds `pages` to the unsynced pages.
+    pub(super) fn may_differ(&mut self, pages: &PageSet) {
+        self.unsynced = pages.union(&self.unsynced);
+    }
+
+    /// Replaces the unsynced pages. All others show `synced`, or are reported by the tracker.
+    pub(super) fn only_may_differ(&mut self, pages: PageSet) {
+        self.unsynced = pages;
+    }
+
+    /// Removes the pages of `range` from the unsynced pages: they show `synced`.
+    pub(super) fn show_synced(&mut self, range: PageRange) {
+        self.unsynced = self.unsynced.minus(&range.into());
+    }
+
+    /// The pages that are private, if that is known.
+    pub(super) fn private(&self) -> Option<&PageSet> {
+        self.private.as_ref()
+    }
+
+    /// Notes which pages are private, or that it is not known.
+    pub(super) fn set_private(&mut self, pages: Option<PageSet>) {
+        self.private = pages;
+    }
+
+    /// Notes that `pages` have become private.
+    pub(super) fn add_private(&mut self, pages: &PageSet) {
+        if let Some(private) = &mut self.private
+            && !pages.is_empty()
+        {
+            *private = private.union(pages);
+        }
+    }
+
+    /// Notes that the engine has discarded `pages`.
+    pub(super) fn remove_private(&mut self, pages: &PageSet) {
+        if let Some(private) = &mut self.private
+            && !pages.is_empty()
+        {
+            *private = private.minus(pages);
+        }
+    }
+
+    /// Whether every page was write-protected when the range last showed `synced`.
+    pub(super) fn all_write_protected(&self) -> bool {
+        self.all_write_protected
+    }
+
+    /// Notes whether every page is write-protected now.
+    pub(super) fn set_all_write_protected(&mut self, all: bool) {
+        self.all_write_protected = all;
+    }
+
+    /// Removes the pages from `pages` on from the unsynced pages, after the range was shortened.
+    pub(super) fn truncate(&mut self, pages: usize) {
+        self.unsynced = self.unsynced.below(pages);
+    }
+}
