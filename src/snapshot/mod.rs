@@ -228,7 +228,7 @@ impl Snapshot {
     /// Copies bytes from `offset` on to `buffer`, and returns their number.
     ///
     /// The number is less than the length of `buffer` if the snapshot ends before, and 0 if `offset` is at or after
-    /// the end ([`len`](Self::len)). The call needs no view, so it is the fastest way to read a few bytes.
+    /// the end ([`len`](Self::len)). The call needs no view.
     ///
     /// # Errors
     ///

@@ -24,7 +24,7 @@ use std::io;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
 pub enum Populate {
-    /// No page is prepared. The first access to each page takes a page fault.
+    /// No page is prepared. Pages are prepared by page faults when they are first used.
     #[default]
     No,
     /// All pages are prepared for reading. Reads take no page faults. The first write to a page takes a copy-on-write
@@ -106,8 +106,8 @@ pub enum Tracking {
     Scan,
     /// Private pages are listed by reading `/proc/self/pagemap`, which takes some 50 ns for each page. Linux.
     Pagemap,
-    /// The system tells which pages are in memory and private. These are compared, and also all pages that are not in
-    /// memory. Windows.
+    /// The system lists the pages that are in memory and private. These are compared, and also all pages that are not
+    /// in memory. Windows.
     WorkingSet,
     /// All bytes are compared. Works everywhere.
     Compare,

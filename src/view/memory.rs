@@ -18,7 +18,7 @@ impl<S, A> View<S, A> {
     /// The address of the view stays the same, and the new pages take no memory until they are written. Snapshots
     /// that are taken later have the new length, and their [content](crate::Snapshot::content_len) is `len` bytes
     /// long. A restore to a shorter snapshot shrinks the view again. The pages by which it had grown are then
-    /// inaccessible, and their bytes are gone.
+    /// inaccessible, and their memory is freed.
     ///
     /// # Errors
     ///
@@ -66,8 +66,7 @@ impl<S, A> View<S, A> {
 
     /// Makes the bytes of `range` zero, and returns the memory of whole pages to the system.
     ///
-    /// This is faster than writing zeroes if the range is long, and a snapshot taken afterwards stores no memory for
-    /// pages that are zero.
+    /// A snapshot that is taken afterwards uses no memory for pages that are zero.
     ///
     /// The call writes zeroes instead of returning memory in two cases: to runs of less than 8 pages over the bytes
     /// of a file or over captured pages; and, on Windows, to all private pages, because Windows cannot discard single

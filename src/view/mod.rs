@@ -237,29 +237,24 @@ pub type LoggedView<S> = View<S, Logged>;
 /// # Kinds of views
 ///
 /// The first type parameter is the owner of the snapshot. The type aliases name the usual cases: [`CowView`],
-/// [`MutView`], [`OwnedView`] and [`ArcView`]. The second one decides how the bytes can be used:
+/// [`MutView`], [`OwnedView`] and [`ArcView`]. The second type parameter decides how the bytes can be used:
 ///
 /// | type | reading | writing | opened by |
 /// |---|---|---|---|
 /// | `View<S>` | like a slice | like a slice | [`Snapshot::view`] |
-/// | [`LoggedView<S>`](LoggedView) | like a slice | [`get_mut`][logged], [`mark_written`][mark] | [`ViewOptions::logged`][open] |
-/// | [`ProtectedView<S>`](ProtectedView) | [`get`][get] | [`get_mut`][protected] | [`into_protected`][into] |
+/// | [`LoggedView<S>`](LoggedView) | like a slice | `get_mut`, `mark_written` | [`ViewOptions::logged`][logged] |
+/// | [`ProtectedView<S>`](ProtectedView) | `get` | `get_mut` | [`into_protected`](View::into_protected) |
 ///
-/// [get]: View#method.get
-/// [into]: View::into_protected
-/// [logged]: View#method.get_mut
-/// [mark]: View::mark_written
-/// [open]: crate::ViewOptions::logged
-/// [protected]: View#method.get_mut-1
+/// [logged]: crate::ViewOptions::logged
 ///
 /// # Memory for other code
 ///
 /// A database, a runtime or a virtual machine can work on the memory of a view. Pass it the
 /// [address](Self::as_mut_ptr) once. Three rules apply:
 ///
-/// - While the other code may write, no slice of the view is in use.
-/// - While the other code may write, no call on the view runs.
-/// - The other code stops before the view is dropped. In a struct, declare the field of the other code before the
+/// - While the other code can write, no slice of the view may be in use.
+/// - While the other code can write, no call on the view may run.
+/// - The other code must stop before the view is dropped. In a struct, declare the field of the other code before the
 ///   view:
 ///
 /// ```
@@ -312,7 +307,7 @@ pub type LoggedView<S> = View<S, Logged>;
 /// - `munmap`, `mremap`, or `mmap` with `MAP_FIXED`.
 /// - `userfaultfd` registration. It fails (`EBUSY`) while the view is armed. Otherwise, it keeps the view from being
 ///   armed. A program that needs it chooses [`Tracking::Scan`](crate::Tracking::Scan), and registers again after a
-///   restore, which may map the view anew.
+///   restore, which may map the whole view again.
 ///
 /// The same applies to the calls of other systems that have these effects (on Windows, `VirtualProtect`,
 /// `VirtualFree` and `UnmapViewOfFile`). Advice that changes no byte is harmless: `MADV_WILLNEED`, `MADV_PAGEOUT`,

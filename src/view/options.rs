@@ -120,7 +120,7 @@ impl<A> ViewOptions<A> {
     /// Sets whether pages are prepared when the view is opened, instead of one by one when they are first used.
     ///
     /// The default is [`Populate::No`]. Preparing all pages in one call is faster than a page fault for each of them,
-    /// but takes time and memory also for pages that are never used.
+    /// but also takes time for pages that are never used and, with [`Populate::Write`], memory.
     ///
     /// # Errors
     ///
@@ -159,8 +159,8 @@ impl<A> ViewOptions<A> {
     ///   than `bytes` then keeps all pages that were ever written.
     ///
     /// A smaller number limits the memory of a program with many views that are written in different places each
-    /// time. With 0, each restore discards all private memory of the view, except for pages that show
-    /// [captured](crate::SnapshotStats::captured) ones.
+    /// time. With 0, each restore discards all private memory of the view, except for copies of
+    /// [captured](crate::SnapshotStats::captured) pages.
     ///
     /// # Examples
     ///

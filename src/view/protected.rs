@@ -24,7 +24,7 @@ impl<S> View<S, Protected> {
     ///
     /// The call takes one system call. Each range that is protected takes one or two mappings of the process. Some
     /// processors do not keep their instruction caches coherent by themselves (Arm, RISC-V). There, `READ_EXECUTE`
-    /// also takes time for each byte of the range.
+    /// also takes time that depends on the length of the range.
     ///
     /// # Errors
     ///

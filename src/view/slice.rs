@@ -33,8 +33,9 @@ impl<S, A: Readable> View<S, A> {
 
     /// Returns the content of the view: its bytes without the padding of the last page.
     ///
-    /// Its length is the [`content_len`](crate::Snapshot::content_len) of the snapshot that was last restored, or the
-    /// length that was passed to [`grow`](Self::grow) afterwards. Use [`as_slice`](Self::as_slice) for all bytes.
+    /// Its length is the [`content_len`](crate::Snapshot::content_len) of the snapshot that the view was opened on or
+    /// that was last restored, or the length that was passed to [`grow`](Self::grow) afterwards. Use
+    /// [`as_slice`](Self::as_slice) for all bytes.
     ///
     /// # Examples
     ///

@@ -97,8 +97,8 @@ impl<S, A> View<S, A> {
     /// counter.
     ///
     /// `ranges` are ranges of bytes. They need not be whole pages, may overlap and may have any order. Whole pages
-    /// within them take no time, unless the restore has to map the view anew. Later calls count the excluded bytes as
-    /// possibly different from the snapshot. Bytes beyond the end of a shorter snapshot are not kept.
+    /// within them take no time, unless the restore has to map the whole view again. Later calls count the excluded
+    /// bytes as possibly different from the snapshot. Bytes beyond the end of a shorter snapshot are not kept.
     ///
     /// # Errors
     ///
@@ -138,8 +138,8 @@ impl<S, A> View<S, A> {
     /// then cannot be accessed.
     ///
     /// If the view's last snapshot and `snapshot` descend from one another or from a common snapshot, the time
-    /// depends on the pages that differ between them and on the pages that were written. Otherwise, the call maps
-    /// `snapshot` anew.
+    /// depends on the pages that differ between them and on the pages that were written. If they are unrelated, or if
+    /// most pages differ, the call maps all of `snapshot`.
     ///
     /// # Errors
     ///

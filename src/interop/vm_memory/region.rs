@@ -417,7 +417,7 @@ impl<S> GuestRegion<S, Logged> {
     /// let snapshot = Snapshot::zeroed(1 << 20)?;
     /// let mut region = GuestRegion::new(snapshot.view_with(&ViewOptions::logged())?, GuestAddress(0))?;
     /// let host = region.get_host_address(MemoryRegionAddress(0x8000))?;
-    /// // SAFETY: the byte is within the region, which nobody else uses.
+    /// // SAFETY: the byte is within the region, and no other code uses the region.
     /// unsafe { host.write(1) };
     /// region.mark_written(0x8000..0x8001)?;
     /// region.restore()?;
