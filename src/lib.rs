@@ -1,3 +1,15 @@
+// The first definition of a link counts, so links to the guide lead to the documentation of this version.
+//! [databases]: guide::databases
+//! [embedding]: guide::embedding
+//! [failure]: guide::failure
+//! [fuzzing]: guide::fuzzing
+//! [platforms]: guide::platforms
+//! [sandboxes]: guide::sandboxes
+//! [sharing]: guide::sharing
+//! [tuning]: guide::tuning
+//! [undo]: guide::undo
+//! [virtual machines]: guide::virtual_machines
+//!
 // The examples in the README need the backend for Linux. `--cfg memsnap_unix` selects the backend of other Unix systems.
 #![cfg_attr(not(memsnap_unix), doc = include_str!("../README.md"))]
 #![cfg_attr(memsnap_unix, doc = "Memory snapshots with copy-on-write views.")]
