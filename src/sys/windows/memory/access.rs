@@ -21,8 +21,8 @@ use crate::sys::{Source, call};
 impl Mapping {
     /// Sets what may be done with the bytes of `range`.
     ///
-    /// If the bytes may be executed, the processor executes them as they are now. After an error, the access of each page of
-    /// `range` is unspecified.
+    /// If the bytes may be executed, the processor executes them as they are now. After an error, the access of each
+    /// page of `range` is unspecified.
     ///
     /// # Safety
     ///
@@ -56,12 +56,12 @@ impl Mapping {
         call("VirtualProtect")?;
         let mut before = 0;
         let (start, len) = (self.address(self.before + range.start), range.len() * page_size());
-        // SAFETY: the range is inside this mapping. The caller promises that no reference needs access that is taken away.
-        // The old protection is written to a local variable.
+        // SAFETY: the range is inside this mapping. The caller promises that no reference needs access that is taken
+        // away. The old protection is written to a local variable.
         checked(unsafe { VirtualProtect(start, len, protection, &raw mut before) })
     }
 
-    /// Returns the parts from page `start` to `end` that are still mapped although they are behind the last page.
+    /// Returns the parts from page `start` to `end`, behind the last page, that are still mapped.
     ///
     /// `truncate` left them, because only whole regions can be released. They follow each other from `start` on.
     pub(super) fn hidden(&self, start: usize, end: usize) -> Vec<(PageRange, Content)> {
@@ -103,13 +103,15 @@ impl Mapping {
         let mut mapped =
             self.contents(PageRange::new(start, end)).filter(|(_, content)| *content != Content::Placeholder);
         mapped.try_for_each(|(range, _)| {
-            // SAFETY: the caller of `truncate` promises that no reference to these bytes exists. In `extend`, they are not a
-            // part of the span yet.
+            // SAFETY: the caller of `truncate` promises that no reference to these bytes exists. In `extend`, they are
+            // not a part of the span yet.
             unsafe { self.protect(range, PAGE_NOACCESS) }.map_err(|error| (range.start, error))
         })
     }
 
-    /// Commits the pages of `range` and makes them accessible. They were inaccessible, or were mapped just now.
+    /// Commits the pages of `range` and makes them accessible.
+    ///
+    /// They were inaccessible, or were mapped just now.
     pub(super) fn commit(&self, range: PageRange) -> io::Result<()> {
         call("VirtualAlloc")?;
         let (start, len) = (self.address(self.before + range.start), range.len() * page_size());

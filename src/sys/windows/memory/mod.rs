@@ -127,15 +127,15 @@ impl Mapping {
         let len = len.filter(|&len| isize::try_from(len).is_ok()).ok_or(io::ErrorKind::OutOfMemory)?;
         call("VirtualAlloc2")?;
         let kind = MEM_RESERVE | MEM_RESERVE_PLACEHOLDER;
-        // SAFETY: the system picks an unused address, so no memory in use changes. No extended parameters are passed, as
-        // their number says.
+        // SAFETY: the system picks an unused address, so no memory in use changes. No extended parameters are passed,
+        // as their number says.
         let start = unsafe {
             VirtualAlloc2(this_process(), ptr::null(), len, kind, PAGE_NOACCESS, ptr::null_mut(), 0)
         };
         let start = NonNull::new(start.cast::<u8>()).ok_or_else(io::Error::last_os_error)?;
         (mapping.before, mapping.behind) = (lead + before, behind);
-        // SAFETY: the range has at least `before` pages, so the result is inside the allocation. Its length fits an `isize`,
-        // as checked above.
+        // SAFETY: the range has at least `before` pages, so the result is inside the allocation. Its length fits an
+        // `isize`, as checked above.
         mapping.span.start = unsafe { start.add(mapping.before * page_size()) };
         mapping.span.pages = pages;
         let range = PageRange::new(0, len / page_size());
@@ -143,7 +143,7 @@ impl Mapping {
         Ok(mapping)
     }
 
-    /// Makes the next `pages` pages accessible, which then show the pages of `source` with the same numbers.
+    /// Makes the next `pages` pages accessible, which then show the same pages of `source`.
     ///
     /// The mapping must have at least `pages` inaccessible pages behind.
     pub(crate) fn extend(&mut self, pages: usize, source: Source<'_>) -> io::Result<()> {
@@ -184,8 +184,8 @@ impl Mapping {
             if unsafe { self.set_access(range, Access::READ_WRITE) }.is_ok() {
                 return Err(error);
             }
-            // These pages cannot be made accessible again, so the mapping has to end before them. Some of the pages behind
-            // its end may then still be accessible.
+            // These pages cannot be made accessible again, so the mapping has to end before them. Some of the pages
+            // behind its end may then still be accessible.
         }
         let _ = self.vacate_covered(pages);
         self.span.pages = pages;
@@ -212,8 +212,8 @@ impl Mapping {
 
     /// Maps the same pages of `source` in place of `range`.
     ///
-    /// Fails with `Unsupported` and changes nothing unless `range` consists of whole regions. A region can only be released
-    /// as a whole, so its private pages outside of `range` would be lost.
+    /// Fails with `Unsupported` and changes nothing unless `range` consists of whole regions. A region can only be
+    /// released as a whole, so its private pages outside of `range` would be lost.
     ///
     /// # Safety
     ///
@@ -239,8 +239,8 @@ impl Mapping {
 
     /// Fails with `Unsupported` unless `pages` is empty.
     ///
-    /// A view of a section cannot drop single private pages. Private memory can be decommitted, but committing it again may
-    /// fail.
+    /// A view of a section cannot drop single private pages. Private memory can be decommitted, but committing it again
+    /// may fail.
     ///
     /// # Safety
     ///
@@ -249,7 +249,9 @@ impl Mapping {
         if pages.is_empty() { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
     }
 
-    /// Gives back the memory of `pages`, whose bytes are unspecified afterwards. Only for mappings of zeroes.
+    /// Gives back the memory of `pages`, whose bytes are unspecified afterwards.
+    ///
+    /// Only for mappings of zeroes.
     ///
     /// # Safety
     ///
@@ -259,8 +261,8 @@ impl Mapping {
             debug_assert!(range.end <= self.pages());
             call("DiscardVirtualMemory")?;
             let (start, len) = (self.page_ptr(range.start), range.len() * page_size());
-            // SAFETY: the range is inside this mapping. The caller promises that no reference to its bytes exists, so they
-            // may change.
+            // SAFETY: the range is inside this mapping. The caller promises that no reference to its bytes exists, so
+            // they may change.
             let result = unsafe { DiscardVirtualMemory(start.as_ptr().cast(), len) };
             if result != 0 {
                 return Err(io::Error::from_raw_os_error(result.cast_signed()));
@@ -274,12 +276,14 @@ impl Mapping {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Fails with `Unsupported` unless `populate` is `No`: only an access brings pages into the working set.
+    /// Fails with `Unsupported` unless `populate` is `No`.
+    ///
+    /// Only an access brings pages into the working set.
     pub(crate) fn populate(&self, _: PageRange, populate: Populate) -> io::Result<()> {
         if populate == Populate::No { Ok(()) } else { Err(io::ErrorKind::Unsupported.into()) }
     }
 
-    /// Returns the numbers of inaccessible pages before the first page and behind the last, without [`LEAD`].
+    /// Returns the numbers of inaccessible pages before and behind the mapping, without [`LEAD`].
     pub(crate) fn inaccessible(&self) -> (usize, usize) {
         (self.before.saturating_sub(LEAD / page_size()), self.behind)
     }
@@ -326,8 +330,8 @@ impl Drop for Mapping {
             let start = self.address(range.start);
             // A region that cannot be released stays allocated.
             let _ = match content {
-                // SAFETY: `start` is the start of one allocation of this mapping, as `regions` says. The mapping is being
-                // dropped, so no reference to its bytes exists.
+                // SAFETY: `start` is the start of one allocation of this mapping, as `regions` says. The mapping is
+                // being dropped, so no reference to its bytes exists.
                 Content::Placeholder | Content::Zeroes { .. } => unsafe { free(start, 0, MEM_RELEASE) },
                 Content::Private | Content::Shared | Content::ReadOnly | Content::Stopgap => {
                     // SAFETY: as above, for a view.
@@ -342,8 +346,8 @@ impl Drop for Mapping {
 ///
 /// # Safety
 ///
-/// The range must belong to a mapping, and must be what `VirtualFree` requires for `kind`. No reference to bytes that the call
-/// removes may exist.
+/// The range must belong to a mapping, and must be what `VirtualFree` requires for `kind`. No reference to bytes that
+/// the call removes may exist.
 unsafe fn free(start: *mut c_void, len: usize, kind: VIRTUAL_FREE_TYPE) -> io::Result<()> {
     // SAFETY: the caller promises what `VirtualFree` requires.
     checked(unsafe { VirtualFree(start, len, kind) })

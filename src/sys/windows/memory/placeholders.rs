@@ -73,7 +73,9 @@ impl Mapping {
         Ok(())
     }
 
-    /// Allocates private memory in place of a placeholder of exactly the pages `range`. `more` are further flags.
+    /// Allocates private memory in place of a placeholder of exactly the pages `range`.
+    ///
+    /// `more` are further flags.
     fn allocate(&self, range: PageRange, more: u32) -> io::Result<()> {
         call("VirtualAlloc2")?;
         let (start, len) = (self.address(self.before + range.start), range.len() * page_size());
@@ -99,8 +101,8 @@ impl Mapping {
         let most = if self.executable { executable(access) } else { access };
         let (start, len) = (self.address(self.before + range.start), range.len() * page_size());
         let view = |protection| {
-            // SAFETY: the section's handle is open. The range is exactly one placeholder of this mapping, so no memory in use
-            // is replaced. No extended parameters are passed, as their number says.
+            // SAFETY: the section's handle is open. The range is exactly one placeholder of this mapping, so no memory
+            // in use is replaced. No extended parameters are passed, as their number says.
             let view = unsafe {
                 MapViewOfFile3(
                     section.as_raw_handle(),
@@ -163,13 +165,15 @@ impl Mapping {
                 Content::Placeholder => continue,
                 Content::Zeroes { .. } => {
                     call("VirtualFree")?;
-                    // SAFETY: the range is all of one allocation, and no reference to its bytes exists, as callers make sure.
+                    // SAFETY: the range is all of one allocation, and no reference to its bytes exists, as callers make
+                    // sure.
                     unsafe { free(start, len, MEM_RELEASE | MEM_PRESERVE_PLACEHOLDER) }?;
                 }
                 Content::Private | Content::Shared | Content::ReadOnly | Content::Stopgap => {
                     call("UnmapViewOfFile2")?;
                     let view = MEMORY_MAPPED_VIEW_ADDRESS { Value: start };
-                    // SAFETY: `start` is the start of a view, and no reference to its bytes exists, as callers make sure.
+                    // SAFETY: `start` is the start of a view, and no reference to its bytes exists, as callers make
+                    // sure.
                     checked(unsafe { UnmapViewOfFile2(this_process(), view, MEM_PRESERVE_PLACEHOLDER) })?;
                 }
             }
@@ -189,7 +193,8 @@ impl Mapping {
 
     /// Gives back what is mapped from page `start` on, where all pages are inaccessible.
     ///
-    /// Whole regions become placeholders. Of a region that begins before `start`, only the memory of zeroes is given back.
+    /// Whole regions become placeholders. Of a region that begins before `start`, only the memory of zeroes is given
+    /// back.
     pub(super) fn vacate_covered(&mut self, start: usize) -> io::Result<()> {
         let first = self.before + start;
         let next = self.regions.partition_point(|region| region.range.start < first);
@@ -198,8 +203,8 @@ impl Mapping {
             Some(Region { range, content: Content::Zeroes { .. } }) => {
                 call("VirtualFree")?;
                 let (start, len) = (self.address(first), (range.end - first) * page_size());
-                // SAFETY: the range is the end of private memory of this mapping. It is inaccessible, so no reference to its
-                // bytes exists.
+                // SAFETY: the range is the end of private memory of this mapping. It is inaccessible, so no reference
+                // to its bytes exists.
                 unsafe { free(start, len, MEM_DECOMMIT) }?;
             }
             // A failed call left this placeholder.

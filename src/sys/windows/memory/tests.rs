@@ -95,8 +95,9 @@ fn without_memory_zeroes_can_still_be_read() {
     mapping.check_usable().unwrap_err();
 }
 
-/// If the repair after a failed call fails as well, the mapping reports that it is not usable, until a later call has
-/// repaired it.
+/// Tests that a mapping reports that it is not usable if the repair after a failed call fails.
+///
+/// A later call can repair it.
 #[test]
 fn a_repair_that_fails_is_known_and_can_be_repaired() {
     let (one, two) = (file(1), file(2));
@@ -181,7 +182,9 @@ fn what_was_truncated_comes_back_as_zeroes() {
     }
 }
 
-/// Regression test: a mapping can shrink after it grew over pages that were committed in two steps. Under Wine, this failed.
+/// Regression test: a mapping can shrink after it grew over pages that were committed in two steps.
+///
+/// Under Wine, this failed.
 #[test]
 fn what_was_committed_in_two_steps_is_one_region() {
     let mut file = MemoryFile::create(PAGES, PAGES + 20, None).unwrap();
