@@ -1,8 +1,8 @@
 //! Reads any part of a file that can only be read in whole blocks.
 //!
-//! That is so for files opened without the system's cache (`O_DIRECT`, `FILE_FLAG_NO_BUFFERING`). The memory that they are read
-//! into also has to start at a multiple of the block size. The caller decides when to read in this way, and makes the system
-//! calls.
+//! That is so for files opened without the system's cache (`O_DIRECT`, `FILE_FLAG_NO_BUFFERING`). The memory that they
+//! are read into also has to start at a multiple of the block size. The caller decides when to read in this way, and
+//! makes the system calls.
 
 use std::io;
 
@@ -68,7 +68,9 @@ mod tests {
         }
     }
 
-    /// Regression test: a read that a bad block cut short counted as the end of the file, so the copy ended there too.
+    /// Regression test: a read that a bad block cut short counted as the end of the file.
+    ///
+    /// So the copy ended there too.
     #[test]
     fn an_error_behind_a_short_read_is_an_error() {
         let read = |wanted: &mut [u8], from: usize| match from {

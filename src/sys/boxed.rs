@@ -41,7 +41,9 @@ impl Boxed {
         Ok(())
     }
 
-    /// Makes the bytes of `pages` uninitialized, so that Miri reports reads of bytes that were not written since.
+    /// Makes the bytes of `pages` uninitialized.
+    ///
+    /// Miri then reports reads of bytes that were not written since.
     ///
     /// # Safety
     ///
@@ -50,8 +52,8 @@ impl Boxed {
         let nothing = Box::<[u8]>::new_uninit_slice(page_size());
         for page in pages.iter() {
             let bytes = self.page_ptr(page).cast::<MaybeUninit<u8>>().as_ptr();
-            // SAFETY: both are one page long and do not overlap, since the box was allocated just now. The caller promises
-            // that no reference to the page exists.
+            // SAFETY: both are one page long and do not overlap, since the box was allocated just now. The caller
+            // promises that no reference to the page exists.
             unsafe { bytes.copy_from_nonoverlapping(nothing.as_ptr(), nothing.len()) };
         }
         Ok(())

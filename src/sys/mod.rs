@@ -3,8 +3,8 @@
 //! This is the only place above the backends that depends on the system. What is done with mappings and files is up to
 //! the layers above. `conformance` tests each item of the contract.
 //!
-//! A backend provides the items below. Sizes are in pages unless the item says otherwise. Offsets are equal on both sides:
-//! page n of a mapping shows page n of its file.
+//! A backend provides the items below. Sizes are in pages unless the item says otherwise. Offsets are equal on both
+//! sides: page n of a mapping shows page n of its file.
 //!
 //! | item | contract |
 //! |---|---|
@@ -53,16 +53,22 @@
 //!
 //! # Failures
 //!
-//! A failed call changes nothing. The exceptions are `replace` and `replace_part`: afterwards, the bytes of the pages that
-//! were to be replaced are unspecified. These pages still belong to the mapping, and can be read and written unless
-//! `check_usable` fails. It fails if there was no memory even for zeroes (Windows). Then the bytes of the mapping must not be
-//! accessed until `replace` has succeeded. If a system leaves addresses that may belong to someone else by now, the process
-//! is aborted.
+//! A failed call changes nothing, with the exceptions below. A call that fails with `Unsupported` never changes
+//! anything.
+//!
+//! - After a failed `replace` or `replace_part`, the bytes of the pages that were to be replaced are unspecified. These
+//!   pages still belong to the mapping, and can be read and written unless `check_usable` fails. It fails if there was
+//!   no memory even for zeroes (Windows). Then the bytes of the mapping must not be accessed until `replace` has
+//!   succeeded.
+//! - After a failed `discard` or `give_back`, the bytes of these pages are unspecified. The pages can be written.
+//! - After a failed `set_access`, the access of each of these pages is unspecified.
+//! - If a system leaves addresses that may belong to other code by now, the process is aborted.
 //!
 //! # Forks
 //!
-//! In a forked child every inherited object stays usable, with two exceptions: mappings of [`Source::Shared`], and files that
-//! are neither finished nor sealed. Those stay with the parent, and their methods return an error in the child.
+//! In a forked child every inherited object stays usable, with two exceptions: mappings of [`Source::Shared`], and
+//! files that are neither finished nor sealed. Those stay with the parent, and their methods return an error in the
+//! child.
 //!
 //! # Descriptors
 //!
@@ -135,12 +141,14 @@ pub(crate) enum Source<'a> {
     ReadOnly(&'a MemoryFile),
 }
 
-/// The number of bytes from which a mapping of a file gets an address at which huge pages can be mapped.
+/// The least number of bytes of a file whose mapping gets an address that suits huge pages.
 ///
 /// It is smaller in unit tests, which use smaller files.
 pub(crate) const LARGE: usize = if cfg!(test) { 4 << 20 } else { 32 << 20 };
 
-/// Another source for some of the pages of a mapping. If several name the same page, the last one counts.
+/// Another source for some of the pages of a mapping.
+///
+/// If several name the same page, the last one counts.
 pub(crate) type Overlay<'a> = (PageRange, Source<'a>);
 
 /// What a new mapping needs around it, and how its pages are used.
@@ -166,12 +174,14 @@ pub(crate) struct Placement {
 pub(crate) enum Search {
     /// Private pages.
     ///
-    /// A write-protected page counts only while it is in memory. If the system cannot write-protect pages, the search may
-    /// leave out private pages that are not in memory. So only an armed mapping can be restored by this search alone.
+    /// A write-protected page counts only while it is in memory. If the system cannot write-protect pages, the search
+    /// may leave out private pages that are not in memory. So only an armed mapping can be restored by this search
+    /// alone.
     Private,
-    /// Pages that may have been written since they were write-protected or, if they never were, since they were mapped.
+    /// Pages that may have been written since they were write-protected.
     ///
-    /// This includes pages that were swapped out, written by the kernel, or inherited through a fork.
+    /// A page that was never write-protected counts if it may have been written since it was mapped. This includes
+    /// pages that were swapped out, written by the kernel, or inherited through a fork.
     Written,
     /// The same pages, which are write-protected in the same step if the system can do that.
     ///
@@ -199,7 +209,9 @@ pub(crate) enum Scope {
 pub(crate) struct Entries {
     /// The number of pages in huge pages.
     pub(crate) huge: usize,
-    /// The number of other pages that are in memory, swapped out or write-protected. Each has a page-table entry.
+    /// The number of other pages that are in memory, swapped out or write-protected.
+    ///
+    /// Each has a page-table entry.
     pub(crate) small: usize,
 }
 
@@ -226,10 +238,13 @@ pub(crate) enum Closed {
 pub(crate) struct Found {
     /// The pages that the search lists.
     pub(crate) pages: PageSet,
-    /// Whether the kernel named these pages as private or written. If not, they are all pages of which the kernel does not
-    /// say that they are unwritten.
+    /// Whether the kernel named these pages as private or written.
+    ///
+    /// If not, they are all pages of which the kernel does not say that they are unwritten.
     pub(crate) known: bool,
-    /// Whether these are only the pages written since pages were write-protected. If so, other pages may be private.
+    /// Whether these are only the pages written since pages were write-protected.
+    ///
+    /// If so, other pages may be private.
     pub(crate) since_closed: bool,
     /// Whether no other page is private, neither in memory nor swapped out.
     pub(crate) complete: bool,
@@ -274,7 +289,9 @@ fn forced_tracking() -> Option<Tracking> {
     })
 }
 
-/// Returns the error for a tracking method that cannot work here because of `obstacle`. `needs` says what it needs.
+/// Returns the error for a tracking method that cannot work here because of `obstacle`.
+///
+/// `needs` says what it needs.
 fn cannot_track(tracking: Tracking, obstacle: impl Display, needs: &str) -> io::Error {
     io::Error::new(
         io::ErrorKind::Unsupported,
@@ -293,7 +310,9 @@ fn cannot_be_chosen() -> io::Error {
     )
 }
 
-/// Counts a call into the operating system, which tests can make fail. Backends call it before each such call.
+/// Counts a call into the operating system, which tests can make fail.
+///
+/// Backends call it before each such call.
 #[inline]
 fn call(_name: &'static str) -> io::Result<()> {
     #[cfg(test)]

@@ -11,8 +11,8 @@ use crate::pages::PageRange;
 
 /// A range of addresses of whole pages.
 ///
-/// Invariant: the pages stay mapped as long as the span exists. The code that makes a span guarantees this. The methods that
-/// turn addresses into references or write bytes are `unsafe`; their callers know which access the pages have.
+/// Invariant: the pages stay mapped as long as the span exists. The code that makes a span guarantees this. The methods
+/// that turn addresses into references or write bytes are `unsafe`; their callers know which access the pages have.
 pub(crate) struct Span {
     pub(super) start: NonNull<u8>,
     pub(super) pages: usize,
@@ -37,8 +37,8 @@ impl Span {
     /// Returns the address of `page`, which is at most the number of pages.
     pub(crate) fn page_ptr(&self, page: usize) -> NonNull<u8> {
         debug_assert!(page <= self.pages);
-        // SAFETY: `page` is at most the number of pages, so the result is inside the span or one past its end. The length
-        // of a mapping fits an `isize`.
+        // SAFETY: `page` is at most the number of pages, so the result is inside the span or one past its end. The
+        // length of a mapping fits an `isize`.
         unsafe { self.start.add(page * page_size()) }
     }
 
@@ -68,15 +68,15 @@ impl Span {
     ///
     /// # Safety
     ///
-    /// The pages must be inside the span and writable. No reference to their bytes may exist, and `bytes` must not overlap
-    /// them.
+    /// The pages must be inside the span and writable. No reference to their bytes may exist, and `bytes` must not
+    /// overlap them.
     pub(crate) unsafe fn write(&self, page: usize, bytes: &[u8]) {
         debug_assert!(
             bytes.len().is_multiple_of(page_size()) && page + bytes.len() / page_size() <= self.pages
         );
         let source = NonNull::from(bytes).cast();
-        // SAFETY: the caller promises that the pages have room for `bytes`, can be written and do not overlap `bytes`. Bytes
-        // need no alignment.
+        // SAFETY: the caller promises that the pages have room for `bytes`, can be written and do not overlap `bytes`.
+        // Bytes need no alignment.
         unsafe { self.page_ptr(page).copy_from_nonoverlapping(source, bytes.len()) };
     }
 

@@ -12,9 +12,13 @@ pub enum Populate {
     /// Pages are not prepared.
     #[default]
     No,
-    /// Prepares pages for reading. Later reads take no page fault; the first write to a page takes a copy-on-write fault.
+    /// Prepares pages for reading.
+    ///
+    /// Later reads take no page fault; the first write to a page takes a copy-on-write fault.
     Read,
-    /// Prepares pages for writing. All pages are private from the start and take as much memory as if all were written.
+    /// Prepares pages for writing.
+    ///
+    /// All pages are private from the start and take as much memory as if all were written.
     Write,
 }
 
@@ -47,8 +51,8 @@ pub enum Tracking {
     Auto,
     /// The kernel write-protects pages and notes the first write to each of them.
     ///
-    /// Finding the written pages takes 1 to 2 ns for each page in memory. The first write to a write-protected page takes
-    /// about 1 us. Needs Linux 6.7 and userfaultfd.
+    /// Finding the written pages takes 1 to 2 ns for each page in memory. The first write to a write-protected page
+    /// takes about 1 us. Needs Linux 6.7 and userfaultfd.
     ///
     /// Writes to [pinned memory](crate::View#pinned-memory) are not noticed if the kernel does not count the pins.
     Armed,
@@ -98,7 +102,9 @@ pub enum WhyNotFaster {
     /// The view is written in place: all pages in use count as written until its first snapshot is taken.
     InPlace,
     /// The process has pinned or locked memory, or the view was opened with
-    /// [`ViewOptions::pinned`](crate::ViewOptions::pinned). Devices may write to such memory without a page fault.
+    /// [`ViewOptions::pinned`](crate::ViewOptions::pinned).
+    ///
+    /// Devices may write to such memory without a page fault.
     PinnedMemory,
     /// The system refused a faster method.
     Refused {

@@ -30,7 +30,9 @@ fn wishes_change_no_byte() {
     done(Area::new(0, Source::Zero).unwrap().populate(range(0, 0), Populate::Write));
 }
 
-/// A region moves into a huge page or stays as it is. No byte changes, and searches list all later writes.
+/// A region moves into a huge page or stays as it is.
+///
+/// No byte changes, and searches list all later writes.
 #[test]
 fn a_region_may_move_into_a_huge_page() {
     let Some(region) = huge_region() else { return };

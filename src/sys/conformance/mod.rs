@@ -1,8 +1,8 @@
 //! Tests the contract of [`super`] on the backend in use, one file for each item of the contract.
 //!
-//! Each item is tried before and after other calls, when a system call fails, on nothing, and at the edges of pages. The
-//! tests use only what `super` offers to the rest of the crate, and [`fault`] to make calls fail. This file has what
-//! they share.
+//! Each item is tried before and after other calls, when a system call fails, on nothing, and at the edges of pages.
+//! The tests use only what `super` offers to the rest of the crate, and [`fault`] to make calls fail. This file has
+//! what they share.
 //!
 //! All bytes of a page are the same in each file and mapping, so a list with one byte for each page describes what is
 //! shown.
@@ -78,8 +78,8 @@ impl Area {
     /// The bytes of `range`, to pass to a system call that writes to them.
     fn bytes(&mut self, range: PageRange) -> &mut [u8] {
         let len = range.len() * page_size();
-        // SAFETY: the pages are inside the mapping, readable, writable and initialized. The area is borrowed exclusively
-        // for as long as the slice exists.
+        // SAFETY: the pages are inside the mapping, readable, writable and initialized. The area is borrowed
+        // exclusively for as long as the slice exists.
         unsafe { slice::from_raw_parts_mut(self.page_ptr(range.start).as_ptr(), len) }
     }
 
@@ -152,7 +152,9 @@ fn on_disk(bytes: &[u8]) -> File {
     file
 }
 
-/// Returns whether a call succeeded that a system may not support. Panics on any error but `Unsupported`.
+/// Returns whether a call succeeded that a system may not support.
+///
+/// Panics on any error but `Unsupported`.
 fn done(result: io::Result<()>) -> bool {
     match result {
         Ok(()) => true,

@@ -42,8 +42,9 @@ impl Wanted {
     }
 }
 
-/// A search lists the pages that the program or the kernel wrote since pages were write-protected. If it is asked for
-/// private pages, it lists all of them.
+/// A search lists the pages that the program or the kernel wrote since pages were write-protected.
+///
+/// If it is asked for private pages, it lists all of them.
 #[test]
 fn no_written_page_is_missed() {
     let file = file(50, PAGES).unwrap();
@@ -60,7 +61,9 @@ fn no_written_page_is_missed() {
     }
 }
 
-/// Writes to `area` and searches it, again and again. `zero` says whether the area shows zeroes where it is not private.
+/// Writes to `area` and searches it, again and again.
+///
+/// `zero` says whether the area shows zeroes where it is not private.
 fn search_repeatedly(mut tracker: Tracker, tracking: Tracking, area: &mut Area, zero: bool) {
     let mut wanted = Wanted::default();
     let mut random = 12_345_usize;
@@ -109,7 +112,9 @@ fn search_repeatedly(mut tracker: Tracker, tracking: Tracking, area: &mut Area, 
     assert!(wanted.private.iter().all(|&page| found.pages.contains(page)), "{tracking} after the end");
 }
 
-/// Writes one page, and makes the kernel write to a range of pages. Returns the pages that were written.
+/// Writes one page, and makes the kernel write to a range of pages.
+///
+/// Returns the pages that were written.
 fn write_somewhere(area: &mut Area, random: &mut usize) -> impl Iterator<Item = usize> + use<> {
     let mut next = || {
         *random = random.wrapping_mul(1_103_515_245).wrapping_add(12_345) & 0x7FFF_FFFF;
@@ -153,8 +158,9 @@ fn ways_of_tracking_can_be_changed_and_find_nothing_in_nothing() {
     }
 }
 
-/// After a failed search any page may have been written. The next search lists the pages written since, and one for
-/// private pages lists all of them.
+/// After a failed search any page may have been written.
+///
+/// The next search lists the pages written since, and one for private pages lists all of them.
 #[test]
 fn a_failed_search_loses_nothing_private() {
     let file = file(50, 20).unwrap();
