@@ -1,7 +1,7 @@
-//! The contract that memsnap needs an operating system to meet, and the choice of a backend.
+//! What memsnap requires of an operating system (the contract), and the choice of a backend that provides it.
 //!
-//! This is the only place above the backends that depends on the system. What is done with mappings and files is up to
-//! the layers above. `conformance` tests each item of the contract.
+//! Only this folder and the public extras for one system (`interop/os`) depend on the operating system. What is done
+//! with mappings and files is up to the layers above. `conformance` tests each item of the contract.
 //!
 //! A backend provides the items below. Sizes are in pages unless the item says otherwise. Offsets are equal on both
 //! sides: page n of a mapping shows page n of its file.
@@ -39,15 +39,17 @@
 //! | `replace`, `replace_part` | maps another source in place of all or some pages |
 //! | `discard` | drops private pages, which then show their source again |
 //! | `give_back` | gives back the memory of pages whose bytes nothing needs |
-//! | `extend`, `truncate` | makes inaccessible pages behind the last page accessible, and the reverse |
+//! | `extend`, `truncate` | makes inaccessible pages behind the last page accessible; makes the last pages inaccessible |
 //! | `set_access` | sets what may be done with the bytes of pages |
 //! | `populate` | prepares pages in advance so that they take no page faults later |
 //! | `entries` | how many pages are in huge pages, if the system reports that |
 //! | `inaccessible` | the numbers of inaccessible pages before and behind |
 //! | `check_owner` | fails in a forked child if the mapping stays with the parent |
 //! | `check_usable` | fails if a failed call left pages that cannot be both read and written |
+//! | `Tracker::new`, `switch` | makes a tracker for a mapping; changes its tracking method. Fails with `Unsupported` if the method cannot work |
 //! | `Tracker::find` | lists every page of a private mapping that may differ from what the mapping shows there, or from what the page showed when it was write-protected. It may list more pages, never fewer |
 //! | `arm`, `close` | write-protects the pages of a [`Scope`]; best effort |
+//! | `renewed`, `disarm` | must be called after other memory was mapped in a part of the mapping; in all of it |
 //! | `of_pinned` | makes a tracker for a mapping whose pages may be written without a page fault |
 //! | `Tracker::collapse` | moves as many pages of a file as `huge_region()` says into a huge page if none of them is private. No byte changes, and no later write is missed. [`Collapsed::opened`] says whether pages may have lost their write-protection |
 //!
@@ -141,7 +143,7 @@ pub(crate) enum Source<'a> {
     ReadOnly(&'a MemoryFile),
 }
 
-/// The least number of bytes of a file whose mapping gets an address that suits huge pages.
+/// A mapping of a file that has at least this many bytes gets an address that suits huge pages.
 ///
 /// It is smaller in unit tests, which use smaller files.
 pub(crate) const LARGE: usize = if cfg!(test) { 4 << 20 } else { 32 << 20 };
