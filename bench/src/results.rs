@@ -19,7 +19,7 @@ impl Metric {
 
 /// The competitor that the others are compared with.
 pub(crate) const SUBJECT: &str = "memsnap";
-/// The same library with a logged view: the program reports what it writes.
+/// The same library with a logged view, to which the program reports what it writes.
 pub(crate) const LOGGED: &str = "memsnap, logged";
 /// The same library with a view that compares all pages, as on systems that do not list written pages.
 pub(crate) const COMPARING: &str = "memsnap, comparing";

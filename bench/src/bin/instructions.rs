@@ -74,7 +74,7 @@ fn compare() -> Result<()> {
         let before = *recorded
             .get(&call)
             .with_context(|| format!("the record has no {call:?}; write it with --record"))?;
-        #[allow(clippy::cast_precision_loss)] // They are millions.
+        #[allow(clippy::cast_precision_loss)] // The counts are far below 2^52.
         let change = count as f64 / before as f64 - 1.0;
         println!("{call}: {count} instructions, {:+.1} % against the record", 100.0 * change);
         if change.abs() > BAND {

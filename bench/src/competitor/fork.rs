@@ -115,7 +115,9 @@ pub(crate) unsafe fn keep_out_of_children(start: *mut u8, len: usize) -> io::Res
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Returns the range of the pages around the thread-local variables. Each function of the C library that has a stack protector reads them.
+/// Returns the range of the pages around the thread-local variables.
+///
+/// Each function of the C library that has a stack protector reads them.
 fn thread_local() -> Range<usize> {
     // SAFETY: takes no pointers.
     let errno = unsafe { libc::__errno_location() }.addr();
@@ -143,7 +145,7 @@ fn keep_others_out_of_children(own: Range<usize>) -> Result<()> {
         if end - start < LARGE {
             continue;
         }
-        // Memory that adjoins one of these ranges can belong to the same mapping.
+        // The kernel merges adjacent mappings, so this one can contain these ranges. They are left as they are.
         let parts = around(start..end, &own).into_iter().flat_map(|part| around(part, &thread_local()));
         for part in parts {
             if !part.is_empty() {

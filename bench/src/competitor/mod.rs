@@ -64,8 +64,8 @@ pub(crate) type Taken = Box<dyn Any + Send + Sync>;
 
 /// Memory that can be written, and of which snapshots can be taken or which can be restored.
 ///
-/// `changes` names the pages written since the last call, in ascending order; only the limit and the bare system calls
-/// may look at it.
+/// `changes` lists the pages that were written since the last call, in ascending order. Only the limit and the bare
+/// system calls may use this list.
 pub(crate) trait Region: Send {
     fn bytes(&mut self) -> &mut [u8];
 

@@ -96,7 +96,7 @@ fn small_take_bars(results: &Results) -> Vec<Verdict> {
 fn page_copy(results: &Results) -> Option<f64> {
     let case = Case::base(take::NAME).bytes(MIB);
     let limit = results.median(&case, LIMIT, take::PAUSE.name)?;
-    // The limit includes 1 ns for each page of the region, which is no time of a copy.
+    // The limit includes 1 ns for each page of the region, which is not time for copies.
     Some((limit - case.pages() as f64) / case.changed as f64 / 1000.0)
 }
 

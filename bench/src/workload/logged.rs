@@ -53,7 +53,7 @@ impl Call {
 
     /// Makes a competitor do the call, and returns the time of the call.
     ///
-    /// Drops the snapshot of the round before first, outside of that time.
+    /// The snapshot of the previous round is dropped first. This time is not included.
     pub(crate) fn by(self, entry: &mut Entry, round: &Round) -> Result<Duration> {
         match self {
             Self::Take => {

@@ -79,7 +79,7 @@ fn fill(region: &mut [u8], in_use: &[usize]) {
     write(region, &changes, u64::MAX);
 }
 
-/// Returns the growth of the page tables for a view of which snapshots are taken.
+/// Measures the growth of the page tables for a view of which snapshots are taken.
 fn tables(bytes: usize) -> Result<f64> {
     let before = page_tables()?;
     let mut worker = Worker::new(bytes)?;
@@ -89,7 +89,7 @@ fn tables(bytes: usize) -> Result<f64> {
     Ok(page_tables()? as f64 - before as f64)
 }
 
-/// Returns the growth of the page tables for a private mapping with the same pages in use.
+/// Measures the growth of the page tables for a private mapping with the same pages in use.
 fn bare_tables(bytes: usize) -> Result<f64> {
     let file = memory_file()?;
     file.set_len(bytes as u64)?;
