@@ -27,7 +27,6 @@ use std::sync::{Arc, Mutex};
 
 use crate::engine::worktree::Worktree;
 use crate::error;
-use crate::page_size;
 use crate::snapshot::Snapshot;
 use crate::snapshot::head::Head;
 use crate::stats::ViewStats;
@@ -397,7 +396,7 @@ impl<S, A> View<S, A> {
     /// Returns the length in bytes of the snapshot that the view was opened on.
     #[cfg(feature = "vm-memory")]
     pub(crate) fn root_len(&self) -> usize {
-        self.tree.as_ref().map_or(0, |tree| tree.root().pages * page_size())
+        self.tree.as_ref().map_or(0, |tree| tree.root().pages * crate::page_size())
     }
 
     /// Returns `range` with its bounds, if it is within the view. Otherwise, the error says that the program tried to
