@@ -1,6 +1,7 @@
 //! Snapshots of every kind, and a test that runs on each of them.
 
 use std::io::Write;
+use std::ops::Range;
 
 use memsnap::{Snapshot, Tracking, View, page_size};
 
@@ -82,6 +83,12 @@ fn captured(name: &'static str, root: &Snapshot, mut bytes: Vec<u8>) -> Kind {
     bytes[120 * page_size()..132 * page_size()].fill(0);
     view.copy_from_slice(&bytes);
     kind(name, view.take_snapshot().unwrap(), bytes)
+}
+
+/// Returns ranges that are invalid for a view of `len` bytes.
+#[allow(clippy::reversed_empty_ranges)]
+pub(crate) fn ranges_outside(len: usize) -> [Range<usize>; 5] {
+    [0..len + 1, len + 1..len + 1, 9..8, 0..usize::MAX, usize::MAX..usize::MAX]
 }
 
 /// Writes to a view, takes snapshots of it and restores it.
