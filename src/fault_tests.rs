@@ -175,8 +175,9 @@ fn every_part() {
     growth_in_place();
 }
 
-/// A view written in place kept the pages of a growth that failed after they were mapped. The next snapshot
-/// was longer than the view.
+/// A view written in place kept the pages of a growth that failed after they were mapped.
+///
+/// The next snapshot was longer than the view.
 fn growth_in_place() {
     let (len, longer) = (10 * page_size(), 30 * page_size());
     let mut snapshot = make(|| Snapshot::zeroed(len), &vec![0; len]);

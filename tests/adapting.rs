@@ -1,5 +1,6 @@
-//! Views that moved bytes of their snapshot to huge pages stay exact. So do forks of the process and other
-//! views.
+//! Views that moved bytes of their snapshot to huge pages stay exact.
+//!
+//! So do forks of the process and other views.
 #![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
 mod common;

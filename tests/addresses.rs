@@ -1,5 +1,6 @@
-//! If there are not enough addresses for a size, the error names the size. No size wraps around or is cut
-//! off.
+//! If there are not enough addresses for a size, the error names the size.
+//!
+//! No size wraps around or is cut off.
 
 #![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
@@ -15,7 +16,9 @@ use memsnap::os::linux::SnapshotExt as _;
 use memsnap::{Snapshot, Tracking, ViewOptions, page_size};
 use rustix::fs::{MemfdFlags, SealFlags};
 
-/// A length that does not fit into 32 bits. Its lower 32 bits are those of a little more than a gibibyte.
+/// A length that does not fit into 32 bits.
+///
+/// Its lower 32 bits are those of a little more than a gibibyte.
 const LONG: u64 = (5 << 30) + 7;
 
 /// A sixteenth of the addresses of a process on most machines.

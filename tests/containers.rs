@@ -83,7 +83,9 @@ fn uses_all_of_it(expected: Tracking) {
     goes_on("named zeroes", &mut zeroed.view().unwrap(), &vec![0; bytes.len()]);
 }
 
-/// Returns whether this is the error of an option that cannot work. It may also be the error of the system.
+/// Returns whether this is the error of an option that cannot work.
+///
+/// It may also be the error of the system.
 fn is_refusal(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied)
 }

@@ -1,5 +1,6 @@
-//! Many snapshots that are all viewed leave descriptors for the program's own files. If other code closes
-//! memsnap's descriptors, no data is lost.
+//! Many snapshots that are all viewed leave descriptors for the program's own files.
+//!
+//! If other code closes memsnap's descriptors, no data is lost.
 #![cfg(unix)]
 
 mod common;
@@ -93,8 +94,9 @@ mod linux {
         userfaults.into_iter().for_each(|number| put_in_place(&userfault, number));
     }
 
-    /// Returns a view of `pattern(PAGES, 1)` that has used this tracking method. `None` if the method cannot
-    /// work.
+    /// Returns a view of `pattern(PAGES, 1)` that has used this tracking method.
+    ///
+    /// `None` if the method cannot work.
     fn view(tracking: Tracking) -> Option<OwnedView> {
         view_of(&Snapshot::from_slice(&pattern(PAGES, 1)).unwrap(), tracking)
     }

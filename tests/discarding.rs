@@ -1,5 +1,6 @@
-//! `discard` puts parts of a view back to the last snapshot and returns their memory. If other code discards
-//! pages of a view, the tracking methods that list private pages find this.
+//! `discard` puts parts of a view back to the last snapshot and returns their memory.
+//!
+//! If other code discards pages of a view, the tracking methods that list private pages find this.
 
 mod common;
 

@@ -12,8 +12,9 @@ use common::skip;
 use memsnap::{Snapshot, View, page_size};
 use rustix::mm::{Advice, madvise};
 
-/// Overwrites `pages` with zeroes and waits until the kernel has merged them. Fails if this takes more than
-/// 50 scans.
+/// Overwrites `pages` with zeroes and waits until the kernel has merged them.
+///
+/// Fails if this takes more than 50 scans.
 fn merge_zeroes<S>(view: &mut View<S>, pages: std::ops::Range<usize>) {
     view[pages.start * page_size()..pages.end * page_size()].fill(0);
     // SAFETY: the range belongs to the view, and merging changes none of its bytes.

@@ -1,5 +1,7 @@
-//! Threads that use state which the library shares without a borrow. These tests are for ThreadSanitizer
-//! (`ci/sanitize thread`), which finds a race even if it did no harm in this run.
+//! Threads that use state which the library shares without a borrow.
+//!
+//! These tests are for ThreadSanitizer (`ci/sanitize thread`), which finds a race even if it did no harm in
+//! this run.
 
 mod common;
 
@@ -127,7 +129,9 @@ fn one_snapshot_is_shared_by_all_threads() {
     }
 }
 
-/// Gives the snapshot to another process, if the system supports this. Its image has to be flat for that.
+/// Gives the snapshot to another process, if the system supports this.
+///
+/// Its image has to be flat for that.
 #[cfg(all(target_os = "linux", not(memsnap_unix)))]
 fn passed_on(snapshot: &Snapshot, bytes: &[u8]) {
     use memsnap::os::linux::SnapshotExt as _;

@@ -1,5 +1,6 @@
-//! If the system refuses a call, as containers do, memsnap works without it. The call may be refused from the
-//! start, or once views are open.
+//! If the system refuses a call, as containers do, memsnap works without it.
+//!
+//! The call may be refused from the start, or once views are open.
 //!
 //! Each script runs in a forked child under a seccomp filter. The parent never uses memsnap, so even the
 //! child's first call can be refused.

@@ -46,8 +46,9 @@ fn assert_within(before: Option<Memory>, copies: usize, what: &str) {
     assert!(held <= most, "{what}: {held} bytes held for {copies} copies of {written}");
 }
 
-/// Returns a view of this length. If the machine does not allow a process to have so many addresses, skips
-/// the test and returns `None`.
+/// Returns a view of this length.
+///
+/// If the machine does not allow a process to have so many addresses, skips the test and returns `None`.
 #[track_caller]
 fn opened<V>(test: &str, view: io::Result<V>) -> Option<V> {
     match view {

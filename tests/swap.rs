@@ -22,8 +22,9 @@ use memsnap::{Snapshot, Tracking, View, ViewOptions, page_size};
 /// Why a test cannot continue: what the machine lacks, or what the kernel did not do.
 type Skip = String;
 
-/// Runs a test with swap space, one at a time. Prints why it was skipped if there is no swap space or the
-/// kernel does not use it.
+/// Runs a test with swap space, one at a time.
+///
+/// Prints why it was skipped if there is no swap space or the kernel does not use it.
 fn with_swap(test: &str, script: impl FnOnce() -> Result<(), Skip>) {
     let _serial = serial();
     let added = SwapFile::add();
@@ -71,8 +72,9 @@ fn keep_asking(mut ask: impl FnMut(usize) -> Result<(), Skip>) -> Result<(), Ski
     }
 }
 
-/// Swaps out the private pages of `view`. At least `private` pages, or nearly all of them, must be swapped
-/// out in the end.
+/// Swaps out the private pages of `view`.
+///
+/// At least `private` pages, or nearly all of them, must be swapped out in the end.
 fn page_out<S>(view: &View<S>, private: usize) -> Result<(), Skip> {
     keep_asking(|round| {
         page_out_range(view.as_ptr().expose_provenance(), view.len());

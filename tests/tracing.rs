@@ -136,8 +136,9 @@ fn each_consolidation_is_told_once() {
     assert_eq!(messages, ["image consolidated"; 2]);
 }
 
-/// Runs `script` on another thread, with a subscriber that calls `answer` at each event. Fails if this does
-/// not end.
+/// Runs `script` on another thread, with a subscriber that calls `answer` at each event.
+///
+/// Fails if this does not end.
 fn asks_back(what: &str, answer: impl Fn() + Send + Sync + 'static, script: impl FnOnce() + Send + 'static) {
     let (sender, receiver) = mpsc::channel();
     let answered = Arc::new(AtomicUsize::new(0));

@@ -19,7 +19,9 @@ const VIEWS: usize = 2;
 /// The number of steps that mostly use the same view after an operation on it failed.
 const FOCUS: usize = 6;
 
-/// What is checked after each step. A check is an operation too, and may hide an error that shows without it.
+/// What is checked after each step.
+///
+/// A check is an operation too, and may hide an error that shows without it.
 #[derive(Clone, Copy)]
 enum Checks {
     All(By),
@@ -267,8 +269,9 @@ impl Script {
         }
     }
 
-    /// Opens a mutable view of a snapshot, or of a clone if views hold it. Runs operations on the view and
-    /// ends it.
+    /// Opens a mutable view of a snapshot, or of a clone if views hold it.
+    ///
+    /// Runs operations on the view and ends it.
     fn mutate(&mut self) {
         let Self { chance, snapshots, .. } = self;
         let at = chance.below(snapshots.len());
@@ -314,8 +317,9 @@ impl Script {
         snapshots.push(held);
     }
 
-    /// Runs operations on a mutable view and ends it. Returns what it showed, and the error of its end if
-    /// `commit` returned one.
+    /// Runs operations on a mutable view and ends it.
+    ///
+    /// Returns what it showed, and the error of its end if `commit` returned one.
     fn live(
         chance: &mut Chance,
         snapshots: &mut Vec<Held>,

@@ -12,8 +12,9 @@ use crate::{Access, Changes, Snapshot, Tracking, View, page_size};
 
 /// A view, and what it must show.
 pub(super) struct Watched<S> {
-    /// The view, with the type whose parts can be protected, even while no part is. `None` during some
-    /// operations.
+    /// The view, with the type whose parts can be protected, even while no part is.
+    ///
+    /// `None` during some operations.
     view: Option<ProtectedView<S>>,
     pub(super) name: String,
     address: *const u8,
@@ -66,8 +67,9 @@ const OPS: [(usize, ViewOp); 13] = [
     (1, ViewOp::Stats),
 ];
 
-/// The weights after a failure. Operations that continue with the view as a failed restore left it are more
-/// frequent.
+/// The weights after a failure.
+///
+/// Operations that continue with the view as a failed restore left it are more frequent.
 const OPS_AFTERWARDS: [(usize, ViewOp); 10] = [
     (2, ViewOp::Edit),
     (3, ViewOp::Take),
@@ -182,8 +184,9 @@ impl<S> Watched<S> {
         done.is_ok()
     }
 
-    /// Checks that a snapshot holds what the view shows, and that nothing differs from it. No call fails in
-    /// this.
+    /// Checks that a snapshot holds what the view shows, and that nothing differs from it.
+    ///
+    /// No call fails in this.
     fn probe(&mut self, chance: &mut Chance, snapshots: &mut Vec<Held>) {
         let taken = self.view().take_snapshot().expect("no call fails");
         self.taken(chance, taken, snapshots).check(chance.pick(&[By::Reading, By::Viewing]));
@@ -373,8 +376,9 @@ impl<S> Watched<S> {
         lost
     }
 
-    /// Records what the view shows after a failed restore to `target`. That may be anything outside of
-    /// `keep`.
+    /// Records what the view shows after a failed restore to `target`.
+    ///
+    /// That may be anything outside of `keep`.
     fn torn(&mut self, target: &Memory, keep: &[Range<usize>]) {
         if self.was_lost() {
             return;

@@ -54,8 +54,9 @@ pub(crate) fn skip(test: &str, reason: impl Display) {
     tell(&format!("skipped: {test}: {reason}"));
 }
 
-/// Returns the value, or `None` if the system does not support it (`Unsupported`). In that case the test is
-/// skipped.
+/// Returns the value, or `None` if the system does not support it (`Unsupported`).
+///
+/// In that case the test is skipped.
 ///
 /// Any other error fails the test, since otherwise it would test nothing.
 #[track_caller]

@@ -78,8 +78,9 @@ impl Script {
         self.check();
     }
 
-    /// Returns the tracking method of the first view. It searches for written pages first, since the method
-    /// is unknown before.
+    /// Returns the tracking method of the first view.
+    ///
+    /// It searches for written pages first, since the method is unknown before.
     pub(crate) fn tracker(&self) -> Tracking {
         self.views[0].view.changes().unwrap();
         self.views[0].view.stats().tracker

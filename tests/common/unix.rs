@@ -58,8 +58,9 @@ pub(crate) fn fork() -> Fork {
     }
 }
 
-/// Returns what was made with io_uring, or `None` if that is not possible here. In that case the test is
-/// skipped.
+/// Returns what was made with io_uring, or `None` if that is not possible here.
+///
+/// In that case the test is skipped.
 ///
 /// It is not possible if the kernel has no io_uring or forbids it, or if it counts the memory of the ring as
 /// locked and the user is not root.
@@ -77,7 +78,9 @@ pub(crate) fn of_ring<T>(test: &str, made: io::Result<T>) -> Option<T> {
     }
 }
 
-/// Locks these bytes in memory. Skips the test and returns `false` if a user other than root may not do this.
+/// Locks these bytes in memory.
+///
+/// Skips the test and returns `false` if a user other than root may not do this.
 pub(crate) fn lock(test: &str, bytes: &[u8]) -> bool {
     // SAFETY: the bytes are mapped, and locking changes none of them.
     if unsafe { libc::mlock(bytes.as_ptr().cast(), bytes.len()) } == 0 {

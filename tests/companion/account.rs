@@ -192,8 +192,9 @@ pub(crate) fn publish(index: usize, address: usize, len: usize) {
     length.store(len, Release);
 }
 
-/// Returns pages of a view, or of one that is gone by now: all of its pages or some. `None` if there is no
-/// view.
+/// Returns pages of a view, or of one that is gone by now: all of its pages or some.
+///
+/// `None` if there is no view.
 pub(crate) fn somewhere(random: &mut Random) -> Option<Range<usize>> {
     let [address, len] = &shared().views[random.below(VIEWS)];
     let (len, address) = (len.load(Acquire), address.load(Acquire));

@@ -136,7 +136,9 @@ pub(crate) fn vm_write(pid: i32, address: usize, bytes: &[u8]) -> io::Result<()>
     all(length(written)?, bytes.len())
 }
 
-/// Reads the memory of a process, this one or another. The memory may change meanwhile or not be mapped.
+/// Reads the memory of a process, this one or another.
+///
+/// The memory may change meanwhile or not be mapped.
 pub(crate) fn vm_read(pid: i32, range: &Range<usize>) -> io::Result<()> {
     let mut buffer = vec![0_u8; range.len().min(1 << 18)];
     let local = libc::iovec { iov_base: buffer.as_mut_ptr().cast(), iov_len: buffer.len() };

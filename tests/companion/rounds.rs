@@ -269,8 +269,9 @@ impl Rounds {
         }
     }
 
-    /// Pins pages of a view for some rounds. Pins them again if the memory of the view may have been
-    /// replaced.
+    /// Pins pages of a view for some rounds.
+    ///
+    /// Pins them again if the memory of the view may have been replaced.
     fn pin(&mut self, mutable: &mut Subject<&mut Snapshot>) {
         if let Some(mut pinned) = self.pinned.take() {
             pinned.rounds -= 1;

@@ -11,8 +11,9 @@ use crate::common::assert_same;
 use crate::common::script::{Random, differing};
 use crate::nuisances;
 
-/// What one view must show. The bytes of a view and this value change only while the lock is held for
-/// writing.
+/// What one view must show.
+///
+/// The bytes of a view and this value change only while the lock is held for writing.
 #[derive(Clone, Default)]
 pub(crate) struct Shown {
     pub(crate) address: usize,
@@ -22,8 +23,9 @@ pub(crate) struct Shown {
 }
 
 impl Shown {
-    /// Returns bytes of the view itself. The caller holds the lock, so that the view exists and nobody writes
-    /// to it.
+    /// Returns bytes of the view itself.
+    ///
+    /// The caller holds the lock, so that the view exists and nobody writes to it.
     pub(crate) fn slice(&self, range: Range<usize>) -> &[u8] {
         assert!(range.end <= self.bytes.len());
         let start = std::ptr::with_exposed_provenance(self.address + range.start);

@@ -1,5 +1,7 @@
 //! After a fork, the child and its parent both continue to use the same views and snapshots, at the same
-//! time. Neither sees or changes the other's bytes.
+//! time.
+//!
+//! Neither sees or changes the other's bytes.
 #![cfg(unix)]
 
 #[path = "../common/mod.rs"]

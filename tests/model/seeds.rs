@@ -1,5 +1,6 @@
-//! A script in the form of bytes, which a fuzzer can cut, join and change. Two bytes determine the length,
-//! and two bytes determine each operation.
+//! A script in the form of bytes, which a fuzzer can cut, join and change.
+//!
+//! Two bytes determine the length, and two bytes determine each operation.
 //!
 //! The bytes are seeds for proptest's generator. So the operations, and their frequencies, are those of the
 //! model test. proptest can also draw from the bytes themselves (`RngAlgorithm::PassThrough`). That does not

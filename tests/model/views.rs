@@ -62,8 +62,10 @@ pub(crate) fn logging() -> impl Strategy<Value = Logging> {
     (kind, report, times, more).prop_map(|(kind, report, times, more)| Logging { kind, report, times, more })
 }
 
-/// Returns a strategy for steps. It draws the operation first, so that the operation depends only on the seed
-/// and not on what is drawn later.
+/// Returns a strategy for steps.
+///
+/// It draws the operation first, so that the operation depends only on the seed and not on what is drawn
+/// later.
 pub(crate) fn step() -> impl Strategy<Value = Step> {
     (op(), logging()).prop_map(|(op, logging)| Step { op, logging })
 }

@@ -1,5 +1,6 @@
-//! The options of snapshots and views have their effect on what the system shows. For huge pages see
-//! `huge_pages`.
+//! The options of snapshots and views have their effect on what the system shows.
+//!
+//! For huge pages see `huge_pages`.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -81,8 +81,9 @@ fn threads_that_ask_at_once_get_one_file() {
     }
 }
 
-/// Takes a snapshot of `root`, which is all zero, with single bytes changed. Returns it with the changed
-/// ranges.
+/// Takes a snapshot of `root`, which is all zero, with single bytes changed.
+///
+/// Returns it with the changed ranges.
 fn dotted(root: &Snapshot) -> (Snapshot, Vec<Range<usize>>) {
     let (len, page) = (root.len(), page_size());
     let places = [0, len / 2, len - page];

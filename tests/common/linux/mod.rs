@@ -46,8 +46,9 @@ pub(crate) fn addresses_are_limited() -> bool {
     overcommit.trim() == "2" || rustix::process::getrlimit(Resource::As).current.is_some()
 }
 
-/// Returns how many mappings the process may have. `Err` says that a test cannot use them up, since they are
-/// too many.
+/// Returns how many mappings the process may have.
+///
+/// `Err` says that a test cannot use them up, since they are too many.
 pub(crate) fn mappings_limit() -> Result<usize, String> {
     let limit = fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse().unwrap();
     if limit > 300_000 { Err(format!("max_map_count is {limit}")) } else { Ok(limit) }

@@ -55,8 +55,9 @@ pub(crate) fn refuse_madvise(advice: c_int) -> Refusal {
 }
 
 impl Refusal {
-    /// Returns the instructions of this refusal. A call that it does not apply to falls through to the next
-    /// instruction.
+    /// Returns the instructions of this refusal.
+    ///
+    /// A call that it does not apply to falls through to the next instruction.
     fn instructions(self) -> Vec<sock_filter> {
         let load = |offset| instruction(BPF_LD | BPF_W | BPF_ABS, offset);
         let unless_equal =
