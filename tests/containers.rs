@@ -1,5 +1,7 @@
-//! Everything that a whole system refuses, at once: the default profile of Docker, gVisor, Linux 5.10, and a
-//! root folder without `/proc`. All of the interface works there, with the best tracking method that is left.
+//! Tests under everything that a whole system refuses.
+//!
+//! The systems are Docker with its default profile, gVisor, Linux 5.10, and a root folder without `/proc`.
+//! All of the interface works there, with the best tracking method that is left.
 //!
 //! Each test runs in a forked child. The parent never uses memsnap, so that even the child's first call can
 //! be refused.

@@ -20,8 +20,10 @@ fn restored(before: &[u8], root: &[u8], ranges: &[Range<usize>]) -> Vec<u8> {
     after
 }
 
-/// Returns lists of ranges of a view of `len` bytes: overlapping, adjacent, unsorted and empty ones, at page
-/// boundaries and within pages.
+/// Returns lists of ranges of a view of `len` bytes.
+///
+/// Some ranges overlap, are adjacent, unsorted or empty. They start and end at page boundaries and within
+/// pages.
 #[allow(clippy::single_range_in_vec_init)]
 fn lists(len: usize) -> Vec<Vec<Range<usize>>> {
     let page = page_size();

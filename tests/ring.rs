@@ -1,5 +1,7 @@
-//! The memory of captured pages is precise: the store holds a page exactly as long as a snapshot
-//! shows it, whatever other pages were captured together with it.
+//! The memory of captured pages is precise.
+//!
+//! The store holds a page exactly as long as a snapshot shows it, whatever other pages were captured together
+//! with it.
 //!
 //! The tests keep the newest 64 snapshots in a ring. Each snapshot captures 99 hot pages, which are soon
 //! written again, and one cold page, which is not. `MEMSNAP_RING_ROUNDS=100000 cargo test --release

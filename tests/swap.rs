@@ -120,8 +120,9 @@ fn page_out_file<S>(view: &View<S>) -> Result<(), Skip> {
     })
 }
 
-/// Swaps out the anonymous memory of the process, including captured pages, until less than `limit` bytes are
-/// resident.
+/// Swaps out the anonymous memory of the process, including captured pages.
+///
+/// Stops once less than `limit` bytes are resident.
 fn page_out_process(limit: usize) -> Result<(), Skip> {
     let maps = fs::read_to_string("/proc/self/maps").map_err(|error| format!("reading maps: {error}"))?;
     for line in maps.lines() {

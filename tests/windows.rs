@@ -1,5 +1,6 @@
-//! What is difficult on Windows: ranges that must never be free, commit charge, handles, and files that
-//! others have open.
+//! Tests of what is difficult on Windows.
+//!
+//! These are ranges that must never be free, commit charge, handles, and files that others have open.
 
 #![cfg(windows)]
 

@@ -1,5 +1,7 @@
-//! What the test files share: distinguishable bytes, operations on snapshots of every kind, tests in
-//! processes of their own, and reports of skipped tests.
+//! The code that the test files share.
+//!
+//! It makes distinguishable bytes, runs operations on snapshots of every kind, runs tests in processes of
+//! their own, and reports skipped tests.
 //!
 //! What only some systems have is in modules named `unix` and `linux`, here as in the tests.
 #![allow(dead_code, unused_imports)] // Each test file is a crate of its own and uses a part.

@@ -1,5 +1,6 @@
-//! Forked children: some use the views that they inherited, some end immediately, and some are forked by
-//! another thread.
+//! Forked children of the companion test.
+//!
+//! Some use the views that they inherited, some end immediately, and some are forked by another thread.
 
 use std::sync::{Arc, RwLock};
 use std::thread;

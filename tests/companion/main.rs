@@ -1,6 +1,7 @@
-//! Tests memsnap with a hostile companion: while one thread takes snapshots and restores them, other threads
-//! and processes do everything to the views that the documentation allows, all at once. The test checks every
-//! byte.
+//! Tests memsnap with a hostile companion, and checks every byte.
+//!
+//! While one thread takes snapshots and restores them, other threads and processes do everything to the views
+//! that the documentation allows, all at once.
 //!
 //! Each round has two phases. First, all threads and processes write at once, in many ways, each to its own
 //! bytes. Then nobody writes, and one thread calls the views. Operations that change no byte go on all the

@@ -1,5 +1,7 @@
-//! Threads that change no byte, but disturb everything else: they swap pages out and in, merge, collapse,
-//! lock and read them, at any time, even while a snapshot is taken or restored.
+//! Threads that change no byte, but disturb everything else.
+//!
+//! They swap pages out and in, merge, collapse, lock and read them, at any time, even while a snapshot is
+//! taken or restored.
 
 use std::fs::{self, File};
 use std::io;

@@ -1,5 +1,7 @@
-//! At the limits of a process (descriptors, address space, mappings, locked memory), errors name the resource
-//! that ran out, no data is lost, and everything works again once the resource is available.
+//! Tests at the limits of a process: descriptors, address space, mappings, locked memory.
+//!
+//! Errors name the resource that ran out, no data is lost, and everything works again once the resource is
+//! available.
 #![cfg(all(target_os = "linux", not(memsnap_unix)))]
 #![allow(clippy::single_range_in_vec_init)] // What is compared with is a list of ranges.
 

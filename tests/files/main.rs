@@ -1,5 +1,7 @@
-//! Snapshots of files and streams: complete, isolated from later changes of the file, sparse if the file is
-//! sparse, and cloned if the file system supports it.
+//! Snapshots of files and streams.
+//!
+//! They are complete and isolated from later changes of the file. They are sparse if the file is sparse, and
+//! cloned if the file system supports it.
 #![allow(clippy::single_range_in_vec_init)] // What is compared with is a list of ranges.
 
 #[path = "../common/mod.rs"]

@@ -23,8 +23,9 @@ fn tracked() -> ViewOptions {
     options
 }
 
-/// Writes to the view and takes snapshots, so that the process has all descriptors that it needs to find
-/// written pages.
+/// Writes to the view and takes snapshots.
+///
+/// Afterwards the process has all descriptors that it needs to find written pages.
 fn write_and_take(view: &mut ArcView, value: u8) {
     let mut bytes = view.to_vec();
     for page in [3, 7] {

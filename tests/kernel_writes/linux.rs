@@ -114,8 +114,9 @@ mod pinned {
         assert_same("restored in the end", &view, &root);
     }
 
-    /// Captures and undoes what the kernel writes to pinned pages, in a view that was used before and that is
-    /// used between the writes.
+    /// Captures and undoes what the kernel writes to pinned pages.
+    ///
+    /// The view was used before, and is used between the writes.
     fn is_exact<S>(what: &str, ring: &mut IoUring, view: &mut View<S>, root: &[u8]) {
         let mut bytes = root.to_vec();
         let pinned = 5 * page_size()..7 * page_size();

@@ -1,5 +1,6 @@
-//! Runs long random sequences of all operations on a tree of snapshots and several views, and compares the
-//! results with byte vectors.
+//! Compares long random sequences of all operations with byte vectors.
+//!
+//! The operations use a tree of snapshots and several views.
 //!
 //! `PROPTEST_CASES=1000000 cargo test --release --test model` runs it for longer.
 

@@ -11,8 +11,10 @@ use super::ops::{Options, Part, Span, Unprotect};
 use super::views::AnyView;
 use super::{Memory, ModelSnapshot, system};
 
-/// The bytes that a view shows, those it was opened on, those at its last snapshot or restore, and its
-/// greatest length.
+/// What a view must show.
+///
+/// These are its bytes, those that it was opened on, those at its last snapshot or restore, and its greatest
+/// length.
 pub(crate) struct ViewModel {
     pub(crate) shows: Memory,
     pub(crate) root: Memory,

@@ -177,8 +177,9 @@ impl<S> Deref for AnyView<S> {
 }
 
 impl Logging {
-    /// Returns the options of an open view, or `Err` with those of a logged view and whether it checks for
-    /// unreported writes.
+    /// Returns the options of an open view, or `Err` for a logged view.
+    ///
+    /// `Err` has the options and whether the view checks for unreported writes.
     fn options(self, options: Options) -> Result<ViewOptions, (ViewOptions<Logged>, bool)> {
         let checks = match self.kind {
             Kind::Open => return Ok(options.on(ViewOptions::new())),

@@ -1,5 +1,7 @@
-//! Snapshots that are passed between processes: nobody can write to a file that is handed out, a file that
-//! could still change is refused, and a snapshot that is one file already is not copied.
+//! Snapshots that are passed between processes.
+//!
+//! Nobody can write to a file that is handed out. A file that could still change is refused. A snapshot that
+//! is one file already is not copied.
 #![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
 #[path = "../common/mod.rs"]

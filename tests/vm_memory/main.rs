@@ -1,5 +1,6 @@
-//! Views as guest memory: snapshots capture what is written through it, restores undo it, and the host
-//! address stays the same.
+//! Views as guest memory.
+//!
+//! Snapshots capture what is written through it, restores undo it, and the host address stays the same.
 
 #[path = "../common/mod.rs"]
 mod common;
