@@ -35,15 +35,15 @@ fn read<S>(view: &View<S>) -> u64 {
     view.iter().step_by(page_size()).map(|&byte| u64::from(byte)).sum()
 }
 
-fn hurry<S>(view: &mut View<S>) {
-    view.tree.as_mut().unwrap().hurry();
+fn make_step_due<S>(view: &mut View<S>) {
+    view.tree.as_mut().unwrap().make_step_due();
 }
 
 /// Takes `steps` snapshots, each of which may move a region.
 fn adapt<S>(view: &mut View<S>, steps: usize) {
     for _ in 0..steps {
         read(view);
-        hurry(view);
+        make_step_due(view);
         view.take_snapshot().unwrap();
     }
 }
@@ -108,7 +108,7 @@ fn no_write_is_missed_while_the_image_moves_and_after() {
                 if numbers.below(3) == 0 {
                     read(&view);
                 }
-                hurry(&mut view);
+                make_step_due(&mut view);
                 match numbers.below(6) {
                     0 => {
                         view.restore().unwrap();
@@ -161,7 +161,7 @@ fn a_step_may_fail_anywhere() {
                 // Arms the view, and moves no region.
                 view[7] = 0;
                 view.take_snapshot().unwrap();
-                hurry(&mut view);
+                make_step_due(&mut view);
                 let (taken, calls) = fault::inject(first, failures, || view.take_snapshot());
                 let what = format!("{tracking}, {failures} failures from call {first} on");
                 let mut bytes = root.clone();
@@ -233,7 +233,7 @@ fn nothing_is_moved_where_that_is_forbidden_or_takes_memory() {
     for _ in 0..steps {
         // The kernel maps the neighbours of a page that is read, but no holes.
         assert!(pages.clone().all(|page| view[page * page_size()] == 1));
-        hurry(&mut view);
+        make_step_due(&mut view);
         view.take_snapshot().unwrap();
     }
     assert_eq!((view.stats().huge, sparse.stats().base), (0, memory));

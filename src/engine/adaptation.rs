@@ -64,7 +64,7 @@ pub(crate) struct Adaptation {
     /// A pass begins once walks have taken this many times the expected time of a pass.
     ///
     /// Each pass that saves little time doubles it.
-    patience: u64,
+    factor: u64,
     pass: Option<Box<Pass>>,
     /// `walk` when the last pass began, and the number of searches until it is compared with `walk` again.
     trial: Option<(u64, u32)>,
@@ -105,7 +105,7 @@ impl Adaptation {
     }
 
     fn of(region: Option<usize>) -> Self {
-        Self { region, walked: 0, walk: 0, cost: MOVE, visit: MOVE, patience: 1, pass: None, trial: None }
+        Self { region, walked: 0, walk: 0, cost: MOVE, visit: MOVE, factor: 1, pass: None, trial: None }
     }
 
     /// The pages of a region; `None` if the view never moves anything.
@@ -134,9 +134,9 @@ impl Adaptation {
         if let Some((before, left)) = &mut self.trial {
             *left -= 1;
             if *left == 0 {
-                let gained = self.walk <= *before / 4 * 3;
-                self.patience =
-                    if gained { (self.patience / 2).max(1) } else { self.patience.saturating_mul(2) };
+                let saves_time = self.walk <= *before / 4 * 3;
+                self.factor =
+                    if saves_time { (self.factor / 2).max(1) } else { self.factor.saturating_mul(2) };
                 self.trial = None;
             }
         }
@@ -147,9 +147,9 @@ impl Adaptation {
         if let Some(pass) = &self.pass {
             return decide(self.walked >= pass.resume);
         }
-        let price = self.patience.saturating_mul(self.visit).saturating_mul(regions as u64);
+        let expected = self.factor.saturating_mul(self.visit).saturating_mul(regions as u64);
         // Before another pass begins, it must be known how much time the last one saves.
-        if regions == 0 || !decide(self.trial.is_none() && self.walked > price) {
+        if regions == 0 || !decide(self.trial.is_none() && self.walked > expected) {
             return false;
         }
         self.walked = 0;
@@ -205,9 +205,9 @@ impl Adaptation {
 
     /// Makes the next step due.
     #[cfg(all(test, unix))]
-    pub(crate) fn hurry(&mut self) {
+    pub(crate) fn make_step_due(&mut self) {
         self.walked = u64::MAX;
-        self.patience = 1;
+        self.factor = 1;
     }
 
     /// Returns `costs` with the costs that are known here.
@@ -313,10 +313,10 @@ mod tests {
         // saves.
         assert_eq!(waited, [101, 16, 16, 16, 17]);
         // If walks take less time after a pass, passes become more frequent again.
-        let rare = adaptation.patience;
+        let rare = adaptation.factor;
         (0..TRIAL).for_each(|_| adaptation.searched(Duration::from_nanos(10_000 + CALLS)));
-        assert!(adaptation.patience < rare);
+        assert!(adaptation.factor < rare);
         adaptation.mapped_anew();
-        assert_eq!(adaptation.patience, 1);
+        assert_eq!(adaptation.factor, 1);
     }
 }

@@ -18,11 +18,11 @@ impl State {
     ///
     /// Returns whether all pages in `unsynced` are known to have been written. Also returns the number of other pages
     /// that were looked at in vain because they were not closed.
-    fn harvest(&mut self) -> io::Result<(bool, usize)> {
+    fn collect_written(&mut self) -> io::Result<(bool, usize)> {
         if self.log.is_some() {
-            return Ok((self.harvest_log()?, 0));
+            return Ok((self.collect_and_check_log()?, 0));
         }
-        let closes = self.tracker.is_armed() && self.ledger.closing_pays(self.mapping.pages());
+        let closes = self.tracker.is_armed() && self.ledger.should_write_protect(self.mapping.pages());
         // If all pages were closed in the step that lists them, it would list all pages that were never in memory.
         let widens = closes && self.tracker.is_sparse() && !self.ledger.stays_sparse(self.mapping.pages());
         let search = if closes && !widens { Search::WrittenAndClose } else { Search::Written };
@@ -38,7 +38,7 @@ impl State {
         self.known.set_all_write_protected(found.closed == Closed::All);
         self.known.may_differ(&found.pages);
         if !found.since_closed {
-            if self.tracker.must_arm() || self.ledger.arming_pays() {
+            if self.tracker.must_arm() || self.ledger.should_arm() {
                 self.arm(found.pages.len());
             }
         } else if widens {
@@ -82,7 +82,7 @@ impl State {
     /// Copies what changed since `synced`.
     pub(crate) fn capture_changed(&mut self, content_len: usize) -> io::Result<Arc<Image>> {
         let (written, unwritten) = match &self.backing {
-            Backing::Private(_) => self.harvest()?,
+            Backing::Private(_) => self.collect_written()?,
             Backing::Direct(_) | Backing::Torn => {
                 let candidates = self.all_candidates()?;
                 self.known.only_may_differ(candidates);

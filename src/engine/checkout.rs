@@ -27,7 +27,7 @@ impl State {
     pub(crate) fn show(&mut self, image: &Arc<Image>, keep: &PageSet) -> io::Result<()> {
         debug_assert!(self.access.is_empty());
         if self.log.is_some() && matches!(self.backing, Backing::Private(_)) {
-            self.harvest_log()?;
+            self.collect_and_check_log()?;
         }
         if image.pages != self.mapping.pages() {
             self.resize(image.pages)?;
@@ -40,7 +40,7 @@ impl State {
             } else {
                 self.synced.may_differ(image).below(image.pages)
             };
-            if cost::rewriting_pays(moved.len(), image.pages) {
+            if cost::should_rewrite(moved.len(), image.pages) {
                 return match self.log {
                     Some(_) => self.put_back_logged(image, &moved, keep),
                     None => self.put_back(image, &moved, keep),

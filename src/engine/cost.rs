@@ -55,7 +55,7 @@ pub(crate) const KEPT_BYTES: usize = 64 << 20;
 
 /// Whether to rewrite `moved` of `pages` pages costs less than to map all of them anew and have the program
 /// fault in what it needs.
-pub(crate) fn rewriting_pays(moved: usize, pages: usize) -> bool {
+pub(crate) fn should_rewrite(moved: usize, pages: usize) -> bool {
     moved <= pages / 3 * 2 + 1
 }
 
@@ -96,9 +96,9 @@ impl Default for Costs {
 /// Fewer operations than this are not measured: reading the clock would be too large a part of the time.
 pub(crate) const OBSERVED: usize = 8;
 
-pub(crate) fn observe(believed: &mut u64, took: u64) {
-    let took = took.min(believed.saturating_mul(8));
-    *believed = (*believed * 3 + took) / 4;
+pub(crate) fn observe(cost: &mut u64, took: u64) {
+    let took = took.min(cost.saturating_mul(8));
+    *cost = (*cost * 3 + took) / 4;
 }
 
 pub(crate) fn nanoseconds(time: Duration) -> u64 {
@@ -159,17 +159,17 @@ pub(crate) struct Ledger {
     /// Pages in memory that are not the view's own, as of the last search that counted them.
     others: Option<usize>,
     /// Whether the last search took much longer than the known number of pages in memory explains.
-    surprised: bool,
+    was_unexpectedly_slow: bool,
     /// Pages that are the view's own, as of the last search.
     private: usize,
     /// Pages that had been written, as of the last take or restore.
     written: usize,
     /// Nanoseconds spent on looking at pages in memory, that a search of closed pages would not have spent. Counted
     /// since closing pages was last tried.
-    looked: u64,
+    spent_looking: u64,
     /// Nanoseconds spent on comparing private pages that had not been written, less the faults that open pages were
     /// spared. Counted since closing pages was last tried.
-    compared: u64,
+    spent_comparing: u64,
     /// Private pages that were closed since all of them were last looked at.
     closed: usize,
     /// Open pages, as of the last search for pages written since pages were closed.
@@ -208,8 +208,8 @@ impl Ledger {
     ///
     /// It should each time that the number of searches has doubled, which hardly adds to their cost. It also should
     /// after a search that took longer than the known pages explain.
-    pub(crate) fn is_curious(&self) -> bool {
-        (self.searches + 1).is_power_of_two() || self.surprised
+    pub(crate) fn should_count_others(&self) -> bool {
+        (self.searches + 1).is_power_of_two() || self.was_unexpectedly_slow
     }
 
     /// Notes a search among all of `pages` pages, which took `took` and found `private` private ones.
@@ -220,7 +220,7 @@ impl Ledger {
         others: Option<usize>,
         took: Duration,
     ) {
-        if self.is_curious() {
+        if self.should_count_others() {
             self.others = others;
         }
         self.searches += 1;
@@ -234,9 +234,9 @@ impl Ledger {
             looked = took;
         }
         // More pages may be in memory now. For example, the pages of a huge page may have got entries of their own.
-        self.surprised = took > 4 * (CALLS + looked);
+        self.was_unexpectedly_slow = took > 4 * (CALLS + looked);
         let walked = times(pages.min(self.present().saturating_mul(TABLE)), WALK);
-        self.looked += looked.saturating_sub(walked);
+        self.spent_looking += looked.saturating_sub(walked);
     }
 
     /// Notes that a search for pages written since they were closed found `open` open pages.
@@ -266,8 +266,8 @@ impl Ledger {
     /// and `clean` other pages.
     pub(crate) fn found(&mut self, written: usize, idle: usize, clean: usize) {
         self.written = written;
-        self.compared += times(idle, self.costs.compare);
-        self.looked += times(clean, SCAN);
+        self.spent_comparing += times(idle, self.costs.compare);
+        self.spent_looking += times(clean, SCAN);
     }
 
     /// Notes that `written` pages had been written since the last take or restore. Those that were open already took no
@@ -275,58 +275,66 @@ impl Ledger {
     pub(crate) fn found_written(&mut self, written: usize) {
         if self.open > 0 {
             let reused = written.saturating_sub(self.opened);
-            self.compared = self.compared.saturating_sub(times(reused, CLOSED_WRITE));
+            self.spent_comparing = self.spent_comparing.saturating_sub(times(reused, CLOSED_WRITE));
         }
     }
 
     /// Whether starting to close pages costs less than has been spent because they were not closed, if the pages
     /// written last will be written again.
-    pub(crate) fn arming_pays(&self) -> bool {
-        let price = CALLS + times(self.present(), CLOSE) + times(self.written, CLOSED_WRITE);
-        decide(self.looked + self.compared > price)
+    pub(crate) fn should_arm(&self) -> bool {
+        let cost = CALLS + times(self.present(), CLOSE) + times(self.written, CLOSED_WRITE);
+        decide(self.spent_looking + self.spent_comparing > cost)
     }
 
     /// Whether that cost would rather be spared by starting over, which comes first.
-    pub(crate) fn starting_over_may_help(&self) -> bool {
-        !self.started_over && !self.cannot_start_over && self.looked > self.compared
+    pub(crate) fn should_defer_arming(&self) -> bool {
+        !self.started_over && !self.cannot_start_over && self.spent_looking > self.spent_comparing
     }
 
     /// Whether to close all of `pages` costs less than not to have done it.
-    pub(crate) fn closing_pays(&self, pages: usize) -> bool {
-        decide(self.looked + self.compared > self.costs.close(pages) + times(self.written, CLOSED_WRITE))
+    pub(crate) fn should_write_protect(&self, pages: usize) -> bool {
+        decide(
+            self.spent_looking + self.spent_comparing
+                > self.costs.close(pages) + times(self.written, CLOSED_WRITE),
+        )
     }
 
     /// Whether to start over, with an image of `captured` captured pages, costs less than what the search among
     /// pages that were mapped once and may not be needed again has cost. Only once: where they are needed,
     /// closing them is better.
-    pub(crate) fn starting_over_pays(&self, captured: usize) -> bool {
-        let price = CALLS
+    pub(crate) fn should_start_over(&self, captured: usize) -> bool {
+        let cost = CALLS
             + times(self.present(), MAP_AGAIN)
             + times(self.private.saturating_add(captured), self.costs.first_write());
-        !self.started_over && !self.cannot_start_over && decide(self.looked > price)
+        !self.started_over && !self.cannot_start_over && decide(self.spent_looking > cost)
     }
 
     /// Whether to start over costs less than to discard so many runs of so many pages, if `needed` private pages
     /// have to be made again then.
-    pub(crate) fn starting_over_beats_discarding(&self, runs: usize, pages: usize, needed: usize) -> bool {
-        let price = |others| {
+    pub(crate) fn should_start_over_instead_of_discarding(
+        &self,
+        runs: usize,
+        pages: usize,
+        needed: usize,
+    ) -> bool {
+        let cost = |others| {
             let made_again = times(needed, self.costs.first_write());
             CALLS + times(others, MAP_AGAIN) + times(pages, DISCARD) + made_again
         };
         let discard = times(runs, self.costs.discard_run) + times(pages, DISCARD);
-        !self.cannot_start_over && decide(self.others.is_some_and(|others| discard > price(others)))
+        !self.cannot_start_over && decide(self.others.is_some_and(|others| discard > cost(others)))
     }
 
     /// Whether to believe that the pages written before the last restore, no others being private now, have all
     /// been written again. They are compared after 7 such restores, and after more of them each time that all had been.
-    pub(crate) fn trusts_recurrence(&mut self) -> bool {
+    pub(crate) fn should_assume_recurrence(&mut self) -> bool {
         let Recurrence { trusted, most } = &mut self.recurrence;
         *trusted = (*trusted + 1) % (*most + 1);
         decide(*trusted != 0)
     }
 
     /// Notes whether a restore that compared the pages written before the last one found `all` of them written again.
-    pub(crate) fn recurred(&mut self, all: bool) {
+    pub(crate) fn checked_recurrence(&mut self, all: bool) {
         let most = self.recurrence.most;
         self.recurrence = Recurrence { trusted: 0, most: if all { (2 * most + 1).min(127) } else { 7 } };
     }
@@ -359,7 +367,7 @@ impl Ledger {
             discard_run: self.costs.discard_run,
             first_write: self.costs.first_write(),
             protect: self.costs.close(pages),
-            spent_in_vain: self.looked + self.compared,
+            spent_in_vain: self.spent_looking + self.spent_comparing,
             ..ViewCosts::default()
         }
     }
@@ -367,14 +375,14 @@ impl Ledger {
     /// Notes that closing pages was tried, and that `private` private pages were closed.
     pub(crate) fn closed(&mut self, private: usize) {
         self.open = 0;
-        self.looked = 0;
-        self.compared = 0;
+        self.spent_looking = 0;
+        self.spent_comparing = 0;
         self.closed += private;
     }
 
     /// Whether the closed pages of a view of `pages` pages may be more than the view is to keep, not counting `hidden`
     /// pages that have to be private to show the image.
-    pub(crate) fn keeps_much(&self, hidden: usize, pages: usize) -> bool {
+    pub(crate) fn keeps_too_many(&self, hidden: usize, pages: usize) -> bool {
         decide(self.closed.min(pages) > self.kept_pages + hidden)
     }
 
@@ -435,8 +443,8 @@ mod tests {
         let mut ledger = Ledger::new(0);
         ledger.searched_all(PAGES, PAGES, Some(PAGES), ns(1_000_000_000));
         ledger.found(0, PAGES, PAGES);
-        assert!(!ledger.starting_over_beats_discarding(0, PAGES, PAGES));
-        assert!(ledger.arming_pays() && !ledger.starting_over_pays(PAGES));
+        assert!(!ledger.should_start_over_instead_of_discarding(0, PAGES, PAGES));
+        assert!(ledger.should_arm() && !ledger.should_start_over(PAGES));
     }
     const fn ns(nanoseconds: u64) -> Duration {
         Duration::from_nanos(nanoseconds)
@@ -478,18 +486,18 @@ mod tests {
         let mut ledger = Ledger::new(0);
         ledger.costs.closed(false, ns(100_000));
         let mut rounds = 0;
-        while !ledger.closing_pays(1_000) {
+        while !ledger.should_write_protect(1_000) {
             ledger.found(10, 20, 0);
             rounds += 1;
         }
         // Each round compares 20 pages in vain; closing costs 100,000 ns and 10 faults.
         assert_eq!(rounds, (100_000 + 10 * CLOSED_WRITE) / (20 * COMPARE) + 1);
         ledger.closed(20);
-        assert!(!ledger.closing_pays(1_000));
+        assert!(!ledger.should_write_protect(1_000));
         assert_eq!(ledger.stats(1_000).spent_in_vain, 0);
         // Pages that recur are not compared in vain.
         (0..10_000).for_each(|_| ledger.found(10, 0, 0));
-        assert!(!ledger.closing_pays(1_000));
+        assert!(!ledger.should_write_protect(1_000));
     }
 
     /// Each of a few pages is written now and then. Most comparisons are in vain, but if the pages were closed, each of
@@ -503,14 +511,14 @@ mod tests {
             ledger.found(46, 250 - 46, 0);
             ledger.found_written(46);
         }
-        assert!(!ledger.closing_pays(250), "{}", ledger.stats(250).spent_in_vain);
+        assert!(!ledger.should_write_protect(250), "{}", ledger.stats(250).spent_in_vain);
         // Most of the pages are not written any more.
         for _ in 0..1_000 {
             ledger.searched_open(250);
             ledger.found(5, 250 - 5, 0);
             ledger.found_written(5);
         }
-        assert!(ledger.closing_pays(250));
+        assert!(ledger.should_write_protect(250));
         // Different pages are written each time. Leaving pages open saves none of their faults.
         ledger.closed(250);
         for round in 1..20 {
@@ -518,7 +526,7 @@ mod tests {
             ledger.found(46, 46 * (round - 1), 0);
             ledger.found_written(46);
         }
-        assert!(ledger.closing_pays(250));
+        assert!(ledger.should_write_protect(250));
     }
 
     /// After the first write to a huge page, its pages get entries of their own. A view whose other pages were last
@@ -527,19 +535,19 @@ mod tests {
     fn pages_are_counted_again_when_searches_take_longer() {
         let mut ledger = Ledger::new(0);
         let search = |ledger: &mut Ledger, others: usize, took: u64| {
-            let others = ledger.is_curious().then_some(others);
+            let others = ledger.should_count_others().then_some(others);
             ledger.searched_all(10, 100_000, others, ns(took));
             others.is_some()
         };
         // In huge pages, the time of a search counts, not the time that as many small pages would take.
         assert!((0..100).filter(|_| search(&mut ledger, 100_000, 15_000)).count() < 8);
-        assert!(!ledger.arming_pays());
+        assert!(!ledger.should_arm());
         let mut ledger = Ledger::new(0);
         (0..99).for_each(|_| _ = search(&mut ledger, 0, 10_000));
         assert!(!search(&mut ledger, 100_000, 2_000_000) && search(&mut ledger, 100_000, 2_000_000));
         assert!((0..5).any(|_| {
             search(&mut ledger, 100_000, 2_000_000);
-            ledger.arming_pays()
+            ledger.should_arm()
         }));
         assert!(!search(&mut ledger, 100_000, 2_000_000), "it was explained");
     }
@@ -549,10 +557,10 @@ mod tests {
         let mut ledger = Ledger::new(0);
         let mut until_checked = || {
             let mut trusted = 0;
-            while ledger.trusts_recurrence() {
+            while ledger.should_assume_recurrence() {
                 trusted += 1;
             }
-            ledger.recurred(trusted < 100);
+            ledger.checked_recurrence(trusted < 100);
             trusted
         };
         assert_eq!([(); 6].map(|()| until_checked()), [7, 15, 31, 63, 127, 7]);

@@ -17,13 +17,13 @@ const MIN_MAPPED: usize = 64;
 
 /// Views after which an image is made flat even if each of them copies little, and page copies that are
 /// not worth a file even if the image is small.
-const PATIENCE: usize = 64;
+const VIEWS_UNTIL_FLAT: usize = 64;
 
 /// The largest image that is made flat for the number of its views alone.
-const PATIENT_BYTES: usize = 1 << 30;
+const MOST_BYTES_COUNTED: usize = 1 << 30;
 
 /// Below this size, holes that become memory when they are read do no harm.
-const SPARSE_BYTES: usize = 64 << 20;
+const SMALL_BYTES: usize = 64 << 20;
 
 impl FlatFile {
     fn build(image: &Image, written: &PageSet, covers: PageSet) -> io::Result<Arc<Self>> {
@@ -95,7 +95,7 @@ impl Flat {
         })?;
         if let Ok(permit) = permit {
             let file = Arc::new(FlatFile { file, covers: PageSet::all(image.pages), _permit: permit });
-            let for_views = Self::may_be_whole(image);
+            let for_views = Self::may_write_whole(image);
             let mut flat = Self::of(image);
             if for_views {
                 flat.file = Some(Arc::clone(&file));
@@ -118,16 +118,17 @@ impl Flat {
             return (flat.file.clone(), Runs::default());
         }
         let runs = flat.runs.get_or_insert_with(|| Runs::of(image)).clone();
-        let patient = image.pages <= PATIENT_BYTES / page_size();
-        flat.copied += if patient { runs.copied.max(image.pages.div_ceil(PATIENCE)) } else { runs.copied };
+        let counts_views = image.pages <= MOST_BYTES_COUNTED / page_size();
+        flat.copied +=
+            if counts_views { runs.copied.max(image.pages.div_ceil(VIEWS_UNTIL_FLAT)) } else { runs.copied };
         if flat.building {
             return (flat.file.clone(), runs);
         }
-        let worth_it = flat.copied >= image.pages.max(PATIENCE);
-        if worth_it {
+        let is_due = flat.copied >= image.pages.max(VIEWS_UNTIL_FLAT);
+        if is_due {
             flat.copied = 0;
         }
-        let whole = worth_it && Self::may_be_whole(image);
+        let whole = is_due && Self::may_write_whole(image);
         if !whole && (flat.file.is_some() || runs.flat.is_empty()) {
             return (flat.file.clone(), runs);
         }
@@ -149,10 +150,10 @@ impl Flat {
 
     /// Whether a flat file of the whole image is bearable: it takes no more than a quarter of the memory
     /// that is available, also after each of its holes was read, which gives them memory.
-    fn may_be_whole(image: &Image) -> bool {
+    fn may_write_whole(image: &Image) -> bool {
         let bytes = image.pages * page_size();
         let sparse = matches!(image.base, Base::Zero) && image.captured.len() < image.pages / 16;
-        (bytes <= SPARSE_BYTES || !sparse)
+        (bytes <= SMALL_BYTES || !sparse)
             && available_memory().is_some_and(|available| bytes <= available / 4)
     }
 }

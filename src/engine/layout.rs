@@ -7,9 +7,9 @@
 //! - long runs of zeroes over a file are mapped anonymously, and so is what lies beyond the file's end;
 //! - the others are copied into the view, privately;
 //! - when the views of one image have together copied as many pages as the image has, or an image of
-//!   up to [`PATIENT_BYTES`] has been viewed [`PATIENCE`] times, the whole image is written into a flat
+//!   up to [`MOST_BYTES_COUNTED`] has been viewed [`VIEWS_UNTIL_FLAT`] times, the whole image is written into a flat
 //!   file, and a view is one mapping again. Not if that would take more than a share of the memory
-//!   available, nor where it would make a sparse image dense ([`Flat::may_be_whole`]).
+//!   available, nor where it would make a sparse image dense ([`Flat::may_write_whole`]).
 //!
 //! A flat file takes a descriptor, which the program may need for other things. So flat files take no more
 //! than a share of them ([`Permit`]), and small gains are not worth one.
@@ -99,7 +99,7 @@ impl Layout {
     ///
     /// `None` unless it is a single file whose bytes do not change.
     pub(crate) fn file_of(&self, range: PageRange) -> Option<&MemoryFile> {
-        let is_flat = self.runs_of_flat().is_some_and(|flat| flat.covers.meets(range));
+        let is_flat = self.partial_flat().is_some_and(|flat| flat.covers.meets(range));
         match self.source() {
             Source::Private(file) => {
                 let whole = range.end <= file.pages() && !is_flat && !self.zeroed.meets(range);
@@ -226,7 +226,7 @@ impl Layout {
         let others: PageSet = zeroed.iter().filter(|&page| !image.shows_zeroes(page)).collect();
         let runs = others.ranges().iter().filter(|run| run.len() >= MIN_RUN).take(MAX_RUNS);
         let runs: PageSet = runs.copied().collect();
-        let flat = self.runs_of_flat();
+        let flat = self.partial_flat();
         let of_flat = flat.map_or_else(PageSet::new, |flat| runs.intersection(&flat.covers));
         let of_source = runs.minus(&of_flat);
         let of_source = of_source.ranges().iter().map(|&part| (part, self.source()));
@@ -310,7 +310,7 @@ impl Layout {
     }
 
     /// The flat file of which runs are mapped, if there is one.
-    fn runs_of_flat(&self) -> Option<&FlatFile> {
+    fn partial_flat(&self) -> Option<&FlatFile> {
         self.flat.as_deref().filter(|flat| !flat.is_whole())
     }
 
@@ -326,7 +326,7 @@ impl Layout {
         }
         let zeroed = self.zeroed.ranges().iter().take_while(|run| run.start < end);
         overlays.extend(zeroed.map(|run| (PageRange::new(run.start, run.end.min(end)), Source::Zero)));
-        if let Some(flat) = self.runs_of_flat() {
+        if let Some(flat) = self.partial_flat() {
             overlays.extend(flat.covers.ranges().iter().map(|&run| (run, Source::Private(&flat.file))));
         }
         overlays

@@ -26,10 +26,10 @@ use crate::{error, trace};
 /// The most bytes that a check compares if the program did not ask for checks.
 ///
 /// Only where the system does not name the written pages, a check compares all bytes of a view.
-const CHEAPLY_COMPARED: usize = 64 << 20;
+const MOST_COMPARED: usize = 64 << 20;
 
 /// The least number of pages that a restore considers for discarding, if too many are private.
-const SWEEP: usize = 64;
+const CONSIDERED: usize = 64;
 
 impl State {
     /// Moves the reported pages from the log to `unsynced`. Returns whether `unsynced` has no other pages.
@@ -47,12 +47,12 @@ impl State {
     /// Does the same as [`collect_log`](Self::collect_log).
     ///
     /// In a tree that checks, fails if a written page was not reported.
-    pub(crate) fn harvest_log(&mut self) -> io::Result<bool> {
+    pub(crate) fn collect_and_check_log(&mut self) -> io::Result<bool> {
         let all_reported = self.collect_log();
         let compares_all = matches!(self.tracker.tracking(), Tracking::Compare | Tracking::WorkingSet);
         let checks = match self.log.as_ref().map(|log| log.checks) {
             None | Some(Checks::Never) => false,
-            Some(Checks::IfCheap) => !compares_all || self.mapping.len() <= CHEAPLY_COMPARED,
+            Some(Checks::IfCheap) => !compares_all || self.mapping.len() <= MOST_COMPARED,
             Some(Checks::Always) => true,
         };
         if checks {
@@ -75,12 +75,13 @@ impl State {
         let missed: PageSet = found.pages.minus(self.known.unsynced()).iter().filter(differs).collect();
         // Pages that were zeroed or discarded are in `unsynced` too. They are private only if they were written since.
         // If that is not known, they count as private, so that a restore rewrites them.
-        let is_bare = |page: &usize| self.log.as_ref().is_some_and(|log| !log.is_private(*page));
-        let bare: PageSet = found.pages.intersection(self.known.unsynced()).iter().filter(is_bare).collect();
+        let is_not_private = |page: &usize| self.log.as_ref().is_some_and(|log| !log.is_private(*page));
+        let not_private: PageSet =
+            found.pages.intersection(self.known.unsynced()).iter().filter(is_not_private).collect();
         // SAFETY: as above.
         let is_zero = |&page: &usize| layout.shows_zeroes(page) && unsafe { self.page(page) } == zeroes();
-        let unclear: PageSet = bare.iter().filter(|page| !layout.shows_zeroes(*page)).collect();
-        let written: PageSet = bare.minus(&unclear).iter().filter(|page| !is_zero(page)).collect();
+        let unclear: PageSet = not_private.iter().filter(|page| !layout.shows_zeroes(*page)).collect();
+        let written: PageSet = not_private.minus(&unclear).iter().filter(|page| !is_zero(page)).collect();
         let missed = missed.union(&written);
         self.log_private(&unclear);
         let Some(first) = missed.ranges().first().map(|range| range.bytes()) else { return Ok(()) };
@@ -140,7 +141,7 @@ impl State {
         };
         // Considers twice as many pages as have become private since the last restore, so that the number of private pages
         // soon is within the limit.
-        let some = log.some_private((2 * (rewritten.len() + kept.len())).max(SWEEP));
+        let some = log.some_private((2 * (rewritten.len() + kept.len())).max(CONSIDERED));
         some.minus(rewritten).minus(kept).iter().filter(|&page| layout.shows(page, image)).collect()
     }
 

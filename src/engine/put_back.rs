@@ -26,7 +26,7 @@ struct Restore<'a> {
     /// What the search for written pages has found.
     found: Found,
     /// Whether the search was for private pages, since most pages that a restore leaves private will be written again.
-    keeps_much: bool,
+    keeps_too_many: bool,
     /// The most pages that have to be private because the layout does not show `image` there.
     hidden_at_most: usize,
     /// The pages to put back.
@@ -58,7 +58,7 @@ impl State {
         let uncovered = self.uncover(image, keep)?;
         if keep.is_empty()
             && !self.tracker.is_armed()
-            && self.ledger.starting_over_pays(image.captured.len())
+            && self.ledger.should_start_over(image.captured.len())
             && self.start_over(image)
         {
             return Ok(());
@@ -67,8 +67,9 @@ impl State {
             Backing::Private(layout) => layout.hidden_at_most(image),
             Backing::Direct(_) | Backing::Torn => 0,
         };
-        let keeps_much = self.tracker.is_armed() && self.ledger.keeps_much(hidden_at_most, image.pages);
-        let search = if keeps_much { Search::Private } else { Search::Written };
+        let keeps_too_many =
+            self.tracker.is_armed() && self.ledger.keeps_too_many(hidden_at_most, image.pages);
+        let search = if keeps_too_many { Search::Private } else { Search::Written };
         let found = self.find_and_note(search)?;
         if !found.known && found.pages.len() > self.ledger.kept_pages {
             // Comparing all pages would take longer, and would leave more memory to the view.
@@ -82,8 +83,8 @@ impl State {
         if !kept.is_empty() {
             pages = pages.minus(keep);
         }
-        let recur = &pages == self.rewritten.last() && pages.len() <= self.ledger.kept_pages;
-        if recur && self.ledger.trusts_recurrence() {
+        let same_as_last = &pages == self.rewritten.last() && pages.len() <= self.ledger.kept_pages;
+        if same_as_last && self.ledger.should_assume_recurrence() {
             self.copy_back(&wanted, &pages);
             self.synced = Arc::clone(image);
             self.known.only_may_differ(kept);
@@ -94,24 +95,26 @@ impl State {
         let excess = pages.len().saturating_sub(self.ledger.kept_pages);
         let runs = cost::runs_of(pages.ranges().len(), excess, pages.len());
         let needed = pages.len() - excess + image.captured.len();
-        if may_start_over && self.ledger.starting_over_beats_discarding(runs, excess, needed) {
+        if may_start_over && self.ledger.should_start_over_instead_of_discarding(runs, excess, needed) {
             if !self.start_over(image) {
                 return self.put_back(image, moved, keep);
             }
             self.rewritten.restored(pages, false, 1);
             return Ok(());
         }
-        let restore = Restore { image, moved, found, keeps_much, hidden_at_most, pages };
+        let restore = Restore { image, moved, found, keeps_too_many, hidden_at_most, pages };
         let mut rewrite = self.rewrite(&restore, &wanted);
         let (pages, found) = (restore.pages, restore.found);
         let written = rewrite.rewritten.len();
-        if recur {
-            self.ledger.recurred(written == pages.len());
+        if same_as_last {
+            self.ledger.checked_recurrence(written == pages.len());
         }
         let discarded = rewrite.discarded;
         self.rewritten.restored(rewrite.rewritten, discarded.is_empty(), rewrite.generation);
         let (runs, needed) = (discarded.ranges().len(), rewrite.copied + image.captured.len());
-        if may_start_over && self.ledger.starting_over_beats_discarding(runs, discarded.len(), needed) {
+        if may_start_over
+            && self.ledger.should_start_over_instead_of_discarding(runs, discarded.len(), needed)
+        {
             return if self.start_over(image) { Ok(()) } else { self.put_back(image, moved, keep) };
         }
         self.discard_or_copy_back(&wanted, &discarded);
@@ -142,12 +145,12 @@ impl State {
         let Backing::Private(layout) = &self.backing else { return PageSet::new() };
         let others = self.known.unsynced().union(moved);
         // A page that is not private shows what the layout says, so most need no rewriting.
-        let mut bare = others.intersection(uncovered);
+        let mut not_private = others.intersection(uncovered);
         if found.complete {
-            bare = bare.union(&others.minus(&found.pages));
+            not_private = not_private.union(&others.minus(&found.pages));
         }
-        let hidden: PageSet = bare.iter().filter(|&page| !layout.shows(page, image)).collect();
-        let pages = found.pages.minus(&bare).union(&others.minus(&bare)).union(&hidden);
+        let hidden: PageSet = not_private.iter().filter(|&page| !layout.shows(page, image)).collect();
+        let pages = found.pages.minus(&not_private).union(&others.minus(&not_private)).union(&hidden);
         // These will be written here for the first time.
         self.known.add_private(&hidden);
         pages
@@ -169,11 +172,11 @@ impl State {
     /// Copies the bytes of the pages of `restore` that differ, as far as they may stay private. The others are left to be
     /// discarded.
     fn rewrite(&mut self, restore: &Restore<'_>, wanted: &Reader<'_>) -> Rewrite {
-        let &Restore { image, moved, ref found, keeps_much, hidden_at_most, ref pages } = restore;
+        let &Restore { image, moved, ref found, keeps_too_many, hidden_at_most, ref pages } = restore;
         let mut rewrite = Rewrite::default();
         let Backing::Private(layout) = &self.backing else { return rewrite };
         let keeps_first_writes = self.ledger.keeps_first_writes(image.pages, found.since_closed);
-        let keeps_idle = keeps_first_writes && !keeps_much;
+        let keeps_idle = keeps_first_writes && !keeps_too_many;
         let all_private = found.known && !found.since_closed;
         rewrite.generation = if all_private && keeps_idle { self.ledger.idle_restores() } else { 1 };
         let room = self.ledger.room(hidden_at_most, image.pages);
@@ -238,11 +241,10 @@ impl State {
     /// `private` is the number of private pages. Each page must show `synced` or be unsynced.
     fn write_protect_if_due(&mut self, pages: usize, private: usize) {
         if self.tracker.is_armed() {
-            if self.ledger.closing_pays(pages) {
+            if self.ledger.should_write_protect(pages) {
                 self.close(private);
             }
-        } else if self.tracker.must_arm()
-            || (!self.ledger.starting_over_may_help() && self.ledger.arming_pays())
+        } else if self.tracker.must_arm() || (!self.ledger.should_defer_arming() && self.ledger.should_arm())
         {
             self.arm(private);
         }

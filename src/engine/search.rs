@@ -15,7 +15,7 @@ impl State {
 
     /// The same, and keeps what the search tells of the costs.
     pub(crate) fn find_and_note(&mut self, search: Search) -> io::Result<Found> {
-        let (found, took) = self.search(search, self.ledger.is_curious())?;
+        let (found, took) = self.search(search, self.ledger.should_count_others())?;
         if search != Search::Private {
             self.adaptation.searched(took);
         }

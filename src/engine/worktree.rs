@@ -163,7 +163,7 @@ impl Worktree {
         debug_assert!(state.access.is_empty());
         let candidates = match &state.backing {
             Backing::Private(_) if state.log.is_some() => {
-                state.harvest_log()?;
+                state.collect_and_check_log()?;
                 state.known.unsynced().clone()
             }
             Backing::Private(_) => state.find(Search::Written)?.pages.union(state.known.unsynced()),
@@ -199,13 +199,13 @@ impl Worktree {
             self.report(&(offset..offset + bytes.len()));
         }
         self.content_len = if shown.is_ok() { image.content_len } else { content_len };
-        self.settle();
+        self.update_len();
         shown
     }
 
     /// After a call that may have failed half-way: there are as many bytes as the mapping has, or none where it cannot be
     /// used.
-    fn settle(&mut self) {
+    fn update_len(&mut self) {
         let mapping = &self.state_mut().mapping;
         let len = if mapping.check_usable().is_ok() { mapping.len() } else { 0 };
         self.len = len;
@@ -277,7 +277,7 @@ impl Worktree {
         state.mapping.check_owner()?;
         state.mapping.check_usable()?;
         let zeroed = state.zero(PageRange::within(range));
-        self.settle();
+        self.update_len();
         zeroed?;
         for part in edges(range) {
             // SAFETY: the bytes are the range's, which is borrowed exclusively.
@@ -385,8 +385,8 @@ impl Worktree {
 
     /// Makes the next take or restore move a part of the image into a huge page, if that is possible.
     #[cfg(all(test, unix))]
-    pub(crate) fn hurry(&mut self) {
-        self.state_mut().adaptation.hurry();
+    pub(crate) fn make_step_due(&mut self) {
+        self.state_mut().adaptation.make_step_due();
     }
 
     fn state_mut(&mut self) -> &mut State {
