@@ -19,7 +19,8 @@
 
 use std::time::Duration;
 
-use crate::engine::cost::{decide, nanoseconds, observe};
+use crate::engine::cost::{nanoseconds, observe};
+use crate::engine::decide::decide;
 use crate::pages::PageRange;
 use crate::stats::ViewCosts;
 use crate::sys::{LARGE, Mapping, huge_region};
