@@ -1,4 +1,5 @@
-//! The cost model: decides, from the observed costs of a view's operations, which way to take. The callers carry it out.
+//! The cost model: decides, from the observed costs of a view's operations, which way to take. The callers carry it
+//! out.
 //!
 //! The constants are nanoseconds for a page of 4 KiB, rounded, measured on Linux 6.18 in a virtual machine
 //! (`cargo run --release -p memsnap-bench -- --only costs` measures them). A view starts with them, and then measures
@@ -81,8 +82,9 @@ pub(crate) fn runs_of(runs: usize, part: usize, pages: usize) -> usize {
 
 /// The costs of a view's operations in nanoseconds, as the view has measured them.
 ///
-/// Each cost except `close` starts as a constant. A measurement moves the cost a quarter of the way towards the measured
-/// time. That time counts as at most eight times the present cost, since the process may have been interrupted.
+/// Each cost except `close` starts as a constant. A measurement moves the cost a quarter of the way towards the
+/// measured time. That time counts as at most eight times the present cost, since the process may have been
+/// interrupted.
 #[derive(Clone, Copy)]
 pub(crate) struct Costs {
     /// The cost of comparing or copying a page.
@@ -159,8 +161,8 @@ impl Costs {
 
     /// The cost of the first write to a page that is not private.
     ///
-    /// The system copies the page at this write. That page is as likely to be in a cache as the pages that are compared.
-    /// So this cost changes with the cost of comparing.
+    /// The system copies the page at this write. That page is as likely to be in a cache as the pages that are
+    /// compared. So this cost changes with the cost of comparing.
     pub(crate) fn first_write(&self) -> u64 {
         FIRST_WRITE - COMPARE + self.compare
     }
@@ -227,8 +229,8 @@ impl Ledger {
 
     /// Whether the next search should also count the resident pages that are not private.
     ///
-    /// It should count them each time that the number of searches has doubled. So counting adds little to the cost of all
-    /// searches. It should also count them after a search that took longer than the known number of pages explains.
+    /// It should count them each time that the number of searches has doubled. So counting adds little to the cost of
+    /// all searches. It should also count them after a search that took longer than the known number of pages explains.
     pub(crate) fn should_count_others(&self) -> bool {
         (self.searches + 1).is_power_of_two() || self.was_unexpectedly_slow
     }
@@ -287,8 +289,8 @@ impl Ledger {
 
     /// Notes the numbers of pages that a snapshot or a restore looked at.
     ///
-    /// `written` pages had been written, `idle` private pages had been compared but not written, and `clean` other pages
-    /// had been looked at but not written.
+    /// `written` pages had been written, `idle` private pages had been compared but not written, and `clean` other
+    /// pages had been looked at but not written.
     pub(crate) fn found(&mut self, written: usize, idle: usize, clean: usize) {
         self.written = written;
         self.spent_comparing += times(idle, self.costs.compare);
@@ -308,8 +310,8 @@ impl Ledger {
 
     /// Whether to arm the view.
     ///
-    /// The view should be armed once searches without write-protection have wasted more time than arming costs. That cost
-    /// includes a write fault for each page that was written last, because it will likely be written again.
+    /// The view should be armed once searches without write-protection have wasted more time than arming costs. That
+    /// cost includes a write fault for each page that was written last, because it will likely be written again.
     pub(crate) fn should_arm(&self) -> bool {
         let cost = CALLS + times(self.present(), CLOSE) + times(self.written, CLOSED_WRITE);
         decide(self.spent_looking + self.spent_comparing > cost)
@@ -335,8 +337,8 @@ impl Ledger {
 
     /// Whether to start over with an image of `captured` captured pages, to unmap pages that were only read once.
     ///
-    /// The view should start over once looking at resident pages has wasted more time than starting over costs. It does so
-    /// only once. If the program reads the same pages again, arming the view is better.
+    /// The view should start over once looking at resident pages has wasted more time than starting over costs. It does
+    /// so only once. If the program reads the same pages again, arming the view is better.
     pub(crate) fn should_start_over(&self, captured: usize) -> bool {
         let cost = CALLS
             + times(self.present(), MAP_AGAIN)
@@ -363,8 +365,9 @@ impl Ledger {
 
     /// Whether a restore should assume that the pages that the last restore rewrote were all written again.
     ///
-    /// Then it does not compare them. The caller asks this only if no other page has to be put back. After 7 such restores, the next one compares
-    /// the pages. Each time that all of them had been written, the number of restores without comparing grows.
+    /// Then it does not compare them. The caller asks this only if no other page has to be put back. After 7 such
+    /// restores, the next one compares the pages. Each time that all of them had been written, the number of restores
+    /// without comparing grows.
     pub(crate) fn should_assume_recurrence(&mut self) -> bool {
         let Recurrence { trusted, most } = &mut self.recurrence;
         *trusted = (*trusted + 1) % (*most + 1);
@@ -379,8 +382,8 @@ impl Ledger {
 
     /// Whether a restore of a view of `pages` pages should keep pages that were written for the first time.
     ///
-    /// If such a page is not written again, keeping it saves no time. In an armed view this costs little, since the page
-    /// can be write-protected. In a view that may keep all of its pages, a page is likely to be written again.
+    /// If such a page is not written again, keeping it saves no time. In an armed view this costs little, since the
+    /// page can be write-protected. In a view that may keep all of its pages, a page is likely to be written again.
     pub(crate) fn keeps_first_writes(&self, pages: usize, is_armed: bool) -> bool {
         decide(is_armed || pages <= self.kept_pages)
     }
@@ -394,8 +397,8 @@ impl Ledger {
 
     /// The number of restores for which a page is kept if it is not written.
     ///
-    /// Comparing the page in each of these restores costs as much as discarding it and taking a copy-on-write fault at its
-    /// next write.
+    /// Comparing the page in each of these restores costs as much as discarding it and taking a copy-on-write fault at
+    /// its next write.
     pub(crate) fn idle_restores(&self) -> u64 {
         let Costs { compare, discard_run, .. } = self.costs;
         ((self.costs.first_write() + discard_run + DISCARD) / compare.max(1)).clamp(2, 32)
@@ -514,8 +517,8 @@ mod tests {
         assert!(!ledger.should_write_protect(1_000));
     }
 
-    /// Each of a few pages is written now and then. Most comparisons find no change. But if the pages were write-protected,
-    /// each of them would take a write fault again.
+    /// Each of a few pages is written now and then. Most comparisons find no change. But if the pages were
+    /// write-protected, each of them would take a write fault again.
     #[test]
     fn pages_that_are_written_now_and_then_are_not_write_protected() {
         let mut ledger = Ledger::new(0);

@@ -1,9 +1,10 @@
-//! Returns each decision that depends on costs. Tests can make all of them at random. `cost.rs` and `adaptation.rs` decide.
+//! Returns each decision that depends on costs. Tests can make all of them at random. `cost.rs` and `adaptation.rs`
+//! decide.
 
 /// Returns the decision, which is `by_cost` except in tests.
 ///
-/// If the library was built with `MEMSNAP_TESTING` set, and `MEMSNAP_DECISIONS` is `arbitrary`, this decides at random. So
-/// short tests reach both outcomes of each decision, and can check that none changes a byte.
+/// If the library was built with `MEMSNAP_TESTING` set, and `MEMSNAP_DECISIONS` is `arbitrary`, this decides at random.
+/// So short tests reach both outcomes of each decision, and can check that none changes a byte.
 pub(crate) fn decide(by_cost: bool) -> bool {
     if option_env!("MEMSNAP_TESTING").is_none() { by_cost } else { arbitrary::decide(by_cost) }
 }

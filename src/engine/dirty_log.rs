@@ -402,9 +402,9 @@ mod tests {
         assert!(empty.take().is_empty() && empty.some_from(0, 1).is_empty());
     }
 
-    /// `take` once skipped a word that it read as zero. On processors that reorder a read with an earlier write it could
-    /// miss a page that another thread had just added, while that thread still read the summary as it was before `take`
-    /// cleared it. Then no later `take` found the page. Only Miri shows this on x86.
+    /// `take` once skipped a word that it read as zero. On processors that reorder a read with an earlier write it
+    /// could miss a page that another thread had just added, while that thread still read the summary as it was before
+    /// `take` cleared it. Then no later `take` found the page. Only Miri shows this on x86.
     #[test]
     fn a_page_that_take_misses_is_found_by_the_next() {
         let set = AtomicPageSet::new(64 * 64 * 4).unwrap();
@@ -428,8 +428,8 @@ mod tests {
         }
     }
 
-    /// A set of reports can outlive the length that the view had. Pages behind the end once counted as private, so that a
-    /// restore could discard addresses that are no longer the view's.
+    /// A set of reports can outlive the length that the view had. Pages behind the end once counted as private, so that
+    /// a restore could discard addresses that are no longer the view's.
     #[test]
     fn pages_behind_the_end_are_neither_reported_nor_private() {
         let mut log = DirtyLog::new(100, Checks::Never).unwrap();

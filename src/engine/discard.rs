@@ -35,8 +35,8 @@ impl State {
             }
         };
         self.mapping.check_usable()?;
-        // SAFETY: the pages are the mapping's and can be written. The tree is borrowed exclusively, and no slice of its bytes
-        // is alive; the page of zeroes is elsewhere.
+        // SAFETY: the pages are the mapping's and can be written. The tree is borrowed exclusively, and no slice of its
+        // bytes is alive; the page of zeroes is elsewhere.
         left.iter().for_each(|page| unsafe { self.mapping.write(page, zeroes()) });
         Ok(())
     }

@@ -63,8 +63,8 @@ impl State {
         }
     }
 
-    /// The last image of a range of `pages` pages that was written in place and is not used any more. After an error the
-    /// file is still there, for another call.
+    /// The last image of a range of `pages` pages that was written in place and is not used any more. After an error
+    /// the file is still there, for another call.
     pub(crate) fn end_in_place(&mut self, pages: usize, content_len: usize) -> io::Result<Arc<Image>> {
         let Backing::Direct(file) = &self.backing else { return self.capture_changed(content_len) };
         if self.mapping.pages() > 0 && !file.may_be_sealed() {
@@ -122,8 +122,8 @@ mod tests {
         Ok(())
     }
 
-    /// Where memory is promised strictly, mapping the view anew may fail and, before Linux 6.12, leave a hole for a moment in
-    /// which other threads read the view. So what was written is copied, although the view was opened before.
+    /// Where memory is promised strictly, mapping the view anew may fail and, before Linux 6.12, leave a hole for a
+    /// moment in which other threads read the view. So what was written is copied, although the view was opened before.
     #[test]
     fn a_view_that_cannot_be_mapped_anew_unseen_is_copied() -> io::Result<()> {
         let mut snapshot = Snapshot::zeroed(3 * page_size())?;

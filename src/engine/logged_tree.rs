@@ -139,8 +139,8 @@ impl State {
         let (Backing::Private(layout), Some(log)) = (&self.backing, &mut self.log) else {
             return PageSet::new();
         };
-        // Considers twice as many pages as have become private since the last restore, so that the number of private pages
-        // soon is within the limit.
+        // Considers twice as many pages as have become private since the last restore, so that the number of private
+        // pages soon is within the limit.
         let some = log.some_private((2 * (rewritten.len() + kept.len())).max(CONSIDERED));
         some.minus(rewritten).minus(kept).iter().filter(|&page| layout.shows(page, image)).collect()
     }
@@ -179,8 +179,8 @@ impl State {
                 }
                 continue;
             }
-            // SAFETY: the page is the mapping's and no page is protected. The tree is borrowed exclusively, and no slice
-            // of its bytes is alive; the bytes are an image's.
+            // SAFETY: the page is the mapping's and no page is protected. The tree is borrowed exclusively, and no
+            // slice of its bytes is alive; the bytes are an image's.
             unsafe { self.mapping.write(page, bytes) };
             if !is_private {
                 log.add_private(&PageSet::from_iter([page]));

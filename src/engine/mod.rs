@@ -1,7 +1,7 @@
 //! The inside of a view: its working tree, and the decisions about tracking, restoring and mapping.
 //!
-//! `worktree.rs` is what the rest of the crate calls. `state.rs` draws the states of a view. The other files add methods to
-//! that state, or keep a part of it.
+//! `worktree.rs` is what the rest of the crate calls. `state.rs` draws the states of a view. The other files add
+//! methods to that state, or keep a part of it.
 
 mod adapt;
 mod adaptation;

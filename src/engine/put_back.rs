@@ -1,8 +1,8 @@
 //! How a restore puts the pages of a view back that were written or that differ between two images.
 //!
-//! There are two ways to put a page back: to copy the old bytes into it, or to discard it, after which it shows the file
-//! below. A page that will be written again is better copied: it stays private, and the next write takes no page fault.
-//! Instead of all this, a restore can discard all pages at once and copy the captured ones
+//! There are two ways to put a page back: to copy the old bytes into it, or to discard it, after which it shows the
+//! file below. A page that will be written again is better copied: it stays private, and the next write takes no page
+//! fault. Instead of all this, a restore can discard all pages at once and copy the captured ones
 //! ([`start_over`](State::start_over)). The cost model decides.
 #![allow(unsafe_code)]
 
@@ -134,7 +134,8 @@ impl State {
 
     /// The pages that show something other than `image`, or may do so.
     ///
-    /// `uncovered` are pages that were mapped anew just now. Private pages are among the result even if they show `image`.
+    /// `uncovered` are pages that were mapped anew just now. Private pages are among the result even if they show
+    /// `image`.
     fn pages_to_put_back(
         &mut self,
         image: &Image,
@@ -161,16 +162,16 @@ impl State {
         let start = Instant::now();
         for &range in pages.ranges() {
             for (page, bytes) in wanted.pieces(range) {
-                // SAFETY: the pages are the mapping's and none is protected. The tree is borrowed exclusively, and no slice
-                // of its bytes is alive; `bytes` are an image's.
+                // SAFETY: the pages are the mapping's and none is protected. The tree is borrowed exclusively, and no
+                // slice of its bytes is alive; `bytes` are an image's.
                 unsafe { self.mapping.write(page, bytes) };
             }
         }
         self.ledger.costs.compared(pages.len(), start.elapsed());
     }
 
-    /// Copies the bytes of the pages of `restore` that differ, as far as they may stay private. The others are left to be
-    /// discarded.
+    /// Copies the bytes of the pages of `restore` that differ, as far as they may stay private. The others are left to
+    /// be discarded.
     fn rewrite(&mut self, restore: &Restore<'_>, wanted: &Reader<'_>) -> Rewrite {
         let &Restore { image, moved, ref found, keeps_too_many, hidden_at_most, ref pages } = restore;
         let mut rewrite = Rewrite::default();
@@ -186,9 +187,9 @@ impl State {
         for page in pages.iter() {
             let (bytes, shown) = (wanted.page(page), layout.shows(page, image));
             let (moved, before) = (is_moved.contains(page), before.contains(page));
-            // A page that is private for the first time was written, so it is not compared, except where the layout shows
-            // zeroes. Not all ways of finding pages distinguish zeroes that were read from zeroes that were written, and
-            // copying zeroes over the former would take memory.
+            // A page that is private for the first time was written, so it is not compared, except where the layout
+            // shows zeroes. Not all ways of finding pages distinguish zeroes that were read from zeroes that were
+            // written, and copying zeroes over the former would take memory.
             let compare = before.is_some() || !found.known || found.since_closed || layout.shows_zeroes(page);
             let compare = !moved && (compare || !shown);
             compared += usize::from(compare);

@@ -1,7 +1,7 @@
 //! The working tree of a view: its address range, and the lock around its state.
 //!
-//! This file translates each operation of a view into calls on the state. `state.rs` draws the states, and `capture.rs` and
-//! `checkout.rs` decide how a snapshot is taken and restored.
+//! This file translates each operation of a view into calls on the state. `state.rs` draws the states, and `capture.rs`
+//! and `checkout.rs` decide how a snapshot is taken and restored.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -29,9 +29,9 @@ use crate::{error, page_size, trace};
 
 /// The address range of a view and its state.
 ///
-/// Invariant: `start..start + len` is the range of `state.mapping`, or `len` is 0 if that range cannot be read and written
-/// ([`Mapping::check_usable`]). Its bytes are written only through `&mut self`, except that `unsafe` code may use the
-/// pointer.
+/// Invariant: `start..start + len` is the range of `state.mapping`, or `len` is 0 if that range cannot be read and
+/// written ([`Mapping::check_usable`]). Its bytes are written only through `&mut self`, except that `unsafe` code may
+/// use the pointer.
 pub(crate) struct Worktree {
     start: NonNull<u8>,
     len: usize,
@@ -77,8 +77,8 @@ impl Worktree {
         {
             return Self::new(mapping, Backing::Direct(file), image, most, settings);
         }
-        // When the view ends, its pages are compared with the image. So the base is mapped now, in case other code closes the
-        // descriptor of its file before that.
+        // When the view ends, its pages are compared with the image. So the base is mapped now, in case other code
+        // closes the descriptor of its file before that.
         image.reader()?;
         Self::open(image, settings)
     }
@@ -125,8 +125,8 @@ impl Worktree {
     /// The bytes of the tree.
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: the range has no bytes, or it is mapped, readable and writable for as long as `self` lives (the type's
-        // invariant). It is at most `isize::MAX` bytes long, and is not written while `&self` is borrowed.
+        // SAFETY: the range has no bytes, or it is mapped, readable and writable for as long as `self` lives (the
+        // type's invariant). It is at most `isize::MAX` bytes long, and is not written while `&self` is borrowed.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
@@ -210,8 +210,8 @@ impl Worktree {
         }
         let edges = if state.mapping.check_usable().is_ok() { edges } else { Vec::new() };
         for (offset, bytes) in edges {
-            // SAFETY: the bytes were in the range before, and are below the end of `image`, so they are in the range now.
-            // The tree is borrowed exclusively.
+            // SAFETY: the bytes were in the range before, and are below the end of `image`, so they are in the range
+            // now. The tree is borrowed exclusively.
             let target = unsafe { start.add(offset) };
             // SAFETY: as above, and no pages are protected.
             unsafe { target.copy_from_nonoverlapping(NonNull::from(&*bytes).cast(), bytes.len()) };
@@ -315,7 +315,8 @@ impl Worktree {
         Ok(())
     }
 
-    /// Puts the bytes of `range` back to what `synced` holds, and gives memory of its whole pages back if that is possible.
+    /// Puts the bytes of `range` back to what `synced` holds, and gives memory of its whole pages back if that is
+    /// possible.
     ///
     /// The caller ensures that all these bytes can be written.
     pub(crate) fn discard(&mut self, range: &Range<usize>) -> io::Result<()> {
