@@ -20,7 +20,7 @@ const MIN_MAPPED: usize = 64;
 const VIEWS_UNTIL_FLAT: usize = 64;
 
 /// The largest image that is made flat for the number of its views alone.
-const MOST_BYTES_COUNTED: usize = 1 << 30;
+const MAX_BYTES_BY_VIEWS: usize = 1 << 30;
 
 /// Below this size, holes that become memory when they are read do no harm.
 const SMALL_BYTES: usize = 64 << 20;
@@ -118,13 +118,13 @@ impl Flat {
             return (flat.file.clone(), Runs::default());
         }
         let runs = flat.runs.get_or_insert_with(|| Runs::of(image)).clone();
-        let counts_views = image.pages <= MOST_BYTES_COUNTED / page_size();
+        let counts_views = image.pages <= MAX_BYTES_BY_VIEWS / page_size();
         flat.copied +=
             if counts_views { runs.copied.max(image.pages.div_ceil(VIEWS_UNTIL_FLAT)) } else { runs.copied };
         if flat.building {
             return (flat.file.clone(), runs);
         }
-        let is_due = flat.copied >= image.pages.max(VIEWS_UNTIL_FLAT);
+        let is_due = flat.copied >= image.pages.max(MIN_COPIED);
         if is_due {
             flat.copied = 0;
         }

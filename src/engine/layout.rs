@@ -7,7 +7,7 @@
 //! - long runs of zeroes over a file are mapped anonymously, and so is what lies beyond the file's end;
 //! - the others are copied into the view, privately;
 //! - when the views of one image have together copied as many pages as the image has, or an image of
-//!   up to [`MOST_BYTES_COUNTED`] has been viewed [`VIEWS_UNTIL_FLAT`] times, the whole image is written into a flat
+//!   up to [`MAX_BYTES_BY_VIEWS`] has been viewed [`VIEWS_UNTIL_FLAT`] times, the whole image is written into a flat
 //!   file, and a view is one mapping again. Not if that would take more than a share of the memory
 //!   available, nor where it would make a sparse image dense ([`Flat::may_write_whole`]).
 //!

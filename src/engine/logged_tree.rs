@@ -26,10 +26,10 @@ use crate::{error, trace};
 /// The most bytes that a check compares if the program did not ask for checks.
 ///
 /// Only where the system does not name the written pages, a check compares all bytes of a view.
-const MOST_COMPARED: usize = 64 << 20;
+const MAX_COMPARED: usize = 64 << 20;
 
 /// The least number of pages that a restore considers for discarding, if too many are private.
-const CONSIDERED: usize = 64;
+const MIN_CONSIDERED: usize = 64;
 
 impl State {
     /// Moves the reported pages from the log to `unsynced`. Returns whether `unsynced` has no other pages.
@@ -52,7 +52,7 @@ impl State {
         let compares_all = matches!(self.tracker.tracking(), Tracking::Compare | Tracking::WorkingSet);
         let checks = match self.log.as_ref().map(|log| log.checks) {
             None | Some(Checks::Never) => false,
-            Some(Checks::IfCheap) => !compares_all || self.mapping.len() <= MOST_COMPARED,
+            Some(Checks::IfCheap) => !compares_all || self.mapping.len() <= MAX_COMPARED,
             Some(Checks::Always) => true,
         };
         if checks {
@@ -141,7 +141,7 @@ impl State {
         };
         // Considers twice as many pages as have become private since the last restore, so that the number of private
         // pages soon is within the limit.
-        let some = log.some_private((2 * (rewritten.len() + kept.len())).max(CONSIDERED));
+        let some = log.some_private((2 * (rewritten.len() + kept.len())).max(MIN_CONSIDERED));
         some.minus(rewritten).minus(kept).iter().filter(|&page| layout.shows(page, image)).collect()
     }
 
