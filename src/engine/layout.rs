@@ -231,8 +231,8 @@ impl Layout {
 
     /// Maps the base or the flat file again in place of zeroes, outside of `keep`.
     ///
-    /// Does so only in long runs of pages that `image` does not have as zeroes. Returns these pages. After an error, they
-    /// may show anything.
+    /// Does so only in long runs of pages that `image` does not have as zeroes. Returns these pages. After an error,
+    /// they may show anything.
     ///
     /// # Safety
     ///

@@ -1,8 +1,10 @@
-//! The working tree of a logged view: which pages a take captures, and which pages a restore rewrites.
+//! Decides, in a logged view, which pages a snapshot captures and which pages a restore rewrites or discards.
 //!
-//! The program reports the written pages. So a take or restore neither asks the operating system for written pages nor
-//! compares any. Its time depends on the number of reported pages, not on the length of the view. In a tree that
-//! checks, the tracker also finds written pages, as it does in other trees. Each page that it finds and that differs
+//! `dirty_log.rs` keeps the log. `capture.rs` copies the captured pages.
+//!
+//! The program reports the written pages. So snapshots and restores neither ask the system for written pages nor
+//! compare any. The time that they take depends on the number of reported pages, not on the length of the view. In a
+//! view that checks, the tracker also finds written pages, as in other views. Each page that it finds and that differs
 //! must have been reported.
 //!
 //! The log also has the private pages: those that were reported, and those that the view itself wrote. A restore copies
@@ -25,7 +27,7 @@ use crate::{error, trace};
 
 /// The most bytes that a check compares if the program did not ask for checks.
 ///
-/// Only where the system does not name the written pages, a check compares all bytes of a view.
+/// A check compares all bytes of a view only if the system does not name the written pages.
 const MAX_COMPARED: usize = 64 << 20;
 
 /// The least number of pages that a restore considers for discarding, if too many are private.
@@ -44,9 +46,9 @@ impl State {
         false
     }
 
-    /// Does the same as [`collect_log`](Self::collect_log).
+    /// Does the same as [`collect_log`](Self::collect_log), and checks the log if the view checks it.
     ///
-    /// In a tree that checks, fails if a written page was not reported.
+    /// A check fails if a written page was not reported.
     pub(crate) fn collect_and_check_log(&mut self) -> io::Result<bool> {
         let all_reported = self.collect_log();
         let compares_all = matches!(self.tracker.tracking(), Tracking::Compare | Tracking::WorkingSet);
@@ -61,16 +63,17 @@ impl State {
         Ok(all_reported)
     }
 
+    /// Compares the reported pages with those that the tracker finds. Fails if a written page was not reported.
     #[cold]
     fn check_log(&mut self) -> io::Result<()> {
         let Backing::Private(layout) = &self.backing else { return Ok(()) };
         let shows_zeroes = |page| layout.shows_zeroes(page) && self.synced.shows_zeroes(page);
         let found = self.tracker.find(Search::Written, &self.mapping, false, &PageSet::new(), shows_zeroes);
-        let context = "asking the kernel which pages of a logged view were written";
+        let context = "asking the system which pages of a logged view were written";
         let found = found.map_err(error::context(context, self.mapping.pages()))?;
         let old = self.synced.reader()?;
-        // SAFETY: the pages are the mapping's, and can be read: parts of a logged view are never protected. The tree is
-        // borrowed, so nothing writes to it.
+        // SAFETY: the pages are in the mapping. They can be read, because no part of a logged view is ever protected.
+        // The tree is borrowed, so nothing writes to it.
         let differs = |&page: &usize| unsafe { self.page(page) } != old.page(page);
         let missed: PageSet = found.pages.minus(self.known.unsynced()).iter().filter(differs).collect();
         // Pages that were zeroed or discarded are in `unsynced` too. They are private only if they were written since.
@@ -128,13 +131,15 @@ impl State {
         Ok(())
     }
 
-    /// The number of private pages by which the view has more than it may keep.
+    /// The number of private pages that the view has in excess of those that it may keep.
     fn excess(&self, image: &Arc<Image>) -> usize {
         let (Backing::Private(layout), Some(log)) = (&self.backing, &self.log) else { return 0 };
         log.private_len().saturating_sub(self.ledger.kept_pages + layout.hidden_at_most(image))
     }
 
-    /// Some private pages that show `image` and could be discarded: neither `rewritten` nor `kept` has them.
+    /// Some private pages that could be discarded, because the layout shows `image` there.
+    ///
+    /// None of them is in `rewritten` or `kept`.
     fn idle_pages(&mut self, image: &Arc<Image>, rewritten: &PageSet, kept: &PageSet) -> PageSet {
         let (Backing::Private(layout), Some(log)) = (&self.backing, &mut self.log) else {
             return PageSet::new();
@@ -145,7 +150,7 @@ impl State {
         some.minus(rewritten).minus(kept).iter().filter(|&page| layout.shows(page, image)).collect()
     }
 
-    /// Copies the bytes of `pages` into the view, except where it shows them if nothing is private.
+    /// Copies the bytes of `pages` into the view, except into pages that are not private and show them already.
     ///
     /// Returns up to `excess` private pages that should be discarded instead.
     fn copy_back_logged(
@@ -160,7 +165,7 @@ impl State {
         let known = log.sources.take().filter(|sources| sources.are_of(image));
         let is_known = known.as_ref().is_some_and(|sources| sources.pages() == pages);
         let mut before = known.iter().flat_map(Sources::iter).peekable();
-        // If no page was captured, all bytes are in the base, where they are found without a search.
+        // If no page was captured, all bytes are in the base, and finding them there takes no search.
         let remembers = !is_known && image.captured.len() > 0;
         let mut starts = Vec::with_capacity(if remembers { pages.len() } else { 0 });
         for page in pages.iter() {
@@ -178,9 +183,8 @@ impl State {
                     discarded.push(page);
                 }
                 continue;
-            }
-            // SAFETY: the page is the mapping's and no page is protected. The tree is borrowed exclusively, and no
-            // slice of its bytes is alive; the bytes are an image's.
+            } // SAFETY: the page is in the mapping, and no page is protected. The tree is borrowed exclusively, and no slice
+            // of its bytes is alive. The bytes are an image's, so they are not in the mapping.
             unsafe { self.mapping.write(page, bytes) };
             if !is_private {
                 log.add_private(&PageSet::from_iter([page]));
@@ -208,7 +212,7 @@ impl State {
                 }
             }
             Err(error) => {
-                // Idle pages show what the image holds already, unless a discard that failed has changed them.
+                // Idle pages have the bytes of the image already, unless the failed call has changed them.
                 let is_unchanged = error.kind() == io::ErrorKind::Unsupported;
                 let changed = if is_unchanged { discarded } else { &unneeded };
                 // SAFETY: as in `copy_back_logged`.
@@ -217,7 +221,7 @@ impl State {
         }
     }
 
-    /// Resets the log after the view was mapped: only pages that the layout does not show are private.
+    /// Resets the log after the view was mapped. Only the pages that the layout does not show are private then.
     pub(crate) fn log_hidden(&mut self) {
         if let (Some(log), Backing::Private(layout)) = (&mut self.log, &self.backing) {
             log.reset(&layout.hidden(&self.synced, &PageSet::new()));
