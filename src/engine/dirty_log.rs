@@ -417,9 +417,9 @@ mod tests {
         let empty = AtomicPageSet::new(0).unwrap();
         assert!(empty.take().is_empty() && empty.some_from(0, 1).is_empty());
     }
-    /// `take` once skipped a word that it read as zero. On processors that reorder a read with an earlier write, it could
-    /// miss a page that another thread had just added, while that thread still read the summary as it was before `take`
-    /// cleared it. Then no later `take` found the page. On x86, only Miri shows this.
+    /// `take` once skipped a word that it read as zero. On processors that reorder a read with an earlier write, it
+    /// could miss a page that another thread had just added, while that thread still read the summary as it was before
+    /// `take` cleared it. Then no later `take` found the page. On x86, only Miri shows this.
     #[test]
     fn a_page_that_one_take_misses_is_found_by_the_next() {
         let set = AtomicPageSet::new(64 * 64 * 4).unwrap();

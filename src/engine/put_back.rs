@@ -1,9 +1,12 @@
-//! How a restore puts the pages of a view back that were written or that differ between two images.
+//! Puts pages of a view back in a restore: those that were written, and those that differ between two images.
 //!
-//! There are two ways to put a page back: to copy the old bytes into it, or to discard it, after which it shows the
-//! file below. A page that will be written again is better copied: it stays private, and the next write takes no page
-//! fault. Instead of all this, a restore can discard all pages at once and copy the captured ones
-//! ([`start_over`](State::start_over)). The cost model decides.
+//! A restore can put a page back in two ways. It can copy the old bytes into the page. Or it can discard the page,
+//! which then shows the file that is mapped there. Copying is better for a page that will be written again: the page
+//! stays private, so the next write takes no copy-on-write fault. A restore can also discard all pages at once, and
+//! then copy the captured pages ([`start_over`](State::start_over)).
+//!
+//! This file carries the ways out. The cost model decides between them. `checkout.rs` decides whether to map the view
+//! anew instead. `logged_tree.rs` restores logged views.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -18,16 +21,16 @@ use crate::pages::PageSet;
 use crate::sys::{Found, Search};
 use crate::trace;
 
-/// What a restore is to do, and what it has found out.
+/// The task of a restore, and what it has found out.
 struct Restore<'a> {
     image: &'a Arc<Image>,
     /// The pages in which `image` may differ from the image that the view showed.
     moved: &'a PageSet,
     /// What the search for written pages has found.
     found: Found,
-    /// Whether the search was for private pages, since most pages that a restore leaves private will be written again.
+    /// Whether the view may have more private pages than it may keep, so that the search was for private pages.
     keeps_too_many: bool,
-    /// The most pages that have to be private because the layout does not show `image` there.
+    /// An upper bound for the number of pages that have to be private because the layout does not show `image` there.
     hidden_at_most: usize,
     /// The pages to put back.
     pages: PageSet,
@@ -46,14 +49,16 @@ struct Rewrite {
     idle: usize,
     /// The number of `rewritten` pages in which the two images do not differ.
     unmoved: usize,
-    /// The number of restores that a generation of [`RewrittenPages`](crate::engine::rewritten::RewrittenPages) lasts.
+    /// The number of restores for which a generation of
+    /// [`RewrittenPages`](crate::engine::rewritten::RewrittenPages) lasts.
     generation: u64,
 }
 
 impl State {
-    /// Shows `image` by rewriting the pages `moved` and those written, except the pages `keep`.
+    /// Shows `image` by rewriting the pages `moved` and the written pages, except the pages `keep`.
     ///
-    /// `image` must not differ from `synced` in pages other than `moved`. If another way takes less time, uses that.
+    /// `image` must not differ from `synced` in pages other than `moved`. If starting over or mapping the view anew
+    /// takes less time, does that instead.
     pub(super) fn put_back(&mut self, image: &Arc<Image>, moved: &PageSet, keep: &PageSet) -> io::Result<()> {
         let uncovered = self.uncover(image, keep)?;
         if keep.is_empty()
@@ -76,7 +81,8 @@ impl State {
             return self.map_anew(image, keep);
         }
         let wanted = image.reader()?;
-        // From here on nothing fails. Pages that are written or discarded here are not write-protected.
+        // From here on nothing fails, except that `put_back` is called again if the system refuses to start over. Pages
+        // that are written or discarded here are not write-protected.
         self.known.set_all_write_protected(false);
         let mut pages = self.pages_to_put_back(image, moved, &found, &uncovered);
         let kept = pages.intersection(keep);
@@ -119,7 +125,8 @@ impl State {
         }
         self.discard_or_copy_back(&wanted, &discarded);
         if found.since_closed {
-            // Discarded pages are not write-protected until all pages are write-protected again.
+            // In an armed view, discarded pages are not write-protected until all pages are write-protected again. So
+            // they count as idle.
             rewrite.idle += discarded.len();
         }
         self.ledger.found(written, rewrite.idle, found.unwritten);
@@ -131,11 +138,10 @@ impl State {
         trace::restored("rewritten", image.pages, pages.len(), self.tracker.tracking());
         Ok(())
     }
-
-    /// The pages that show something other than `image`, or may do so.
+    /// The pages that may show something other than `image`.
     ///
-    /// `uncovered` are pages that were mapped anew just now. Private pages are among the result even if they show
-    /// `image`.
+    /// `uncovered` are pages that were mapped anew just now. The result contains all private pages that the search
+    /// found, even if they show `image`.
     fn pages_to_put_back(
         &mut self,
         image: &Image,
@@ -145,33 +151,33 @@ impl State {
     ) -> PageSet {
         let Backing::Private(layout) = &self.backing else { return PageSet::new() };
         let others = self.known.unsynced().union(moved);
-        // A page that is not private shows what the layout says, so most need no rewriting.
+        // A page that is not private shows what the layout says, so most of these pages need no rewriting.
         let mut not_private = others.intersection(uncovered);
         if found.complete {
             not_private = not_private.union(&others.minus(&found.pages));
         }
         let hidden: PageSet = not_private.iter().filter(|&page| !layout.shows(page, image)).collect();
         let pages = found.pages.minus(&not_private).union(&others.minus(&not_private)).union(&hidden);
-        // These will be written here for the first time.
+        // The restore will write these pages, which makes them private.
         self.known.add_private(&hidden);
         pages
     }
 
-    /// Copies the bytes of `pages` into the view, without a look at what is there.
+    /// Copies the bytes of `pages` into the view without comparing them first.
     fn copy_back(&mut self, wanted: &Reader<'_>, pages: &PageSet) {
         let start = Instant::now();
         for &range in pages.ranges() {
             for (page, bytes) in wanted.pieces(range) {
-                // SAFETY: the pages are the mapping's and none is protected. The tree is borrowed exclusively, and no
-                // slice of its bytes is alive; `bytes` are an image's.
+                // SAFETY: the pages are in the mapping, and none is protected. The tree is borrowed exclusively, and no
+                // slice of its bytes is alive. `bytes` are an image's, so they are not in the mapping.
                 unsafe { self.mapping.write(page, bytes) };
             }
         }
         self.ledger.costs.compared(pages.len(), start.elapsed());
     }
-
-    /// Copies the bytes of the pages of `restore` that differ, as far as they may stay private. The others are left to
-    /// be discarded.
+    /// Copies the old bytes into those pages of `restore` that differ, if they may stay private.
+    ///
+    /// Returns which pages differed, and which are still to be discarded.
     fn rewrite(&mut self, restore: &Restore<'_>, wanted: &Reader<'_>) -> Rewrite {
         let &Restore { image, moved, ref found, keeps_too_many, hidden_at_most, ref pages } = restore;
         let mut rewrite = Rewrite::default();
@@ -186,14 +192,13 @@ impl State {
         let start = Instant::now();
         for page in pages.iter() {
             let (bytes, shown) = (wanted.page(page), layout.shows(page, image));
-            let (moved, before) = (is_moved.contains(page), before.contains(page));
-            // A page that is private for the first time was written, so it is not compared, except where the layout
-            // shows zeroes. Not all ways of finding pages distinguish zeroes that were read from zeroes that were
-            // written, and copying zeroes over the former would take memory.
+            let (moved, before) = (is_moved.contains(page), before.contains(page)); // A page that is private for the first time was written, so it is not compared, unless the layout shows zeroes
+            // there. Some tracking methods also report pages of zeroes that were only read. Copying zeroes over such a
+            // page would take memory.
             let compare = before.is_some() || !found.known || found.since_closed || layout.shows_zeroes(page);
             let compare = !moved && (compare || !shown);
             compared += usize::from(compare);
-            // SAFETY: `pages` are the mapping's, none is protected, and the tree is borrowed exclusively.
+            // SAFETY: `pages` are in the mapping, none is protected, and the tree is borrowed exclusively.
             if compare && unsafe { self.page(page) } == bytes {
                 let recent = matches!(before, Some(Rewritten::Last | Rewritten::Recently));
                 let stays = found.since_closed || (keeps_idle && recent);
@@ -223,7 +228,7 @@ impl State {
         rewrite
     }
 
-    /// Discards `pages`, or copies their bytes where that is not possible.
+    /// Discards `pages`. If that is not possible, copies the old bytes into them.
     fn discard_or_copy_back(&mut self, wanted: &Reader<'_>, pages: &PageSet) {
         let start = Instant::now();
         // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
@@ -237,7 +242,7 @@ impl State {
         }
     }
 
-    /// Write-protects all pages if the cost model says that this saves time.
+    /// Write-protects all pages, or arms the view, if the cost model says that this saves time.
     ///
     /// `private` is the number of private pages. Each page must show `synced` or be unsynced.
     fn write_protect_if_due(&mut self, pages: usize, private: usize) {
