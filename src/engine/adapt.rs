@@ -1,4 +1,4 @@
-//! Moves the image of a view into huge pages, one region at a time, and decides which regions are worth a move.
+//! Moves the image of a view into huge pages, and decides which of its regions are moved.
 //!
 //! `adaptation.rs` decides when. The tracker in `sys/` does the move itself.
 

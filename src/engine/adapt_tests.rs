@@ -1,4 +1,4 @@
-//! Tests that views stay exact while their image moves into huge pages, and that no region moves that must not.
+//! Tests of moves into huge pages: views stay exact, and only suitable regions are moved.
 
 use std::io::{ErrorKind, Write as _};
 
@@ -106,7 +106,9 @@ impl RandomUse<'_> {
         }
     }
 
-    /// Calls a method of the view that may move a region: restores, zeroes bytes below `limit`, or takes a snapshot.
+    /// Restores the view, zeroes bytes below `limit`, or takes a snapshot.
+    ///
+    /// All but the second may move a region.
     fn call(&mut self, limit: usize) {
         make_step_due(&mut self.view);
         match self.numbers.below(6) {
@@ -157,8 +159,9 @@ fn no_write_is_missed_while_the_image_moves_and_after() {
     }
 }
 
-/// Uses a view with `tracking` at random, unless the system does not support this method. Checks its bytes after each
-/// call.
+/// Uses a view with `tracking` at random, unless the system does not support this method.
+///
+/// Checks its bytes after each call.
 fn use_at_random(tracking: Tracking, seed: u64) {
     let root = pattern();
     let snapshot = Snapshot::from_slice(&root).unwrap();
@@ -190,7 +193,9 @@ fn use_at_random(tracking: Tracking, seed: u64) {
     assert_same(what, &snapshot.view().unwrap(), &root);
 }
 
-/// Each call into the system during a step fails once. Then each call fails together with all later ones.
+/// Each call into the system during a step fails once.
+///
+/// Then each call fails together with all later ones.
 ///
 /// If the region cannot be registered again, the view must leave the armed tier. Otherwise, later writes to the region
 /// would be lost.
@@ -211,7 +216,9 @@ fn a_step_may_fail_anywhere() {
     }
 }
 
-/// Takes a snapshot, in which `failures` calls fail from call `first` on. Checks that no later write is missed.
+/// Takes a snapshot, in which `failures` calls fail from call `first` on.
+///
+/// Checks that no later write is missed.
 ///
 /// Returns whether the step came as far as call `first`. `None` if the system does not support `tracking`.
 fn step_with_failures(tracking: Tracking, first: u64, failures: u64) -> Option<bool> {

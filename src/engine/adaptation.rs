@@ -1,10 +1,10 @@
 //! Decides when a view moves its image into huge pages. `adapt.rs` moves the regions.
 //!
 //! To find the written pages, the kernel walks over the page-table entries of the view: 512 entries for 2 MiB, or one
-//! if the 2 MiB are a huge page. If much of the view is in memory, a take or restore of few pages spends most of its
-//! time on this walk. [`Adaptation`] adds up the times of the walks. Once the sum exceeds the expected time of a
-//! *pass*, a pass begins: the view visits its regions of 2 MiB, a few at the end of each take and restore. For each
-//! region, the kernel moves the pages of the file into a huge page.
+//! if the 2 MiB are a huge page. If much of the view is in memory, taking or restoring a snapshot of few changed pages
+//! spends most of its time on this walk. [`Adaptation`] adds up the times of the walks. Once the sum exceeds the
+//! expected time of a *pass*, a pass begins: the view visits its regions of 2 MiB, some of them at the end of each
+//! snapshot and restore. For each region, the kernel moves the pages of the file into a huge page.
 //!
 //! A pass skips regions where a move would save no time or would take memory:
 //!
@@ -31,10 +31,12 @@ const CALLS: u64 = 10_000;
 /// The nanoseconds that moving a region into a huge page is assumed to take, until a move is measured.
 const MOVE: u64 = 1_000_000;
 
-/// The most nanoseconds that a step should take. Each take or restore does at most one step.
+/// The most nanoseconds that a step should take. Each snapshot or restore does at most one step.
 const STEP: u64 = 1_000_000;
 
-/// If the visit to a region takes more nanoseconds than this, the machine likely has no free huge pages.
+/// The nanoseconds above which the visit to a region is slow.
+///
+/// After a slow visit, the machine likely has no free huge pages.
 const SLOW: u64 = 2_000_000;
 
 /// The length of a pause, as a multiple of the time of a visit.
@@ -74,7 +76,9 @@ pub(crate) struct Adaptation {
     factor: u64,
     /// The pass that has begun and not ended.
     pass: Option<Box<Pass>>,
-    /// The value of `walk` when the last pass began, and the number of searches until `walk` is compared with it.
+    /// The comparison that shows how much time the last pass saves, until it is made.
+    ///
+    /// This is the value of `walk` when the pass began, and the number of searches until `walk` is compared with it.
     trial: Option<(u64, u32)>,
 }
 
@@ -242,7 +246,9 @@ mod tests {
         Adaptation::of(Some(512))
     }
 
-    /// Notes searches with walks of `walk` nanoseconds until a pass begins. Returns the number of searches.
+    /// Notes searches with walks of `walk` nanoseconds until a pass begins.
+    ///
+    /// Returns the number of searches.
     fn until_pass(adaptation: &mut Adaptation, walk: u64) -> u64 {
         let search = Duration::from_nanos(walk + CALLS);
         for searches in 1..1_000_000 {
@@ -254,7 +260,9 @@ mod tests {
         panic!("no pass begins");
     }
 
-    /// Visits all other regions of the pass, each for `took` nanoseconds. Returns how many regions the pass moved.
+    /// Visits all other regions of the pass, each for `took` nanoseconds.
+    ///
+    /// Returns how many regions the pass moved.
     fn end_pass(adaptation: &mut Adaptation, visit: Visit, took: u64) -> usize {
         loop {
             match adaptation.next(REGIONS) {

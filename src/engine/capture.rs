@@ -1,4 +1,4 @@
-//! Captures a working tree: collects the pages that may have changed, and copies those that differ into a new image.
+//! Captures a working tree: decides which pages may have changed, and copies those that differ.
 //!
 //! `search.rs` finds the written pages. The image decides where the copies are kept. `in_place.rs` captures a view that
 //! is written in place.
@@ -17,7 +17,9 @@ use crate::sys::{Closed, Search};
 use crate::{error, trace};
 
 impl State {
-    /// Adds the pages that may differ from `synced` to `unsynced`. Write-protects pages if the cost model says so.
+    /// Adds the pages that may differ from `synced` to `unsynced`.
+    ///
+    /// Write-protects pages if the cost model says so.
     ///
     /// Returns whether all pages in `unsynced` are known to have been written. Also returns the number of other pages
     /// that the search looked at needlessly because they were not write-protected.
@@ -71,7 +73,9 @@ impl State {
         }
     }
 
-    /// The pages of `candidates` that differ from `synced`, and the pages that only the range or only `synced` has.
+    /// The pages of `candidates` that differ from `synced`.
+    ///
+    /// The result also has the pages that only the range or only `synced` has.
     pub(super) fn differing(&self, candidates: &PageSet) -> io::Result<PageSet> {
         let synced = self.synced.reader()?;
         let common = self.mapping.pages().min(self.synced.pages);
@@ -83,7 +87,9 @@ impl State {
         Ok(differing)
     }
 
-    /// Captures the pages that changed since `synced`, by copying them. Returns the image, which becomes `synced`.
+    /// Captures the pages that changed since `synced`, by copying them.
+    ///
+    /// Returns the image, which becomes `synced`.
     ///
     /// If no page has changed, returns `synced`.
     pub(crate) fn capture_changed(&mut self, content_len: usize) -> io::Result<Arc<Image>> {

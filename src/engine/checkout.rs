@@ -1,4 +1,4 @@
-//! Makes a working tree show another image: decides whether to rewrite pages or to map the whole range anew.
+//! Shows another image: decides whether to rewrite pages or to map the whole range anew.
 //!
 //! `put_back.rs` and `logged_tree.rs` rewrite pages. `layout.rs` decides what the range is mapped from.
 #![allow(unsafe_code)]

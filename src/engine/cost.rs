@@ -1,5 +1,6 @@
-//! The cost model: decides, from the observed costs of a view's operations, which way to take. The callers carry it
-//! out.
+//! The cost model: decides, from the observed costs of a view's operations, which way to take.
+//!
+//! The callers carry it out.
 //!
 //! The constants are nanoseconds for a page of 4 KiB, rounded, measured on Linux 6.18 in a virtual machine
 //! (`cargo run --release -p memsnap-bench -- --only costs` measures them). A view starts with them, and then measures
@@ -31,13 +32,17 @@ const COMPARE: u64 = 600;
 /// The time of the first write to a private page after it was write-protected.
 const CLOSED_WRITE: u64 = 1_000;
 
-/// The time to write-protect a page: to change its page-table entry and to flush the entry from the TLB.
+/// The time to write-protect a page.
+///
+/// The kernel changes the page-table entry, and flushes it from the TLB.
 const CLOSE: u64 = 25;
 
 /// The time of the first write to a page that is not private: a copy-on-write fault.
 const FIRST_WRITE: u64 = 2_500;
 
-/// The time to unmap a page of a file, and to map it again, together with its neighbours, when it is read.
+/// The time to unmap a page of a file, and to map it again when it is read.
+///
+/// The kernel maps it together with its neighbours.
 const MAP_AGAIN: u64 = 200;
 
 /// The time to discard a run of pages, without the share of each page.
@@ -54,7 +59,7 @@ const CALLS: u64 = 10_000;
 /// The number of entries in a page table of the processor.
 const TABLE: usize = 512;
 
-/// The bytes of private memory that a view keeps through `restore` if its options do not say otherwise.
+/// The bytes of private memory that a view may keep through `restore` by default.
 ///
 /// The pages that a program wrote will likely be written again. Copying the old bytes back to a private page takes a
 /// quarter of the time that discarding it and writing to it again takes.
@@ -74,7 +79,9 @@ fn times(count: usize, cost: u64) -> u64 {
     count as u64 * cost
 }
 
-/// The number of runs that `part` of `pages` pages form, if all the pages form `runs` runs of equal length.
+/// The number of runs that `part` of `pages` pages form.
+///
+/// All the pages together form `runs` runs, which are assumed to have the same length.
 pub(crate) fn runs_of(runs: usize, part: usize, pages: usize) -> usize {
     let share = runs as u128 * part as u128 / pages.max(1) as u128;
     usize::try_from(share).unwrap_or(runs)
@@ -168,7 +175,9 @@ impl Costs {
     }
 }
 
-/// The observed costs of one view, the time that its searches for written pages have wasted, and counts of its pages.
+/// The observed costs of one view.
+///
+/// These include the time that its searches for written pages have wasted, and numbers of its pages.
 #[derive(Default)]
 pub(crate) struct Ledger {
     pub(crate) costs: Costs,
@@ -184,11 +193,11 @@ pub(crate) struct Ledger {
     private: usize,
     /// The number of dirty pages that the last snapshot or restore found.
     written: usize,
-    /// Nanoseconds that were spent on looking at resident pages, and that write-protection would have saved.
+    /// The nanoseconds of looking at resident pages that write-protection would have saved.
     ///
     /// Counted since the view last tried to write-protect pages.
     spent_looking: u64,
-    /// Nanoseconds that were spent on comparing private pages that had not been written.
+    /// The nanoseconds of comparing private pages that had not been written.
     ///
     /// The time of the write faults that were saved because pages were not write-protected is subtracted. Counted since
     /// the view last tried to write-protect pages.
@@ -206,7 +215,7 @@ pub(crate) struct Ledger {
     cannot_start_over: bool,
 }
 
-/// How often restores assume, without comparing, that the same pages were written as before the last restore.
+/// How often restores assume that the same pages were written as before the last restore.
 #[derive(Clone, Copy)]
 struct Recurrence {
     /// The number of restores since the pages were last compared.
@@ -282,7 +291,7 @@ impl Ledger {
         decide(self.others.is_some() && self.present() < pages / 4)
     }
 
-    /// Whether searches among the resident pages still take no longer than a walk over all of `pages` pages would.
+    /// Whether searches among the resident pages are no slower than a walk over all of `pages` pages.
     pub(crate) fn stays_sparse(&self, pages: usize) -> bool {
         decide(self.costs.search <= CALLS + times(pages, WALK))
     }
@@ -335,7 +344,9 @@ impl Ledger {
         )
     }
 
-    /// Whether to start over with an image of `captured` captured pages, to unmap pages that were only read once.
+    /// Whether to start over, to unmap pages that were only read once.
+    ///
+    /// `captured` is the number of captured pages of the image.
     ///
     /// The view should start over once looking at resident pages has wasted more time than starting over costs. It does
     /// so only once. If the program reads the same pages again, arming the view is better.
@@ -363,7 +374,7 @@ impl Ledger {
         !self.cannot_start_over && decide(self.others.is_some_and(|others| discard > cost(others)))
     }
 
-    /// Whether a restore should assume that the pages that the last restore rewrote were all written again.
+    /// Whether a restore should assume that the same pages were written as before the last one.
     ///
     /// Then it does not compare them. The caller asks this only if no other page has to be put back. After 7 such
     /// restores, the next one compares the pages. Each time that all of them had been written, the number of restores
@@ -374,13 +385,17 @@ impl Ledger {
         decide(*trusted != 0)
     }
 
-    /// Notes that a restore compared the pages written before the last one. `all` is whether all were written again.
+    /// Notes that a restore compared the pages written before the last one.
+    ///
+    /// `all` is whether all were written again.
     pub(crate) fn checked_recurrence(&mut self, all: bool) {
         let most = self.recurrence.most;
         self.recurrence = Recurrence { trusted: 0, most: if all { (2 * most + 1).min(127) } else { 7 } };
     }
 
-    /// Whether a restore of a view of `pages` pages should keep pages that were written for the first time.
+    /// Whether a restore should keep the pages that were written for the first time.
+    ///
+    /// The view has `pages` pages.
     ///
     /// If such a page is not written again, keeping it saves no time. In an armed view this costs little, since the
     /// page can be write-protected. In a view that may keep all of its pages, a page is likely to be written again.
@@ -388,7 +403,9 @@ impl Ledger {
         decide(is_armed || pages <= self.kept_pages)
     }
 
-    /// The most pages that are not write-protected and that a restore of a view of `pages` pages may leave private.
+    /// The most pages that a restore may leave private and not write-protected.
+    ///
+    /// The view has `pages` pages.
     ///
     /// `hidden` pages have to be private to show the image.
     pub(crate) fn room(&self, hidden: usize, pages: usize) -> usize {
@@ -416,7 +433,9 @@ impl Ledger {
         }
     }
 
-    /// Notes that the view tried to write-protect pages, and that it write-protected `private` private pages.
+    /// Notes that the view tried to write-protect its pages.
+    ///
+    /// `private` is the number of private pages that it write-protected.
     pub(crate) fn closed(&mut self, private: usize) {
         self.open = 0;
         self.spent_looking = 0;
@@ -444,155 +463,4 @@ impl Ledger {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const fn ns(nanoseconds: u64) -> Duration {
-        Duration::from_nanos(nanoseconds)
-    }
-
-    /// The number of runs times the number of pages once overflowed a `usize` of 32 bits, for views that have more than
-    /// 65,536 runs to discard.
-    #[test]
-    fn numbers_of_runs_and_costs_do_not_overflow() {
-        assert_eq!(runs_of(1 << 20, (1 << 20) - 1, 1 << 20), (1 << 20) - 1);
-        assert_eq!(runs_of(usize::MAX, usize::MAX, usize::MAX), usize::MAX);
-        assert_eq!(runs_of(0, 0, 0), 0);
-        // All the pages that 32 bits can address.
-        const PAGES: usize = 1 << 20;
-        let mut ledger = Ledger::new(0);
-        ledger.searched_all(PAGES, PAGES, Some(PAGES), ns(1_000_000_000));
-        ledger.found(0, PAGES, PAGES);
-        assert!(!ledger.should_start_over_instead_of_discarding(0, PAGES, PAGES));
-        assert!(ledger.should_arm() && !ledger.should_start_over(PAGES));
-    }
-
-    #[test]
-    fn costs_follow_measurements_and_a_single_outlier_changes_them_little() {
-        let mut costs = Costs::default();
-        costs.compared(OBSERVED - 1, ns(1));
-        assert_eq!(costs.compare, COMPARE);
-        for _ in 0..30 {
-            costs.compared(100, ns(100 * 150));
-        }
-        assert!((145..160).contains(&costs.compare), "{}", costs.compare);
-        assert_eq!(costs.first_write(), FIRST_WRITE - COMPARE + costs.compare);
-        // The thread was interrupted for a second.
-        costs.compared(100, ns(1_000_000_000));
-        assert!(costs.compare < 500, "{}", costs.compare);
-        costs.compared(100, ns(0));
-        assert!(costs.compare > 0);
-
-        for _ in 0..30 {
-            costs.discarded(16, 32, ns(16 * 5_000 + 32 * DISCARD));
-        }
-        assert!((4_900..5_100).contains(&costs.discard_run), "{}", costs.discard_run);
-
-        assert_eq!(costs.close(1_000), CALLS + 1_000 * WALK);
-        (0..50).for_each(|_| costs.searched(ns(30_000)));
-        assert!((29_000..31_000).contains(&costs.search), "{}", costs.search);
-        for _ in 0..30 {
-            // The search is 30,000 ns of this.
-            costs.closed(true, ns(1_030_000));
-        }
-        assert!((990_000..1_010_000).contains(&costs.close(1_000)), "{}", costs.close(1_000));
-    }
-
-    #[test]
-    fn pages_are_write_protected_once_comparing_them_has_cost_as_much() {
-        let mut ledger = Ledger::new(0);
-        ledger.costs.closed(false, ns(100_000));
-        let mut rounds = 0;
-        while !ledger.should_write_protect(1_000) {
-            ledger.found(10, 20, 0);
-            rounds += 1;
-        }
-        // Each round needlessly compares 20 pages. Write-protecting the pages costs 100,000 ns and 10 write faults.
-        assert_eq!(rounds, (100_000 + 10 * CLOSED_WRITE) / (20 * COMPARE) + 1);
-        ledger.closed(20);
-        assert!(!ledger.should_write_protect(1_000));
-        assert_eq!(ledger.stats(1_000).spent_in_vain, 0);
-        // Comparing pages that are written each time wastes no time.
-        (0..10_000).for_each(|_| ledger.found(10, 0, 0));
-        assert!(!ledger.should_write_protect(1_000));
-    }
-
-    /// Each of a few pages is written now and then. Most comparisons find no change. But if the pages were
-    /// write-protected, each of them would take a write fault again.
-    #[test]
-    fn pages_that_are_written_now_and_then_are_not_write_protected() {
-        let mut ledger = Ledger::new(0);
-        (0..50).for_each(|_| ledger.costs.compared(100, ns(100 * 130)));
-        for _ in 0..1_000 {
-            ledger.searched_open(250);
-            ledger.found(46, 250 - 46, 0);
-            ledger.found_written(46);
-        }
-        assert!(!ledger.should_write_protect(250), "{}", ledger.stats(250).spent_in_vain);
-        // Now most of the pages are never written.
-        for _ in 0..1_000 {
-            ledger.searched_open(250);
-            ledger.found(5, 250 - 5, 0);
-            ledger.found_written(5);
-        }
-        assert!(ledger.should_write_protect(250));
-        // Different pages are written each time. Not write-protecting pages saves none of their write faults.
-        ledger.closed(250);
-        for round in 1..20 {
-            ledger.searched_open(46 * round);
-            ledger.found(46, 46 * (round - 1), 0);
-            ledger.found_written(46);
-        }
-        assert!(ledger.should_write_protect(250));
-    }
-
-    /// After the first write to a huge page, its pages get entries of their own. A view that had last counted its pages
-    /// when they were in huge pages once kept the tracking method `scan`, although its searches took many milliseconds.
-    #[test]
-    fn pages_are_counted_again_when_searches_take_longer() {
-        let mut ledger = Ledger::new(0);
-        let search = |ledger: &mut Ledger, others: usize, took: u64| {
-            let others = ledger.should_count_others().then_some(others);
-            ledger.searched_all(10, 100_000, others, ns(took));
-            others.is_some()
-        };
-        // In huge pages, the time of a search counts, not the time that as many small pages would take.
-        assert!((0..100).filter(|_| search(&mut ledger, 100_000, 15_000)).count() < 8);
-        assert!(!ledger.should_arm());
-        let mut ledger = Ledger::new(0);
-        (0..99).for_each(|_| _ = search(&mut ledger, 0, 10_000));
-        assert!(!search(&mut ledger, 100_000, 2_000_000) && search(&mut ledger, 100_000, 2_000_000));
-        assert!((0..5).any(|_| {
-            search(&mut ledger, 100_000, 2_000_000);
-            ledger.should_arm()
-        }));
-        assert!(!search(&mut ledger, 100_000, 2_000_000), "the number of pages explains the time");
-    }
-
-    #[test]
-    fn pages_are_compared_less_often_each_time_that_all_were_written_again() {
-        let mut ledger = Ledger::new(0);
-        let mut until_checked = || {
-            let mut trusted = 0;
-            while ledger.should_assume_recurrence() {
-                trusted += 1;
-            }
-            ledger.checked_recurrence(trusted < 100);
-            trusted
-        };
-        assert_eq!([(); 6].map(|()| until_checked()), [7, 15, 31, 63, 127, 7]);
-    }
-
-    #[test]
-    fn a_view_is_sparse_as_long_as_few_of_its_pages_are_resident() {
-        let mut ledger = Ledger::new(0);
-        assert!(!ledger.is_sparse(1_000), "the number of resident pages is not known");
-        ledger.searched_all(100, 1_000, Some(100), ns(10_000));
-        assert!(ledger.is_sparse(1_000) && !ledger.is_sparse(800));
-        assert!(ledger.stays_sparse(1_000_000));
-        ledger.costs.searched(ns(1_000_000));
-        assert!(ledger.stays_sparse(10_000), "the search may have been interrupted");
-        (0..50).for_each(|_| ledger.costs.searched(ns(1_000_000)));
-        assert!(ledger.stays_sparse(1_000_000) && !ledger.stays_sparse(100_000));
-    }
-}
+mod tests;

@@ -1,5 +1,6 @@
-//! Returns each decision that depends on costs. Tests can make all of them at random. `cost.rs` and `adaptation.rs`
-//! decide.
+//! Returns each decision that depends on costs.
+//!
+//! Tests can make all of them at random. `cost.rs` and `adaptation.rs` decide.
 
 /// Returns the decision, which is `by_cost` except in tests.
 ///

@@ -417,9 +417,11 @@ mod tests {
         let empty = AtomicPageSet::new(0).unwrap();
         assert!(empty.take().is_empty() && empty.some_from(0, 1).is_empty());
     }
-    /// `take` once skipped a word that it read as zero. On processors that reorder a read with an earlier write, it
-    /// could miss a page that another thread had just added, while that thread still read the summary as it was before
-    /// `take` cleared it. Then no later `take` found the page. On x86, only Miri shows this.
+    /// `take` once skipped a word that it read as zero.
+    ///
+    /// On processors that reorder a read with an earlier write, it could miss a page that another thread had just
+    /// added, while that thread still read the summary as it was before `take` cleared it. Then no later `take` found
+    /// the page. On x86, only Miri shows this.
     #[test]
     fn a_page_that_one_take_misses_is_found_by_the_next() {
         let set = AtomicPageSet::new(64 * 64 * 4).unwrap();
@@ -443,8 +445,9 @@ mod tests {
         }
     }
 
-    /// Other code can still report pages that a view had before it was shortened. Pages behind the end once counted as
-    /// private, so that a restore could discard addresses outside of the view.
+    /// Other code can still report pages that a view had before it was shortened.
+    ///
+    /// Pages behind the end once counted as private, so that a restore could discard addresses outside of the view.
     #[test]
     fn pages_behind_the_end_are_neither_reported_nor_private() {
         let mut log = DirtyLog::new(100, Checks::Never).unwrap();
@@ -453,7 +456,9 @@ mod tests {
         assert_eq!((log.private_len(), log.some_private(9).len()), (2, 2));
     }
 
-    /// Threads report pages while another thread takes them. No reported page may be missing from what is taken.
+    /// Threads report pages while another thread takes them.
+    ///
+    /// No reported page may be missing from what is taken.
     #[test]
     fn no_page_is_lost_between_threads() {
         const ROUNDS: usize = if cfg!(miri) { 20 } else { 20_000 };

@@ -1,4 +1,4 @@
-//! Zeroes and discards pages in a way that gives memory back, and finds pages that other code discarded.
+//! Zeroes and discards pages so that memory is given back, and finds pages that other code discarded.
 //!
 //! `layout.rs` decides which pages can show zeroes without memory. Bytes outside of whole pages are left to
 //! `worktree.rs`.
@@ -45,7 +45,7 @@ impl State {
         Ok(())
     }
 
-    /// Puts the pages of `range` back to what `synced` holds, and gives their memory back if that is possible.
+    /// Puts the pages of `range` back to what `synced` holds. Gives memory back if that is possible.
     ///
     /// `old` reads the bytes of `synced`. The caller ensures that all these pages can be written.
     pub(crate) fn discard(&mut self, range: PageRange, old: &Reader<'_>) -> io::Result<()> {

@@ -17,10 +17,12 @@ use super::layout::{MAX_RUNS, MIN_RUN};
 /// The least number of captured pages, in all long runs together, for which a flat file is written.
 const MIN_MAPPED: usize = 64;
 
-/// The number of views after which a whole image is written into a flat file even if each view copies few pages.
+/// The number of views after which a whole image is written into a flat file.
+///
+/// This holds even if each view copies few pages.
 const VIEWS_UNTIL_FLAT: usize = 64;
 
-/// The least number of pages that the views of an image must have copied before it is written into a flat file.
+/// The least number of pages that views must have copied before the whole image becomes a flat file.
 ///
 /// This matters if the image has fewer pages than this. For larger images, the number of their pages is the limit.
 const MIN_COPIED: usize = 64;
@@ -32,7 +34,9 @@ const MAX_BYTES_BY_VIEWS: usize = 1 << 30;
 const SMALL_BYTES: usize = 64 << 20;
 
 impl FlatFile {
-    /// Writes a flat file that has the pages `covers` of `image`. Only the pages `written` may be other than zero.
+    /// Writes a flat file that has the pages `covers` of `image`.
+    ///
+    /// Only the pages `written` may be other than zero.
     fn build(image: &Image, written: &PageSet, covers: PageSet) -> io::Result<Arc<Self>> {
         let permit = Permit::take()?;
         Ok(Arc::new(Self { file: Self::write(image, written)?, covers, _permit: permit }))
@@ -119,7 +123,7 @@ impl Flat {
         image.flat.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The flat file that a new view of `image` maps pages from, if any, and the pages that it maps or copies.
+    /// The flat file of a new view of `image`, if any, and the pages that the view maps or copies.
     ///
     /// Writes a flat file if one is due.
     pub(super) fn for_view(image: &Image) -> (Option<Arc<FlatFile>>, Runs) {
@@ -172,7 +176,7 @@ impl Flat {
 }
 
 impl Runs {
-    /// The captured pages of `image` that are in runs worth a mapping, and the number of the other captured pages.
+    /// The captured pages of `image` in runs that are mapped, and the number of the others.
     fn of(image: &Image) -> Self {
         let (mut captured, mut zeroes) = (PageSet::new(), PageSet::new());
         image.captured.for_each(|page, entry| match &image.base {
@@ -190,7 +194,9 @@ impl Runs {
     }
 }
 
-/// The runs of `pages` of at least [`MIN_RUN`] pages. If there are more than [`MAX_RUNS`], the longest ones.
+/// The runs of `pages` of at least [`MIN_RUN`] pages.
+///
+/// If there are more than [`MAX_RUNS`], the longest ones.
 fn long_runs(pages: &PageSet) -> PageSet {
     let mut runs: Vec<PageRange> =
         pages.ranges().iter().copied().filter(|run| run.len() >= MIN_RUN).collect();

@@ -69,7 +69,9 @@ impl State {
         }
     }
 
-    /// Captures the last image of a range of `pages` pages that is written in place. Nothing may use its bytes again.
+    /// Captures the last image of a range of `pages` pages that is written in place.
+    ///
+    /// Nothing may use its bytes again.
     ///
     /// After an error, the view still has the file, so that the caller can try again.
     pub(crate) fn end_in_place(&mut self, pages: usize, content_len: usize) -> io::Result<Arc<Image>> {
@@ -129,9 +131,10 @@ mod tests {
         Ok(())
     }
 
-    /// If the system does not overcommit memory, mapping the view anew may fail. Before Linux 6.12, its addresses may
-    /// then be unmapped for a moment in which other threads could read them. So the written pages are copied, even if
-    /// the view was opened before the system was set to this mode.
+    /// If the system does not overcommit memory, mapping the view anew may fail.
+    ///
+    /// Before Linux 6.12, its addresses may then be unmapped for a moment in which other threads could read them. So
+    /// the written pages are copied, even if the view was opened before the system was set to this mode.
     #[test]
     fn a_view_is_copied_if_other_threads_could_notice_a_new_mapping() -> io::Result<()> {
         let mut snapshot = Snapshot::zeroed(3 * page_size())?;

@@ -279,7 +279,9 @@ impl Layout {
         Self::of(image, None, PageSet::new())
     }
 
-    /// The layout of `image` with `flat`, and with zeroes in the pages `zeroed` and behind the end of the base.
+    /// The layout of `image` with the flat file `flat`.
+    ///
+    /// Zeroes are in the pages `zeroed` and behind the end of the base, except where `flat` covers pages.
     fn of(image: &Arc<Image>, flat: Option<Arc<FlatFile>>, mut zeroed: PageSet) -> Self {
         if let Base::File { .. } = image.base
             && image.base.end() < image.pages

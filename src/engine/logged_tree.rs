@@ -1,4 +1,4 @@
-//! Decides, in a logged view, which pages a snapshot captures and which pages a restore rewrites or discards.
+//! Decides which pages of a logged view are captured, and which ones a restore rewrites or discards.
 //!
 //! `dirty_log.rs` keeps the log. `capture.rs` copies the captured pages.
 //!
@@ -63,7 +63,9 @@ impl State {
         Ok(all_reported)
     }
 
-    /// Compares the reported pages with those that the tracker finds. Fails if a written page was not reported.
+    /// Compares the reported pages with those that the tracker finds.
+    ///
+    /// Fails if a written page was not reported.
     #[cold]
     fn check_log(&mut self) -> io::Result<()> {
         let Backing::Private(layout) = &self.backing else { return Ok(()) };
@@ -150,7 +152,9 @@ impl State {
         some.minus(rewritten).minus(kept).iter().filter(|&page| layout.shows(page, image)).collect()
     }
 
-    /// Copies the bytes of `pages` into the view, except into pages that are not private and show them already.
+    /// Copies the bytes of `pages` into the view.
+    ///
+    /// Skips pages that are not private, and for which the layout shows these bytes.
     ///
     /// Returns up to `excess` private pages that should be discarded instead.
     fn copy_back_logged(
@@ -183,8 +187,9 @@ impl State {
                     discarded.push(page);
                 }
                 continue;
-            } // SAFETY: the page is in the mapping, and no page is protected. The tree is borrowed exclusively, and no slice
-            // of its bytes is alive. The bytes are an image's, so they are not in the mapping.
+            }
+            // SAFETY: the page is in the mapping, and no page is protected. The tree is borrowed exclusively, and no
+            // slice of its bytes is alive. The bytes are an image's, so they are not in the mapping.
             unsafe { self.mapping.write(page, bytes) };
             if !is_private {
                 log.add_private(&PageSet::from_iter([page]));
@@ -221,7 +226,9 @@ impl State {
         }
     }
 
-    /// Resets the log after the view was mapped. Only the pages that the layout does not show are private then.
+    /// Resets the log after the view was mapped.
+    ///
+    /// Only the pages that the layout does not show are private then.
     pub(crate) fn log_hidden(&mut self) {
         if let (Some(log), Backing::Private(layout)) = (&mut self.log, &self.backing) {
             log.reset(&layout.hidden(&self.synced, &PageSet::new()));

@@ -1,4 +1,4 @@
-//! Puts pages of a view back in a restore: those that were written, and those that differ between two images.
+//! Restores pages of a view: those that were written, and those that differ between two images.
 //!
 //! A restore can put a page back in two ways. It can copy the old bytes into the page. Or it can discard the page,
 //! which then shows the file that is mapped there. Copying is better for a page that will be written again: the page
@@ -28,9 +28,11 @@ struct Restore<'a> {
     moved: &'a PageSet,
     /// What the search for written pages has found.
     found: Found,
-    /// Whether the view may have more private pages than it may keep, so that the search was for private pages.
+    /// Whether the view may have more private pages than it may keep.
+    ///
+    /// If so, the search was for private pages.
     keeps_too_many: bool,
-    /// An upper bound for the number of pages that have to be private because the layout does not show `image` there.
+    /// The most pages that have to be private because the layout does not show `image` there.
     hidden_at_most: usize,
     /// The pages to put back.
     pages: PageSet,
@@ -49,8 +51,9 @@ struct Rewrite {
     idle: usize,
     /// The number of `rewritten` pages in which the two images do not differ.
     unmoved: usize,
-    /// The number of restores for which a generation of
-    /// [`RewrittenPages`](crate::engine::rewritten::RewrittenPages) lasts.
+    /// The number of restores for which a generation lasts.
+    ///
+    /// See [`RewrittenPages`](crate::engine::rewritten::RewrittenPages).
     generation: u64,
 }
 
@@ -192,9 +195,10 @@ impl State {
         let start = Instant::now();
         for page in pages.iter() {
             let (bytes, shown) = (wanted.page(page), layout.shows(page, image));
-            let (moved, before) = (is_moved.contains(page), before.contains(page)); // A page that is private for the first time was written, so it is not compared, unless the layout shows zeroes
-            // there. Some tracking methods also report pages of zeroes that were only read. Copying zeroes over such a
-            // page would take memory.
+            let (moved, before) = (is_moved.contains(page), before.contains(page));
+            // A page that is private for the first time was written, so it is not compared, unless the layout shows
+            // zeroes there. Some tracking methods also report pages of zeroes that were only read. Copying zeroes over
+            // such a page would take memory.
             let compare = before.is_some() || !found.known || found.since_closed || layout.shows_zeroes(page);
             let compare = !moved && (compare || !shown);
             compared += usize::from(compare);

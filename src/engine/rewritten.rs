@@ -1,4 +1,4 @@
-//! Remembers the pages that recent restores of a view had to rewrite, because they will likely be written again.
+//! Remembers the pages that recent restores rewrote, because they will likely be written again.
 //!
 //! `put_back.rs` decides what to do with them.
 
@@ -29,7 +29,9 @@ pub(crate) enum Rewritten {
     Last,
     /// By an earlier restore.
     Recently,
-    /// By an earlier restore, so long ago that the page is forgotten after this restore unless this one rewrites it.
+    /// By an earlier restore, so long ago that the page is about to be forgotten.
+    ///
+    /// It is forgotten after this restore, unless this one rewrites it.
     LongAgo,
 }
 

@@ -16,7 +16,7 @@ impl State {
         Ok(self.search(search, false)?.0)
     }
 
-    /// Does the same as [`find`](Self::find), and notes the cost of the search and the number of pages that it found.
+    /// Does the same as [`find`](Self::find), and notes the results for the cost model.
     pub(crate) fn find_and_note(&mut self, search: Search) -> io::Result<Found> {
         let (found, took) = self.search(search, self.ledger.should_count_others())?;
         if search != Search::Private {
@@ -93,7 +93,9 @@ impl State {
         self.closed(closed, private);
     }
 
-    /// Notes which pages were write-protected just now. `private` is the number of private pages among them.
+    /// Notes which pages were write-protected just now.
+    ///
+    /// `private` is the number of private pages among them.
     pub(super) fn closed(&mut self, closed: Closed, private: usize) {
         self.known.set_all_write_protected(closed == Closed::All);
         // The ledger is told even if nothing was write-protected. Then the next attempt is made when searches have

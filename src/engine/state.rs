@@ -92,7 +92,9 @@ impl State {
         &bytes[range.start - pages.bytes().start..][..range.len()]
     }
 
-    /// Reads or writes all pages in advance, as `populate` says, so that their first use takes no page fault.
+    /// Populates all pages, so that their first use takes no page fault.
+    ///
+    /// `populate` says whether for reading or for writing.
     pub(super) fn populate(&self, populate: Populate) -> io::Result<()> {
         let pages = self.mapping.pages();
         match self.mapping.populate(PageRange::new(0, pages), populate) {
@@ -112,7 +114,9 @@ impl State {
         }
     }
 
-    /// Makes the range `pages` pages long. Added pages are zero, and the contents of removed pages are lost.
+    /// Makes the range `pages` pages long.
+    ///
+    /// Added pages are zero, and the contents of removed pages are lost.
     ///
     /// An error changes nothing.
     pub(crate) fn resize(&mut self, pages: usize) -> io::Result<()> {

@@ -295,7 +295,7 @@ impl Worktree {
         !self.lock().access.is_empty()
     }
 
-    /// Sets the bytes of `range` to zero, and gives the memory of its whole pages back if that is possible.
+    /// Sets the bytes of `range` to zero. Gives memory of its whole pages back if that is possible.
     ///
     /// The caller ensures that all these bytes can be written.
     pub(crate) fn zero(&mut self, range: &Range<usize>) -> io::Result<()> {
@@ -315,8 +315,9 @@ impl Worktree {
         Ok(())
     }
 
-    /// Puts the bytes of `range` back to what `synced` holds, and gives memory of its whole pages back if that is
-    /// possible.
+    /// Puts the bytes of `range` back to what `synced` holds.
+    ///
+    /// Gives memory of its whole pages back if that is possible.
     ///
     /// The caller ensures that all these bytes can be written.
     pub(crate) fn discard(&mut self, range: &Range<usize>) -> io::Result<()> {
