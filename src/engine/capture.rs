@@ -89,9 +89,7 @@ impl State {
 
     /// Captures the pages that changed since `synced`, by copying them.
     ///
-    /// Returns the image, which becomes `synced`.
-    ///
-    /// If no page has changed, returns `synced`.
+    /// Returns the new image, which becomes `synced`. If no page has changed, returns `synced` as it was.
     pub(crate) fn capture_changed(&mut self, content_len: usize) -> io::Result<Arc<Image>> {
         let (written, unwritten) = match &self.backing {
             Backing::Private(_) => self.collect_written()?,

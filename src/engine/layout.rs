@@ -76,7 +76,7 @@ impl Layout {
 
     /// The layout of a mapping that shows the base of `image`.
     ///
-    /// The image must have no captured pages, and must not be longer than its base.
+    /// The image must have no captured pages. If its base is a file, the image must not be longer than the file.
     pub(crate) fn of_base(image: Arc<Image>) -> Self {
         debug_assert_eq!(image.captured.len(), 0);
         Self { image, flat: None, zeroed: PageSet::new() }

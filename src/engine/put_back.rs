@@ -80,7 +80,8 @@ impl State {
         let search = if keeps_too_many { Search::Private } else { Search::Written };
         let found = self.find_and_note(search)?;
         if !found.known && found.pages.len() > self.ledger.kept_pages {
-            // Comparing all pages would take longer, and would leave more memory to the view.
+            // The tracker does not know which pages were written. Comparing all pages would take longer than mapping
+            // the view anew, and would leave more private memory to the view.
             return self.map_anew(image, keep);
         }
         let wanted = image.reader()?;

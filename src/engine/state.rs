@@ -94,7 +94,7 @@ impl State {
 
     /// Populates all pages, so that their first use takes no page fault.
     ///
-    /// `populate` says whether for reading or for writing.
+    /// `populate` says whether that use is a read or a write.
     pub(super) fn populate(&self, populate: Populate) -> io::Result<()> {
         let pages = self.mapping.pages();
         match self.mapping.populate(PageRange::new(0, pages), populate) {
@@ -116,9 +116,7 @@ impl State {
 
     /// Makes the range `pages` pages long.
     ///
-    /// Added pages are zero, and the contents of removed pages are lost.
-    ///
-    /// An error changes nothing.
+    /// Added pages are zero, and the contents of removed pages are lost. An error changes nothing.
     pub(crate) fn resize(&mut self, pages: usize) -> io::Result<()> {
         let old = self.mapping.pages();
         if pages < old {

@@ -317,9 +317,8 @@ impl Worktree {
 
     /// Puts the bytes of `range` back to what `synced` holds.
     ///
-    /// Gives memory of its whole pages back if that is possible.
-    ///
-    /// The caller ensures that all these bytes can be written.
+    /// Gives memory of its whole pages back if that is possible. The caller ensures that all these bytes can be
+    /// written.
     pub(crate) fn discard(&mut self, range: &Range<usize>) -> io::Result<()> {
         let state = self.state_mut();
         state.mapping.check_owner()?;
