@@ -1,6 +1,6 @@
 //! The cost model: decides, from the observed costs of a view's operations, which way to take.
 //!
-//! The callers carry it out.
+//! The callers carry the decisions out.
 //!
 //! The constants are nanoseconds for a page of 4 KiB, rounded, measured on Linux 6.18 in a virtual machine
 //! (`cargo run --release -p memsnap-bench -- --only costs` measures them). A view starts with them, and then measures
@@ -74,7 +74,7 @@ pub(crate) fn should_rewrite(moved: usize, pages: usize) -> bool {
 
 /// The cost of `count` operations that each cost `cost` nanoseconds.
 ///
-/// The product is an `u64` because it can be too large for a `usize` of 32 bits.
+/// The product is a `u64` because it can be too large for a `usize` of 32 bits.
 fn times(count: usize, cost: u64) -> u64 {
     count as u64 * cost
 }
@@ -346,10 +346,9 @@ impl Ledger {
 
     /// Whether to start over, to unmap pages that were only read once.
     ///
-    /// `captured` is the number of captured pages of the image.
-    ///
-    /// The view should start over once looking at resident pages has wasted more time than starting over costs. It does
-    /// so only once. If the program reads the same pages again, arming the view is better.
+    /// `captured` is the number of captured pages of the image. The view should start over once looking at resident
+    /// pages has wasted more time than starting over costs. It does so only once. If the program reads the same pages
+    /// again, arming the view is better.
     pub(crate) fn should_start_over(&self, captured: usize) -> bool {
         let cost = CALLS
             + times(self.present(), MAP_AGAIN)
@@ -395,19 +394,16 @@ impl Ledger {
 
     /// Whether a restore should keep the pages that were written for the first time.
     ///
-    /// The view has `pages` pages.
-    ///
-    /// If such a page is not written again, keeping it saves no time. In an armed view this costs little, since the
-    /// page can be write-protected. In a view that may keep all of its pages, a page is likely to be written again.
+    /// The view has `pages` pages. If a page is not written again, keeping it saves no time. In an armed view this
+    /// costs little, since the page can be write-protected. In a view that may keep all of its pages, a page is likely
+    /// to be written again.
     pub(crate) fn keeps_first_writes(&self, pages: usize, is_armed: bool) -> bool {
         decide(is_armed || pages <= self.kept_pages)
     }
 
     /// The most pages that a restore may leave private and not write-protected.
     ///
-    /// The view has `pages` pages.
-    ///
-    /// `hidden` pages have to be private to show the image.
+    /// The view has `pages` pages, of which `hidden` have to be private to show the image.
     pub(crate) fn room(&self, hidden: usize, pages: usize) -> usize {
         if pages <= self.kept_pages { pages } else { (self.kept_pages + hidden).saturating_sub(self.closed) }
     }
