@@ -69,8 +69,8 @@ impl State {
         if file.holes(&self.mapping, region).is_none_or(|holes| holes > region.len() / HOLES) {
             return Visit::Skipped;
         }
-        let Collapsed { moved, opened } = self.tracker.collapse(&self.mapping, region);
-        if opened {
+        let Collapsed { moved, unprotected } = self.tracker.collapse(&self.mapping, region);
+        if unprotected {
             self.known.set_all_write_protected(false);
         }
         match moved {

@@ -13,7 +13,7 @@ use crate::engine::cost;
 use crate::engine::state::{Backing, State};
 use crate::image::Image;
 use crate::pages::{PageRange, PageSet};
-use crate::sys::{Closed, Search};
+use crate::sys::{Search, WriteProtected};
 use crate::{error, trace};
 
 impl State {
@@ -27,33 +27,33 @@ impl State {
         if self.log.is_some() {
             return Ok((self.collect_and_check_log()?, 0));
         }
-        let closes = self.tracker.is_armed() && self.ledger.should_write_protect(self.mapping.pages());
+        let protects = self.tracker.is_armed() && self.ledger.should_write_protect(self.mapping.pages());
         // Pages that were never resident are not write-protected in a sparse view. If all pages were write-protected in
         // the step that lists the written pages, that step would list them as well.
-        let widens = closes && self.tracker.is_sparse() && !self.ledger.stays_sparse(self.mapping.pages());
-        let search = if closes && !widens { Search::WrittenAndClose } else { Search::Written };
+        let widens = protects && self.tracker.is_sparse() && !self.ledger.stays_sparse(self.mapping.pages());
+        let search = if protects && !widens { Search::WrittenAndProtect } else { Search::Written };
         let found = self.find_and_note(search).inspect_err(|_| {
-            if search == Search::WrittenAndClose {
+            if search == Search::WrittenAndProtect {
                 self.known.only_may_differ(PageSet::all(self.mapping.pages()));
                 self.known.set_all_write_protected(false);
             }
         })?;
         // If an earlier call failed, `unsynced` may have pages that were not written.
         let written =
-            found.since_closed && self.known.all_write_protected() && self.known.unsynced().is_empty();
-        self.known.set_all_write_protected(found.closed == Closed::All);
+            found.since_protected && self.known.all_write_protected() && self.known.unsynced().is_empty();
+        self.known.set_all_write_protected(found.write_protected == WriteProtected::All);
         self.known.may_differ(&found.pages);
-        if !found.since_closed {
+        if !found.since_protected {
             if self.tracker.must_arm() || self.ledger.should_arm() {
                 self.arm(found.pages.len());
             }
         } else if widens {
-            self.close(found.pages.len());
-        } else if closes {
-            self.closed(found.closed, found.pages.len());
+            self.write_protect(found.pages.len());
+        } else if protects {
+            self.note_write_protected(found.write_protected, found.pages.len());
         }
         // If pages were write-protected just now, these pages were as well, and later searches do not look at them.
-        let unwritten = if found.closed == Closed::Nothing { found.unwritten } else { 0 };
+        let unwritten = if found.write_protected == WriteProtected::Nothing { found.unwritten } else { 0 };
         Ok((written, unwritten))
     }
 

@@ -30,12 +30,12 @@ const WALK: u64 = 2;
 const COMPARE: u64 = 600;
 
 /// The time of the first write to a private page after it was write-protected.
-const CLOSED_WRITE: u64 = 1_000;
+const WRITE_FAULT: u64 = 1_000;
 
 /// The time to write-protect a page.
 ///
 /// The kernel changes the page-table entry, and flushes it from the TLB.
-const CLOSE: u64 = 25;
+const WRITE_PROTECT: u64 = 25;
 
 /// The time of the first write to a page that is not private: a copy-on-write fault.
 const FIRST_WRITE: u64 = 2_500;
@@ -89,7 +89,7 @@ pub(crate) fn runs_of(runs: usize, part: usize, pages: usize) -> usize {
 
 /// The costs of a view's operations in nanoseconds, as the view has measured them.
 ///
-/// Each cost except `close` starts as a constant. A measurement moves the cost a quarter of the way towards the
+/// Each cost except `write_protect` starts as a constant. A measurement moves the cost a quarter of the way towards the
 /// measured time. That time counts as at most eight times the present cost, since the process may have been
 /// interrupted.
 #[derive(Clone, Copy)]
@@ -100,15 +100,15 @@ pub(crate) struct Costs {
     pub(crate) discard_run: u64,
     /// The cost of write-protecting all pages.
     ///
-    /// `None` until it is measured. Until then, [`Costs::close`] estimates it from the number of pages.
-    close: Option<u64>,
+    /// `None` until it is measured. Until then, [`Costs::write_protect`] estimates it from the number of pages.
+    write_protect: Option<u64>,
     /// The cost of listing the written pages in an armed view, without write-protecting any.
     search: u64,
 }
 
 impl Default for Costs {
     fn default() -> Self {
-        Self { compare: COMPARE, discard_run: DISCARD_RUN, close: None, search: CALLS }
+        Self { compare: COMPARE, discard_run: DISCARD_RUN, write_protect: None, search: CALLS }
     }
 }
 
@@ -155,15 +155,15 @@ impl Costs {
     /// Notes how long it took to write-protect all pages.
     ///
     /// `listed` is whether the same call also listed the written pages.
-    pub(crate) fn closed(&mut self, listed: bool, took: Duration) {
+    pub(crate) fn write_protected(&mut self, listed: bool, took: Duration) {
         let search = if listed { self.search } else { 0 };
         let took = nanoseconds(took).saturating_sub(search).max(1_000);
-        observe(self.close.get_or_insert(took), took);
+        observe(self.write_protect.get_or_insert(took), took);
     }
 
     /// The cost of write-protecting all pages of a view of `pages` pages.
-    pub(crate) fn close(&self, pages: usize) -> u64 {
-        self.close.unwrap_or(CALLS + times(pages, WALK))
+    pub(crate) fn write_protect(&self, pages: usize) -> u64 {
+        self.write_protect.unwrap_or(CALLS + times(pages, WALK))
     }
 
     /// The cost of the first write to a page that is not private.
@@ -203,11 +203,11 @@ pub(crate) struct Ledger {
     /// the view last tried to write-protect pages.
     spent_comparing: u64,
     /// The number of private pages that were write-protected since the last search among all pages.
-    closed: usize,
+    protected: usize,
     /// The number of pages that were not write-protected, as of the last search in an armed view.
-    open: usize,
-    /// By how much `open` grew in that search. These pages took a write fault.
-    opened: usize,
+    unprotected: usize,
+    /// By how much `unprotected` grew in that search. These pages took a write fault.
+    newly_unprotected: usize,
     recurrence: Recurrence,
     /// Whether the view has started over.
     started_over: bool,
@@ -259,7 +259,7 @@ impl Ledger {
         }
         self.searches += 1;
         self.private = private;
-        self.closed = 0;
+        self.protected = 0;
         // If the pages were write-protected, a search would still read the entries, but not look at the page of each.
         let mut looked = times(self.present(), SCAN);
         // If the search took less time than so many entries take on any machine, some entries are those of huge pages.
@@ -273,10 +273,10 @@ impl Ledger {
         self.spent_looking += looked.saturating_sub(walked);
     }
 
-    /// Notes that a search in an armed view found `open` pages that are not write-protected.
-    pub(crate) fn searched_open(&mut self, open: usize) {
-        self.opened = open.saturating_sub(self.open);
-        self.open = open;
+    /// Notes that a search in an armed view found `unprotected` pages that are not write-protected.
+    pub(crate) fn searched_unprotected(&mut self, unprotected: usize) {
+        self.newly_unprotected = unprotected.saturating_sub(self.unprotected);
+        self.unprotected = unprotected;
     }
 
     /// The number of resident pages.
@@ -311,9 +311,9 @@ impl Ledger {
     /// The pages that were not write-protected before took no write fault. The time that this saved is subtracted from
     /// the time of comparing, because it is the reason not to write-protect pages again.
     pub(crate) fn found_written(&mut self, written: usize) {
-        if self.open > 0 {
-            let reused = written.saturating_sub(self.opened);
-            self.spent_comparing = self.spent_comparing.saturating_sub(times(reused, CLOSED_WRITE));
+        if self.unprotected > 0 {
+            let reused = written.saturating_sub(self.newly_unprotected);
+            self.spent_comparing = self.spent_comparing.saturating_sub(times(reused, WRITE_FAULT));
         }
     }
 
@@ -322,7 +322,7 @@ impl Ledger {
     /// The view should be armed once searches without write-protection have wasted more time than arming costs. That
     /// cost includes a write fault for each page that was written last, because it will likely be written again.
     pub(crate) fn should_arm(&self) -> bool {
-        let cost = CALLS + times(self.present(), CLOSE) + times(self.written, CLOSED_WRITE);
+        let cost = CALLS + times(self.present(), WRITE_PROTECT) + times(self.written, WRITE_FAULT);
         decide(self.spent_looking + self.spent_comparing > cost)
     }
 
@@ -340,7 +340,7 @@ impl Ledger {
     pub(crate) fn should_write_protect(&self, pages: usize) -> bool {
         decide(
             self.spent_looking + self.spent_comparing
-                > self.costs.close(pages) + times(self.written, CLOSED_WRITE),
+                > self.costs.write_protect(pages) + times(self.written, WRITE_FAULT),
         )
     }
 
@@ -405,7 +405,11 @@ impl Ledger {
     ///
     /// The view has `pages` pages, of which `hidden` have to be private to show the image.
     pub(crate) fn room(&self, hidden: usize, pages: usize) -> usize {
-        if pages <= self.kept_pages { pages } else { (self.kept_pages + hidden).saturating_sub(self.closed) }
+        if pages <= self.kept_pages {
+            pages
+        } else {
+            (self.kept_pages + hidden).saturating_sub(self.protected)
+        }
     }
 
     /// The number of restores for which a page is kept if it is not written.
@@ -423,7 +427,7 @@ impl Ledger {
             compare_page: self.costs.compare,
             discard_run: self.costs.discard_run,
             first_write: self.costs.first_write(),
-            protect: self.costs.close(pages),
+            protect: self.costs.write_protect(pages),
             spent_in_vain: self.spent_looking + self.spent_comparing,
             ..ViewCosts::default()
         }
@@ -432,18 +436,18 @@ impl Ledger {
     /// Notes that the view tried to write-protect its pages.
     ///
     /// `private` is the number of private pages that it write-protected.
-    pub(crate) fn closed(&mut self, private: usize) {
-        self.open = 0;
+    pub(crate) fn write_protected(&mut self, private: usize) {
+        self.unprotected = 0;
         self.spent_looking = 0;
         self.spent_comparing = 0;
-        self.closed += private;
+        self.protected += private;
     }
 
     /// Whether a view of `pages` pages may have more write-protected private pages than it may keep.
     ///
     /// `hidden` pages have to be private to show the image. They are not counted.
     pub(crate) fn keeps_too_many(&self, hidden: usize, pages: usize) -> bool {
-        decide(self.closed.min(pages) > self.kept_pages + hidden)
+        decide(self.protected.min(pages) > self.kept_pages + hidden)
     }
 
     /// Notes that all pages of the view were discarded or mapped anew.

@@ -101,7 +101,7 @@ impl State {
             trace::restored("rewritten", image.pages, pages.len(), self.tracker.tracking());
             return Ok(());
         }
-        let may_start_over = found.known && !found.since_closed && keep.is_empty();
+        let may_start_over = found.known && !found.since_protected && keep.is_empty();
         let excess = pages.len().saturating_sub(self.ledger.kept_pages);
         let runs = cost::runs_of(pages.ranges().len(), excess, pages.len());
         let needed = pages.len() - excess + image.captured.len();
@@ -128,7 +128,7 @@ impl State {
             return if self.start_over(image) { Ok(()) } else { self.put_back(image, moved, keep) };
         }
         self.discard_or_copy_back(&wanted, &discarded);
-        if found.since_closed {
+        if found.since_protected {
             // In an armed view, discarded pages are not write-protected until all pages are write-protected again. So
             // they count as idle.
             rewrite.idle += discarded.len();
@@ -186,9 +186,9 @@ impl State {
         let &Restore { image, moved, ref found, keeps_too_many, hidden_at_most, ref pages } = restore;
         let mut rewrite = Rewrite::default();
         let Backing::Private(layout) = &self.backing else { return rewrite };
-        let keeps_first_writes = self.ledger.keeps_first_writes(image.pages, found.since_closed);
+        let keeps_first_writes = self.ledger.keeps_first_writes(image.pages, found.since_protected);
         let keeps_idle = keeps_first_writes && !keeps_too_many;
-        let all_private = found.known && !found.since_closed;
+        let all_private = found.known && !found.since_protected;
         rewrite.generation = if all_private && keeps_idle { self.ledger.idle_restores() } else { 1 };
         let room = self.ledger.room(hidden_at_most, image.pages);
         let mut compared = 0;
@@ -200,13 +200,14 @@ impl State {
             // A page that is private for the first time was written, so it is not compared, unless the layout shows
             // zeroes there. Some tracking methods also report pages of zeroes that were only read. Copying zeroes over
             // such a page would take memory.
-            let compare = before.is_some() || !found.known || found.since_closed || layout.shows_zeroes(page);
+            let compare =
+                before.is_some() || !found.known || found.since_protected || layout.shows_zeroes(page);
             let compare = !moved && (compare || !shown);
             compared += usize::from(compare);
             // SAFETY: `pages` are in the mapping, none is protected, and the tree is borrowed exclusively.
             if compare && unsafe { self.page(page) } == bytes {
                 let recent = matches!(before, Some(Rewritten::Last | Rewritten::Recently));
-                let stays = found.since_closed || (keeps_idle && recent);
+                let stays = found.since_protected || (keeps_idle && recent);
                 if shown && found.known && !(stays && rewrite.private() < room) {
                     rewrite.discarded.push(page);
                 } else {
@@ -253,7 +254,7 @@ impl State {
     fn write_protect_if_due(&mut self, pages: usize, private: usize) {
         if self.tracker.is_armed() {
             if self.ledger.should_write_protect(pages) {
-                self.close(private);
+                self.write_protect(private);
             }
         } else if self.tracker.must_arm() || (!self.ledger.should_defer_arming() && self.ledger.should_arm())
         {

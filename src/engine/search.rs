@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use crate::engine::state::{Backing, State};
 use crate::error;
-use crate::sys::{Closed, Found, Scope, Search};
+use crate::sys::{Found, Scope, Search, WriteProtected};
 
 impl State {
     /// Finds written or private pages, as `search` says. The mapping must be private.
@@ -22,7 +22,7 @@ impl State {
         if search != Search::Private {
             self.adaptation.searched(took);
         }
-        if !found.since_closed {
+        if !found.since_protected {
             self.ledger.searched_all(found.pages.len(), self.mapping.pages(), found.others, took);
         }
         Ok(found)
@@ -43,13 +43,13 @@ impl State {
         let context = "asking the system which pages of a view were written";
         let found = found.map_err(error::context(context, self.mapping.pages()))?;
         let took = start.elapsed();
-        if found.since_closed {
-            self.ledger.searched_open(found.pages.len());
+        if found.since_protected {
+            self.ledger.searched_unprotected(found.pages.len());
         }
         match search {
-            Search::Written if found.since_closed => self.ledger.costs.searched(took),
-            Search::WrittenAndClose if found.closed != Closed::Nothing => {
-                self.ledger.costs.closed(true, took);
+            Search::Written if found.since_protected => self.ledger.costs.searched(took),
+            Search::WrittenAndProtect if found.write_protected != WriteProtected::Nothing => {
+                self.ledger.costs.write_protected(true, took);
             }
             _ => {}
         }
@@ -69,37 +69,37 @@ impl State {
         let sparse = self.ledger.is_sparse(self.mapping.pages());
         let scope = if sparse { Scope::InMemory } else { Scope::All };
         let start = Instant::now();
-        let closed = self.tracker.arm(&self.mapping, scope);
+        let protected = self.tracker.arm(&self.mapping, scope);
         // When all pages are write-protected for the first time, the kernel allocates page tables. So the time that
         // this takes does not help to predict how long the next write-protection takes.
-        if closed == Closed::InMemory {
-            self.ledger.costs.closed(false, start.elapsed());
+        if protected == WriteProtected::InMemory {
+            self.ledger.costs.write_protected(false, start.elapsed());
         }
-        self.closed(closed, private);
+        self.note_write_protected(protected, private);
     }
 
     /// Write-protects the pages of an armed view again.
     ///
     /// The conditions and the meaning of `private` are those of [`arm`](Self::arm).
-    pub(crate) fn close(&mut self, private: usize) {
+    pub(crate) fn write_protect(&mut self, private: usize) {
         if !self.ledger.stays_sparse(self.mapping.pages()) {
             self.tracker.widen();
         }
         let start = Instant::now();
-        let closed = self.tracker.close(&self.mapping);
-        if closed != Closed::Nothing {
-            self.ledger.costs.closed(false, start.elapsed());
+        let protected = self.tracker.write_protect(&self.mapping);
+        if protected != WriteProtected::Nothing {
+            self.ledger.costs.write_protected(false, start.elapsed());
         }
-        self.closed(closed, private);
+        self.note_write_protected(protected, private);
     }
 
     /// Notes which pages were write-protected just now.
     ///
     /// `private` is the number of private pages among them.
-    pub(super) fn closed(&mut self, closed: Closed, private: usize) {
-        self.known.set_all_write_protected(closed == Closed::All);
+    pub(super) fn note_write_protected(&mut self, protected: WriteProtected, private: usize) {
+        self.known.set_all_write_protected(protected == WriteProtected::All);
         // The ledger is told even if nothing was write-protected. Then the next attempt is made when searches have
         // wasted as much time again.
-        self.ledger.closed(if closed == Closed::Nothing { 0 } else { private });
+        self.ledger.write_protected(if protected == WriteProtected::Nothing { 0 } else { private });
     }
 }

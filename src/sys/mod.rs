@@ -48,7 +48,7 @@
 //! | `check_usable` | fails if a failed call left pages that cannot be both read and written |
 //! | `Tracker::new`, `switch` | makes a tracker for a mapping; changes its tracking method. Fails with `Unsupported` if the method cannot work |
 //! | `Tracker::find` | lists every page of a private mapping that may differ from what the mapping shows there, or from what the page showed when it was write-protected. It may list more pages, never fewer |
-//! | `arm`, `close` | write-protects the pages of a [`Scope`]; best effort |
+//! | `arm`, `write_protect` | write-protects the pages of a [`Scope`]; best effort |
 //! | `renewed`, `disarm` | must be called after other memory was mapped in a part of the mapping; in all of it |
 //! | `of_pinned` | makes a tracker for a mapping whose pages may be written without a page fault |
 //! | `Tracker::collapse` | moves as many pages of a file as `huge_region()` says into a huge page if none of them is private. No byte changes, and no later write is missed. [`Collapsed::opened`] says whether pages may have lost their write-protection |
@@ -189,7 +189,7 @@ pub(crate) enum Search {
     ///
     /// The next search does not list them again, so the caller has to remember them. After an error, any page may have
     /// been written.
-    WrittenAndClose,
+    WrittenAndProtect,
 }
 
 /// Which pages an armed tracker write-protects.
@@ -222,12 +222,12 @@ pub(crate) struct Collapsed {
     /// Whether the pages are in a huge page now, and if not, why.
     pub(crate) moved: io::Result<()>,
     /// Whether pages that were write-protected before may not be now.
-    pub(crate) opened: bool,
+    pub(crate) unprotected: bool,
 }
 
 /// Which pages a tracker write-protected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Closed {
+pub(crate) enum WriteProtected {
     /// None: it was not asked to, must not, or failed to.
     Nothing,
     /// Those in memory or swapped out.
@@ -247,11 +247,11 @@ pub(crate) struct Found {
     /// Whether these are only the pages written since pages were write-protected.
     ///
     /// If so, other pages may be private.
-    pub(crate) since_closed: bool,
+    pub(crate) since_protected: bool,
     /// Whether no other page is private, neither in memory nor swapped out.
     pub(crate) complete: bool,
     /// The pages that the search write-protected.
-    pub(crate) closed: Closed,
+    pub(crate) write_protected: WriteProtected,
     /// The number of pages that the search looked at and that are neither write-protected nor private.
     pub(crate) unwritten: usize,
     /// The number of pages in memory that are not private, if the search counted them.
@@ -265,9 +265,9 @@ impl Found {
         Self {
             pages,
             known,
-            since_closed: false,
+            since_protected: false,
             complete,
-            closed: Closed::Nothing,
+            write_protected: WriteProtected::Nothing,
             unwritten: 0,
             others: None,
         }

@@ -43,28 +43,28 @@ fn costs_follow_measurements_and_a_single_outlier_changes_them_little() {
     }
     assert!((4_900..5_100).contains(&costs.discard_run), "{}", costs.discard_run);
 
-    assert_eq!(costs.close(1_000), CALLS + 1_000 * WALK);
+    assert_eq!(costs.write_protect(1_000), CALLS + 1_000 * WALK);
     (0..50).for_each(|_| costs.searched(ns(30_000)));
     assert!((29_000..31_000).contains(&costs.search), "{}", costs.search);
     for _ in 0..30 {
         // The search is 30,000 ns of this.
-        costs.closed(true, ns(1_030_000));
+        costs.write_protected(true, ns(1_030_000));
     }
-    assert!((990_000..1_010_000).contains(&costs.close(1_000)), "{}", costs.close(1_000));
+    assert!((990_000..1_010_000).contains(&costs.write_protect(1_000)), "{}", costs.write_protect(1_000));
 }
 
 #[test]
 fn pages_are_write_protected_once_comparing_them_has_cost_as_much() {
     let mut ledger = Ledger::new(0);
-    ledger.costs.closed(false, ns(100_000));
+    ledger.costs.write_protected(false, ns(100_000));
     let mut rounds = 0;
     while !ledger.should_write_protect(1_000) {
         ledger.found(10, 20, 0);
         rounds += 1;
     }
     // Each round needlessly compares 20 pages. Write-protecting the pages costs 100,000 ns and 10 write faults.
-    assert_eq!(rounds, (100_000 + 10 * CLOSED_WRITE) / (20 * COMPARE) + 1);
-    ledger.closed(20);
+    assert_eq!(rounds, (100_000 + 10 * WRITE_FAULT) / (20 * COMPARE) + 1);
+    ledger.write_protected(20);
     assert!(!ledger.should_write_protect(1_000));
     assert_eq!(ledger.stats(1_000).spent_in_vain, 0);
     // Comparing pages that are written each time wastes no time.
@@ -81,22 +81,22 @@ fn pages_that_are_written_now_and_then_are_not_write_protected() {
     let mut ledger = Ledger::new(0);
     (0..50).for_each(|_| ledger.costs.compared(100, ns(100 * 130)));
     for _ in 0..1_000 {
-        ledger.searched_open(250);
+        ledger.searched_unprotected(250);
         ledger.found(46, 250 - 46, 0);
         ledger.found_written(46);
     }
     assert!(!ledger.should_write_protect(250), "{}", ledger.stats(250).spent_in_vain);
     // Now most of the pages are never written.
     for _ in 0..1_000 {
-        ledger.searched_open(250);
+        ledger.searched_unprotected(250);
         ledger.found(5, 250 - 5, 0);
         ledger.found_written(5);
     }
     assert!(ledger.should_write_protect(250));
     // Different pages are written each time. Not write-protecting pages saves none of their write faults.
-    ledger.closed(250);
+    ledger.write_protected(250);
     for round in 1..20 {
-        ledger.searched_open(46 * round);
+        ledger.searched_unprotected(46 * round);
         ledger.found(46, 46 * (round - 1), 0);
         ledger.found_written(46);
     }

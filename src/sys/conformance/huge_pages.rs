@@ -5,8 +5,8 @@ use std::io;
 use super::{Area, done, file, looks, on_disk, range};
 use crate::pages::PageSet;
 use crate::sys::{
-    Closed, Collapsed, Entries, HugePages, LARGE, Mapping, MemoryFile, Placement, Populate, Scope, Search,
-    Source, Tracker, Tracking, borrowed, huge_region, page_size,
+    Collapsed, Entries, HugePages, LARGE, Mapping, MemoryFile, Placement, Populate, Scope, Search, Source,
+    Tracker, Tracking, WriteProtected, borrowed, huge_region, page_size,
 };
 
 #[test]
@@ -47,15 +47,15 @@ fn a_region_may_move_into_a_huge_page() {
         expected[region + 3] = 9;
         assert_eq!(area.look(), expected);
         if tracking == Tracking::Armed {
-            assert_eq!(tracker.arm(&area, Scope::All), Closed::All);
+            assert_eq!(tracker.arm(&area, Scope::All), WriteProtected::All);
         }
         let (first, second) = (range(0, region), range(region, 2 * region));
         assert_eq!(area.entries(first).unwrap(), Entries { huge: 0, small: region });
         assert_eq!(file.holes(&area, first), Some(0));
-        let Collapsed { moved, opened } = tracker.collapse(&area, second);
-        assert_eq!((moved.unwrap_err().kind(), opened), (io::ErrorKind::Unsupported, false));
-        let Collapsed { moved, opened } = tracker.collapse(&area, first);
-        assert!(!opened);
+        let Collapsed { moved, unprotected } = tracker.collapse(&area, second);
+        assert_eq!((moved.unwrap_err().kind(), unprotected), (io::ErrorKind::Unsupported, false));
+        let Collapsed { moved, unprotected } = tracker.collapse(&area, first);
+        assert!(!unprotected);
         assert_eq!(area.look(), expected);
         let entries = area.entries(first).unwrap();
         assert_eq!((entries.huge, entries.small), if moved.is_ok() { (region, 0) } else { (0, region) });

@@ -5,7 +5,7 @@ use std::io::{self, Read};
 
 use super::{Area, done, file, on_disk, range};
 use crate::pages::{PageRange, PageSet};
-use crate::sys::{Closed, Scope, Search, Source, Tracker, Tracking, fault, page_size};
+use crate::sys::{Scope, Search, Source, Tracker, Tracking, WriteProtected, fault, page_size};
 
 const ALL: [Tracking; 6] = [
     Tracking::Auto,
@@ -25,20 +25,20 @@ struct Wanted {
     /// The private pages.
     private: BTreeSet<usize>,
     /// The pages that were written since pages were last write-protected.
-    since_closed: BTreeSet<usize>,
+    since_protected: BTreeSet<usize>,
 }
 
 impl Wanted {
     fn add(&mut self, pages: impl IntoIterator<Item = usize>) {
         for page in pages {
             self.private.insert(page);
-            self.since_closed.insert(page);
+            self.since_protected.insert(page);
         }
     }
 
     fn remove(&mut self, range: PageRange) {
         self.private.retain(|page| !range.iter().contains(page));
-        self.since_closed.retain(|page| !range.iter().contains(page));
+        self.since_protected.retain(|page| !range.iter().contains(page));
     }
 }
 
@@ -72,26 +72,26 @@ fn search_repeatedly(mut tracker: Tracker, tracking: Tracking, area: &mut Area, 
         let search = match round % 4 {
             0 => Search::Written,
             1 => Search::Private,
-            _ => Search::WrittenAndClose,
+            _ => Search::WrittenAndProtect,
         };
         let found = tracker.find(search, area, round % 3 == 0, &PageSet::new(), |_| zero).unwrap();
         assert!(found.pages.below(PAGES) == found.pages);
-        let all_private = search == Search::Private || !found.since_closed;
-        let expected = if all_private { &wanted.private } else { &wanted.since_closed };
+        let all_private = search == Search::Private || !found.since_protected;
+        let expected = if all_private { &wanted.private } else { &wanted.since_protected };
         let missed = expected.iter().find(|&&page| !found.pages.contains(page));
         assert_eq!(missed, None, "{tracking} ({search:?}) in round {round}");
-        assert!(found.closed == Closed::Nothing || search == Search::WrittenAndClose);
-        let mut closed = vec![found.closed];
+        assert!(found.write_protected == WriteProtected::Nothing || search == Search::WrittenAndProtect);
+        let mut protected = vec![found.write_protected];
         if round % 10 == 8 {
-            closed.push(tracker.close(area));
+            protected.push(tracker.write_protect(area));
         }
         if round % 10 == 5 {
             let scope = if round % 20 == 5 { Scope::InMemory } else { Scope::All };
-            closed.push(tracker.arm(area, scope));
+            protected.push(tracker.arm(area, scope));
         }
         // All pages that were written are in memory, so either scope has them.
-        if closed.iter().any(|closed| *closed != Closed::Nothing) {
-            wanted.since_closed.clear();
+        if protected.iter().any(|protected| *protected != WriteProtected::Nothing) {
+            wanted.since_protected.clear();
         }
         if round == 53 {
             tracker.widen();
@@ -137,7 +137,7 @@ fn ways_of_tracking_can_be_changed_and_find_nothing_in_nothing() {
     for (page, tracking) in ALL.into_iter().chain(ALL).enumerate() {
         let before = tracker.tracking();
         match tracker.switch(&area, tracking) {
-            Ok(()) => _ = tracking == Tracking::Auto || tracker.arm(&area, Scope::All) == Closed::All,
+            Ok(()) => _ = tracking == Tracking::Auto || tracker.arm(&area, Scope::All) == WriteProtected::All,
             Err(error) => {
                 assert_eq!((error.kind(), tracker.tracking()), (io::ErrorKind::Unsupported, before));
             }
@@ -147,13 +147,13 @@ fn ways_of_tracking_can_be_changed_and_find_nothing_in_nothing() {
         let found = tracker.find(Search::Written, &area, false, &PageSet::new(), |_| false).unwrap();
         assert!(found.pages.contains(page), "{tracking}");
         if let Ok(mut tracker) = Tracker::new(tracking, &empty) {
-            for search in [Search::Private, Search::Written, Search::WrittenAndClose] {
+            for search in [Search::Private, Search::Written, Search::WrittenAndProtect] {
                 assert!(
                     tracker.find(search, &empty, true, &PageSet::new(), |_| true).unwrap().pages.is_empty()
                 );
             }
             tracker.arm(&empty, Scope::All);
-            tracker.close(&empty);
+            tracker.write_protect(&empty);
         }
     }
 }
@@ -176,7 +176,7 @@ fn a_failed_search_loses_nothing_private() {
                 area.fill([3, 9], 1);
                 tracker.arm(&area, Scope::All);
                 area.fill([5], 1);
-                let _ = tracker.find(Search::WrittenAndClose, &area, false, &PageSet::new(), |_| false);
+                let _ = tracker.find(Search::WrittenAndProtect, &area, false, &PageSet::new(), |_| false);
                 area.fill([7], 1);
                 let found = fault::suspend(|| {
                     tracker.find(Search::Written, &area, false, &PageSet::new(), |_| false).unwrap()

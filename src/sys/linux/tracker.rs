@@ -47,7 +47,9 @@ use crate::pages::{PageRange, PageSet};
 use crate::sys::Tracking;
 use crate::sys::WhyNotFaster;
 use crate::sys::unix::Mapping;
-use crate::sys::{Closed, Collapsed, Found, Scope, Search, cannot_be_chosen, cannot_track, forced_tracking};
+use crate::sys::{
+    Collapsed, Found, Scope, Search, WriteProtected, cannot_be_chosen, cannot_track, forced_tracking,
+};
 
 /// How written pages are found, as the module describes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -182,22 +184,22 @@ impl Tracker {
             return Ok(Found::all_private(PageSet::new()));
         }
         if self.tier == Tier::Armed {
-            let close = search == Search::WrittenAndClose && !may_have_pinned_memory();
-            let mut found = pagemap::written(mapping, mapping.all(), self.scope, close)
-                .and_then(|open| sift(mapping, &open, expected, &shows_zeroes));
-            if let Ok(open) = &found
+            let protects = search == Search::WrittenAndProtect && !may_have_pinned_memory();
+            let mut found = pagemap::written(mapping, mapping.all(), self.scope, protects)
+                .and_then(|unprotected| sift(mapping, &unprotected, expected, &shows_zeroes));
+            if let Ok(unprotected) = &found
                 && search == Search::Private
             {
                 // A write-protected page without an entry is a marker, which looks as if it were swapped out.
                 found = pagemap::private(mapping, mapping.all(), Look::InMemory, &shows_zeroes).map(
                     |(private, _)| Found {
                         complete: false,
-                        ..Found::all_private(open.pages.union(&private))
+                        ..Found::all_private(unprotected.pages.union(&private))
                     },
                 );
             }
             match found {
-                Ok(found) => return Ok(Found { closed: self.closed(close), ..found }),
+                Ok(found) => return Ok(Found { write_protected: self.write_protected(protects), ..found }),
                 Err(shortage @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(shortage.into()),
                 // No page is write-protected in a forked child, or a filter refuses the call.
                 Err(error) => self.give_up(Tier::Scan, error),
@@ -230,7 +232,7 @@ impl Tracker {
     ///
     /// Later searches then list only pages that were written after this call. Best effort: later searches also list
     /// pages that could not be write-protected.
-    pub(crate) fn arm(&mut self, mapping: &Mapping, scope: Scope) -> Closed {
+    pub(crate) fn arm(&mut self, mapping: &Mapping, scope: Scope) -> WriteProtected {
         if self.may_arm() && mapping.pages() > 0 {
             if may_have_pinned_memory() {
                 self.obstacle = Some(WhyNotFaster::PinnedMemory);
@@ -245,23 +247,23 @@ impl Tracker {
             }
         }
         self.scope = scope;
-        self.close(mapping)
+        self.write_protect(mapping)
     }
 
     /// Write-protects the pages of an armed mapping that are in its scope.
     ///
     /// Best effort: later searches also list pages that could not be write-protected.
-    pub(crate) fn close(self, mapping: &Mapping) -> Closed {
+    pub(crate) fn write_protect(self, mapping: &Mapping) -> WriteProtected {
         let armed = self.tier == Tier::Armed && !may_have_pinned_memory();
-        self.closed(armed && pagemap::protect(mapping, mapping.all(), self.scope).is_ok())
+        self.write_protected(armed && pagemap::protect(mapping, mapping.all(), self.scope).is_ok())
     }
 
-    /// Returns which pages are write-protected now: those of the scope if `closed` is set, otherwise none.
-    fn closed(self, closed: bool) -> Closed {
+    /// Returns which pages are write-protected now: those of the scope if `protected` is set, otherwise none.
+    fn write_protected(self, protected: bool) -> WriteProtected {
         match self.scope {
-            _ if !closed => Closed::Nothing,
-            Scope::All => Closed::All,
-            Scope::InMemory => Closed::InMemory,
+            _ if !protected => WriteProtected::Nothing,
+            Scope::All => WriteProtected::All,
+            Scope::InMemory => WriteProtected::InMemory,
         }
     }
 
@@ -306,7 +308,7 @@ impl Tracker {
     /// region is unregistered, moved, registered again and write-protected. While memory may be pinned, pages must not
     /// be write-protected, so nothing is moved.
     pub(crate) fn collapse(&mut self, mapping: &Mapping, region: PageRange) -> Collapsed {
-        let refused = |error| Collapsed { moved: Err(error), opened: false };
+        let refused = |error| Collapsed { moved: Err(error), unprotected: false };
         // A write-protected page without an entry is a marker, which looks as if it were swapped out.
         let look = if self.tier == Tier::Armed { Look::InMemory } else { Look::Everywhere };
         match pagemap::private(mapping, region, look, |_| true) {
@@ -315,7 +317,7 @@ impl Tracker {
             Err(error) => return refused(error.into()),
         }
         if self.tier != Tier::Armed {
-            return Collapsed { moved: mapping.collapse(region), opened: false };
+            return Collapsed { moved: mapping.collapse(region), unprotected: false };
         }
         if may_have_pinned_memory() {
             return refused(io::ErrorKind::Unsupported.into());
@@ -323,12 +325,12 @@ impl Tracker {
         if let Err(error) = unregister(mapping, region) {
             // Some or all pages of the region may not be write-protected now.
             self.stop(mapping);
-            return Collapsed { moved: Err(error.into()), opened: true };
+            return Collapsed { moved: Err(error.into()), unprotected: true };
         }
         let moved = mapping.collapse(region);
         self.renewed(mapping, region);
-        let closed = self.tier == Tier::Armed && pagemap::protect(mapping, region, self.scope).is_ok();
-        Collapsed { moved, opened: !closed }
+        let protected = self.tier == Tier::Armed && pagemap::protect(mapping, region, self.scope).is_ok();
+        Collapsed { moved, unprotected: !protected }
     }
 
     /// Goes back to the tier `scan`, after other memory was mapped in place of the whole mapping.
@@ -391,19 +393,19 @@ fn probe(tracking: Tracking, mapping: &Mapping) -> io::Result<()> {
     }
 }
 
-/// Returns the private pages among `open`, the pages that are not write-protected.
+/// Returns the private pages among `unprotected`, the pages that are not write-protected.
 ///
-/// Pages that were never mapped are also in `open` if their page table was made after pages were last write-protected.
-/// They come in long ranges, so the kernel is asked about each page of a long range. Short ranges, and ranges of
-/// `expected` pages, are returned as they are.
+/// Pages that were never mapped are also in `unprotected` if their page table was made after pages were last
+/// write-protected. They come in long ranges, so the kernel is asked about each page of a long range. Short ranges, and
+/// ranges of `expected` pages, are returned as they are.
 fn sift(
     mapping: &Mapping,
-    open: &PageSet,
+    unprotected: &PageSet,
     expected: &PageSet,
     shows_zeroes: impl Fn(usize) -> bool,
 ) -> Result<Found, Errno> {
     let mut pages = PageSet::new();
-    for &range in open.ranges() {
+    for &range in unprotected.ranges() {
         if range.len() < SHORT || expected.covers(range) {
             pages.push_range(range);
         } else {
@@ -411,6 +413,6 @@ fn sift(
             private.ranges().iter().for_each(|&range| pages.push_range(range));
         }
     }
-    let unwritten = open.len() - pages.len();
-    Ok(Found { since_closed: true, complete: false, unwritten, ..Found::all_private(pages) })
+    let unwritten = unprotected.len() - pages.len();
+    Ok(Found { since_protected: true, complete: false, unwritten, ..Found::all_private(pages) })
 }

@@ -9,7 +9,7 @@ use crate::pages::{PageRange, PageSet};
 use crate::sys::Tracking;
 use crate::sys::WhyNotFaster;
 use crate::sys::unix::Mapping;
-use crate::sys::{Closed, Collapsed, Found, Scope, Search, cannot_be_chosen, cannot_track};
+use crate::sys::{Collapsed, Found, Scope, Search, WriteProtected, cannot_be_chosen, cannot_track};
 
 /// Finds the written pages of one mapping.
 #[derive(Clone, Copy)]
@@ -70,13 +70,13 @@ impl Tracker {
     }
 
     /// Does nothing: no page can be write-protected.
-    pub(crate) fn arm(&mut self, _mapping: &Mapping, _scope: Scope) -> Closed {
-        Closed::Nothing
+    pub(crate) fn arm(&mut self, _mapping: &Mapping, _scope: Scope) -> WriteProtected {
+        WriteProtected::Nothing
     }
 
     /// Does nothing: no page can be write-protected.
-    pub(crate) fn close(self, _mapping: &Mapping) -> Closed {
-        Closed::Nothing
+    pub(crate) fn write_protect(self, _mapping: &Mapping) -> WriteProtected {
+        WriteProtected::Nothing
     }
 
     pub(crate) fn is_sparse(self) -> bool {
@@ -96,7 +96,7 @@ impl Tracker {
 
     /// Always fails with `Unsupported`: pages cannot be moved into huge pages.
     pub(crate) fn collapse(&mut self, _: &Mapping, _: PageRange) -> Collapsed {
-        Collapsed { moved: Err(io::ErrorKind::Unsupported.into()), opened: false }
+        Collapsed { moved: Err(io::ErrorKind::Unsupported.into()), unprotected: false }
     }
 
     /// Does nothing: the mapping is never armed.

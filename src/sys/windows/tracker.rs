@@ -33,7 +33,7 @@ use crate::pages::{PageRange, PageSet};
 use crate::sys::Tracking;
 use crate::sys::WhyNotFaster;
 use crate::sys::{
-    Closed, Collapsed, Found, Scope, Search, call, cannot_be_chosen, cannot_track, forced_tracking,
+    Collapsed, Found, Scope, Search, WriteProtected, call, cannot_be_chosen, cannot_track, forced_tracking,
 };
 
 /// Returns the tracking method that `Tracking::Auto` stands for.
@@ -125,13 +125,13 @@ impl Tracker {
     }
 
     /// Does nothing: no page can be write-protected.
-    pub(crate) fn arm(&mut self, _: &Mapping, _: Scope) -> Closed {
-        Closed::Nothing
+    pub(crate) fn arm(&mut self, _: &Mapping, _: Scope) -> WriteProtected {
+        WriteProtected::Nothing
     }
 
     /// Does nothing: no page can be write-protected.
-    pub(crate) fn close(self, _: &Mapping) -> Closed {
-        Closed::Nothing
+    pub(crate) fn write_protect(self, _: &Mapping) -> WriteProtected {
+        WriteProtected::Nothing
     }
 
     pub(crate) fn is_sparse(self) -> bool {
@@ -149,7 +149,7 @@ impl Tracker {
 
     /// Always fails with `Unsupported`: pages cannot be moved into huge pages.
     pub(crate) fn collapse(&mut self, _: &Mapping, _: PageRange) -> Collapsed {
-        Collapsed { moved: Err(io::ErrorKind::Unsupported.into()), opened: false }
+        Collapsed { moved: Err(io::ErrorKind::Unsupported.into()), unprotected: false }
     }
 
     pub(crate) fn disarm(&mut self) {}
