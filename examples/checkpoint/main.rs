@@ -4,35 +4,34 @@
 //! cargo run --release --example checkpoint [FILE] [--size 1GiB] [--threads 8] [--rounds 6] [--seed 1]
 //! ```
 //!
-//! The bytes of FILE, by default this program's own, are repeated to an image of the size asked for, of
-//! which one snapshot is made. Each thread opens a copy-on-write view of that snapshot and goes through
-//! rounds of seeded random edits: mostly 256 pages anywhere, sometimes one page, sometimes a run of 1,000.
-//! In between it takes snapshots of its view, restores it, has it jump between the snapshots taken so
-//! far, compares these with each other, opens further views of them, and drops some.
+//! The program repeats the bytes of FILE until the image has the given size, and makes one snapshot of it. FILE is
+//! this program by default. Each thread opens a copy-on-write view of that snapshot and runs several rounds. In each
+//! round it makes seeded random edits: mostly 256 pages anywhere, sometimes one page, sometimes a run of 1,000. Between
+//! the edits it takes snapshots of its view, restores the view, restores it to any of the snapshots taken so far,
+//! compares these with each other, opens more views of them, and drops some.
 //!
 //! # What is verified
 //!
-//! Beside its view each thread keeps a [`Model`] of what the view must show: the image as plain bytes, and
-//! copies of the pages it edited. Nothing in it comes from the library. After every call that makes a
-//! view, changes it or takes a snapshot of it, the *whole* view is read, and the hash of each page compared
-//! with the model's; so no edit may be lost, and none may come from another thread. `changes` and
-//! `diff` have to name exactly the pages in which the models differ, and the address of a view must not
-//! change. In the end a clone of the first snapshot is edited through a mutable view, and the first
-//! snapshot has to be what it was. The first mismatch ends the program with what and where it was, and
-//! exit code 1.
+//! Beside its view, each thread keeps a [`Model`] of what the view must show: the image as plain bytes, and copies of
+//! the pages that the thread edited. The model does not use the library. After every call that opens a view, changes it
+//! or takes a snapshot of it, the thread reads the *whole* view and compares the hash of each page with that of the
+//! model. This detects lost edits, and edits that come from another thread. `changes` and `diff` must return exactly
+//! the pages in which the models differ, and the address of a view must not change. In the end, a clone of the first
+//! snapshot is edited through a mutable view, and the first snapshot must be unchanged. At the first mismatch, the
+//! program prints what differs and where, and ends with exit code 1.
 //!
 //! # How to read the table
 //!
-//! - *calls*: those after the first round, which is a warm-up.
-//! - *pages changed*: whose bytes the call had to capture, rewrite, bring in or name.
-//! - *median*, *p99*: the time of the library's call alone. With fewer than 100 calls, p99 is the slowest. All
-//!   threads work, but only as many at a time as there are cores, so that waiting for a core is no part of
-//!   a call.
-//! - *plain copy of it all*: the median time to copy all bytes of the image into a buffer that has its
-//!   memory already, while nothing else runs; what a checkpoint or a restore costs without the library.
-//! - *copy / median*: how many times longer that copy took than the call, both in this run.
+//! - *calls*: the number of calls. The first round is a warm-up and is not counted.
+//! - *pages changed*: the pages whose bytes the call had to capture, rewrite, show or name.
+//! - *median*, *p99*: the time of the library's call alone. With fewer than 100 calls, p99 is the slowest call. All
+//!   threads work, but only as many at a time as there are cores. So the time of a call does not include waiting for
+//!   a core.
+//! - *plain copy of it all*: the median time to copy all bytes of the image into a buffer whose memory is resident,
+//!   while nothing else runs. This is the time of a checkpoint or a restore without the library.
+//! - *copy / median*: the time of that copy divided by the median time of the call, both from this run.
 //!
-//! The second table adds up the memory behind all snapshots, to be compared with a copy for each.
+//! The second table adds up the memory of all snapshots, and compares it with a copy for each snapshot.
 
 mod model;
 mod report;
@@ -59,15 +58,15 @@ use crate::report::{Calls, Operation, memory_table, percentile};
 /// Checkpoints of a large image: edits, snapshots and restores on many threads, every step verified.
 #[derive(Parser)]
 struct Options {
-    /// File whose bytes are repeated to the image [default: this program]
+    /// File whose bytes are repeated to make the image [default: this program]
     file: Option<PathBuf>,
-    /// Size of the image: any number of bytes, also as 64MiB or 1.5GB
+    /// Size of the image in bytes, or with a unit, such as 64MiB or 1.5GB
     #[arg(long, default_value = "1GiB")]
     size: ByteSize,
-    /// Threads, each with a view of its own
+    /// Number of threads, each with a view of its own
     #[arg(long, default_value = "8")]
     threads: NonZero<usize>,
-    /// Rounds of each thread, after one to warm up
+    /// Rounds of each thread, after one round to warm up
     #[arg(long, default_value = "6")]
     rounds: NonZero<usize>,
     /// Seed of the random edits and jumps
@@ -110,19 +109,19 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The bytes of the file at `path`, repeated until they are `size`.
+/// Repeats the bytes of the file at `path` until the image has the length `size`.
 fn read_repeated(path: &Path, size: ByteSize) -> Result<Original> {
-    ensure!(size.as_u64() > 0, "an image of no bytes has nothing to edit: --size must be 1 or more");
+    ensure!(size.as_u64() > 0, "an image of 0 bytes cannot be edited: give --size a value of 1 or more");
     let mut bytes = Vec::new();
     File::open(path)
         .and_then(|file| file.take(size.as_u64()).read_to_end(&mut bytes))
         .with_context(|| format!("reading {}", path.display()))?;
-    ensure!(!bytes.is_empty(), "{} is empty: there is nothing to repeat", path.display());
+    ensure!(!bytes.is_empty(), "{} is empty: give a FILE with bytes to repeat", path.display());
     Original::repeat(&bytes, usize::try_from(size.as_u64())?)
         .with_context(|| format!("making an image of {size}"))
 }
 
-/// Times copies of `bytes` into memory that is there already.
+/// Times copies of `bytes` into a buffer whose memory is resident.
 fn time_copies(bytes: &[u8]) -> Vec<Duration> {
     let mut buffer = bytes.to_vec();
     let copy = |_| {
@@ -142,7 +141,7 @@ fn make_snapshot(original: &Original, calls: &mut Calls) -> Result<Snapshot> {
     Ok(snapshot)
 }
 
-/// What is written through a mutable view has to show in its snapshot, and not in that it is a clone of.
+/// Checks that writes through a mutable view change its snapshot, and not the snapshot from which that was cloned.
 fn edit_in_place(original: &Original, root: &Snapshot, seed: u64) -> Result<()> {
     let mut model = Model::new(original);
     let mut clone = root.clone();

@@ -1,4 +1,4 @@
-//! What the image, its views and its snapshots must hold, known without the library.
+//! Models of the image, its views and its snapshots: the bytes that they must have, kept without the library.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::iter;
@@ -11,20 +11,21 @@ use rand::{Rng, RngExt};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The image as plain bytes, and what is known of it without the library.
+/// The image as plain bytes, with the hashes of its pages.
 pub(crate) struct Original {
-    /// Whole pages: behind the image, zeroes.
+    /// The image, padded with zeroes to whole pages.
     bytes: Vec<u8>,
-    /// Length of the image.
+    /// Length of the image in bytes.
     len: usize,
     /// Hash of each page.
     hashes: Vec<u64>,
 }
 
 impl Original {
-    /// `unit` again and again, until there are `len` bytes.
+    /// Makes an image of `len` bytes that repeats `unit`.
     pub(crate) fn repeat(unit: &[u8], len: usize) -> Result<Self> {
-        let whole_pages = len.checked_next_multiple_of(page_size()).context("too large")?;
+        let whole_pages =
+            len.checked_next_multiple_of(page_size()).context("longer than the address space")?;
         let mut bytes = Vec::new();
         bytes.try_reserve_exact(whole_pages)?;
         while bytes.len() < len {
@@ -34,7 +35,7 @@ impl Original {
         Ok(Self { hashes: page_hashes(&bytes), bytes, len })
     }
 
-    /// The image, without the rest of its last page.
+    /// Returns the image without the padding of its last page.
     pub(crate) fn content(&self) -> &[u8] {
         &self.bytes[..self.len]
     }
@@ -52,7 +53,7 @@ fn page_hashes(bytes: &[u8]) -> Vec<u64> {
     bytes.chunks(page_size()).map(xxh3_64).collect()
 }
 
-/// What a view or a snapshot must hold: the original, but for the pages edited since. Clones share pages.
+/// The bytes that a view or a snapshot must have: the original image with edited pages. Clones share these pages.
 #[derive(Clone)]
 pub(crate) struct Model<'a> {
     original: &'a Original,
@@ -79,14 +80,14 @@ impl<'a> Model<'a> {
         hashes
     }
 
-    /// The pages in which the two hold different bytes.
+    /// Returns the pages in which the two models have different bytes.
     pub(crate) fn differing(&self, other: &Self) -> BTreeSet<usize> {
         let edited = self.edited.keys().chain(other.edited.keys()).copied();
         edited.filter(|&page| self.page(page) != other.page(page)).collect()
     }
 }
 
-/// Checks that `found`, all bytes of a view, is what `expected` says.
+/// Checks that `found`, all bytes of a view, is equal to `expected`.
 pub(crate) fn check_bytes(found: &[u8], expected: &Model) -> Result<()> {
     let (found_hashes, expected_hashes) = (page_hashes(found), expected.hashes());
     if found_hashes == expected_hashes {
@@ -99,7 +100,7 @@ pub(crate) fn check_bytes(found: &[u8], expected: &Model) -> Result<()> {
     let (found, expected) = (&found[start..][..page_size()], expected.page(wrong[0]));
     let offset = iter::zip(found, expected).position(|(found, expected)| found != expected).unwrap_or(0);
     bail!(
-        "{} of {pages} pages hold wrong bytes; page {} is the first, with {:#04x} instead of {:#04x} at byte {}",
+        "{} of {pages} pages have wrong bytes; the first is page {}, which has {:#04x} instead of {:#04x} at byte {}",
         wrong.len(),
         wrong[0],
         found[offset],
@@ -108,7 +109,7 @@ pub(crate) fn check_bytes(found: &[u8], expected: &Model) -> Result<()> {
     );
 }
 
-/// Checks that `ranges`, the answer of a call named `what`, are exactly the pages `expected`.
+/// Checks that `ranges`, which the call `what` returned, are exactly the pages `expected`.
 pub(crate) fn check_pages(what: &str, ranges: &[Range<usize>], expected: &BTreeSet<usize>) -> Result<()> {
     let whole = |range: &Range<usize>| {
         range.start.is_multiple_of(page_size()) && range.end.is_multiple_of(page_size())
@@ -124,7 +125,7 @@ pub(crate) fn check_pages(what: &str, ranges: &[Range<usize>], expected: &BTreeS
     Ok(())
 }
 
-/// Edits random pages, in the view and in the model of what it shows.
+/// Edits random pages in a view and in its model.
 pub(crate) fn edit(view: &mut [u8], model: &mut Model, rng: &mut Xoshiro256PlusPlus) {
     let pages = model.original.pages();
     match rng.random_range(0..8) {
@@ -141,8 +142,8 @@ pub(crate) fn edit(view: &mut [u8], model: &mut Model, rng: &mut Xoshiro256PlusP
     }
 }
 
-/// Writes up to 64 random bytes anywhere in a page; now and then those that are there already, which is
-/// no change.
+/// Writes up to 64 bytes anywhere in a page. Most are random. Sometimes they are the bytes that the page already has,
+/// so that the page is written but not changed.
 fn edit_page(view: &mut [u8], model: &mut Model, page: usize, rng: &mut Xoshiro256PlusPlus) {
     let buffer = &mut [0; 64];
     let bytes = &mut buffer[..rng.random_range(1..=64)];

@@ -1,4 +1,4 @@
-//! Times of the library's calls, and the tables in the end.
+//! Times of the library's calls, and the tables that show them.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ impl Operation {
     }
 }
 
-/// Timed calls: what, how many pages it was about, and how long it took.
+/// Timed calls: for each, the operation, the number of pages that changed, and the time.
 #[derive(Clone, Default)]
 pub(crate) struct Calls(Vec<(Operation, usize, Duration)>);
 
@@ -82,7 +82,7 @@ impl Calls {
     }
 }
 
-/// The `percent`-th percentile of `times`, of which there is at least one.
+/// Returns the `percent`-th percentile of `times`, which must not be empty.
 pub(crate) fn percentile(mut times: Vec<Duration>, percent: usize) -> Duration {
     times.sort_unstable();
     times[(times.len() * percent).div_ceil(100) - 1]
@@ -98,7 +98,7 @@ fn three_digits(ratio: f64) -> String {
     format!("{ratio:.decimals$}")
 }
 
-/// What all snapshots hold together, and what copies would.
+/// Makes a table of the memory of all snapshots together, and of a copy for each.
 pub(crate) fn memory_table(root: &Snapshot, taken: &[Snapshot]) -> Table {
     let bytes = |len: usize| ByteSize(len as u64);
     let stats = root.stats();
@@ -125,7 +125,7 @@ pub(crate) fn memory_table(root: &Snapshot, taken: &[Snapshot]) -> Table {
     numbers_to_the_right(table)
 }
 
-/// All columns but the first are numbers.
+/// Aligns all columns but the first to the right, since they are numbers.
 fn numbers_to_the_right(mut table: Table) -> Table {
     table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
     table

@@ -1,4 +1,4 @@
-//! The threads: each edits, snapshots and restores a view of its own, and verifies every step.
+//! The threads. Each edits, snapshots and restores a view of its own, and verifies every step.
 
 use std::num::NonZero;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -16,7 +16,7 @@ use crate::Options;
 use crate::model::{Model, Original, check_bytes, check_pages, edit};
 use crate::report::{Calls, Operation};
 
-/// What all threads share.
+/// The state that all threads share.
 struct Stage<'a> {
     original: &'a Original,
     root: &'a Snapshot,
@@ -25,7 +25,7 @@ struct Stage<'a> {
     failed: AtomicBool,
 }
 
-/// Runs all threads to their end, and gives the number of steps and the snapshots that they still hold.
+/// Runs all threads to their end. Returns the number of steps, and the snapshots that the threads still have.
 pub(crate) fn run_all(
     options: &Options,
     original: &Original,
@@ -66,10 +66,10 @@ pub(crate) fn cores() -> usize {
     thread::available_parallelism().map_or(1, NonZero::get)
 }
 
-/// Lets as many threads work at a time as there are cores, in the order in which they ask.
+/// Lets as many threads work at a time as there are cores, in the order of their requests.
 struct Turns {
     cores: usize,
-    /// How many turns were asked for, and how many are over.
+    /// The number of turns that were requested, and the number of those that are over.
     count: Mutex<(usize, usize)>,
     over: Condvar,
 }
@@ -98,24 +98,25 @@ impl Drop for Turn<'_> {
     }
 }
 
-/// One thread's part: a view, and what it and the snapshots taken of it must hold.
+/// The work of one thread: a view, snapshots taken of it, and the bytes that they must have.
 struct Worker<'a> {
     stage: &'a Stage<'a>,
     view: CowView<'a>,
     address: *const u8,
-    /// What the view must show now, and what it showed when it was last captured or restored.
+    /// The bytes that the view must show now.
     shown: Model<'a>,
+    /// The bytes that the view showed after its last snapshot or restore.
     synced: Model<'a>,
     snapshots: Vec<(Snapshot, Model<'a>)>,
     rng: Xoshiro256PlusPlus,
     calls: Calls,
 }
 
-/// Its name, and what it does and verifies.
+/// The name of a step, and the function that does and verifies it.
 type Step<'a> = (&'static str, fn(&mut Worker<'a>) -> Result<()>);
 
 impl<'a> Worker<'a> {
-    /// A round.
+    /// The steps of a round, in this order.
     const STEPS: [Step<'a>; 6] = [
         ("edit", Self::edit),
         ("take_snapshot", Self::take_snapshot),
@@ -179,7 +180,7 @@ impl<'a> Worker<'a> {
         Ok(())
     }
 
-    /// Drops new edits.
+    /// Edits the view, and drops these edits by a restore.
     fn restore(&mut self) -> Result<()> {
         edit(&mut self.view, &mut self.shown, &mut self.rng);
         let root = Model::new(self.stage.original);
@@ -188,7 +189,7 @@ impl<'a> Worker<'a> {
         self.now_shows(root)
     }
 
-    /// Jumps to any of the snapshots; half of the times that drops new edits.
+    /// Restores the view to any of the snapshots. Half of the time, this drops new edits.
     fn restore_to(&mut self) -> Result<()> {
         if self.rng.random() {
             edit(&mut self.view, &mut self.shown, &mut self.rng);
@@ -200,7 +201,7 @@ impl<'a> Worker<'a> {
         self.now_shows(model.clone())
     }
 
-    /// Opens another view of any of the snapshots, whatever this thread's own shows now.
+    /// Opens another view of any of the snapshots.
     fn view_of_snapshot(&mut self) -> Result<()> {
         let (snapshot, model) = self.snapshots.choose(&mut self.rng).context("no snapshot was taken")?;
         let changed = model.differing(&Model::new(self.stage.original)).len();
