@@ -1,3 +1,5 @@
+//! Tests of images: live slots, failed captures, and threads that share a store.
+
 use std::collections::{BTreeMap, HashMap};
 use std::panic::{self, AssertUnwindSafe};
 use std::thread;
@@ -15,12 +17,12 @@ fn capture<'a>(image: &'a Image, size: (usize, usize), pages: &PageSet, bytes: &
 
 const MOST_PAGES: usize = if cfg!(miri) { 40 } else { 200 };
 
-/// A step of the test. The numbers choose one of the images that exist.
+/// A step of the test. The first number of each step chooses one of the images that exist.
 #[derive(Clone, Debug)]
 enum Step {
-    /// Capture these pages, filled with these bytes, in a new image of so many pages.
+    /// Captures these pages, filled with these bytes, in a new image. The last number is its length in pages.
     Take(usize, BTreeMap<usize, u8>, usize),
-    /// Capture pages of which the last one cannot be read. The slots of the other pages are given back.
+    /// Captures pages of which the last one cannot be read. The slots of the other pages are returned to the store.
     Fail(usize),
     Drop(usize),
 }
@@ -35,10 +37,10 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// Each slot is live exactly as long as an image refers to it, however images share nodes and pages. No two
-    /// pages are in one slot.
+    /// Each slot is live exactly as long as an image refers to it, however images share nodes and pages. No two pages
+    /// are in one slot.
     #[test]
-    fn live_slots_are_those_that_images_have(steps in prop::collection::vec(step(), 1..if cfg!(miri) { 10 } else { 30 })) {
+    fn slots_are_live_while_an_image_refers_to_them(steps in prop::collection::vec(step(), 1..if cfg!(miri) { 10 } else { 30 })) {
         let root = Image::new(Base::Zero, 1, page_size(), Label::default());
         let mut images: Vec<(Image, BTreeMap<usize, u8>)> = Vec::new();
         let filled: Vec<_> = (0..4_u8).map(|byte| vec![byte; page_size()]).collect();
@@ -92,7 +94,9 @@ proptest! {
     }
 }
 
-/// Makes no system call but for the store's memory, so that Miri can run it.
+/// Threads capture pages in one store and compare their images.
+///
+/// The only system calls of this test are for the memory of the store, so Miri can run it.
 #[test]
 fn relatives_share_a_store_across_threads() {
     const PAGES: usize = 20;

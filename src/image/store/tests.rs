@@ -1,11 +1,14 @@
+//! Tests of the store: slots are used again, frames are kept or given back, and live bytes stay.
+
 use std::collections::HashSet;
 use std::thread;
 
 use super::*;
 
 impl Store {
-    /// Checks the invariant of `Slots` while no thread uses the store: no free slot is in two places, and all slots
-    /// that are not free are live.
+    /// Checks the invariant of `Slots`, while no other thread uses the store.
+    ///
+    /// No free slot is in two places, and the store refers to itself exactly as long as a slot is not free.
     pub(crate) fn check(&self) {
         let slots = self.lock();
         let free: HashSet<_> = slots.kept.iter().chain(&slots.bare).map(|slot| slot.0).collect();
@@ -42,7 +45,7 @@ fn slots_are_recycled_and_live_bytes_stay() {
 }
 
 #[test]
-fn one_cold_page_does_not_pin_the_hot_ones() {
+fn a_live_page_keeps_no_other_slot_in_use() {
     let store = Arc::new(Store::new());
     let times = if cfg!(miri) { 5 } else { 100 };
     let cold: Vec<_> = (0..times).map(|_| pages(&store, 100, 1).swap_remove(50)).collect();
@@ -55,7 +58,7 @@ fn one_cold_page_does_not_pin_the_hot_ones() {
 }
 
 #[test]
-fn frames_beyond_the_recent_demand_go_back() {
+fn frames_above_the_limit_are_given_back() {
     let store = Arc::new(Store::new());
     let large = pages(&store, if cfg!(miri) { 300 } else { 10_000 }, 1);
     for _ in 0..100 {
@@ -65,8 +68,9 @@ fn frames_beyond_the_recent_demand_go_back() {
     let usage = store.usage();
     assert!(usage.kept <= 2 * SWEEP, "{usage:?}");
 }
-/// Threads that take and drop snapshots of one family by turns do not give back the frames that the others are
-/// about to need.
+
+/// If threads take turns at capturing and dropping pages of one store, none of them gives back frames that the others
+/// are about to need.
 #[test]
 fn frames_that_several_threads_need_are_kept() {
     const PAGES: usize = 3 * SWEEP;
@@ -81,7 +85,7 @@ fn frames_that_several_threads_need_are_kept() {
     assert!(store.usage().kept >= PAGES * 3 / 2, "{:?}", store.usage());
 }
 
-/// A live page keeps its store alive. No image is without its store, so only this test drops the store first.
+/// A live page keeps its store alive. An image always refers to its store, so only this test drops the store first.
 #[test]
 fn pages_outlive_the_handles_of_their_store() {
     let store = Arc::new(Store::new());
@@ -98,7 +102,7 @@ fn pages_outlive_the_handles_of_their_store() {
     assert!(weak.upgrade().is_none());
 }
 
-/// Pages that are dropped together may be of several stores, and some may have clones.
+/// Pages that are dropped together may belong to several stores, and some may have clones.
 #[test]
 fn freed_pages_go_to_their_own_store() {
     let (store, other) = (Arc::new(Store::new()), Arc::new(Store::new()));

@@ -1,3 +1,5 @@
+//! Tests of the page table, which compare it with a `BTreeMap`.
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
@@ -26,7 +28,7 @@ fn entries(table: &Table<Entry>) -> BTreeMap<usize, u32> {
     all
 }
 
-/// As many pages as there can be addresses for, roughly.
+/// About as many pages as there can be addresses for.
 const VAST: usize = usize::MAX >> (usize::BITS / 8 * 3);
 
 fn changes(map: &BTreeMap<usize, u32>) -> Vec<(usize, Entry)> {
@@ -54,7 +56,7 @@ fn check(table: &Table<Entry>) {
     }
 }
 
-/// The pages whose entries are not the same in both tables, found by comparing one by one.
+/// Returns the pages whose entries are not the same in both tables. Compares all entries one by one.
 fn differing(left: &Table<Entry>, right: &Table<Entry>) -> Vec<usize> {
     let mut pages = entries(left);
     pages.append(&mut entries(right));
@@ -101,7 +103,7 @@ proptest! {
 
 proptest! {
     #[test]
-    fn what_is_below_a_page_is_a_table(
+    fn the_entries_below_a_page_make_a_table(
         limits in prop::collection::vec(prop::sample::select(vec![0_usize, 1, 15, 16, 17, 250, 257, 5_000, VAST]), 1..6),
         pages in prop::collection::btree_set(0_usize..6_000, 0..80),
     ) {
@@ -127,7 +129,7 @@ proptest! {
     }
 }
 
-/// Tables share whole nodes. All entries of a shared node count as shared.
+/// Tables share whole nodes, so all entries of a shared node count as shared.
 #[test]
 fn entries_are_visited_once_no_other_table_shares_their_node() {
     let unshared = |table: &mut Table<Entry>| {
