@@ -1,8 +1,25 @@
-//! Which parts of a view may be read and written.
+//! `Access`, and the record of which parts of a view are protected.
+//!
+//! It records the access. `engine/worktree.rs` changes it in the mapping.
 
 use crate::pages::{PageRange, PageSet};
 
 /// What may be done with the bytes of a page. See [`View::protect`](crate::View::protect).
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::{Access, Snapshot};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let mut memory = Snapshot::from_slice(b"rules")?.into_view()?.into_protected();
+/// memory.protect(.., Access::READ)?;
+/// assert!(memory.get(..5).is_some() && memory.get_mut(..5).is_none());
+/// memory.protect(.., Access::READ_WRITE)?;
+/// assert!(memory.get_mut(..5).is_some());
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Access(Kind);
 
@@ -15,21 +32,21 @@ enum Kind {
 }
 
 impl Access {
-    /// Nothing: who reads or writes there is stopped by the system (on Unix, by `SIGSEGV`).
+    /// No access. The system stops code that reads or writes there (on Unix, by `SIGSEGV`).
     pub const NONE: Self = Self(Kind::None);
     /// Reading.
     pub const READ: Self = Self(Kind::Read);
-    /// Reading and writing, which is how a view begins.
+    /// Reading and writing. All pages of a view have this access when it is opened and after a restore.
     pub const READ_WRITE: Self = Self(Kind::ReadWrite);
-    /// Reading and running as code: only in a view that was opened with
+    /// Reading and running as code. The view must have been opened with
     /// [`ViewOptions::executable`](crate::ViewOptions::executable).
     ///
-    /// [`protect`](crate::View::protect) makes the instruction caches coherent. The code that runs is what the bytes
-    /// are at that moment, whether the program, the kernel or a restore wrote them. Other threads may run the code
-    /// once they know that `protect` has returned.
+    /// [`protect`](crate::View::protect) makes the instruction caches coherent. The code that runs is that in the
+    /// bytes at the time of this call, whether the program, the kernel or a restore wrote them. Other threads may run
+    /// the code once they know that `protect` has returned.
     ///
-    /// A restore puts all access back, so what it rewrote has to be made executable again. If the program makes pages
-    /// executable by itself (`mprotect`), memsnap does nothing for the caches.
+    /// A restore makes all pages readable and writable, so restored code has to be made executable again. If the
+    /// program makes pages executable by itself (`mprotect`), memsnap does not make the caches coherent.
     pub const READ_EXECUTE: Self = Self(Kind::ReadExecute);
 
     pub(crate) fn can_read(self) -> bool {
@@ -45,13 +62,14 @@ impl Access {
     }
 }
 
-/// The parts of a range of pages that are not [`Access::READ_WRITE`].
+/// The parts of a range of pages whose access is not [`Access::READ_WRITE`].
 ///
-/// Invariant: sorted and disjoint.
+/// Invariant: the parts are sorted and disjoint.
 #[derive(Default)]
 pub(crate) struct Protections(Vec<(PageRange, Access)>);
 
 impl Protections {
+    /// Records `access` for `range`.
     pub(crate) fn set(&mut self, range: PageRange, access: Access) {
         let mut parts = Vec::with_capacity(self.0.len() + 2);
         for &(old, before) in &self.0 {
@@ -68,7 +86,7 @@ impl Protections {
         self.0 = parts;
     }
 
-    /// Forgets all parts that are not below `pages`.
+    /// Removes the records of all pages at or above `pages`.
     pub(crate) fn truncate(&mut self, pages: usize) {
         self.set(PageRange::new(pages, usize::MAX), Access::READ_WRITE);
     }
@@ -89,7 +107,7 @@ impl Protections {
         self.0.iter().copied()
     }
 
-    /// Whether each page of `range` has an access that `allows`.
+    /// Returns whether `allows` is true for the access of each page of `range`.
     pub(crate) fn all(&self, range: PageRange, allows: impl Fn(Access) -> bool) -> bool {
         range.len() == 0
             || self
@@ -97,7 +115,7 @@ impl Protections {
                 .all(|(part, access)| part.end <= range.start || range.end <= part.start || allows(access))
     }
 
-    /// The parts that cannot be read and have one of `pages`.
+    /// Returns the parts that cannot be read and contain one of `pages`.
     pub(crate) fn unreadable(&self, pages: &PageSet) -> Vec<PageRange> {
         let hidden = self.iter().filter(|(_, access)| !access.can_read());
         hidden.map(|(part, _)| part).filter(|&part| pages.meets(part)).collect()

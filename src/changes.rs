@@ -1,4 +1,6 @@
-//! Differences, with the bytes of both sides at hand.
+//! `Changes`: the pages in which two states of memory differ, with the bytes of both.
+//!
+//! It only reads both states. The view and the image find the pages.
 
 use std::fmt;
 use std::iter::FusedIterator;
@@ -10,38 +12,103 @@ use crate::image::Image;
 use crate::page_size;
 use crate::pages::{PageRange, PageSet};
 
-/// Where two states of memory differ: whole pages, ascending, neighbours as one [`Change`].
+/// The differences between two states of memory, an iterator over ranges of pages.
 ///
-/// From [`View::changes`](crate::View::changes) and [`Snapshot::diff`](crate::Snapshot::diff).
+/// [`View::changes`](crate::View::changes) and [`Snapshot::diff`](crate::Snapshot::diff) return it. Each item is a
+/// range of whole pages, as long as possible, as a [`Change`]. The ranges are in ascending order. The bytes are not
+/// copied: a `Changes` keeps the snapshots alive, and borrows the view.
+///
+/// # Examples
+///
+/// Sending a change log to a replica:
+///
+/// ```
+/// use memsnap::{Snapshot, page_size};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let before = Snapshot::zeroed(1 << 20)?;
+/// let mut view = before.view()?;
+/// view[5] = 1;
+/// view[9 * page_size()] = 2;
+/// let after = view.take_snapshot()?;
+///
+/// let mut replica = vec![0; 1 << 20];
+/// for change in before.diff(&after)? {
+///     for page in change.pages() {
+///         replica[page.offset..][..page.new.len()].copy_from_slice(page.new);
+///     }
+/// }
+/// assert_eq!(replica, after.view()?.as_slice());
+/// # Ok(())
+/// # }
+/// ```
 pub struct Changes<'a> {
     old: Side<'a>,
     new: Side<'a>,
     ranges: vec::IntoIter<PageRange>,
 }
 
-/// One range of bytes that differ, and what they were and are.
+/// A range of pages that differ, with the old and the new bytes.
+///
+/// [`Changes`] iterates over these ranges.
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::{Snapshot, page_size};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let snapshot = Snapshot::zeroed(8 * page_size())?;
+/// let mut view = snapshot.view()?;
+/// view[2 * page_size()..4 * page_size()].fill(1);
+/// let change = view.changes()?.next().expect("two pages differ");
+/// assert_eq!(change.range(), 2 * page_size()..4 * page_size());
+/// assert_eq!(change.pages().count(), 2);
+/// # Ok(())
+/// # }
+/// ```
 pub struct Change<'a> {
     old: Side<'a>,
     new: Side<'a>,
     range: PageRange,
 }
 
-/// One page that differs.
+/// A page that differs, with its old and new bytes.
+///
+/// [`Change::pages`] returns these.
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::{Snapshot, page_size};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let (short, long) = (Snapshot::zeroed(page_size())?, Snapshot::zeroed(2 * page_size())?);
+/// for change in short.diff(&long)? {
+///     for page in change.pages() {
+///         assert_eq!(page.offset, page_size());
+///         assert!(page.old.is_empty()); // beyond the end of `short`
+///         assert_eq!(page.new.len(), page_size());
+///     }
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct PageChange<'a> {
-    /// Where the page starts, in bytes.
+    /// The offset of the page in bytes.
     pub offset: usize,
-    /// What it was, one page long; empty beyond the end of the old state.
+    /// The old bytes of the page; empty if the page is beyond the end of the old state.
     pub old: &'a [u8],
-    /// What it is, one page long; empty beyond the end of the new state.
+    /// The new bytes of the page; empty if the page is beyond the end of the new state.
     pub new: &'a [u8],
 }
 
-/// The bytes of one state.
+/// The bytes of one of the two states.
 #[derive(Clone)]
 pub(crate) enum Side<'a> {
-    /// Of an image that was read before, so that its base is mapped.
+    /// An image that was read before, so that its base is mapped.
     Image(Arc<Image>),
     Slice(&'a [u8]),
 }
@@ -49,7 +116,7 @@ pub(crate) enum Side<'a> {
 impl Side<'_> {
     fn page(&self, page: usize) -> &[u8] {
         match self {
-            // To read again cannot fail.
+            // Another reader of this image cannot fail, because its base is mapped already.
             Self::Image(image) if page < image.pages => {
                 image.reader().map_or(&[], |reader| reader.page(page))
             }
@@ -64,13 +131,25 @@ impl<'a> Changes<'a> {
         Self { old, new, ranges: pages.ranges().to_vec().into_iter() }
     }
 
-    /// Whether nothing differs, or nothing is left of it.
+    /// Returns `true` if no differing ranges are left.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::from_slice(b"same")?;
+    /// let mut view = snapshot.view()?;
+    /// view[0] = b's'; // written, but with the same byte
+    /// assert!(view.changes()?.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// The byte ranges that are left, without their bytes.
+    /// Returns the byte ranges that are left, without consuming them.
     ///
     /// # Examples
     ///
@@ -113,13 +192,27 @@ impl fmt::Debug for Changes<'_> {
 }
 
 impl Change<'_> {
-    /// Where the bytes are.
+    /// Returns the range in bytes. Both ends are page boundaries.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::zeroed(1 << 20)?;
+    /// let mut view = snapshot.view()?;
+    /// view[100] = 1;
+    /// for change in view.changes()? {
+    ///     assert_eq!(change.range(), 0..memsnap::page_size());
+    /// }
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn range(&self) -> Range<usize> {
         self.range.bytes()
     }
 
-    /// The pages of the range, with their bytes on both sides.
+    /// Returns the pages of the range, each with its old and new bytes.
     ///
     /// # Examples
     ///

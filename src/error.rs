@@ -1,4 +1,6 @@
-//! Errors that say what was tried, and on how much.
+//! Errors that say what was tried, on how many bytes, and which limit may be the reason.
+//!
+//! Callers describe the attempt. `sys/limits.rs` describes the limits of the system.
 
 use std::fmt;
 use std::io;
@@ -6,7 +8,7 @@ use std::io;
 use crate::page_size;
 use crate::sys::limits::LIMITS;
 
-/// What was tried, and the operating system's answer.
+/// A description of what was tried, with the error of the operating system.
 struct Context {
     attempt: String,
     source: io::Error,
@@ -23,7 +25,7 @@ impl fmt::Display for Context {
     }
 }
 
-/// The same sentence: an error that `main` returns is printed in this way.
+/// Prints the same text as `Display`, because `main` prints the error that it returns by `Debug`.
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -40,32 +42,32 @@ fn wrap(attempt: String, source: io::Error) -> io::Error {
     io::Error::new(source.kind(), Context { attempt, source })
 }
 
-/// For `map_err`: says that `attempt`, on so many pages, is what failed.
+/// For `map_err`: adds to an error that `attempt` failed, on `pages` pages.
 pub(crate) fn context(attempt: &'static str, pages: usize) -> impl FnOnce(io::Error) -> io::Error {
     on(attempt, pages.saturating_mul(page_size()) as u64)
 }
 
-/// For `map_err`: says that `attempt`, on so many bytes, is what failed.
+/// For `map_err`: adds to an error that `attempt` failed, on `bytes` bytes.
 pub(crate) fn on(attempt: &'static str, bytes: u64) -> impl FnOnce(io::Error) -> io::Error {
     move |source| wrap(format!("{attempt} ({bytes} bytes)"), source)
 }
 
-/// For the changes of a mutable view that could not be captured.
+/// Adds to an error that the changes of a mutable view could not be captured, and are kept.
 pub(crate) fn kept(source: io::Error) -> io::Error {
     let attempt = "capturing the changes of a mutable view; they are kept, and the next call on the snapshot \
                    tries again";
     wrap(attempt.to_owned(), source)
 }
 
-/// Something that cannot be done with what was passed in.
+/// Returns an `InvalidInput` error for an argument that is not valid.
 pub(crate) fn invalid(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
-/// For a file that is a character device.
+/// Returns the error for a file that is a character device.
 pub(crate) fn endless_device() -> io::Error {
     invalid(
-        "it is a character device, which may never end; read as much as is needed by \
+        "it is a character device, which may never end; limit its length by \
          `Snapshot::from_reader(file.take(len))`"
             .to_owned(),
     )
@@ -75,7 +77,7 @@ pub(crate) fn endless_device() -> io::Error {
 mod tests {
     use super::*;
 
-    /// What `main` returns is printed by `Debug`, which once showed the parts of the error, and not what to do about it.
+    /// `Debug` prints the error that `main` returns, so it must print the limits too.
     #[test]
     fn both_ways_of_printing_an_error_say_what_was_tried_and_what_the_limits_are() {
         for (number, limits) in LIMITS {

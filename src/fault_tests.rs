@@ -1,7 +1,9 @@
-//! Makes each single call into the operating system fail, one after the other, in a script of all
-//! operations: afterwards everything shows the old or the new state, never a mixture that counts as
-//! clean, and a restore repairs.
+//! Makes each system call in a script of all operations fail, one after the other.
+//!
+//! Afterwards, each view and snapshot shows the old or the new state. It never shows a mixture that counts as
+//! clean, and a restore repairs it.
 
+mod lengths;
 mod logged;
 
 use std::io::{self, Write};
@@ -10,15 +12,15 @@ use std::mem;
 use crate::sys::fault;
 use crate::{Access, Snapshot, Tracking, View, ViewOptions, page_size};
 
-/// Enough for runs of pages to be mapped.
+/// Enough pages for runs of pages to be mapped.
 const PAGES: usize = 102;
 
-/// Tries `operation` with faults. After a failure: `check` what exists, and try again without faults.
+/// Runs `operation` with faults. If it fails, calls `check` and then runs it again without faults.
 pub(crate) fn survive<T>(mut operation: impl FnMut() -> io::Result<T>, check: impl FnOnce(io::Error)) -> T {
     operation().unwrap_or_else(|error| {
         fault::suspend(|| {
             check(error);
-            operation().expect("the same call works once the fault is gone")
+            operation().expect("the same call must work without the fault")
         })
     })
 }
@@ -37,39 +39,39 @@ pub(crate) fn assert_shows(snapshot: &Snapshot, bytes: &[u8]) {
     });
 }
 
-/// Opens a view of `snapshot`, which shows `bytes`.
+/// Opens a view of `snapshot`, which holds `bytes`.
 pub(crate) fn open<'a>(snapshot: &'a Snapshot, bytes: &[u8]) -> View<&'a Snapshot> {
     let view = survive(|| snapshot.view(), |_| assert_shows(snapshot, bytes));
     assert!(&*view == bytes, "a new view does not show its snapshot");
     view
 }
 
-/// Takes a snapshot of what `view` shows.
+/// Takes a snapshot of `view` and checks it.
 pub(crate) fn take<S>(view: &View<S>) -> Snapshot {
     let shown = view.to_vec();
     let taken =
-        survive(|| view.take_snapshot(), |_| assert!(**view == *shown, "a failed take changed the view"));
+        survive(|| view.take_snapshot(), |_| assert!(**view == *shown, "a failed snapshot changed the view"));
     assert!(**view == *shown, "taking a snapshot changed the view");
     assert_shows(&taken, &shown);
     taken
 }
 
-/// Runs `restore`, after which the view shows `bytes`.
+/// Runs `restore`, after which the view must show `bytes`.
 pub(crate) fn show<S>(view: &mut View<S>, bytes: &[u8], restore: impl Fn(&mut View<S>) -> io::Result<()>) {
     let address = view.as_ptr();
     if restore(view).is_err() {
         let restored = fault::suspend(|| {
             if view.is_empty() {
-                // Windows, without memory for zeroes.
+                // On Windows, there was no memory for zeroes either.
                 let error = view.take_snapshot().unwrap_err();
                 assert!(error.to_string().contains("restore"), "{error}");
                 view.changes().unwrap_err();
                 view.zero(..).unwrap_err();
                 view.grow(bytes.len()).unwrap_err();
-                // Bytes that were to stay cannot.
+                // A restore that excludes bytes cannot work, since the bytes are lost.
                 return restore(view).map_err(|_| view.restore().unwrap()).is_ok();
             }
-            // Whatever the view shows now, it knows that it does.
+            // Whatever the view shows, a snapshot of it is exact, and no page counts as changed.
             let shown = view.to_vec();
             assert!(shown.starts_with(view.content()));
             assert_shows(&view.take_snapshot().unwrap(), &shown);
@@ -147,7 +149,7 @@ fn every_operation() {
         for _ in 0..3 {
             open(&first, &first_bytes);
         }
-        // Often enough for the image to be made flat, by one of the last.
+        // These views are so many that one of the next makes the image flat.
         fault::suspend(|| (0..44).for_each(|_| drop(first.view().unwrap())));
         for _ in 0..10 {
             survive(|| first.view(), drop);
@@ -165,7 +167,7 @@ fn every_operation() {
     }
 }
 
-/// All that changes the length of a view or a part of it.
+/// Runs all operations that change the length of a view or a part of it.
 fn every_part() {
     let (bytes, zeroes) = (pattern(3), vec![0; PAGES * page_size()]);
     parts_of_a_view(&make(|| Snapshot::from_slice(&bytes), &bytes), &bytes);
@@ -173,8 +175,9 @@ fn every_part() {
     growth_in_place();
 }
 
-/// A view written in place once kept the pages of a growth that failed after they were mapped, so that the next snapshot
-/// was longer than the view.
+/// A view written in place kept the pages of a growth that failed after they were mapped.
+///
+/// The next snapshot was longer than the view.
 fn growth_in_place() {
     let (len, longer) = (10 * page_size(), 30 * page_size());
     let mut snapshot = make(|| Snapshot::zeroed(len), &vec![0; len]);
@@ -190,12 +193,12 @@ fn growth_in_place() {
     }
     let mut expected = vec![40; len];
     expected.resize(longer, 0);
-    assert!(*view == *expected, "a view that grew does not show what it showed, and zeroes");
+    assert!(*view == *expected, "a view that grew does not show its old bytes and zeroes");
     fault::suspend(|| view.commit().unwrap());
     assert_shows(&snapshot, &expected);
 }
 
-/// Nor is the snapshot longer that such a view leaves when it ends.
+/// When such a view ends, its snapshot must not be longer than the view either.
 fn ends_as_long_as_it_is(longer: usize) {
     for first in 0..4 {
         let mut snapshot = Snapshot::zeroed(10 * page_size()).unwrap();
@@ -224,14 +227,14 @@ fn parts_of_a_view(root: &Snapshot, bytes: &[u8]) {
         fault::suspend(|| view.grow(longer).unwrap());
     }
     expected.resize(longer, 0);
-    assert!(*view == *expected, "a view that grew does not show what it showed, and zeroes");
+    assert!(*view == *expected, "a view that grew does not show its old bytes and zeroes");
     edit(&mut view[40 * page..], 31);
     let grown = take(&view);
     let grown_bytes = view.to_vec();
 
     if view.zero(5 * page + 3..70 * page).is_err() {
         fault::suspend(|| {
-            assert!(view.is_empty(), "zeroes fail only where a view is lost");
+            assert!(view.is_empty(), "zeroing failed, but the view still has its memory");
             view.restore_to(&grown).unwrap();
             view.zero(5 * page + 3..70 * page).unwrap();
         });
@@ -269,7 +272,10 @@ fn parts_of_a_view(root: &Snapshot, bytes: &[u8]) {
     let mut protected = view.into_protected();
     for (range, access) in [(4 * page..9 * page, Access::NONE), (9 * page..99 * page, Access::READ)] {
         if protected.protect(range.clone(), access).is_err() {
-            assert!(protected.get(range.clone()).is_none(), "what may be protected can be had");
+            assert!(
+                protected.get(range.clone()).is_none(),
+                "a page is accessible although it may be protected"
+            );
             fault::suspend(|| protected.protect(range, access).unwrap());
         }
     }
@@ -279,10 +285,13 @@ fn parts_of_a_view(root: &Snapshot, bytes: &[u8]) {
     if protected.restore().is_err() {
         fault::suspend(|| protected.restore().unwrap());
     }
-    assert!(protected.into_open().is_ok_and(|view| *view == *bytes), "a restore puts access and bytes back");
+    assert!(
+        protected.into_open().is_ok_and(|view| *view == *bytes),
+        "the restore did not put access and bytes back"
+    );
 }
 
-/// All that can be done with a mutable view, whose end is `commit` or a drop.
+/// Runs all operations of a mutable view, and ends it by `commit` or by dropping it.
 fn mutate(snapshot: &mut Snapshot, commit: bool) {
     let before = fault::suspend(|| snapshot.view().unwrap().to_vec());
     let Ok(mut view) = snapshot.view_mut() else {
@@ -305,27 +314,27 @@ fn mutate(snapshot: &mut Snapshot, commit: bool) {
     } else {
         drop(view);
         let clone = snapshot.clone();
-        // A failure at drop is reported once, by the snapshot and by clones of it alike; the bytes stay.
+        // The snapshot or a clone of it reports a failure at the drop once. The bytes are not lost.
         fault::suspend(|| clone.try_clone().or_else(|_| clone.try_clone()).unwrap());
     }
     assert_shows(snapshot, &written);
 }
 
-/// Where each call takes several microseconds, some of them have to do.
+/// On Windows each call takes several microseconds, so only some of the calls fail.
 const STRIDE: usize = if cfg!(windows) { 7 } else { 1 };
 
 const SCRIPTS: [fn(); 2] = [every_operation, every_part];
 
-/// Runs `script` with each single call failing.
+/// Runs `script` once for each call, which fails.
 pub(crate) fn with_every_single_failure(script: fn()) {
     let ((), calls) = fault::inject(u64::MAX, 0, script);
-    assert!(calls > 50, "{calls} calls are not all operations");
+    assert!(calls > 50, "{calls} calls are too few for all operations");
     for call in (0..calls).step_by(STRIDE) {
         fault::inject(call, 1, script);
     }
 }
 
-/// Runs `script` with some or all calls failing from one on.
+/// Runs `script` with five calls failing, or all calls from one on.
 pub(crate) fn with_failures_that_last(script: fn()) {
     let ((), calls) = fault::inject(u64::MAX, 0, script);
     for call in (0..calls).step_by(3 * STRIDE) {
@@ -358,8 +367,9 @@ fn changes_that_could_not_be_captured_at_drop_are_reported_once_and_kept() {
     assert!(snapshot.view().unwrap()[..] == written[..]);
 }
 
-/// With more captured than a view was to keep in memory, each restore of an armed view looked at all of its private
-/// pages, to give back what it could not: in a virtual machine with 128 MiB written, for a hundred times as long.
+/// If more pages were captured than a view may keep resident, each restore of an armed view searched all its
+/// private pages for some to give back, and found none. In a virtual machine with 128 MiB written, such a
+/// restore took a hundred times as long.
 #[test]
 fn captured_pages_are_not_searched_for_what_to_give_back() {
     let calls_of_a_restore = |kept: usize| {
@@ -379,12 +389,6 @@ fn captured_pages_are_not_searched_for_what_to_give_back() {
     assert_eq!(calls_of_a_restore(0), calls_of_a_restore(usize::MAX));
 }
 
-/// Runs `script` with the numbers of calls that are to fail, together with all after them, until it says that none failed.
-fn with_each_failure_from(mut script: impl FnMut(u64) -> bool) {
-    let failed = (0..).take_while(|&first| script(first)).count();
-    assert!(failed > 0, "nothing failed");
-}
-
 const TRACKINGS: [Tracking; 6] = [
     Tracking::Auto,
     Tracking::Armed,
@@ -394,125 +398,19 @@ const TRACKINGS: [Tracking; 6] = [
     Tracking::Compare,
 ];
 
-/// Takes the snapshot first, since reading a page can make it one that was looked at.
+/// Checks a snapshot of the view, and then the view.
+///
+/// The snapshot comes first, since reading a page may change how its state is found.
 fn shown_and_held<S>(view: &View<S>, bytes: &[u8], what: &str) {
     let mut held = vec![0xA5; bytes.len()];
     assert_eq!(view.take_snapshot().unwrap().read_at(&mut held, 0).unwrap(), bytes.len());
-    assert!(held == bytes, "{what}: the snapshot taken of it");
-    assert!(**view == *bytes, "{what}: the view");
+    assert!(held == bytes, "{what}: the snapshot does not hold the bytes");
+    assert!(**view == *bytes, "{what}: the view does not show the bytes");
 }
 
-/// A restore to a shorter snapshot that failed when it had shortened the view left what it agreed with as it was. When
-/// the view grew again, it showed zeroes where its next snapshot still held the old bytes, and a restore to the longer
-/// snapshot left the zeroes.
-#[test]
-fn a_view_that_grows_after_a_failed_restore_shows_what_its_snapshot_holds() {
-    let page = page_size();
-    for base in [Snapshot::zeroed(4 * page).unwrap(), Snapshot::from_slice(&vec![1; 4 * page]).unwrap()] {
-        for tracking in TRACKINGS {
-            let mut options = ViewOptions::new();
-            let Ok(mut view) = base.view_with(options.reserve(64 * page).tracking(tracking)) else {
-                continue;
-            };
-            view.grow(30 * page).unwrap();
-            view[6 * page..].fill(7);
-            let long = view.take_snapshot().unwrap();
-            let mut bytes = view.to_vec();
-            bytes[4 * page..].fill(0);
-            let long_bytes = view.to_vec();
-            with_each_failure_from(|first| {
-                let mut view = long.view_with(&options).unwrap();
-                // Closes the pages, where they can be closed.
-                view[0] ^= 1;
-                view.take_snapshot().unwrap();
-                view.restore_to(&long).unwrap();
-                let (restored, _) = fault::inject(first, u64::MAX, || view.restore_to(&base));
-                if restored.is_err() && view.len() == 4 * page {
-                    let mut shown = view.to_vec();
-                    shown.resize(30 * page, 0);
-                    view.grow(30 * page).unwrap();
-                    shown_and_held(&view, &shown, "grown after a failure");
-                    view[20 * page] = 3;
-                    shown[20 * page] = 3;
-                    shown_and_held(&view, &shown, "written after that");
-                    view.restore_to(&base).unwrap();
-                    view.grow(30 * page).unwrap();
-                    shown_and_held(&view, &bytes, "grown after a restore");
-                }
-                view.restore_to(&long).unwrap();
-                shown_and_held(&view, &long_bytes, "restored");
-                restored.is_err()
-            });
-        }
-    }
-}
-
-/// An image was shorter than the file that is its base, after a failed restore had shortened the view that it was taken
-/// of. When a view of it grew, the bytes of the file behind its end came back in the next snapshot, and a restore to an
-/// image that has them left zeroes.
-#[test]
-fn what_is_behind_the_end_of_an_image_is_gone() {
-    let page = page_size();
-    let long_bytes = vec![8; 80 * page];
-    let long = Snapshot::from_slice(&long_bytes).unwrap();
-    let short = Snapshot::from_slice(&vec![5; 35 * page]).unwrap();
-    for tracking in TRACKINGS {
-        let mut options = ViewOptions::new();
-        if long.view_with(options.reserve(100 * page).tracking(tracking)).is_err() {
-            continue;
-        }
-        let mut torn = Vec::new();
-        with_each_failure_from(|first| {
-            let mut view = long.view_with(&options).unwrap();
-            view[0] = 9;
-            let (restored, _) = fault::inject(first, u64::MAX, || view.restore_to(&short));
-            if restored.is_ok() || view.len() != short.len() || torn.len() > 3 {
-                return restored.is_err();
-            }
-            let bytes = view.to_vec();
-            let taken = view.take_snapshot().unwrap();
-            assert_shows(&taken, &bytes);
-            shorter_than_its_base(&taken, &bytes, &long, &long_bytes, &options);
-            // Once more when it is one flat file.
-            (0..70).for_each(|_| drop(taken.view().unwrap()));
-            shorter_than_its_base(&taken, &bytes, &long, &long_bytes, &options);
-            torn.push(taken);
-            true
-        });
-        assert!(!torn.is_empty(), "{tracking:?}: no restore failed after it had shortened the view");
-    }
-}
-
-fn shorter_than_its_base(
-    taken: &Snapshot,
-    bytes: &[u8],
-    long: &Snapshot,
-    long_bytes: &[u8],
-    options: &ViewOptions,
-) {
-    let mut grown = bytes.to_vec();
-    grown.resize(long_bytes.len(), 0);
-    let mut view = taken.view_with(options).unwrap();
-    view.grow(grown.len()).unwrap();
-    shown_and_held(&view, &grown, "grown");
-    let longer = view.take_snapshot().unwrap();
-    assert_shows(&longer, &grown);
-    let differing = longer.diff(long).unwrap().ranges();
-    assert_eq!(differing.last().unwrap().end, long_bytes.len());
-    for target in [long, &longer, taken, &longer, long, taken, long] {
-        view.restore_to(target).unwrap();
-        let mut expected = vec![0xA5; target.len()];
-        target.read_at(&mut expected, 0).unwrap();
-        shown_and_held(&view, &expected, "restored to another");
-    }
-    shown_and_held(&longer.view().unwrap(), &grown, "a view of the grown snapshot");
-    let mut view = taken.view_with(options).unwrap();
-    view.restore_to(long).unwrap();
-    shown_and_held(&view, long_bytes, "restored to the long one");
-}
-
-/// To take a snapshot of a protected view makes pages readable for a while. When they could not be protected again, the
-/// call failed, and yet the view had moved on to the snapshot that nobody got: its changes were gone from `changes`.
+/// A snapshot of a protected view makes pages readable for some time. If they could not be protected again,
+/// the call failed, but the view had changed to the new snapshot, which the caller did not get. So `changes`
+/// no longer returned the changes.
 #[test]
 fn a_failed_take_of_a_protected_view_changes_nothing() {
     let page = page_size();
@@ -531,7 +429,7 @@ fn a_failed_take_of_a_protected_view_changes_nothing() {
                 view.protect(4 * page..6 * page, Access::NONE).unwrap();
                 let (taken, _) = fault::inject(first, count, || view.take_snapshot());
                 view.protect(4 * page..6 * page, Access::READ_WRITE).unwrap();
-                let view = view.into_open().unwrap_or_else(|_| panic!("nothing is protected"));
+                let view = view.into_open().unwrap_or_else(|_| panic!("some pages are still protected"));
                 let changes = view.changes().unwrap().ranges();
                 if taken.is_err() {
                     failures += 1;
@@ -546,8 +444,8 @@ fn a_failed_take_of_a_protected_view_changes_nothing() {
     }
 }
 
-/// Where there was no memory to map a view anew nor for zeroes in its place (Windows), the view once handed out bytes that
-/// could not be written, or refused all calls for ever, also a restore.
+/// On Windows, there may be no memory to map a view anew, nor for zeroes in its place. The view then returned
+/// bytes that could not be written, or refused all later calls, even a restore.
 #[test]
 fn a_view_without_memory_has_no_bytes_until_a_restore() {
     let (bytes, other) = (pattern(1), pattern(2));
@@ -565,7 +463,10 @@ fn a_view_without_memory_has_no_bytes_until_a_restore() {
             assert!(error.to_string().contains("restore"), "{error}");
             if commit {
                 view.commit().unwrap_err();
-                assert!(*snapshot.view().unwrap() == *bytes, "the view ended with bytes that it had lost");
+                assert!(
+                    *snapshot.view().unwrap() == *bytes,
+                    "the snapshot has other bytes after its view lost its memory"
+                );
                 continue;
             }
         }

@@ -1,4 +1,16 @@
-// The README tells what Linux has, which the backend of other systems does not have when it is tested there.
+// The first definition of a link counts, so links to the guide lead to the documentation of this version.
+//! [databases]: guide::databases
+//! [embedding]: guide::embedding
+//! [failure]: guide::failure
+//! [fuzzing]: guide::fuzzing
+//! [platforms]: guide::platforms
+//! [sandboxes]: guide::sandboxes
+//! [sharing]: guide::sharing
+//! [tuning]: guide::tuning
+//! [undo]: guide::undo
+//! [virtual machines]: guide::virtual_machines
+//!
+// The examples in the README need the backend for Linux. `--cfg memsnap_unix` selects the backend of other Unix systems.
 #![cfg_attr(not(memsnap_unix), doc = include_str!("../README.md"))]
 #![cfg_attr(memsnap_unix, doc = "Memory snapshots with copy-on-write views.")]
 #![deny(unsafe_code)]
@@ -36,14 +48,18 @@ pub use view::kind::{Logged, Open, Protected, Readable};
 pub use view::options::ViewOptions;
 pub use view::{ArcView, CowView, LoggedView, MutView, OwnedView, ProtectedView, View};
 
-/// The size of a page in bytes: the unit in which memory is mapped, tracked, captured and compared.
+/// Returns the size of a page in bytes.
 ///
-/// A fact of the running system; 4 KiB, 16 KiB and 64 KiB are common.
+/// A page is the unit in which memory is mapped, tracked, captured and compared. Its size depends on the running
+/// system: 4 KiB, 16 KiB and 64 KiB are common. It is a power of two.
 ///
 /// # Examples
 ///
+/// Rounding a length up to whole pages:
+///
 /// ```
-/// assert!(memsnap::page_size().is_power_of_two());
+/// let len = 10_000_usize.next_multiple_of(memsnap::page_size());
+/// assert!(len >= 10_000 && len.is_multiple_of(memsnap::page_size()));
 /// ```
 #[inline]
 #[must_use]

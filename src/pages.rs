@@ -1,12 +1,13 @@
-//! Page numbers, ranges and sets of ranges: rounding and bounds, decided in one place, without the
-//! operating system.
+//! Page numbers, ranges of pages and sets of ranges.
+//!
+//! All rounding from bytes to pages is decided here. No code here calls the operating system.
 
 use std::io;
 use std::ops::Range;
 
 use crate::page_size;
 
-/// Half-open range of page numbers.
+/// A half-open range of page numbers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct PageRange {
     pub(crate) start: usize,
@@ -31,43 +32,45 @@ impl PageRange {
         self.start..self.end
     }
 
-    /// The pages that have any of `bytes`.
+    /// Returns the pages that contain any of `bytes`.
     pub(crate) fn around(bytes: &Range<usize>) -> Self {
         let start = bytes.start / page_size();
         Self { start, end: if bytes.is_empty() { start } else { bytes.end.div_ceil(page_size()) } }
     }
 
-    /// The pages that lie wholly within `bytes`.
+    /// Returns the pages that contain only bytes of `bytes`.
     pub(crate) fn within(bytes: &Range<usize>) -> Self {
         let (start, end) = (bytes.start.div_ceil(page_size()), bytes.end / page_size());
         Self { start, end: end.max(start) }
     }
 }
 
-/// Pages that `bytes` bytes take up, or `None` where no slice could be that long.
+/// Returns the number of pages that contain `bytes` bytes, or `None` if no slice can be that long.
 pub(crate) fn whole_pages(bytes: usize) -> Option<usize> {
     let pages = bytes.div_ceil(page_size());
     let mapped = pages.checked_mul(page_size())?;
     isize::try_from(mapped).is_ok().then_some(pages)
 }
 
-/// `len` as the length of a slice, in bytes.
+/// Returns `len` as the length of a slice in bytes.
 pub(crate) fn addressable(len: u64) -> io::Result<usize> {
     usize::try_from(len).map_err(|_| too_long(len))
 }
 
-/// What is said of a source of `len` bytes that no slice could hold.
+/// Returns the error for a source of `len` bytes, if no slice can be that long.
 pub(crate) fn too_long(len: u64) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidInput,
         format!(
-            "{len} bytes are more than the {} that a slice can hold",
+            "{len} bytes are more than a slice can hold ({} bytes)",
             isize::MAX as usize / page_size() * page_size()
         ),
     )
 }
 
-/// A set of pages, as ranges that are sorted, disjoint and not adjacent.
+/// A set of pages.
+///
+/// Invariant: the ranges are sorted, disjoint and not adjacent. `pages` is the sum of their lengths.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct PageSet {
     ranges: Vec<PageRange>,
@@ -79,31 +82,31 @@ impl PageSet {
         Self { ranges: Vec::new(), pages: 0 }
     }
 
-    /// No pages yet, but room for some ranges.
+    /// Returns an empty set with memory for `ranges` ranges.
     #[allow(dead_code, reason = "not every system names pages")]
     pub(crate) fn with_room(ranges: usize) -> Self {
         Self { ranges: Vec::with_capacity(ranges), pages: 0 }
     }
 
-    /// All pages below `pages`.
+    /// Returns the set of all pages below `pages`.
     pub(crate) fn all(pages: usize) -> Self {
         let mut set = Self::new();
         set.push_range(PageRange::new(0, pages));
         set
     }
 
-    /// Adds a page behind all others of the set.
+    /// Adds a page. It is faster if the page is not below the end of the set.
     pub(crate) fn push(&mut self, page: usize) {
         self.push_range(PageRange::new(page, page + 1));
     }
 
-    /// Adds a range. Costs least where it starts at or behind the end of the set.
+    /// Adds a range. It is faster if the range does not start below the end of the set.
     pub(crate) fn push_range(&mut self, range: PageRange) {
         if range.len() == 0 {
             return;
         }
         match self.ranges.last_mut() {
-            // A kernel (powerpc64le) was seen to report pages late or twice.
+            // A kernel (powerpc64le) has reported pages late or twice.
             Some(last) if last.end > range.start => {
                 *self = self.ranges.iter().copied().chain([range]).collect();
                 return;
@@ -114,7 +117,7 @@ impl PageSet {
         self.pages += range.len();
     }
 
-    /// The number of pages in the set.
+    /// Returns the number of pages in the set.
     pub(crate) fn len(&self) -> usize {
         self.pages
     }
@@ -136,24 +139,25 @@ impl PageSet {
         after > 0 && page < self.ranges[after - 1].end
     }
 
-    /// Whether any page of `range` is in the set.
+    /// Returns whether any page of `range` is in the set.
     pub(crate) fn meets(&self, range: PageRange) -> bool {
         let after = self.ranges.partition_point(|other| other.end <= range.start);
         self.ranges.get(after).is_some_and(|other| other.start < range.end)
     }
 
-    /// Whether all pages of `range` are in the set.
+    /// Returns whether all pages of `range` are in the set.
     #[allow(dead_code, reason = "not every system names pages")]
     pub(crate) fn covers(&self, range: PageRange) -> bool {
         let after = self.ranges.partition_point(|other| other.start <= range.start);
         after > 0 && range.end <= self.ranges[after - 1].end
     }
 
-    /// Answers for pages that ascend from one question to the next.
+    /// Returns a faster way to look up pages in ascending order.
     pub(crate) fn ascending(&self) -> Ascending<'_> {
         Ascending { rest: &self.ranges }
     }
 
+    /// Returns the pages that are in either set.
     pub(crate) fn union(&self, other: &Self) -> Self {
         if other.is_empty() {
             return self.clone();
@@ -177,7 +181,7 @@ impl PageSet {
         }
     }
 
-    /// The pages that are not in `other`.
+    /// Returns the pages that are not in `other`.
     pub(crate) fn minus(&self, other: &Self) -> Self {
         if other.is_empty() {
             return self.clone();
@@ -204,12 +208,12 @@ impl PageSet {
         left
     }
 
-    /// The pages that are in `other` too.
+    /// Returns the pages that are in both sets.
     pub(crate) fn intersection(&self, other: &Self) -> Self {
         if other.is_empty() { Self::new() } else { self.minus(&self.minus(other)) }
     }
 
-    /// The pages below `pages`.
+    /// Returns the pages below `pages`.
     pub(crate) fn below(&self, pages: usize) -> Self {
         if self.ranges.last().is_none_or(|last| last.end <= pages) {
             return self.clone();
@@ -231,7 +235,7 @@ impl From<PageRange> for PageSet {
 }
 
 impl FromIterator<PageRange> for PageSet {
-    /// Collects ranges in any order, which may overlap.
+    /// Collects ranges in any order. They may overlap.
     fn from_iter<I: IntoIterator<Item = PageRange>>(ranges: I) -> Self {
         let mut ranges: Vec<_> = ranges.into_iter().collect();
         ranges.sort_unstable_by_key(|range| range.start);
@@ -246,7 +250,7 @@ impl FromIterator<PageRange> for PageSet {
     }
 }
 
-/// The pages of a set, ascending.
+/// An iterator over the pages of a set, in ascending order.
 pub(crate) struct Pages<'a> {
     ranges: std::slice::Iter<'a, PageRange>,
     range: Range<usize>,
@@ -272,13 +276,13 @@ impl Iterator for Pages<'_> {
 
 impl ExactSizeIterator for Pages<'_> {}
 
-/// Part of a set: what is left for the questions to come.
+/// The part of a set that is at or above the last page that was looked up.
 pub(crate) struct Ascending<'a> {
     rest: &'a [PageRange],
 }
 
 impl Ascending<'_> {
-    /// Whether the set has `page`, which is not below any asked for before.
+    /// Returns whether the set has `page`, which must not be below any page that was looked up before.
     pub(crate) fn contains(&mut self, page: usize) -> bool {
         while let [first, rest @ ..] = self.rest {
             if page < first.end {
@@ -291,7 +295,7 @@ impl Ascending<'_> {
 }
 
 impl FromIterator<usize> for PageSet {
-    /// Collects pages that come in ascending order.
+    /// Collects pages in any order. Ascending order is faster.
     fn from_iter<I: IntoIterator<Item = usize>>(pages: I) -> Self {
         let mut set = Self::new();
         pages.into_iter().for_each(|page| set.push(page));
@@ -317,7 +321,7 @@ mod tests {
         assert_eq!(whole_pages(usize::MAX), None);
     }
 
-    /// A late range broke the order of the set, on which each question relies.
+    /// All lookups rely on the order of the ranges, so a range that comes late must not break it.
     #[test]
     fn a_range_that_comes_late_or_twice_is_taken() {
         let mut set = PageSet::new();

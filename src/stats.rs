@@ -1,94 +1,185 @@
-//! Numbers to look at.
+//! Statistics of snapshots and views: how much memory they take, and what their operations cost.
+//!
+//! Snapshots and views fill in the numbers.
 
 use crate::sys::{Tracking, WhyNotFaster};
 
-/// What a snapshot holds, in bytes.
+/// Statistics of a snapshot, in bytes except where noted.
 ///
-/// Snapshots that descend from each other share pages, so these do not add up: `base` is held once by
-/// all snapshots that were made from it, and `store` counts for the whole family.
+/// [`Snapshot::stats`](crate::Snapshot::stats) returns them. Snapshots that descend from each other share pages, so
+/// their numbers must not be added up: all snapshots that were made from the same base share its memory, and `store`
+/// is the memory of all captured pages of the family.
+///
+/// # Examples
+///
+/// The memory that a history of snapshots takes:
+///
+/// ```
+/// use memsnap::{Snapshot, page_size};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let start = Snapshot::from_slice(&[1; 1 << 20])?;
+/// let mut view = start.view()?;
+/// let mut history = vec![start.clone()];
+/// for step in 0..10 {
+///     view[step * page_size()] = 2;
+///     history.push(view.take_snapshot()?);
+/// }
+/// let stats = history[10].stats();
+/// assert_eq!(stats.captured, 10 * page_size());
+/// assert_eq!(stats.store.live, 10 * page_size()); // shared by all snapshots of the history
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct SnapshotStats {
-    /// Bytes that a view maps.
+    /// The length of a view of the snapshot.
     pub mapped: usize,
-    /// Pages of this snapshot that were captured from views, rather than being part of its base. Those that are all
-    /// zero take no memory.
+    /// The captured pages of this snapshot: those that were captured from views and are not part of its base.
+    /// Captured pages that are all zero count, although they take no memory.
     pub captured: usize,
-    /// Images that share the base and the store with each other: those of this snapshot's relatives, as they are held
-    /// by snapshots and views, and its own.
+    /// The number of images that share this snapshot's base and store. These are the images of its relatives that
+    /// snapshots or views still hold, and its own image.
     pub images: usize,
-    /// Memory (for a reflinked file, disk) of the bytes that the first snapshot was made with.
+    /// The memory of the bytes that the first snapshot was made from. For a file that was cloned by the file system,
+    /// this is its space on the disk.
     pub base: u64,
-    /// Memory of the flat copies that views of this snapshot map pages from, and other processes are given.
+    /// The memory of the flat files of this snapshot. These are copies of its pages from which views are mapped, or
+    /// which were passed to other processes.
     pub flat: u64,
-    /// What the family's captured pages take up together.
+    /// The memory of all captured pages of this snapshot and its relatives.
     pub store: StoreStats,
 }
 
-/// What the captured pages of a snapshot and all its relatives take up, in bytes.
+/// The memory of the captured pages of a snapshot and all its relatives, in bytes.
+///
+/// [`SnapshotStats::store`] contains it.
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::{Snapshot, page_size};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let start = Snapshot::zeroed(1 << 20)?;
+/// let mut view = start.view()?;
+/// view[0] = 1;
+/// let taken = view.take_snapshot()?;
+/// view.restore()?;
+/// assert_eq!(start.stats().store.live, page_size());
+/// drop(taken); // the next snapshot can use the memory of the page
+/// assert_eq!(start.stats().store.live, 0);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct StoreStats {
-    /// Pages that at least one snapshot or view refers to.
+    /// Pages that are part of at least one snapshot or view.
     pub live: usize,
-    /// Pages that nothing refers to, kept for the next capture.
+    /// Pages that no snapshot or view uses. Their memory is kept for the next snapshots.
     pub recyclable: usize,
 }
 
-/// What a view holds, in bytes, and how it is tracked.
+/// Statistics of a view, in bytes except where noted, and its tracking method.
+///
+/// [`View::stats`](crate::View::stats) returns them.
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::Snapshot;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let snapshot = Snapshot::from_slice(&[1; 1 << 20])?;
+/// let mut view = snapshot.view()?;
+/// view.fill(2);
+/// let stats = view.stats();
+/// assert_eq!(stats.private, 1 << 20);
+/// println!("written pages are found by: {}", stats.tracker);
+/// if let Some(reason) = stats.why_not_faster {
+///     println!("why not by a faster method: {reason}");
+/// }
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct ViewStats {
-    /// How written pages are found at present; never [`Tracking::Auto`].
+    /// The present tracking method. It is never [`Tracking::Auto`].
     pub tracker: Tracking,
-    /// Why that is not a faster way; `None` of the fastest.
+    /// The reason why no faster tracking method is in use. `None` if there is no faster one.
     pub why_not_faster: Option<WhyNotFaster>,
-    /// Bytes that the view shows.
+    /// The length of the view.
     pub mapped: usize,
-    /// How many of these bytes are mapped in huge pages; 0 if the system does not say.
+    /// The part of `mapped` that is mapped in huge pages. It is 0 if the system does not report it.
     #[cfg_attr(feature = "serde", serde(default))]
     pub huge: usize,
-    /// Addresses around them that are taken and inaccessible: guards, and room to grow.
+    /// The addresses before and after the view that are inaccessible: guards, and room to grow.
     pub reserved: usize,
-    /// Bytes in pages of the view's own, which it does not share with the snapshot (an upper bound where
-    /// the tracker is [`Tracking::Compare`], or [`Tracking::Pagemap`], which counts zero pages that were read).
+    /// The private pages of the view, which it does not share with its snapshot.
+    ///
+    /// This is an upper bound if the tracking method is [`Tracking::Compare`] or [`Tracking::Pagemap`], which counts
+    /// zero pages that were only read.
     pub private: usize,
-    /// Captured pages of the snapshot that was last taken of the view or restored to it.
+    /// The captured pages of the snapshot that was last taken of the view or restored to it.
     pub captured: usize,
-    /// Images that share the base and the store with that snapshot, its own included.
+    /// The number of images that share the base and the store of that snapshot, including its own.
     pub images: usize,
-    /// Mappings of the process that the view takes up (an upper bound).
+    /// The number of mappings that the view takes, an upper bound. The system limits the mappings of a process.
     pub mappings: usize,
-    /// What the view's operations cost, as it has measured them.
+    /// The costs of the view's operations, as it has measured them.
     #[cfg_attr(feature = "serde", serde(default))]
     pub costs: ViewCosts,
 }
 
-/// What a view's operations cost, in nanoseconds, as the view has measured them.
+/// The costs of a view's operations in nanoseconds, as the view has measured them.
 ///
-/// The view uses these figures to decide whether to copy old bytes back or to discard pages, and when to write-protect
-/// its pages. Each cost starts as a built-in constant, and is adjusted to the time that the view's own calls take. That
-/// time depends on the machine and on the threads of the process. So a small view, or a view in a process with several
-/// threads, may decide otherwise than a large view in a process with one thread.
+/// [`ViewStats::costs`] contains them. The view uses these costs to decide whether to copy old bytes back or to
+/// discard pages, and when to write-protect its pages. Each cost starts as a built-in constant, and is adjusted to
+/// the time that the view's own calls take. That time depends on the machine and on the threads of the process. So a
+/// small view, or a view in a process with several threads, may decide differently from a large view in a process
+/// with one thread.
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::{Snapshot, page_size};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let snapshot = Snapshot::from_slice(&[1; 1 << 20])?;
+/// let mut view = snapshot.view()?;
+/// for _ in 0..20 {
+///     view.iter_mut().step_by(page_size()).for_each(|byte| *byte = 2);
+///     view.restore()?;
+/// }
+/// let costs = view.stats().costs;
+/// println!("comparing a page takes {} ns, a first write {} ns", costs.compare_page, costs.first_write);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct ViewCosts {
-    /// The time to compare a page with the snapshot's, or to copy it.
+    /// The time to compare or copy a page.
     pub compare_page: u64,
-    /// The time to discard a run of pages, without the part that grows with the number of its pages.
+    /// The time to discard a run of adjacent pages, without the part that depends on their number.
     pub discard_run: u64,
-    /// The time of the first write to a page that the view shares with its snapshot: a page fault and a copy. It is
+    /// The time of the first write to a page that the view shares with its snapshot: a copy-on-write fault. It is
     /// derived from `compare_page`.
     pub first_write: u64,
     /// The time to write-protect all pages.
     pub protect: u64,
-    /// The time spent, since all pages were last write-protected, on looking at pages and on comparing pages that had
-    /// not been written. The time of the page faults that were saved because pages could be written is subtracted. When
-    /// this exceeds about the sum of `protect` and the page faults that will follow, the view write-protects its pages.
+    /// The time spent needlessly since all pages were last write-protected.
+    ///
+    /// This is the time spent on looking at pages and on comparing pages that had not been written. The time of the
+    /// page faults that were saved because pages could be written is subtracted. When the result exceeds about the
+    /// sum of `protect` and the page faults that will follow, the view write-protects its pages.
     pub spent_in_vain: u64,
     /// The time to move 2 MiB of the snapshot into a huge page.
     ///
@@ -97,8 +188,8 @@ pub struct ViewCosts {
     pub move_to_huge_page: u64,
     /// The time spent on walks over the view's page tables since the last pass over its regions of 2 MiB.
     ///
-    /// In a pass, the view visits all of these regions and moves those that it can into huge pages. A pass begins when
-    /// this exceeds about the time that a pass takes.
+    /// In a pass, the view visits all of these regions and moves those that it can into huge pages. A pass begins
+    /// when this exceeds about the time that a pass takes.
     #[cfg_attr(feature = "serde", serde(default))]
     pub spent_on_walks: u64,
 }

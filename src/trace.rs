@@ -1,10 +1,11 @@
-//! Events for those who watch (feature `tracing`).
+//! Events for subscribers of the `tracing` crate (feature `tracing`).
 //!
-//! There is one for each snapshot taken, each restore, each consolidation, and each pass in which a view moves its
-//! image into huge pages.
+//! An event is emitted for each snapshot taken, each restore, each flat file that is written, and each pass in which
+//! a view moves its image into huge pages.
 //!
-//! A subscriber may call what the event is about. So no event is emitted under a lock: who takes one calls [`hold`]
-//! first, and what happens meanwhile is emitted when both are gone.
+//! This module decides when an event is emitted. A subscriber may call methods of the snapshot or view that the event
+//! is about, so no event may be emitted while a lock is held. Code that takes a lock calls [`hold`] first. Events of
+//! the same thread then wait until both the lock and the value from `hold` are dropped.
 #![cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 
 use crate::sys::Tracking;
@@ -21,16 +22,16 @@ mod held {
     type Event = Box<dyn FnOnce()>;
 
     thread_local! {
-        /// Events that wait, while a [`Hold`] of this thread exists.
+        /// Waiting events, while a [`Hold`] of this thread exists.
         static WAITING: RefCell<Option<Vec<Event>>> = const { RefCell::new(None) };
     }
 
-    /// Keeps the events of this thread back as long as it exists.
+    /// Makes the events of this thread wait as long as it exists.
     struct Hold {
         outermost: bool,
     }
 
-    /// Keeps back what this thread emits until the value is dropped, which is to be after the lock.
+    /// Makes the events of this thread wait until the returned value is dropped. Drop it after the lock.
     pub(crate) fn hold() -> impl Drop {
         let outermost = WAITING.try_with(|waiting| {
             let mut waiting = waiting.borrow_mut();
@@ -38,7 +39,8 @@ mod held {
             waiting.get_or_insert_default();
             outermost
         });
-        // In the destructor of another thread-local value, when this one is gone, events are not kept back.
+        // `WAITING` may be destroyed already, if this runs in the destructor of another thread-local value. Then events
+        // do not wait.
         Hold { outermost: outermost.unwrap_or(false) }
     }
 
@@ -71,7 +73,7 @@ mod held {
     }
 }
 
-/// Without the feature there is nothing to keep back.
+/// Stands for the value that makes events wait. Without the feature, there are no events.
 #[cfg(not(feature = "tracing"))]
 pub(crate) struct Hold;
 
@@ -80,7 +82,8 @@ pub(crate) fn hold() -> Hold {
     Hold
 }
 
-/// A view of `pages` pages was captured; `looked_at` pages were candidates, of which `captured` had changed.
+/// A snapshot of a view of `pages` pages was taken. `looked_at` pages were possibly written, and `captured` of them
+/// had changed.
 pub(crate) fn taken(pages: usize, looked_at: usize, captured: usize, tracker: Tracking) {
     #[cfg(feature = "tracing")]
     held::emit(move || {
@@ -88,7 +91,7 @@ pub(crate) fn taken(pages: usize, looked_at: usize, captured: usize, tracker: Tr
     });
 }
 
-/// A view of `pages` pages was restored in this `way`; `rewritten` pages were looked at one by one.
+/// A view of `pages` pages was restored in this `way`. `rewritten` of the pages were visited one by one.
 pub(crate) fn restored(way: &'static str, pages: usize, rewritten: usize, tracker: Tracking) {
     #[cfg(feature = "tracing")]
     held::emit(move || {
@@ -96,7 +99,7 @@ pub(crate) fn restored(way: &'static str, pages: usize, rewritten: usize, tracke
     });
 }
 
-/// A view of `pages` pages has ended a pass that moved `regions` regions into huge pages.
+/// A view of `pages` pages finished a pass that moved `regions` regions into huge pages.
 pub(crate) fn moved_to_huge_pages(pages: usize, regions: usize) {
     #[cfg(feature = "tracing")]
     held::emit(move || {
@@ -104,7 +107,7 @@ pub(crate) fn moved_to_huge_pages(pages: usize, regions: usize) {
     });
 }
 
-/// `written` pages of an image of `pages` pages were written into a flat file.
+/// `written` pages of an image of `pages` pages were written to a flat file.
 pub(crate) fn consolidated(pages: usize, written: usize) {
     #[cfg(feature = "tracing")]
     held::emit(move || tracing::debug!(target: "memsnap", pages, written, "image consolidated"));
@@ -118,7 +121,8 @@ mod tests {
     use super::held::emit;
     use super::hold;
 
-    /// A mutable view that ends emits its event under the lock of its snapshot, inside of which it takes its own.
+    /// When a mutable view ends, an event is emitted under the lock of its snapshot, and inside of that the lock of
+    /// the view is taken.
     #[test]
     fn what_is_held_comes_when_the_outermost_hold_is_gone_and_in_order() {
         let heard = Rc::new(RefCell::new(Vec::new()));
@@ -141,7 +145,7 @@ mod tests {
         assert_eq!(heard.borrow().len(), 5);
     }
 
-    /// A subscriber that takes a snapshot of its own.
+    /// A subscriber may take a snapshot itself.
     #[test]
     fn what_is_emitted_may_hold_and_emit() {
         let heard = Rc::new(RefCell::new(Vec::new()));

@@ -1,16 +1,16 @@
-//! A page of zeroes.
+//! A page of zeroes, for comparing and copying.
 
 use crate::page_size;
 
-/// The largest page that any platform has.
+/// As long as the largest page of all supported systems.
 static ZEROES: [u8; 1 << 16] = [0; 1 << 16];
 
-/// One page of zeroes.
+/// Returns a page of zeroes.
 pub(crate) fn zeroes() -> &'static [u8] {
     &ZEROES[..page_size()]
 }
 
-/// Whether `page`, one page long, holds nothing but zeroes.
+/// Returns whether all bytes of `page` are zero. The slice is at most one page long.
 pub(crate) fn is_zero(page: &[u8]) -> bool {
     page == &ZEROES[..page.len()]
 }

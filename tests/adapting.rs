@@ -1,4 +1,6 @@
-//! Views that move their snapshot's bytes into huge pages stay exact, as do forks and other views.
+//! Views that moved bytes of their snapshot to huge pages stay exact.
+//!
+//! So do forks of the process and other views.
 #![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
 mod common;
@@ -9,17 +11,19 @@ use memsnap::{OwnedView, Snapshot, Tracking, ViewOptions, page_size};
 
 const LEN: usize = 64 << 20;
 
-/// Enough takes for a view to move something, even if searches take a twentieth of the usual time.
+/// Enough snapshots for a view to move something, even if searches take a twentieth of the usual time.
 const TAKES: usize = 20_000;
 
-/// A view of `bytes` that has moved a part of them. `None` if no view can, and then `test` is skipped.
+/// Returns a view of `bytes` that has moved a part of them.
+///
+/// If no view can, skips `test` and returns `None`.
 fn adapted(test: &str, bytes: &[u8]) -> Option<OwnedView> {
     if forced_tier().is_some_and(|tier| tier == "pagemap" || tier == "compare") {
-        skip(test, "views that are tracked in this way move nothing");
+        skip(test, "with this tracking method, views move nothing");
         return None;
     }
     let snapshot = Snapshot::from_slice(bytes).unwrap();
-    // In this tier, a search takes long enough even in a view of 64 MiB.
+    // With this method, a search takes long enough even in a view of 64 MiB.
     let view = snapshot.into_view_with(ViewOptions::new().tracking(Tracking::Scan));
     let mut view = common::supported(test, view)?;
     for take in 0..TAKES {
@@ -29,7 +33,7 @@ fn adapted(test: &str, bytes: &[u8]) -> Option<OwnedView> {
         view[0] ^= 1;
         view.take_snapshot().unwrap();
         if take % 10 == 9 && view.stats().huge > 0 {
-            // Ends the pass, in which all regions are moved if there is memory for them.
+            // This ends the pass, which moves all regions if there is memory for them.
             (0..LEN >> 20).for_each(|_| drop(view.take_snapshot().unwrap()));
             view.restore().unwrap();
             return Some(view);
@@ -39,7 +43,7 @@ fn adapted(test: &str, bytes: &[u8]) -> Option<OwnedView> {
     None
 }
 
-/// Checks that the view is exact after writes, takes and restores, with each way of tracking.
+/// Checks that the view is exact after writes, snapshots and restores, with each tracking method.
 #[track_caller]
 fn goes_on(what: &str, view: &mut OwnedView, root: &[u8]) {
     let mut bytes = root.to_vec();
@@ -84,7 +88,7 @@ fn a_view_that_is_much_used_moves_its_image_and_stays_exact() {
     goes_on("another view", &mut image.into_view().unwrap(), &bytes);
 }
 
-/// A forked child has the huge pages, but its pages are not write-protected. Both processes stay exact.
+/// A forked child has the huge pages too, but its pages are not write-protected. Both processes stay exact.
 #[test]
 fn parent_and_child_go_on_in_huge_pages() {
     const TEST: &str = "parent_and_child_go_on_in_huge_pages";
@@ -97,7 +101,7 @@ fn parent_and_child_go_on_in_huge_pages() {
         }
         view[5] ^= 1;
         view.take_snapshot().unwrap();
-        // A write that no call has found yet.
+        // No call has found this write yet.
         view[LEN / 2] ^= 1;
         let mut now = bytes.clone();
         now[5] ^= 1;

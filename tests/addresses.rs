@@ -1,4 +1,6 @@
-//! Sizes for which there are no addresses are errors, which name them; nothing wraps around and nothing is cut off.
+//! If there are not enough addresses for a size, the error names the size.
+//!
+//! No size wraps around or is cut off.
 
 #![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
@@ -14,13 +16,15 @@ use memsnap::os::linux::SnapshotExt as _;
 use memsnap::{Snapshot, Tracking, ViewOptions, page_size};
 use rustix::fs::{MemfdFlags, SealFlags};
 
-/// Of 32 bits, the lower ones are those of a gibibyte and a little.
+/// A length that does not fit into 32 bits.
+///
+/// Its lower 32 bits are those of a little more than a gibibyte.
 const LONG: u64 = (5 << 30) + 7;
 
-/// A sixteenth of what a process has on most machines.
+/// A sixteenth of the addresses of a process on most machines.
 const LARGE: usize = if usize::BITS == 64 { usize::MAX >> 21 } else { usize::MAX >> 4 } + 1;
 
-/// `LONG` bytes, of which the last is 1, but no memory to speak of.
+/// Makes a file of `LONG` bytes that takes little memory. Its last byte is 1.
 fn long_file(flags: MemfdFlags) -> File {
     let file = File::from(rustix::fs::memfd_create("long", flags).unwrap());
     file.set_len(LONG).unwrap();
@@ -49,7 +53,7 @@ fn is_long_or_refused(what: &str, result: io::Result<Snapshot>) {
 fn files_of_more_than_32_bits_are_taken_whole_or_refused() {
     let file = long_file(MemfdFlags::CLOEXEC);
     is_long_or_refused("from_file", Snapshot::from_file(file.try_clone().unwrap()));
-    // SAFETY: nobody else has the file, and nothing is written to it.
+    // SAFETY: nobody else has the file, and nobody writes to it.
     is_long_or_refused("map_file", unsafe { Snapshot::map_file(&file) });
 }
 
@@ -65,13 +69,13 @@ fn when_addresses_run_out_views_are_refused_and_those_open_go_on() {
     const TEST: &str = "when_addresses_run_out_views_are_refused_and_those_open_go_on";
     let found_by = Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker;
     if usize::BITS == 64 && (found_by != Tracking::Scan || common::forced_tier().is_some()) {
-        return skip(TEST, "only PAGEMAP_SCAN passes over so much that was never touched");
+        return skip(TEST, "only PAGEMAP_SCAN can skip so many pages that were never touched");
     }
     alone(TEST, || {
         let snapshot = Snapshot::zeroed(LARGE).unwrap();
         let mut views = Vec::new();
         let error = loop {
-            assert!(views.len() < 1 << 12, "there is no end of addresses");
+            assert!(views.len() < 1 << 12, "the addresses do not run out");
             match snapshot.view() {
                 Ok(view) => views.push(view),
                 Err(error) => break error,
@@ -108,7 +112,7 @@ fn the_longest_snapshot_has_an_end() {
     let longer = ViewOptions::new().reserve(longest + 1).clone();
     let error = snapshot.view_with(&longer).map(drop).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
-    // Half of all addresses are to be had in some 32-bit processes.
+    // Some 32-bit processes have half of all addresses free.
     match snapshot.view() {
         Ok(view) => assert_eq!((view.len(), view[longest - 1]), (longest, 0)),
         Err(error) => assert!(message(&error).contains(&longest.to_string()), "{error}"),

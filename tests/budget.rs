@@ -1,4 +1,4 @@
-//! What a view keeps in memory through a restore, and what it gives back.
+//! How much memory a view keeps in a restore, and how much it gives back.
 
 mod common;
 
@@ -6,7 +6,7 @@ use memsnap::{Snapshot, Tracking, View, ViewOptions, page_size};
 
 const LEN: usize = 96 << 20;
 
-/// The most that a view keeps, as documented in `DESIGN.md`.
+/// The most memory that a view keeps, as documented in `DESIGN.md`.
 const KEPT: usize = 64 << 20;
 
 fn pattern(salt: usize) -> Vec<u8> {
@@ -17,14 +17,14 @@ fn pattern(salt: usize) -> Vec<u8> {
 fn dirty_and_restore<S>(view: &mut View<S>, snapshot: &Snapshot, bytes: &[u8]) {
     view.chunks_mut(page_size()).for_each(|page| page[9] ^= 0x55);
     view.restore_to(snapshot).unwrap();
-    // Before anything is read: of zeroes that were, `pagemap` cannot tell that they were not written.
+    // This comes before any read, since `pagemap` counts zero pages that were read as private.
     let stats = view.stats();
     if stats.tracker != Tracking::Compare {
-        // Captured pages that were copied into the view have nothing beneath them to go back to.
+        // Captured pages that were copied into the view are not mapped below it, so they stay.
         let kept = KEPT + snapshot.stats().captured;
-        assert!(stats.private <= kept, "{} bytes are kept", stats.private);
+        assert!(stats.private <= kept, "the view keeps {} bytes", stats.private);
     }
-    assert!(view[..] == *bytes, "a restore left something else behind");
+    assert!(view[..] == *bytes, "the restore left other bytes");
     assert_eq!(view.changes().unwrap().ranges(), []);
 }
 
@@ -40,8 +40,8 @@ fn pages_beyond_the_budget_are_given_back_and_show_their_old_bytes() {
     dirty_and_restore(&mut view, &zeroed, &vec![0; LEN]);
 }
 
-/// A view once kept all pages that it ever wrote, up to the budget, and each later call compared them all:
-/// after 16,000 pages, restoring a single one took 30 ms.
+/// A view kept all pages that it ever wrote, up to its budget, and each later call compared all of them.
+/// After 16,000 written pages, restoring a single page took 30 ms.
 #[test]
 fn pages_that_are_not_written_again_are_given_back() {
     let snapshot = Snapshot::from_slice(&pattern(0)).unwrap();
@@ -49,7 +49,7 @@ fn pages_that_are_not_written_again_are_given_back() {
     if view.stats().tracker == Tracking::Compare {
         return common::skip(
             "pages_that_are_not_written_again_are_given_back",
-            "which pages are private is not known where all are compared",
+            "if all pages are compared, private pages are not known",
         );
     }
     view.chunks_mut(page_size()).step_by(2).for_each(|page| page[0] ^= 1);
@@ -59,16 +59,18 @@ fn pages_that_are_not_written_again_are_given_back() {
         view.restore().unwrap();
     }
     let stats = view.stats();
-    // Closed pages are not compared, so that they may stay up to the budget.
+    // Write-protected pages are not compared, so they may stay up to the budget.
     let most = if stats.tracker == Tracking::Armed { KEPT } else { 2 * page_size() };
-    // Where all must be compared that is not in memory, a view of this size is mapped anew.
+    // If all pages that are not resident must be compared, a view of this size is mapped anew.
     let least = if stats.tracker == Tracking::WorkingSet { 0 } else { page_size() };
     assert!((least..=most).contains(&stats.private), "{stats:?}");
     assert!(view[..] == pattern(0)[..]);
 }
 
-/// A view that may keep all its pages keeps those that were written once, for they may be written again. Where pages
-/// cannot be closed each restore compares them, so that they are given back after some restores without a write.
+/// A view that may keep all its pages keeps pages that were written once, since they may be written again.
+///
+/// If pages cannot be write-protected, each restore compares the kept pages. So the view gives them back
+/// after some restores in which they were not written.
 #[test]
 fn pages_of_a_small_view_are_kept_for_some_restores() {
     const TEST: &str = "pages_of_a_small_view_are_kept_for_some_restores";
@@ -84,10 +86,10 @@ fn pages_of_a_small_view_are_kept_for_some_restores() {
         }
         view.restore().unwrap();
         let kept = view.stats().private;
-        assert!(kept >= 133 * page_size(), "{kept} bytes are kept");
+        assert!(kept >= 133 * page_size(), "the view keeps only {kept} bytes");
         for round in 0..100 {
             view[5 * page_size()] ^= 1;
-            // A page that comes back when the others go.
+            // This page is written again when the others have been given back.
             if round % 20 == 0 {
                 view[7 * page_size()] ^= 1;
             }
@@ -95,13 +97,13 @@ fn pages_of_a_small_view_are_kept_for_some_restores() {
             assert!(view[..] == *bytes, "round {round}");
         }
         let kept = view.stats().private;
-        // Zero pages that were read count in tier `pagemap`, but this is a file.
-        assert!(kept <= 2 * page_size(), "{kept} bytes are kept in the end");
+        // In tier `pagemap`, zero pages that were read count as private, but this view is of a file.
+        assert!(kept <= 2 * page_size(), "the view still keeps {kept} bytes");
     }
 }
 
-/// Discarding a page brings back what the mapping shows, which is not the snapshot's page where that was
-/// copied into the view, or where the view was laid out for another snapshot.
+/// Discarding a page shows what the mapping has below it. That is not the page of the snapshot if that was
+/// copied into the view, or if the mapping was made for another snapshot.
 #[test]
 fn captured_pages_are_right_whatever_lies_beneath_them() {
     let bytes = pattern(0);
@@ -109,7 +111,7 @@ fn captured_pages_are_right_whatever_lies_beneath_them() {
     let mut expected = bytes.clone();
     let mut view = root.view().unwrap();
     let third = LEN / 3;
-    // Long runs, which views map, and single pages, which they copy.
+    // Views map the long runs, and copy the single pages.
     for at in (0..third).step_by(page_size()).chain((third..LEN).step_by(5 * page_size())) {
         view[at] ^= 1;
         expected[at] ^= 1;
@@ -128,8 +130,8 @@ mod unix {
     use super::common::unix::lock;
     use super::*;
 
-    /// A restore that would rather give back everything at once finds out at locked memory that it cannot, when what
-    /// comes before is gone already: among that, captured pages that had been copied into the view.
+    /// A restore that discards all pages finds out at a locked page that it cannot. By then it has discarded
+    /// the pages before, including captured pages that had been copied into the view.
     #[test]
     fn a_view_that_is_partly_locked_is_restored() {
         const PAGES: usize = 4000;
@@ -141,7 +143,7 @@ mod unix {
             expected[page * page_size()] ^= 1;
         }
         let changed = view.take_snapshot().unwrap();
-        // With nothing to be kept all is discarded, with one call for many runs.
+        // With nothing to keep, the restore discards all pages, in one call for many runs.
         for (locked, kept) in [PAGES - 1, PAGES / 2, 0].map(|page| [(page, KEPT), (page, 0)]).concat() {
             let mut view = changed.view_with(ViewOptions::new().keep_resident(kept)).unwrap();
             let last = &view[locked * page_size()..][..page_size()];

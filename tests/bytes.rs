@@ -1,4 +1,4 @@
-//! A view becomes `Bytes` without a copy, and lives as long as these.
+//! A view becomes `Bytes` without a copy, and lives as long as they do.
 
 mod common;
 
@@ -44,7 +44,7 @@ fn the_last_clone_gives_the_memory_back() {
     alone(TEST, || {
         let anonymous = || memory().map(|memory| memory.anonymous);
         if anonymous().is_none() {
-            skip(TEST, "the memory of the process is not known");
+            skip(TEST, "the system does not report the memory of the process");
         }
         let snapshot = Arc::new(Snapshot::zeroed(LEN).unwrap());
         let mut view = snapshot.view_arc().unwrap();
@@ -53,12 +53,15 @@ fn the_last_clone_gives_the_memory_back() {
         let last = bytes.clone().split_off(LEN - 1);
         drop(bytes);
         let held = anonymous();
-        assert!(held.is_none_or(|held| held >= LEN), "{held:?} bytes are held for a slice");
+        assert!(held.is_none_or(|held| held >= LEN), "only {held:?} bytes are held for a slice");
         assert_eq!(Arc::strong_count(&snapshot), 2);
 
         drop(last);
         let held = anonymous();
-        assert!(held.is_none_or(|held| held < LEN / 2), "{held:?} bytes are held for nothing");
+        assert!(
+            held.is_none_or(|held| held < LEN / 2),
+            "{held:?} bytes are held, although nothing needs them"
+        );
         assert_eq!(Arc::strong_count(&snapshot), 1);
     });
 }

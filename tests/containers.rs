@@ -1,7 +1,10 @@
-//! What whole systems refuse, all of it at once: the default profile of Docker, gVisor, Linux 5.10, and a root folder
-//! without `/proc`. All of the interface goes on there, with the best way of finding written pages that is left.
+//! Tests under everything that a whole system refuses.
 //!
-//! Each test runs in a child, and the parent never uses memsnap, so that a child can be refused the very first call.
+//! The systems are Docker with its default profile, gVisor, Linux 5.10, and a root folder without `/proc`.
+//! All of the interface works there, with the best tracking method that is left.
+//!
+//! Each test runs in a forked child. The parent never uses memsnap, so that even the child's first call can
+//! be refused.
 
 #![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
@@ -25,7 +28,8 @@ use memsnap::{
     Access, HugePages, Populate, Snapshot, SnapshotOptions, Tracking, View, ViewOptions, page_size,
 };
 
-/// The way that is found where nothing better than `best` is possible, and pages are not write-protected.
+/// Returns the expected tracking method if nothing better than `best` is possible and pages are not
+/// write-protected.
 fn expected(best: Tracking) -> Tracking {
     let forced = match common::forced_tier().as_deref() {
         Some("compare") => Tracking::Compare,
@@ -38,7 +42,7 @@ fn expected(best: Tracking) -> Tracking {
     order[place(forced).max(place(best))]
 }
 
-/// Uses all of the interface where these calls are refused from the start.
+/// Uses all of the interface while these calls are refused from the start.
 #[track_caller]
 fn goes_on_as(test: &str, refusals: &[Refusal], best: Tracking) {
     let _serial = serial();
@@ -81,7 +85,9 @@ fn uses_all_of_it(expected: Tracking) {
     goes_on("named zeroes", &mut zeroed.view().unwrap(), &vec![0; bytes.len()]);
 }
 
-/// What an option that cannot work is answered with. Where the system gives another reason, that is told.
+/// Returns whether this is the error of an option that cannot work.
+///
+/// It may also be the error of the system.
 fn is_refusal(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied)
 }
@@ -145,13 +151,13 @@ fn is_protected(snapshot: &Snapshot, bytes: &[u8]) {
 }
 
 fn goes_to_another_process(snapshot: &Snapshot, bytes: &[u8]) {
-    // A file that was mapped in place is somebody else's, and cannot be sealed.
+    // A file that was mapped in place belongs to somebody else and cannot be sealed.
     let Ok(descriptor) = snapshot.to_fd() else { return };
     let received = Snapshot::from_fd(descriptor).unwrap();
     goes_on("received", &mut received.view().unwrap(), bytes);
 }
 
-/// What a filter can say of a device or a file that is not there.
+/// Returns the refusals that make userfaultfd and its device unavailable.
 fn no_userfaultfd(errno: libc::c_int) -> [Refusal; 2] {
     [refuse(libc::SYS_userfaultfd, errno), refuse_ioctl(NEW_USERFAULTFD, libc::ENOTTY)]
 }
@@ -164,13 +170,14 @@ fn value(call: libc::c_long, number: u8, value: u32, errno: libc::c_int) -> Refu
     Refusal { call, argument: Some(Argument { number, mask: u32::MAX, value }), errno }
 }
 
-/// `libc` knows it with glibc only.
+/// `libc` defines this constant only for glibc.
 const MADV_COLLAPSE: libc::c_int = 25;
 
-/// `PR_SET_VMA`, by which memory gets a name.
+/// `PR_SET_VMA`, which names memory.
 const NAME_MEMORY: u32 = 0x5356_4d41;
 
-/// Its allow list has neither userfaultfd nor, without `CAP_SYS_PTRACE`, process_madvise; nor io_uring.
+/// Docker's allow list has no userfaultfd and no io_uring. Without `CAP_SYS_PTRACE` it has no process_madvise
+/// either.
 #[test]
 fn in_docker() {
     let mut refusals = vec![
@@ -182,8 +189,8 @@ fn in_docker() {
     goes_on_as("in_docker", &refusals, Tracking::Scan);
 }
 
-/// Its memory files know two flags, no holes, and no reserving or punching; its `madvise` knows none of the newer
-/// advice; there is no pagemap.
+/// gVisor's memory files support two flags, but no holes, and no reserving or punching. Its `madvise`
+/// supports none of the newer advice, and it has no pagemap.
 #[test]
 fn in_gvisor() {
     let mut refusals = vec![
@@ -208,8 +215,9 @@ fn in_gvisor() {
     goes_on_as("in_gvisor", &refusals, Tracking::Compare);
 }
 
-/// userfaultfd for user mode only came with 5.11, populating with 5.14, names of memory with 5.17, collapsing and
-/// userfaultfd's device with 6.1, memory files that are not executable with 6.3, `PAGEMAP_SCAN` with 6.7.
+/// Some features came later: userfaultfd for user mode only with 5.11, populating with 5.14, names of memory
+/// with 5.17, collapsing and the device of userfaultfd with 6.1, memory files that are not executable with
+/// 6.3, and `PAGEMAP_SCAN` with 6.7.
 #[test]
 fn on_linux_5_10() {
     const USER_MODE_ONLY: u32 = 1;
@@ -227,7 +235,7 @@ fn on_linux_5_10() {
     goes_on_as("on_linux_5_10", &refusals, Tracking::Pagemap);
 }
 
-/// Every call that memsnap can do without fails, in every way that sandboxes have of saying so.
+/// Every call that memsnap can do without fails, with each error that sandboxes return.
 #[test]
 fn where_all_that_can_be_refused_is() {
     for errno in [libc::EPERM, libc::ENOSYS, libc::EINVAL] {
@@ -255,8 +263,8 @@ fn where_all_that_can_be_refused_is() {
     }
 }
 
-/// A root folder without `/proc`: there is no pagemap to look at, no descriptor can be opened anew, and nothing
-/// tells whether memory is pinned.
+/// In a root folder without `/proc`, there is no pagemap, no descriptor can be opened anew, and pinned memory
+/// is not reported.
 #[test]
 fn in_a_root_without_proc() {
     let test = "in_a_root_without_proc";
@@ -267,7 +275,7 @@ fn in_a_root_without_proc() {
     let expected = expected(Tracking::Compare);
     let is_capable = is_capable_of(CAP_SYS_CHROOT);
     run_in_child(|| {
-        // SAFETY: this is the only thread of the child, so that nobody reads the environment meanwhile.
+        // SAFETY: this is the only thread of the child, so nobody reads the environment meanwhile.
         unsafe { std::env::remove_var("TMPDIR") };
         if let Err(error) = enter(&path) {
             assert!(!is_capable, "changing the root folder: {error}");
@@ -279,14 +287,14 @@ fn in_a_root_without_proc() {
 
 /// Makes a folder the root of this process, which has one thread.
 fn enter(folder: &CStr) -> io::Result<()> {
-    // SAFETY: it takes no arguments.
+    // SAFETY: the call takes no arguments.
     let is_root = unsafe { libc::geteuid() } == 0;
-    // Who is not root is in a namespace of his own.
+    // A user other than root needs a namespace of their own.
     // SAFETY: the call takes numbers only.
     if !is_root && unsafe { libc::unshare(libc::CLONE_NEWUSER) } != 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the path ends with a zero.
+    // SAFETY: the path is a string that ends with a zero.
     if unsafe { libc::chroot(folder.as_ptr()) } != 0 {
         return Err(io::Error::last_os_error());
     }

@@ -1,5 +1,6 @@
-//! Many snapshots that are all viewed leave the program descriptors for its own files; and what becomes of memsnap's
-//! descriptors when other code closes them.
+//! Many snapshots that are all viewed leave descriptors for the program's own files.
+//!
+//! If other code closes memsnap's descriptors, no data is lost.
 #![cfg(unix)]
 
 mod common;
@@ -12,7 +13,7 @@ use memsnap::{Snapshot, page_size};
 
 const LIMIT: usize = 400;
 
-/// As many files as can be opened.
+/// Opens as many files as possible.
 fn files() -> Vec<File> {
     (0..LIMIT).map_while(|_| File::open("/dev/null").ok()).collect()
 }
@@ -23,7 +24,8 @@ fn viewing_many_snapshots_leaves_most_descriptors_free() {
         let _limit = Limit::descriptors_to(LIMIT as u64);
         let root = Snapshot::zeroed(200 * page_size()).unwrap();
         let mut view = root.view().unwrap();
-        // Each has a run that is worth mapping, and is viewed often enough to be made flat.
+        // Each snapshot has a run that is long enough to be mapped. It is viewed often enough for its image
+        // to be made flat.
         let snapshots: Vec<_> = (0..500_u32)
             .map(|i| {
                 view[..100 * page_size()]
@@ -41,11 +43,11 @@ fn viewing_many_snapshots_leaves_most_descriptors_free() {
         assert!(files().len() >= 300);
         drop(snapshots);
         let held = LIMIT - files().len();
-        assert!(held < 20, "{held} descriptors are still held");
+        assert!(held < 20, "{held} descriptors are still open");
     });
 }
 
-/// Descriptors that other code closes, and whose numbers it gives to files of its own.
+/// Descriptors that other code closes, and whose numbers it uses for its own files.
 #[cfg(all(target_os = "linux", not(memsnap_unix)))]
 mod linux {
     use std::fs::File;
@@ -71,11 +73,11 @@ mod linux {
     #[derive(Clone, Copy)]
     enum Stranger {
         Zeroes,
-        /// The pagemap of the parent, which has the same addresses in use, and another userfaultfd.
+        /// The pagemap of the parent, which uses the same addresses, and another userfaultfd.
         Alike,
     }
 
-    /// Closes the descriptors by which written pages are found, and has others take their numbers.
+    /// Closes the descriptors with which memsnap finds written pages, and gives their numbers to other files.
     fn replace(stranger: Stranger) {
         let (pagemaps, userfaults) = (numbers_of(Kind::Pagemap), numbers_of(Kind::Userfaultfd));
         assert_eq!(pagemaps.len(), 1);
@@ -92,7 +94,9 @@ mod linux {
         userfaults.into_iter().for_each(|number| put_in_place(&userfault, number));
     }
 
-    /// A view of `pattern(PAGES, 1)` in which pages were found in this way; `None` where that cannot work.
+    /// Returns a view of `pattern(PAGES, 1)` that has used this tracking method.
+    ///
+    /// `None` if the method cannot work.
     fn view(tracking: Tracking) -> Option<OwnedView> {
         view_of(&Snapshot::from_slice(&pattern(PAGES, 1)).unwrap(), tracking)
     }
@@ -107,7 +111,7 @@ mod linux {
         Some(view)
     }
 
-    /// Each write is found, by snapshots, changes and restores.
+    /// Checks that snapshots, changes and restores find each write.
     #[track_caller]
     fn is_exact(view: &mut OwnedView) {
         for round in 2..6 {
@@ -127,8 +131,9 @@ mod linux {
         }
     }
 
-    /// A library closed all descriptors that it had not opened, and opened files of its own. memsnap asked those which pages
-    /// were written. `/dev/zero` said that none was, and another process's pagemap told of that process.
+    /// A library closed all descriptors that it had not opened, and then opened its own files. memsnap asked
+    /// these files which pages were written: `/dev/zero` reported none, and another process's pagemap
+    /// reported pages of that process.
     #[test]
     fn a_file_in_the_place_of_the_pagemap_is_not_believed() {
         let _serial = serial();
@@ -157,7 +162,8 @@ mod linux {
         }
     }
 
-    /// The same in a thread with a file table of its own, in which other files had the numbers. The other threads go on.
+    /// The same in a thread with its own file table, in which other files have the numbers. The other threads
+    /// are not affected.
     #[test]
     fn a_thread_with_a_file_table_of_its_own_finds_what_was_written() {
         let _serial = serial();
@@ -180,7 +186,7 @@ mod linux {
                             assert_eq!(
                                 numbers_of(Kind::Pagemap).len(),
                                 pagemaps,
-                                "descriptors are left behind"
+                                "descriptors were left open"
                             );
                         });
                         thread.join().unwrap();
@@ -191,18 +197,18 @@ mod linux {
         }
     }
 
-    /// What daemons do: all descriptors are closed. Then all that was opened is another file, or none.
+    /// A daemon closes all descriptors. Each number then refers to another file, or to none.
     #[test]
     fn when_all_descriptors_were_closed_nothing_is_wrong() {
         alone("when_all_descriptors_were_closed_nothing_is_wrong", || {
             for tracking in TIERS {
                 let root = Snapshot::from_slice(&pattern(PAGES, 1)).unwrap();
                 let Some(mut view) = view_of(&root, tracking) else { continue };
-                // SAFETY: takes numbers only.
+                // SAFETY: the call takes numbers only.
                 let closed = unsafe { libc::syscall(libc::SYS_close_range, 3, libc::c_uint::MAX, 0) };
                 assert_eq!(closed, 0);
                 let _strangers: Vec<_> = (0..9).map(|_| File::open("/dev/zero").unwrap()).collect();
-                // The mapping is there, and the file still is with it.
+                // The mapping still exists, and keeps the file.
                 is_exact(&mut view);
                 assert!(message(&root.view().unwrap_err()).contains("descriptor"));
                 assert!(read_or_error(&root));
@@ -210,19 +216,21 @@ mod linux {
         });
     }
 
-    /// Whether the bytes are those of the root, if any are given.
+    /// Returns whether a read of the root returns its bytes or an error, rather than other bytes.
     fn read_or_error(root: &Snapshot) -> bool {
         let mut bytes = vec![0; PAGES * page_size()];
         root.read_at(&mut bytes, 0).map_or(true, |_| bytes == pattern(PAGES, 1))
     }
 
-    /// As above for the file of a snapshot: a view of it showed the bytes of whatever file had the number.
+    /// The same for the file of a snapshot: a view of it showed the bytes of the file that had the number.
     #[test]
     fn a_file_in_the_place_of_a_snapshots_is_neither_shown_nor_written_nor_closed() {
         let _serial = serial();
         run_in_child(|| {
             let other = Snapshot::from_slice(&pattern(PAGES, 5)).unwrap();
-            let [number] = numbers_of(Kind::Sealed)[..] else { panic!("not one memory file") };
+            let [number] = numbers_of(Kind::Sealed)[..] else {
+                panic!("there is not exactly one memory file")
+            };
             let root = Snapshot::from_slice(&pattern(PAGES, 1)).unwrap();
             let mut view = root.view().unwrap();
             let stranger = File::from(rustix::fs::memfd_create("stranger", MemfdFlags::CLOEXEC).unwrap());
@@ -243,7 +251,7 @@ mod linux {
         });
     }
 
-    /// `number` is still open on `stranger`, whose bytes are as they were.
+    /// Checks that `number` is still open on `stranger`, whose bytes did not change.
     #[track_caller]
     fn is_stranger(number: i32, stranger: &File) {
         let there = File::open(format!("/proc/self/fd/{number}")).unwrap();
@@ -253,8 +261,8 @@ mod linux {
         assert_same("the stranger", &bytes, &pattern(PAGES, 9));
     }
 
-    /// As above for the file of a view that is written in place, of which holes were looked for, cut out and sealed in
-    /// another file. What was written is in the mapping, and captured from there.
+    /// The same for the file of a view written in place: memsnap searched another file for holes, punched
+    /// holes into it and sealed it. The written bytes are in the mapping, from which they are captured.
     #[test]
     fn a_view_in_place_whose_file_was_closed_loses_nothing() {
         let _serial = serial();
@@ -265,7 +273,9 @@ mod linux {
                 options.reserve(2 * PAGES * page_size());
                 let mut view = snapshot.view_mut_with(&options).unwrap();
                 view.copy_from_slice(&pattern(PAGES, 1));
-                let [number] = numbers_of(Kind::Unsealed)[..] else { panic!("not one memory file") };
+                let [number] = numbers_of(Kind::Unsealed)[..] else {
+                    panic!("there is not exactly one memory file")
+                };
                 let stranger =
                     rustix::fs::memfd_create("stranger", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING);
                 let stranger = File::from(stranger.unwrap());
@@ -290,8 +300,9 @@ mod linux {
         }
     }
 
-    /// What was written through a mutable view could not be captured when the file of its snapshot was closed before anything
-    /// had been compared with that file: each later call on the snapshot failed, and nothing gave the bytes back.
+    /// The file of a snapshot was closed before anything had been compared with it. Then what was written
+    /// through a mutable view could not be captured. Each later call on the snapshot failed, and the bytes
+    /// were lost.
     #[test]
     fn a_mutable_view_whose_snapshot_was_closed_loses_nothing() {
         let _serial = serial();
@@ -315,13 +326,13 @@ mod linux {
                 bytes[5 * page_size()] ^= 1;
                 view.commit().unwrap();
                 assert_same("committed", &read(&snapshot), &bytes);
-                assert!(snapshot.view().is_err(), "a view of another file");
+                assert!(snapshot.view().is_err(), "a view of another file was opened");
             });
         }
     }
 
-    /// A file system gives the inode number of a file that was deleted to the next one, by which that was taken for the file
-    /// of a snapshot.
+    /// A file system gives the inode number of a deleted file to the next file. memsnap took that file for
+    /// the file of the snapshot.
     #[test]
     fn a_file_with_the_inode_number_of_a_deleted_one_is_another() {
         let _serial = serial();

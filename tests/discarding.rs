@@ -1,5 +1,6 @@
-//! Parts of a view can be put back to the last snapshot, which returns their memory; what other code discards in a
-//! view without its knowledge is found where private pages are listed.
+//! `discard` puts parts of a view back to the last snapshot and returns their memory.
+//!
+//! If other code discards pages of a view, the tracking methods that list private pages find this.
 
 mod common;
 
@@ -12,7 +13,7 @@ use common::script::{differing, read};
 use common::{alone, assert_same, memory_file_bytes, serial, skip, supported};
 use memsnap::{Access, Snapshot, Tracking, View, ViewOptions, page_size};
 
-/// Ranges of bytes of a view of `len` bytes: with and without edges, short and long, and none.
+/// Returns ranges of a view of `len` bytes: long, short and empty, at page boundaries and within pages.
 fn ranges(len: usize) -> Vec<Range<usize>> {
     let page = page_size();
     vec![
@@ -31,7 +32,8 @@ fn ranges(len: usize) -> Vec<Range<usize>> {
     ]
 }
 
-/// Writes and discards, after a snapshot and after restores, and compares all that can be seen.
+/// Writes and discards, after a snapshot and after restores, and checks the bytes, the changes and the
+/// snapshots.
 fn discards<S>(what: &str, view: &mut View<S>, root: &[u8]) {
     for (i, range) in ranges(root.len()).into_iter().enumerate() {
         let what = format!("{what}, {range:?}");
@@ -50,7 +52,7 @@ fn discards<S>(what: &str, view: &mut View<S>, root: &[u8]) {
             bytes[range.clone()].copy_from_slice(&synced[range.clone()]);
             assert_same(&what, view, &bytes);
             assert_eq!(view.changes().unwrap().ranges(), differing(&bytes, &synced), "{what}");
-            // Discarded pages can be written again, and are noticed.
+            // A discarded page can be written again, and the write is found.
             let at = range.start.min(root.len() - 1);
             view[at] ^= 0x33;
             bytes[at] ^= 0x33;
@@ -133,7 +135,7 @@ trait With: Sized {
 
 impl<S> With for View<S> {}
 
-/// Returns what a restored view shows in the end.
+/// Returns the bytes of the view after the last restore.
 fn exercise_growth<S>(name: &str, view: &mut View<S>, root: &[u8], more: usize) -> Vec<u8> {
     let mut expected = root.to_vec();
     expected.resize(more, 0);
@@ -159,7 +161,7 @@ fn the_memory_of_discarded_pages_goes_back() {
     const LARGE: usize = 64 << 20;
     alone(TEST, || {
         if memory().is_none() {
-            return skip(TEST, "the memory of the process is not known");
+            return skip(TEST, "the system does not report the memory of the process");
         }
         let memory = || memory().unwrap();
         let bytes = vec![7; LARGE];
@@ -171,12 +173,12 @@ fn the_memory_of_discarded_pages_goes_back() {
             let full = memory().anonymous;
             view.discard(..).unwrap();
             let back = full - memory().anonymous;
-            assert!(back > LARGE / 10 * 9, "{name}: {back} bytes went back");
-            // Nothing is left for the next snapshot.
+            assert!(back > LARGE / 10 * 9, "{name}: only {back} bytes were returned");
+            // The next snapshot captures nothing.
             let taken = view.take_snapshot().unwrap();
             assert_eq!(taken.stats().captured, 0, "{name}");
             assert_eq!(taken.stats().store.live, 0, "{name}");
-            // Nor does it take memory to discard what was never written.
+            // Discarding pages that were never written takes no memory.
             let before = memory().anonymous;
             let mut untouched = snapshot.view().unwrap();
             untouched.discard(5..).unwrap();
@@ -187,12 +189,15 @@ fn the_memory_of_discarded_pages_goes_back() {
         view.fill(1);
         view.discard(page_size() / 2..).unwrap();
         let held = memory_file_bytes();
-        assert!(held.is_none_or(|held| held <= page_size() as u64), "{held:?} bytes are left in files");
+        assert!(
+            held.is_none_or(|held| held <= page_size() as u64),
+            "{held:?} bytes are left in memory files"
+        );
         assert!(view[page_size() / 2..].iter().all(|&byte| byte == 0));
     });
 }
 
-/// The kernel reports a discarded page of an armed view of zeroes as if it had been written.
+/// In an armed view of zeroes, the kernel lists a discarded page as written.
 #[test]
 fn discarded_pages_of_an_armed_view_are_not_captured() {
     let _serial = serial();
@@ -217,8 +222,7 @@ fn what_is_not_within_the_view_or_protected_is_not_discarded() {
     for Kind { name, mut snapshot, bytes } in kinds::all() {
         let mut view = snapshot.view_mut().unwrap();
         let len = bytes.len();
-        #[allow(clippy::reversed_empty_ranges)]
-        for range in [0..len + 1, len + 1..len + 1, 9..8, 0..usize::MAX, usize::MAX..usize::MAX] {
+        for range in kinds::ranges_outside(len) {
             assert_eq!(view.discard(range).unwrap_err().kind(), ErrorKind::InvalidInput);
         }
         let mut expected = bytes.clone();
@@ -245,13 +249,13 @@ fn what_is_not_within_the_view_or_protected_is_not_discarded() {
 fn purge<S>(view: &mut View<S>, pages: Range<usize>) {
     let range = pages.start * page_size()..pages.end * page_size();
     let start = view[range.clone()].as_mut_ptr();
-    // SAFETY: the pages are the view's, which is borrowed exclusively.
+    // SAFETY: the pages belong to the view, which is borrowed exclusively.
     assert_eq!(unsafe { libc::madvise(start.cast(), range.len(), libc::MADV_DONTNEED) }, 0);
 }
 
-/// Other code (a balloon, an allocator that returns memory) called `madvise(MADV_DONTNEED)` on captured pages of a view.
-/// The kernel lists only pages that are private, so these were taken to show what was captured: they were missing in the
-/// next snapshot, and the next restore left them.
+/// Other code, such as a balloon or an allocator that returns memory, called `madvise(MADV_DONTNEED)` on
+/// captured pages of a view. The kernel lists only private pages, so memsnap assumed that the discarded pages
+/// showed what was captured. The next snapshot missed them, and the next restore left them.
 #[test]
 #[cfg(all(target_os = "linux", not(memsnap_unix)))]
 fn pages_that_other_code_discarded_are_found_where_private_pages_are_listed() {
@@ -262,14 +266,15 @@ fn pages_that_other_code_discarded_are_found_where_private_pages_are_listed() {
             let what = format!("{tracking}, {name}");
             let view = snapshot.view_with(ViewOptions::new().tracking(tracking));
             let Some(mut view) = supported(test, view) else { return };
-            // Before the first search: pages of the snapshot that the view had to copy.
+            // No pages were searched for yet. The view has copies of some captured pages.
             purge(&mut view, 0..30);
             let shown = view.to_vec();
             assert_same(&what, &read(&view.take_snapshot().unwrap()), &shown);
             view.restore().unwrap();
             assert_same(&what, &view, &root);
 
-            // After a snapshot, after a restore to it, and after one from another snapshot.
+            // The pages are discarded after a snapshot, after a restore to it, and after a restore from
+            // another snapshot.
             view[5 * page_size()..9 * page_size()].fill(7);
             let seven = view.take_snapshot().unwrap();
             let with_seven = view.to_vec();
@@ -285,7 +290,7 @@ fn pages_that_other_code_discarded_are_found_where_private_pages_are_listed() {
                     assert_eq!(view.changes().unwrap().ranges(), differing(&shown, &with_seven), "{what}");
                     let taken = view.take_snapshot().unwrap();
                     assert_same(&what, &read(&taken), &shown);
-                    // Found once, and again where it happens again.
+                    // A discarded page is found once, and again if it is discarded again.
                     view[6 * page_size()] = 9;
                     purge(&mut view, 6..7);
                     assert_same(&what, &read(&view.take_snapshot().unwrap()), &view);
@@ -293,7 +298,7 @@ fn pages_that_other_code_discarded_are_found_where_private_pages_are_listed() {
                 view.restore_to(&seven).unwrap();
                 assert_same(&what, &view, &with_seven);
             }
-            // Numbers that are asked for in between change nothing.
+            // Calls of `stats` in between do not lose the discarded page.
             purge(&mut view, 5..6);
             let _ = (view.stats(), view.stats());
             let shown = view.to_vec();
@@ -306,7 +311,8 @@ fn pages_that_other_code_discarded_are_found_where_private_pages_are_listed() {
     }
 }
 
-/// The same, where a restore discarded all of a view that was read in full once, and copied in what is captured.
+/// The same after a restore that discarded all of a view, since all of it had been read, and copied the
+/// captured pages into it again.
 #[test]
 #[cfg(all(target_os = "linux", not(memsnap_unix)))]
 fn pages_that_other_code_discarded_are_found_after_a_view_started_over() {
@@ -315,9 +321,10 @@ fn pages_that_other_code_discarded_are_found_after_a_view_started_over() {
     let _serial = serial();
     let root = common::pattern(PAGES, 1);
     let snapshot = Snapshot::from_slice(&root).unwrap();
-    // Searches that cost so much in vain lead to it, wherever the last of them is.
+    // Such a restore happens once searches for nothing were expensive enough. The number of searches decides
+    // when.
     for searches in 0..3 {
-        // What was not captured is discarded by a restore.
+        // With this budget, a restore discards the pages that were not captured.
         let mut options = ViewOptions::new();
         options.tracking(Tracking::Scan).keep_resident(0);
         let Some(mut view) = supported(test, snapshot.view_with(&options)) else { return };
@@ -340,7 +347,7 @@ fn pages_that_other_code_discarded_are_found_after_a_view_started_over() {
     }
 }
 
-/// The same, for pages that the kernel was allowed to take back when it needs memory.
+/// The same for pages that the kernel may take when it needs memory.
 #[test]
 #[cfg(all(target_os = "linux", not(memsnap_unix)))]
 fn pages_that_other_code_freed_are_found_where_private_pages_are_listed() {
@@ -354,10 +361,10 @@ fn pages_that_other_code_freed_are_found_where_private_pages_are_listed() {
         let taken = view.take_snapshot().unwrap();
         for paged_out in [false, true] {
             let (start, len) = (view[5 * page_size()..].as_mut_ptr(), 20 * page_size());
-            // SAFETY: the pages are the view's, which is borrowed exclusively.
+            // SAFETY: the pages belong to the view, which is borrowed exclusively.
             assert_eq!(unsafe { libc::madvise(start.cast(), len, libc::MADV_FREE) }, 0);
             if paged_out {
-                // SAFETY: as above. A kernel that does not know it leaves them.
+                // SAFETY: as above. A kernel that does not support this leaves the pages.
                 unsafe { libc::madvise(start.cast(), len, libc::MADV_PAGEOUT) };
             }
             let shown = view.to_vec();

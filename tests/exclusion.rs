@@ -1,4 +1,4 @@
-//! A restore leaves bytes alone that it is told to, to the byte, and later calls know of them.
+//! A restore can leave byte ranges as they are. Later calls take these bytes into account.
 
 mod common;
 
@@ -10,7 +10,7 @@ use common::script::{Random, differing, read};
 use common::{assert_same, pattern, serial, supported};
 use memsnap::{Snapshot, Tracking, View, ViewOptions, page_size};
 
-/// What a view shows after a restore to `root` that leaves `ranges` out.
+/// Returns what a view shows after a restore to `root` that excludes `ranges`.
 fn restored(before: &[u8], root: &[u8], ranges: &[Range<usize>]) -> Vec<u8> {
     let mut after = root.to_vec();
     for range in ranges {
@@ -20,7 +20,10 @@ fn restored(before: &[u8], root: &[u8], ranges: &[Range<usize>]) -> Vec<u8> {
     after
 }
 
-/// Lists of ranges of a view of `len` bytes: overlapping, adjacent, unsorted, empty, of whole pages and of parts.
+/// Returns lists of ranges of a view of `len` bytes.
+///
+/// Some ranges overlap, are adjacent, unsorted or empty. They start and end at page boundaries and within
+/// pages.
 #[allow(clippy::single_range_in_vec_init)]
 fn lists(len: usize) -> Vec<Vec<Range<usize>>> {
     let page = page_size();
@@ -101,7 +104,7 @@ fn excluded_bytes_stay_in_armed_views() {
     }
 }
 
-/// Restores that find the same pages written as the one before do not compare them each time.
+/// If a restore finds the same pages written as the one before, it may skip comparing them.
 #[test]
 fn bytes_stay_through_many_restores() {
     let _serial = serial();
@@ -112,7 +115,7 @@ fn bytes_stay_through_many_restores() {
             let mut bytes = root.clone();
             for round in 0..30_u8 {
                 let what = format!("{name}, list {list}, round {round}");
-                // The same pages each time, others now and then, and the coverage map.
+                // Each round writes the same pages, some others, and a map that restores exclude.
                 let often = (0..kinds::PAGES).step_by(7);
                 let seldom = (usize::from(round)..kinds::PAGES).step_by(if round % 5 == 0 { 2 } else { 200 });
                 for page in often.chain(seldom) {
@@ -144,7 +147,8 @@ fn bytes_stay_through_many_restores() {
     }
 }
 
-/// What stayed once is not written again, so that nothing but the view's memory of it tells of it.
+/// The excluded bytes are written only once. So only the view's own record tells later calls that they
+/// differ.
 #[test]
 fn bytes_that_stayed_are_remembered_however_often_others_are_restored() {
     let _serial = serial();

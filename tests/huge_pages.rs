@@ -1,4 +1,4 @@
-//! Snapshots and views are in huge pages where that is wished for and the system has them, and as exact there.
+//! Snapshots and views that ask for huge pages get them if the system has any, and stay exact.
 #![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
 mod common;
@@ -29,7 +29,7 @@ fn huge_pages_are_used_where_they_are_wished_for() {
     let zeroed = Snapshot::zeroed(bytes.len()).unwrap();
     let mut view = zeroed.view_with(&huge).unwrap();
     assert_eq!(view.as_ptr().addr() % HUGE, 0);
-    // A wish, which the kernel may not grant each time.
+    // The kernel may refuse a request for huge pages, so this makes several requests.
     let granted = (0..10).any(|_| {
         view.restore().unwrap();
         view.copy_from_slice(&bytes);
@@ -38,7 +38,7 @@ fn huge_pages_are_used_where_they_are_wished_for() {
     if kernel_gives_huge_pages(false) {
         assert!(granted);
     } else {
-        skip(TEST, "the kernel gives no anonymous huge pages");
+        skip(TEST, "the kernel gives no huge pages for anonymous memory");
     }
     view.grow(8 * HUGE).unwrap();
     view.restore().unwrap();
@@ -60,7 +60,7 @@ fn huge_pages_are_used_where_they_are_wished_for() {
     }
 }
 
-/// Whether memory has huge pages once it was asked for them: a process's own, or a file's that is mapped.
+/// Returns whether memory gets huge pages on request: anonymous memory, or the pages of a mapped file.
 fn kernel_gives_huge_pages(of_file: bool) -> bool {
     let len = 4 * HUGE;
     let (mut fd, mut flags) = (-1, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS);
@@ -72,15 +72,15 @@ fn kernel_gives_huge_pages(of_file: bool) -> bool {
         let Ok(file) = &file else { return false };
         (fd, flags) = (file.as_raw_fd(), libc::MAP_PRIVATE);
     }
-    // SAFETY: a new mapping at an address that the kernel picks.
+    // SAFETY: a new mapping at an address that the kernel chooses.
     let start = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0) };
     assert_ne!(start, libc::MAP_FAILED);
     let start: *mut u8 = start.cast();
     let whole = start.wrapping_add(start.addr().next_multiple_of(HUGE) - start.addr());
-    /// `libc` knows it with glibc only.
+    /// `libc` defines this constant only for glibc.
     const MADV_COLLAPSE: libc::c_int = 25;
     let advice = if of_file { MADV_COLLAPSE } else { libc::MADV_HUGEPAGE };
-    // SAFETY: the range is within the mapping, which has a huge page less of them.
+    // SAFETY: the range is within the mapping, which is one huge page longer.
     unsafe { libc::madvise(whole.cast(), len - HUGE, advice) };
     if of_file {
         // SAFETY: as above.
@@ -92,7 +92,7 @@ fn kernel_gives_huge_pages(of_file: bool) -> bool {
     let fields = ["AnonHugePages", "ShmemPmdMapped", "FilePmdMapped"];
     let areas = areas(start, len);
     let given = areas.iter().any(|area| fields.iter().any(|field| area.bytes(field) > 0));
-    // SAFETY: the mapping was made above, and nobody uses it any more.
+    // SAFETY: this function made the mapping and does not use it any more.
     unsafe { libc::munmap(start.cast(), len) };
     given
 }

@@ -1,8 +1,8 @@
-//! Pages that the kernel merged into the zero page (KSM with `use_zero_pages`).
+//! Pages that KSM merged into the zero page (with `use_zero_pages`).
 //!
-//! The zero page in a view of zeroes is a page that was only read, so the tracker passes it over. In any
-//! other view it is a page that was overwritten with zeroes and then merged: taken for clean, its old
-//! bytes would be captured, and its zeroes survive a restore.
+//! In a view of zeroes, the zero page is a page that was only read, so the tracker skips it. In any other
+//! view it is a page that was overwritten with zeroes and then merged. If the tracker took such a page for
+//! clean, the next snapshot would capture its old bytes, and a restore would leave the zeroes.
 #![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
 mod common;
@@ -12,15 +12,16 @@ use common::skip;
 use memsnap::{Snapshot, View, page_size};
 use rustix::mm::{Advice, madvise};
 
-/// Overwrites `pages` with zeroes and waits until the kernel has merged them, for at most so many of its
-/// rounds.
+/// Overwrites `pages` with zeroes and waits until the kernel has merged them.
+///
+/// Fails if this takes more than 50 scans.
 fn merge_zeroes<S>(view: &mut View<S>, pages: std::ops::Range<usize>) {
     view[pages.start * page_size()..pages.end * page_size()].fill(0);
-    // SAFETY: the range is the view's; merging changes no byte of it.
+    // SAFETY: the range belongs to the view, and merging changes none of its bytes.
     unsafe { madvise(view.as_mut_ptr().cast(), view.len(), Advice::LinuxMergeable) }.unwrap();
     let (start, before) = (full_scans(), zero_pages());
     while zero_pages() < before + pages.len() as u64 {
-        assert!(full_scans() < start + 50, "the kernel merged too few pages in 50 rounds");
+        assert!(full_scans() < start + 50, "the kernel merged too few pages in 50 scans");
         std::thread::yield_now();
     }
 }
@@ -40,7 +41,8 @@ fn written_pages_that_were_merged_into_the_zero_page_are_not_taken_for_clean() {
         view.copy_from_slice(&bytes);
         view.take_snapshot().unwrap()
     };
-    // Pages of a base, of a mapped run, and copied ones that the view was restored to.
+    // The pages belong to the base, to a mapped run, or to a snapshot that the view was restored to, which
+    // copied them.
     for (opened_on, restored_to) in [(&from_slice, &from_slice), (&captured, &captured), (&zeroed, &captured)]
     {
         let mut view = opened_on.view().unwrap();

@@ -1,4 +1,4 @@
-//! Memory that is pinned, so that the kernel writes to it past the page table, and what it must not change: a snapshot.
+//! The kernel writes to pinned memory past the page table. Such writes must not change a snapshot.
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
 mod common;
@@ -16,7 +16,7 @@ use memsnap::{Access, MutView, Snapshot, page_size};
 
 const PAGES: usize = 20;
 
-/// A ring that writes to one buffer, which is pinned as long as the ring lives.
+/// A ring that writes to one buffer. The buffer is pinned as long as the ring lives.
 struct Writer {
     ring: IoUring,
     file: File,
@@ -25,15 +25,15 @@ struct Writer {
 }
 
 impl Writer {
-    /// Pins the `len` bytes at `buffer`, which stay mapped as long as bytes are written to them.
+    /// Pins the `len` bytes at `buffer`, which must stay mapped while `write` is used.
     fn new(ring: IoUring, buffer: *mut u8, len: usize) -> io::Result<Self> {
         let vector = libc::iovec { iov_base: buffer.cast(), iov_len: len };
-        // SAFETY: the caller keeps the memory; the ring is used by `write` alone.
+        // SAFETY: the caller keeps the memory mapped, and only `write` uses the ring.
         unsafe { ring.submitter().register_buffers(&[vector]) }?;
         Ok(Self { ring, file: tempfile::tempfile()?, buffer, len })
     }
 
-    /// Has the kernel fill the buffer, through the pinned pages.
+    /// Makes the kernel fill the buffer through the pinned pages.
     fn write(&mut self, byte: u8) {
         self.file.set_len(0).unwrap();
         let bytes = vec![byte; self.len];
@@ -41,7 +41,7 @@ impl Writer {
         self.file.flush().unwrap();
         let len = u32::try_from(self.len).unwrap();
         let entry = opcode::ReadFixed::new(types::Fd(self.file.as_raw_fd()), self.buffer, len, 0).build();
-        // SAFETY: the file lives until the read is complete, and the buffer's pages are pinned.
+        // SAFETY: the file lives until the read is complete, and the pages of the buffer are pinned.
         unsafe { self.ring.submission().push(&entry) }.unwrap();
         self.ring.submit_and_wait(1).unwrap();
         let done: Vec<_> = self.ring.completion().map(|entry| entry.result()).collect();
@@ -53,14 +53,14 @@ fn pinned_bytes() -> Range<usize> {
     5 * page_size()..8 * page_size()
 }
 
-/// A writer to some pages of `view`.
+/// Returns a writer to some pages of `view`.
 fn writer_to(ring: IoUring, view: &mut MutView<'_>) -> io::Result<Writer> {
     let range = pinned_bytes();
     let start = view.as_mut_ptr().wrapping_add(range.start);
     Writer::new(ring, start, range.len())
 }
 
-/// Takes snapshots of a view written in place, and ends it, while the kernel writes to its pages.
+/// Takes snapshots of a view written in place, and ends the view, while the kernel writes to its pages.
 fn snapshots_stay(ring: IoUring, commit: bool) -> io::Result<()> {
     let mut snapshot = Snapshot::zeroed(PAGES * page_size())?;
     let before = snapshot.clone();
@@ -88,7 +88,7 @@ fn snapshots_stay(ring: IoUring, commit: bool) -> io::Result<()> {
         drop(view)
     }
     assert_same("what was committed", &read(&snapshot), &expected);
-    // The pages stay pinned when the view is gone.
+    // The pages are still pinned although the view has ended.
     writer.write(77);
     assert_same("what was committed, viewed", &snapshot.view()?, &expected);
     for (snapshot, expected) in &taken {
@@ -98,8 +98,9 @@ fn snapshots_stay(ring: IoUring, commit: bool) -> io::Result<()> {
     Ok(())
 }
 
-/// The file of a view written in place became the base of a snapshot although a page of it was pinned, so that the kernel
-/// had refused to seal it. What io_uring wrote to that page then changed the snapshot and all views of it.
+/// The file of a view written in place became the base of a snapshot although a page was pinned and the
+/// kernel had refused to seal the file. What io_uring then wrote to the page changed the snapshot and all its
+/// views.
 #[test]
 fn what_is_written_to_pinned_pages_changes_no_snapshot() {
     let test = "what_is_written_to_pinned_pages_changes_no_snapshot";
@@ -110,8 +111,8 @@ fn what_is_written_to_pinned_pages_changes_no_snapshot() {
     }
 }
 
-/// The same where the kernel does not count the pages as pinned by the process: a ring that was made before a fork counts
-/// them to the parent.
+/// The same if the kernel does not charge the pins to this process. It charges the pins of a ring that was
+/// made before a fork to the parent.
 #[test]
 fn nor_does_what_is_written_to_pages_that_nobody_counts() {
     let test = "nor_does_what_is_written_to_pages_that_nobody_counts";
@@ -124,8 +125,8 @@ fn nor_does_what_is_written_to_pages_that_nobody_counts() {
     }
 }
 
-/// To replace the mapping of a view written in place gives access to protected pages, and had to take it away again
-/// afterwards. Where that failed, the view had moved on to the new snapshot all the same.
+/// Replacing the mapping of a view written in place makes protected pages accessible, so the access had to be
+/// taken away again. If that failed, the view had changed to the new snapshot nevertheless.
 #[test]
 fn a_protected_view_written_in_place_is_captured_by_copying() {
     let mut snapshot = Snapshot::zeroed(PAGES * page_size()).unwrap();

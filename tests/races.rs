@@ -1,5 +1,7 @@
-//! Threads that meet where the library shares state that no borrow protects: made for ThreadSanitizer
-//! (`ci/sanitize thread`), which sees a race whether or not it did harm this time.
+//! Threads that use state which the library shares without a borrow.
+//!
+//! These tests are for ThreadSanitizer (`ci/sanitize thread`), which finds a race even if it did no harm in
+//! this run.
 
 mod common;
 
@@ -13,7 +15,7 @@ use memsnap::{Snapshot, page_size};
 
 const THREADS: usize = 4;
 
-/// Runs `work`, which gets the thread's number, on several threads that start together.
+/// Runs `work` on several threads that start at the same time. `work` gets the number of its thread.
 fn at_once(work: impl Fn(usize) + Sync) {
     let together = Barrier::new(THREADS);
     thread::scope(|scope| {
@@ -27,8 +29,8 @@ fn at_once(work: impl Fn(usize) + Sync) {
     });
 }
 
-/// What is kept for the whole process is made by the first call that needs it: the size of a page, what tells the
-/// process from its forks, descriptors of the kernel's, the page of zeroes.
+/// The first call that needs a process-wide value makes it: the page size, what tells the process from its
+/// forks, descriptors, the page of zeroes.
 #[test]
 fn the_first_calls_of_a_process_come_from_several_threads() {
     let first_calls = || {
@@ -40,7 +42,7 @@ fn the_first_calls_of_a_process_come_from_several_threads() {
             let taken = view.take_snapshot().unwrap();
             assert_same("taken", &read(&taken), &bytes);
             let mut view = taken.view().unwrap();
-            // Where that is to be had, the tier with the most to remember.
+            // This tracking method, if it works, uses the most of these values.
             let _ = view.set_tracking(TRACKINGS[1]);
             view[0] = 2;
             view[page_size()..2 * page_size()].fill(0);
@@ -50,20 +52,20 @@ fn the_first_calls_of_a_process_come_from_several_threads() {
             assert_same("restored", &view, &bytes);
         });
     };
-    // Each process has them once, and they do not always meet.
+    // Each process makes the values once, and the threads do not always meet. So this uses several processes.
     for _ in 0..4 {
         alone("the_first_calls_of_a_process_come_from_several_threads", first_calls);
     }
 }
 
-/// All calls that a shared reference allows, on one view and on what they give.
+/// Makes all calls that a shared reference allows, on one view and on the values that they return.
 #[test]
 fn one_view_is_shared_by_all_threads() {
     const PAGES: usize = 300;
     let root = Arc::new(Snapshot::from_slice(&pattern(PAGES, 1)).unwrap());
     let mut view = root.view_arc().unwrap();
     for round in 0..8 {
-        // Enough pages that what is freed goes back to the system, while other threads take slots.
+        // There are enough pages for freed ones to be returned to the system while other threads take slots.
         for page in (0..PAGES).filter(|page| page % 8 != usize::from(round)) {
             view[page * page_size()..][..100].fill(round);
         }
@@ -97,8 +99,7 @@ fn one_view_is_shared_by_all_threads() {
     assert_eq!(root.stats().store.live, 0);
 }
 
-/// One snapshot is viewed, copied, read and dropped by all threads while it becomes flat, and its store is used by
-/// the views of each.
+/// All threads view, copy, read and drop one snapshot while it becomes flat. Their views also use its store.
 #[test]
 fn one_snapshot_is_shared_by_all_threads() {
     const PAGES: usize = 200;
@@ -128,7 +129,9 @@ fn one_snapshot_is_shared_by_all_threads() {
     }
 }
 
-/// Gives the snapshot away, for which its image has to be flat, where that can be done.
+/// Gives the snapshot to another process, if the system supports this.
+///
+/// Its image has to be flat for that.
 #[cfg(all(target_os = "linux", not(memsnap_unix)))]
 fn passed_on(snapshot: &Snapshot, bytes: &[u8]) {
     use memsnap::os::linux::SnapshotExt as _;

@@ -1,8 +1,9 @@
-//! Where the system refuses a call, as containers do, memsnap does without it: from the start, and from
-//! the middle of a view's life.
+//! If the system refuses a call, as containers do, memsnap works without it.
 //!
-//! Each script runs in a child under a seccomp filter. The parent never uses memsnap, so that a child
-//! can be refused the very first call.
+//! The call may be refused from the start, or once views are open.
+//!
+//! Each script runs in a forked child under a seccomp filter. The parent never uses memsnap, so even the
+//! child's first call can be refused.
 #![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
 mod common;
@@ -20,7 +21,7 @@ use common::unix::{Fork, fork, run_in_child};
 use common::{assert_same, pattern, serial, skip};
 use memsnap::{Snapshot, Tracking, page_size};
 
-/// The tier that is expected where nothing better than `tier` is possible.
+/// Returns the expected tier if nothing better than `tier` is possible.
 fn at_best(tier: &'static str) -> &'static str {
     let first = if common::forced_tier().as_deref() == Some("compare") {
         "compare"
@@ -29,13 +30,14 @@ fn at_best(tier: &'static str) -> &'static str {
     } else {
         "scan"
     };
-    // In the order of the alphabet, a worse one comes earlier.
+    // The names of worse tiers come first in the alphabet.
     first.min(tier)
 }
 
-/// Runs a script of all operations with these calls refused from the start, which has to lead to the tier
-/// `from_start`; then one in which they are refused when views are open, which leads to `later`; and
-/// goes on with each in two processes.
+/// Runs a script of all operations under a filter, and checks the tier.
+///
+/// First, the calls are refused from the start, and the tier must be `from_start`. Then they are refused once
+/// views are open, and the tier must be `later`. Each time, the script continues in two processes.
 #[track_caller]
 fn goes_on_without(test: &str, refusals: &[Refusal], from_start: &'static str, later: &'static str) {
     let _serial = serial();
@@ -77,7 +79,8 @@ fn with_nothing_refused_the_best_tier_is_used() {
     goes_on_without("with_nothing_refused_the_best_tier_is_used", &[], "scan", "scan");
 }
 
-/// A container's profile refuses the call, and the device is not there: then pages are not write-protected.
+/// A container's profile refuses userfaultfd, and its device does not exist. So pages are not
+/// write-protected.
 #[test]
 fn without_userfaultfd_pages_are_scanned() {
     let test = "without_userfaultfd_pages_are_scanned";
@@ -113,7 +116,7 @@ fn without_the_userfaultfd_call_its_device_does() {
     });
 }
 
-/// A filter that comes into force when pages are protected takes no write away.
+/// If a filter comes into force once pages are write-protected, no write is missed.
 #[test]
 fn armed_views_go_on_without_scans() {
     let test = "armed_views_go_on_without_scans";
@@ -129,7 +132,7 @@ fn armed_views_go_on_without_scans() {
     });
 }
 
-/// A script whose views protect their pages as soon as that works.
+/// Returns a script whose views are armed as soon as possible.
 fn armed_script() -> Script {
     let mut script = Script::new(7);
     script.track(Tracking::Armed);
@@ -165,11 +168,11 @@ fn without_reading_pagemap_pages_are_compared() {
 fn without_opening_files_pages_are_compared() {
     let refusals = [
         refuse(libc::SYS_openat, libc::EACCES),
-        // The older architectures have another call for this.
+        // Older architectures have another system call to open files.
         #[cfg(any(target_arch = "x86_64", target_arch = "x86", target_arch = "arm"))]
         refuse(libc::SYS_open, libc::EACCES),
     ];
-    // What is open stays in use; a child has to open its own.
+    // Open files stay in use, but a child has to open its own.
     goes_on_without("without_opening_files_pages_are_compared", &refusals, "compare", "scan");
 }
 
@@ -203,8 +206,8 @@ fn without_mappings_kept_out_of_children_mutable_views_are_private() {
     );
 }
 
-/// Under a filter that refuses `fstat`, the file of a view written in place counted as empty: `commit` said that all was
-/// well, and the snapshot was all zeroes.
+/// Under a filter that refuses `fstat`, the file of a view written in place counted as empty. `commit`
+/// reported success, and the snapshot was all zeroes.
 #[test]
 fn without_fstat_nothing_written_is_lost() {
     let test = "without_fstat_nothing_written_is_lost";
@@ -237,7 +240,7 @@ fn without_fstat_nothing_written_is_lost() {
     }
 }
 
-/// A snapshot that holds `pattern(40, 1)`, or says that it cannot be read.
+/// Checks that a snapshot holds `pattern(40, 1)` or returns an error.
 fn shows_or_fails(snapshot: &Snapshot) {
     let mut bytes = vec![0; 40 * page_size()];
     if let Ok(view) = snapshot.view() {
@@ -335,7 +338,7 @@ fn without_new_memory_files_pages_are_copied() {
 
 #[test]
 fn without_returning_memory_bytes_are_put_back() {
-    // More than a view keeps resident when it is restored.
+    // A restored view may not keep this many pages resident.
     const LEN: usize = 80 << 20;
     const PAGES: usize = 1000;
     let _serial = serial();

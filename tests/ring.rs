@@ -1,38 +1,41 @@
-//! The memory of captured pages is precise: a page is held as long as a snapshot shows it, and no
-//! longer, whatever was captured together with it.
+//! The memory of captured pages is precise.
 //!
-//! A ring of snapshots, of which the oldest goes with each new one. Each captures 99 hot pages, which
-//! are soon written again, and a cold one, which is not. `MEMSNAP_RING_ROUNDS=100000 cargo test
-//! --release --test ring` runs it for longer, and tells its figures.
+//! The store holds a page exactly as long as a snapshot shows it, whatever other pages were captured together
+//! with it.
+//!
+//! The tests keep the newest 64 snapshots in a ring. Each snapshot captures 99 hot pages, which are soon
+//! written again, and one cold page, which is not. `MEMSNAP_RING_ROUNDS=100000 cargo test --release
+//! --test ring` runs more rounds and prints the measured memory.
 
 mod common;
 
 use std::collections::VecDeque;
 use std::env;
 
-use common::maps::memory;
+use common::maps::{Memory, memory};
 use common::{alone, memory_file_bytes, noise, tell};
-use memsnap::{Snapshot, Tracking, page_size};
+use memsnap::{Snapshot, StoreStats, Tracking, page_size};
 
-/// Snapshots in the ring.
+/// The number of snapshots in the ring.
 const RING: usize = 64;
-/// Hot pages a round.
+/// The number of hot pages in each round.
 const HOT: usize = 99;
-/// Where the hot pages move about; all pages behind are cold.
+/// The number of pages among which the hot pages move. All pages behind them are cold.
 const REGION: usize = 1000;
 
-/// Which versions of which pages the snapshots show that are held.
+/// The versions of pages that the held snapshots show.
 struct Model {
-    /// The round in which the newest version of each page was captured, if it was.
+    /// The round in which the newest version of each page was captured, if the page was captured.
     newest: Vec<Option<usize>>,
+    /// The number of pages that were captured at least once.
     captured: usize,
-    /// Of older versions: the round in which they were captured, and the one in which they were replaced.
+    /// For each older version, the round in which it was captured and the round in which it was replaced.
     past: Vec<(usize, usize)>,
 }
 
 impl Model {
     fn new(pages: usize) -> Self {
-        // Memory of the model's own is not to be taken for the library's.
+        // This memory is allocated in advance, so that it does not count as memory of the library.
         let mut past = vec![(1, 1); 400_000];
         past.clear();
         Self { newest: vec![None; pages], captured: 0, past }
@@ -45,7 +48,7 @@ impl Model {
         }
     }
 
-    /// The versions that the snapshots of these rounds show; the last of them is the newest round.
+    /// Returns how many versions the snapshots of these rounds show. The newest round is one of them.
     fn live(&mut self, rounds: impl Iterator<Item = usize>) -> usize {
         let mut rounds: Vec<_> = rounds.collect();
         rounds.sort_unstable();
@@ -57,7 +60,7 @@ impl Model {
     }
 }
 
-/// The hot pages of a round.
+/// Returns the hot pages of a round.
 fn hot(round: usize, moving: bool) -> impl Iterator<Item = usize> {
     let start = if moving { round * 131 } else { 0 };
     let step = if moving { 7 } else { 1 };
@@ -68,7 +71,7 @@ fn cold(round: usize, pages: usize) -> usize {
     REGION + round % (pages - REGION)
 }
 
-/// What a page holds that was written in `round`.
+/// Returns the bytes that `round` writes to the page.
 fn stamp(round: usize, page: usize) -> [u8; 16] {
     (((round as u128) << 64) | page as u128).to_le_bytes()
 }
@@ -86,23 +89,63 @@ fn assert_shows(snapshot: &Snapshot, round: usize, page: usize) {
     assert!(bytes.ends_with(&stamp(round, page)), "round {round}, page {page}");
 }
 
-/// `keep_every`: each so many rounds the snapshot is kept for good.
-fn ring(base: impl FnOnce(usize) -> Snapshot, moving: bool, keep_every: usize) {
-    let tracker = Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker;
-    // Trackers that look at every page of the view each time get a smaller one.
+/// Returns the length of the view and the number of rounds.
+///
+/// Tracking methods that look at every page of the view in each round get a smaller view.
+fn dimensions(tracker: Tracking) -> (usize, usize) {
     let (len, rounds) = match tracker {
         Tracking::Scan => (256 << 20, 1000),
         Tracking::Pagemap => (32 << 20, 500),
         _ => (32 << 20, 200),
     };
+    (len.max(4 * REGION * page_size()), rounds)
+}
+
+/// Returns the most bytes that the snapshots may hold after `round`, if `kept` snapshots were kept.
+fn bound(round: usize, pages: usize, kept: usize, moving: bool) -> usize {
+    let cold_pages = (round + 1).min(pages - REGION);
+    // The oldest snapshot shows every place that the hot pages moved through.
+    let behind = if moving { REGION - HOT } else { 0 };
+    (RING * (HOT + 1) + cold_pages + kept * HOT + behind) * page_size()
+}
+
+/// Returns how much more memory the process has than `before`, without `private` bytes of the view.
+///
+/// `None` if the system does not report it.
+fn held_by_system(round: usize, before: Option<Memory>, private: usize, files: Option<u64>) -> Option<usize> {
+    let (now, before) = memory().zip(before)?;
+    assert_eq!(memory_file_bytes(), files, "round {round}: captured pages are in memory files");
+    assert!(Some(now.shared as u64) <= files.map(|files| files + (1 << 20)), "round {round}: {now:?}");
+    Some(now.anonymous.saturating_sub(before.anonymous + private))
+}
+
+/// Checks the memory that the system reports against the live bytes and the bound.
+fn assert_within(round: usize, held: usize, live: usize, bound: usize) {
+    assert!(
+        held <= bound + bound * 15 / 100,
+        "round {round}: the system reports {held} bytes, which is more than {bound} and 15 %"
+    );
+    assert!(held >= live, "round {round}: the system reports {held} bytes, fewer than the {live} live ones");
+}
+
+fn note(round: usize, store: StoreStats, rest: &str) {
+    let StoreStats { live, recyclable, .. } = store;
+    tell(&format!("note: round {round}: live {live} recyclable {recyclable} {rest} (bytes)"));
+}
+
+/// Takes a snapshot in each round, and checks how much memory the snapshots hold.
+///
+/// Every `keep_every` rounds, the snapshot that leaves the ring is kept until the end.
+fn ring(base: impl FnOnce(usize) -> Snapshot, moving: bool, keep_every: usize) {
+    let tracker = Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker;
+    let (len, rounds) = dimensions(tracker);
     let asked = env::var("MEMSNAP_RING_ROUNDS").ok().map(|rounds| rounds.parse().unwrap());
     let rounds = asked.unwrap_or(rounds);
-    let len = len.max(4 * REGION * page_size());
 
     let root = base(len);
     let pages = len / page_size();
     let mut view = root.view().unwrap();
-    // The base counts as mapped from the start, and the kernel's tables as read.
+    // This maps the base and makes the kernel's tables for it, so that they count as memory of before.
     root.diff(&Snapshot::from_slice(&[1]).unwrap()).unwrap();
     let files = memory_file_bytes();
     let mut model = Model::new(pages);
@@ -114,10 +157,8 @@ fn ring(base: impl FnOnce(usize) -> Snapshot, moving: bool, keep_every: usize) {
 
     for round in 0..rounds {
         if ring.len() == RING {
-            let (round, oldest) = ring.pop_front().unwrap();
-            if round % keep_every == keep_every - 1 {
-                kept.push((round, oldest));
-            }
+            let oldest: (usize, Snapshot) = ring.pop_front().unwrap();
+            kept.extend((oldest.0 % keep_every == keep_every - 1).then_some(oldest));
         }
         for page in hot(round, moving).chain([cold(round, pages)]) {
             write(&mut view, round, page);
@@ -126,10 +167,7 @@ fn ring(base: impl FnOnce(usize) -> Snapshot, moving: bool, keep_every: usize) {
         ring.push_back((round, view.take_snapshot().unwrap()));
 
         let store = root.stats().store;
-        let cold_pages = (round + 1).min(pages - REGION);
-        // The oldest snapshot shows all places that the hot pages have come by.
-        let behind = if moving { REGION - HOT } else { 0 };
-        let bound = (RING * (HOT + 1) + cold_pages + kept.len() * HOT + behind) * page_size();
+        let bound = bound(round, pages, kept.len(), moving);
         assert!(
             store.live + store.recyclable <= bound + bound * 15 / 100,
             "round {round}: {store:?}, which is more than {bound} and 15 %"
@@ -139,44 +177,49 @@ fn ring(base: impl FnOnce(usize) -> Snapshot, moving: bool, keep_every: usize) {
         }
         let held = kept.iter().chain(&ring).map(|(round, _)| *round);
         let live = model.live(held) * page_size();
-        assert_eq!(store.live, live, "round {round}: not the pages that the held snapshots show");
-        // The view's own pages: all that were ever written, each once.
+        assert_eq!(
+            store.live, live,
+            "round {round}: the store does not hold exactly what the snapshots show"
+        );
+        // Each page that was ever written is private to the view once.
         let private = model.captured * page_size();
         if tracker != Tracking::Compare {
             assert_eq!(view.stats().private, private, "round {round}");
         }
-        let Some((now, before)) = memory().zip(before) else { continue };
-        let held = now.anonymous.saturating_sub(before.anonymous + private);
-        assert!(
-            held <= bound + bound * 15 / 100,
-            "round {round}: the system says {held} bytes, which is more than {bound} and 15 %"
-        );
-        assert!(held >= live, "round {round}: {held} bytes for {live} live ones; the measure is off");
-        assert_eq!(memory_file_bytes(), files, "round {round}: captured pages in memory files");
-        assert!(Some(now.shared as u64) <= files.map(|files| files + (1 << 20)), "round {round}: {now:?}");
+        let held = held_by_system(round, before, private, files);
+        let Some(held) = held else { continue };
+        assert_within(round, held, live, bound);
         #[allow(clippy::cast_precision_loss)] // Megabytes.
         let ratio = held as f64 / bound as f64;
         if ratio > worst.1 {
             worst = (round, ratio);
         }
         if asked.is_some() && (round + 1) % (rounds / 10).max(100) == 0 {
-            tell(&format!(
-                "note: round {}: live {} recyclable {} bound {} system {held} private {private} (bytes)",
-                round + 1,
-                store.live,
-                store.recyclable,
-                bound
-            ));
+            note(round + 1, store, &format!("bound {bound} system {held} private {private}"));
         }
     }
     if asked.is_some() {
         tell(&format!("note: at most {:.1} % of the bound, in round {}", 100.0 * worst.1, worst.0 + 1));
     }
 
-    for (round, snapshot) in kept.iter().chain(&ring) {
+    assert_exact(kept.iter().chain(&ring), moving, pages);
+    kept.clear();
+    let last = ring.pop_back().unwrap();
+    drop(ring);
+    let live = model.live([last.0].into_iter()) * page_size();
+    let hot_pages = if moving { REGION.min(rounds * HOT) } else { HOT };
+    assert!(live <= (hot_pages + rounds.min(pages - REGION)) * page_size());
+    assert_eq!(root.stats().store.live, live);
+    drop(view);
+    assert_returned(&root, last.1, live, before);
+}
+
+/// Checks that each snapshot holds the bytes of its round.
+fn assert_exact<'a>(snapshots: impl Iterator<Item = &'a (usize, Snapshot)>, moving: bool, pages: usize) {
+    for (round, snapshot) in snapshots {
         for page in hot(*round, moving).chain([cold(*round, pages), cold(round / 2, pages)]) {
             let written = if page >= REGION && page != cold(*round, pages) {
-                // A cold page of an earlier round, or of a later one if that came round already.
+                // The round in which this cold page was last written, up to the round of the snapshot.
                 let lap = pages - REGION;
                 (round / lap).checked_sub(usize::from(page - REGION > round % lap)).unwrap() * lap + page
                     - REGION
@@ -186,30 +229,26 @@ fn ring(base: impl FnOnce(usize) -> Snapshot, moving: bool, keep_every: usize) {
             assert_shows(snapshot, written, page);
         }
     }
+}
 
-    // Of each capture only the cold page is still shown, its 99 neighbours are not.
-    let (newest, last) = ring.pop_back().unwrap();
-    ring.clear();
-    kept.clear();
-    let live = model.live([newest].into_iter()) * page_size();
-    assert_eq!(root.stats().store.live, live);
-    let hot_pages = if moving { REGION.min(rounds * HOT) } else { HOT };
-    assert!(live <= (hot_pages + rounds.min(pages - REGION)) * page_size());
-    drop(view);
+/// Checks that the last snapshot alone holds `live` bytes of captured pages, and that nothing is left without it.
+///
+/// Of each earlier capture, only the cold page is still shown, and the 99 hot pages are not.
+fn assert_returned(root: &Snapshot, last: Snapshot, live: usize, before: Option<Memory>) {
     let store = root.stats().store;
-    // What is not known is taken for nothing.
+    // If the system does not report the memory, it counts as 0.
     let held =
         || memory().zip(before).map_or(0, |(now, before)| now.anonymous.saturating_sub(before.anonymous));
     let now = held();
     assert!(now <= live + live * 15 / 100 + store.recyclable + (2 << 20), "{now} bytes held for {live}");
-    assert_eq!(store.live, live, "the snapshot holds what it shows without the view, too");
+    assert_eq!(store.live, live, "without the view, the snapshot does not hold exactly what it shows");
 
     drop(last);
     let store = root.stats().store;
     assert_eq!(store.live, 0);
     let held = held();
     let bound = RING * (HOT + 1) * page_size() * 15 / 100;
-    assert!(held <= bound + (2 << 20), "{held} bytes held for nothing; {store:?}");
+    assert!(held <= bound + (2 << 20), "{held} bytes held although no snapshot is left; {store:?}");
 }
 
 fn of_bytes(len: usize) -> Snapshot {

@@ -1,4 +1,5 @@
-//! Feature `serde`: what `stats` says goes through JSON and back, under names that stay.
+//! Feature `serde`: statistics can be converted to JSON and back, and the names of their fields do not
+//! change.
 
 use memsnap::{
     Snapshot, SnapshotStats, Tracking, ViewCosts, ViewOptions, ViewStats, WhyNotFaster, page_size,
@@ -64,11 +65,11 @@ fn names_in_json_are_those_of_the_fields() {
         "spent_on_walks",
     ];
     assert_eq!(keys(&stats["costs"]), costs);
-    // As it was saved before there were costs.
+    // This is how statistics were saved before they had costs.
     let mut earlier = stats.clone();
     earlier.as_object_mut().unwrap().remove("costs");
     assert_eq!(from_value::<ViewStats>(earlier).unwrap().costs, ViewCosts::default());
-    // As it was saved before views moved bytes into huge pages.
+    // This is how statistics were saved before views moved bytes to huge pages.
     let mut earlier = stats.clone();
     earlier.as_object_mut().unwrap().remove("huge");
     earlier["costs"]

@@ -1,4 +1,4 @@
-//! However many zeroes there are, they cost what is written to them: memory, and the time to find it.
+//! Zeroes take no memory and no time, however many there are. Only pages that are written do.
 
 mod common;
 
@@ -9,10 +9,10 @@ use common::maps::{Memory, memory};
 use common::{LINUX, addresses_are_limited, alone, noise, skip};
 use memsnap::{CowView, Snapshot, Tracking, page_size};
 
-/// Pages where all of them have to be looked at.
+/// The number of pages if all of them have to be compared.
 const FEW: usize = 20_000;
 
-/// Bytes: a tebibyte, where written pages are found in it within milliseconds.
+/// The length of a view: a tebibyte, if written pages can be found in it within milliseconds.
 static LEN: LazyLock<usize> = LazyLock::new(|| {
     let found_by = Snapshot::zeroed(1).unwrap().view().unwrap().stats().tracker;
     let large = usize::try_from(1_u64 << 40).ok().filter(|_| found_by == Tracking::Scan);
@@ -20,19 +20,35 @@ static LEN: LazyLock<usize> = LazyLock::new(|| {
 });
 const PAGES: usize = 1000;
 
-/// Whether it is known which pages of a view are private, and not only which may be.
+/// Returns whether the tracking method knows which pages of a view are private, rather than which ones may
+/// be.
 fn is_exact(view: &CowView<'_>) -> bool {
     view.stats().tracker == Tracking::Scan
 }
 
-/// More memory that the process holds than `before`; nothing where that is not known, or where comparing reads holes of
-/// memory files, which makes memory of them.
+/// Returns how much more memory the process has than `before`.
+///
+/// Returns 0 if the system does not report this, or if all pages are compared, which fills the holes of
+/// memory files.
 fn held_since(before: Option<Memory>) -> usize {
     let known = memory().zip(before).filter(|_| *LEN > FEW * page_size());
     known.map_or(0, |(now, before)| now.rss.saturating_sub(before.rss))
 }
 
-/// A view of so many bytes; none, and the test is skipped, where the machine lets no process have as many.
+/// Checks that the process has no more memory than `before`, except for `copies` copies of the written pages.
+///
+/// Page tables of the test and the table of the image may take 4 MiB more.
+#[track_caller]
+fn assert_within(before: Option<Memory>, copies: usize, what: &str) {
+    let written = PAGES * page_size();
+    let held = held_since(before);
+    let most = copies * written + (4 << 20);
+    assert!(held <= most, "{what}: {held} bytes held for {copies} copies of {written}");
+}
+
+/// Returns a view of this length.
+///
+/// If the machine does not allow a process to have so many addresses, skips the test and returns `None`.
 #[track_caller]
 fn opened<V>(test: &str, view: io::Result<V>) -> Option<V> {
     match view {
@@ -44,7 +60,7 @@ fn opened<V>(test: &str, view: io::Result<V>) -> Option<V> {
     }
 }
 
-/// Where the pages are that get written: all over the view, each with bytes of its own.
+/// Returns the places of the pages that are written, all over the view.
 fn places() -> impl Iterator<Item = usize> {
     let step = *LEN / page_size() / PAGES;
     (0..PAGES).map(move |i| (i * step + i % 7) * page_size())
@@ -80,12 +96,7 @@ fn zeroes_cost_what_is_written_to_them() {
         let written = PAGES * page_size();
         let _ = (view.stats(), memory());
         let before = memory();
-        // Some of it is page tables of the test's own, and the table of the image.
-        let within = |copies: usize, what: &str| {
-            let held = held_since(before);
-            let most = copies * written + (4 << 20);
-            assert!(held <= most, "{what}: {held} bytes held for {copies} copies of {written}");
-        };
+        let within = |copies: usize, what: &str| assert_within(before, copies, what);
 
         write(&mut view, &first);
         assert!(view.stats().private == written || !is_exact(&view));
@@ -146,7 +157,7 @@ fn reading_zeroes_takes_no_memory() {
             assert_eq!(sum, 0);
             let held = held_since(before);
             assert!(held < 1 << 20, "reading took {held} bytes");
-            // What was only read is no change, nor does it cost anything to restore.
+            // Pages that were only read are not changed, and restoring them takes no memory.
             assert_eq!(view.changes().unwrap().ranges(), []);
             assert!(view.stats().private <= page_size() || !is_exact(&view), "{:?}", view.stats());
             assert_eq!(view.take_snapshot().unwrap().stats().captured, snapshot.stats().captured);
@@ -154,7 +165,7 @@ fn reading_zeroes_takes_no_memory() {
             let held = held_since(before);
             assert!(held < 1 << 20, "restoring took {held} bytes");
         }
-        // As little as from a view does it take from the snapshot.
+        // Reading from the snapshot takes no memory either.
         let before = memory();
         let mut buffer = vec![1; page_size()];
         for place in places() {
@@ -170,11 +181,11 @@ fn reading_zeroes_takes_no_memory() {
 fn zeroes_filled_in_place_cost_what_is_written_to_them() {
     const TEST: &str = "zeroes_filled_in_place_cost_what_is_written_to_them";
     if !LINUX {
-        return skip(TEST, "where all pages of a memory file are looked at, its holes become memory");
+        return skip(TEST, "comparing all pages of a memory file fills its holes");
     }
     alone(TEST, || {
         if cfg!(windows) {
-            return skip(TEST, "a section counts as what may be written to it");
+            return skip(TEST, "on Windows, a section takes as much memory as may be written to it");
         }
         let mut snapshot = Snapshot::zeroed(*LEN).unwrap();
         let earlier = snapshot.clone();
@@ -184,11 +195,7 @@ fn zeroes_filled_in_place_cost_what_is_written_to_them() {
         let differing: Vec<_> = places().map(|place| place..place + page_size()).collect();
         let _ = memory();
         let before = memory();
-        let within = |copies: usize, what: &str| {
-            let held = held_since(before);
-            let most = copies * written + (4 << 20);
-            assert!(held <= most, "{what}: {held} bytes held for {copies} copies of {written}");
-        };
+        let within = |copies: usize, what: &str| assert_within(before, copies, what);
 
         write(&mut view, &first);
         assert_eq!(view.changes().unwrap().ranges(), differing);
@@ -197,7 +204,7 @@ fn zeroes_filled_in_place_cost_what_is_written_to_them() {
         assert_eq!(snapshot.stats().captured, 0);
         within(1, "filled");
 
-        // The written pages alone: a hole of a memory file becomes memory when it is read.
+        // This compares only the written pages, since reading a hole of a memory file fills it.
         let mut view = snapshot.view().unwrap();
         let shows = |view: &[u8], bytes: &[u8]| {
             places().zip(bytes.chunks(page_size())).all(|(at, bytes)| view[at..at + page_size()] == *bytes)
@@ -213,14 +220,15 @@ fn zeroes_filled_in_place_cost_what_is_written_to_them() {
         view.restore_to(&taken).unwrap();
         assert!(shows(&view, &second));
         assert!(shows(&taken.view().unwrap(), &second));
-        // Comparing reads holes, which makes memory of them.
+        // Comparing all pages fills the holes of the file.
         assert!(snapshot.stats().base == written as u64 || *LEN == FEW * page_size());
         within(4, "viewed");
     });
 }
 
-/// To close a page that was never in memory takes a page table. A view once closed all of its pages: of 64 GiB with a few
-/// MiB in use, it had 128 MiB of page tables, and each snapshot walked through them.
+/// Write-protecting a page that was never in memory needs a page table. A view write-protected all its pages:
+/// a view of 64 GiB with a few MiB in use had page tables of 128 MiB, and each snapshot walked through all of
+/// them.
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(memsnap_unix)))]
 #[test]
 fn a_sparse_view_takes_page_tables_for_what_is_in_use() {
@@ -235,18 +243,19 @@ fn a_sparse_view_takes_page_tables_for_what_is_in_use() {
             Err(error) if error.kind() == ErrorKind::Unsupported => return skip(TEST, error),
             view => view.unwrap(),
         };
-        // Half at the start, half in the middle.
+        // Half of the pages are at the start of the view, and half are in its middle.
         let places = || (0..USED / 2).step_by(page_size()).flat_map(|at| [at, LEN / 2 + at]);
         let write = |view: &mut [u8], value| places().for_each(|at| view[at] = value);
         write(&mut view, 1);
         let in_use = page_tables();
         let first = view.take_snapshot().unwrap();
         if view.stats().tracker != Tracking::Armed {
-            return skip(TEST, "pages cannot be write-protected here");
+            return skip(TEST, "this system cannot write-protect pages");
         }
         for value in 20..60 {
             view[usize::from(value) * page_size()] = value;
-            // Pages that were not in memory when the others were closed; to read them is no change.
+            // These pages were not in memory when the others were write-protected. Reading does not change
+            // them.
             let read = |page: usize| view[LEN / 4 * 3 + (usize::from(value) * 200 + page * 2) * page_size()];
             assert!((0..100).all(|page| read(page) == 0));
             let taken = view.take_snapshot().unwrap();
@@ -257,19 +266,19 @@ fn a_sparse_view_takes_page_tables_for_what_is_in_use() {
             let taken = view.take_snapshot().unwrap();
             assert!(places().all(|at| view[at] == value));
             assert_eq!(taken.stats().captured, USED);
-            // Further pages than those that were closed.
+            // This page was not among those that were write-protected.
             view[LEN / 4 + usize::from(value) * page_size()] = 1;
             view.restore_to(&first).unwrap();
             assert!(places().all(|at| view[at] == 1));
             assert_eq!(view[LEN / 4 + usize::from(value) * page_size()], 0);
         }
         let tables = page_tables();
-        // With those of the store, which has a copy of what is in use.
+        // The limit includes the page tables of the store, which has a copy of the pages in use.
         assert!(tables < in_use + (4 << 20), "{in_use} bytes of page tables in use, {tables} in the end");
     });
 }
 
-/// The page tables of the process, in bytes.
+/// Returns the size of the page tables of the process, in bytes.
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(memsnap_unix)))]
 fn page_tables() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

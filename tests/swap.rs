@@ -1,6 +1,6 @@
-//! Pages that were swapped out are captured, listed and undone like those in memory.
+//! Pages that were swapped out are captured, listed and undone like resident pages.
 //!
-//! Swaps to a file that the test adds to the system, which takes root, or to what swap there is.
+//! The tests add a swap file to the system, which needs root, or use the swap space that there is.
 #![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
 mod common;
@@ -19,16 +19,18 @@ use common::script::{differing, read};
 use common::{assert_same, pattern, serial, skip};
 use memsnap::{Snapshot, Tracking, View, ViewOptions, page_size};
 
-/// What the machine lacks, or does not do, for a test to go on.
+/// Why a test cannot continue: what the machine lacks, or what the kernel did not do.
 type Skip = String;
 
-/// Runs a test with swap, one at a time, or says why it was skipped: also where the kernel has swap and does not use it.
+/// Runs a test with swap space, one at a time.
+///
+/// Prints why it was skipped if there is no swap space or the kernel does not use it.
 fn with_swap(test: &str, script: impl FnOnce() -> Result<(), Skip>) {
     let _serial = serial();
     let added = SwapFile::add();
     let swaps = fs::read_to_string("/proc/swaps").unwrap_or_default().lines().count();
     let result = match &added {
-        Err(reason) if swaps < 2 => Err(format!("no swap, and none can be added: {reason}")),
+        Err(reason) if swaps < 2 => Err(format!("there is no swap space, and none can be added: {reason}")),
         _ => script(),
     };
     if let Err(reason) = result {
@@ -36,14 +38,15 @@ fn with_swap(test: &str, script: impl FnOnce() -> Result<(), Skip>) {
     }
 }
 
-/// Asks the kernel to swap these addresses out. It may refuse some.
+/// Asks the kernel to swap these addresses out. The kernel may refuse some.
 fn page_out_range(start: usize, len: usize) {
     let start = std::ptr::with_exposed_provenance_mut(start);
-    // SAFETY: swapping memory out and in changes no byte of it; addresses that are not mapped are an error.
+    // SAFETY: swapping memory out and in changes none of its bytes. Addresses that are not mapped are an
+    // error.
     let _ = unsafe { libc::madvise(start, len, libc::MADV_PAGEOUT) };
 }
 
-/// Pages that are private and swapped out. Entries are those of `/proc/self/pagemap`.
+/// Returns how many of the pages are private and swapped out, according to `/proc/self/pagemap`.
 fn swapped_pages(bytes: &[u8]) -> io::Result<usize> {
     let mut entries = vec![0; bytes.len() / page_size() * 8];
     let first = bytes.as_ptr().expose_provenance() / page_size();
@@ -52,8 +55,10 @@ fn swapped_pages(bytes: &[u8]) -> io::Result<usize> {
     Ok(entries.chunks_exact(8).filter(swapped).count())
 }
 
-/// Asks until it is done, some seconds at most: the kernel passes over pages that it is busy with, and brings back those
-/// in a swap file that somebody else takes away.
+/// Calls `ask` until it succeeds, for some seconds at most.
+///
+/// The kernel skips pages that it is using. It also reads pages in again if somebody else removes their swap
+/// file.
 fn keep_asking(mut ask: impl FnMut(usize) -> Result<(), Skip>) -> Result<(), Skip> {
     let mut round = 0;
     loop {
@@ -67,7 +72,9 @@ fn keep_asking(mut ask: impl FnMut(usize) -> Result<(), Skip>) -> Result<(), Ski
     }
 }
 
-/// Swaps out the private pages of `view`: all of those that it has to have, which are `private`, or nearly all.
+/// Swaps out the private pages of `view`.
+///
+/// At least `private` pages, or nearly all of them, must be swapped out in the end.
 fn page_out<S>(view: &View<S>, private: usize) -> Result<(), Skip> {
     keep_asking(|round| {
         page_out_range(view.as_ptr().expose_provenance(), view.len());
@@ -80,7 +87,7 @@ fn page_out<S>(view: &View<S>, private: usize) -> Result<(), Skip> {
     })
 }
 
-/// Bytes of all mappings in `range` that are in swap, those of shared files among them.
+/// Returns how many bytes of the mappings in `range` are swapped out, including those of shared files.
 fn swapped_bytes(range: &Range<*const u8>) -> Result<usize, Skip> {
     let smaps = fs::read_to_string("/proc/self/smaps").map_err(|error| format!("reading smaps: {error}"))?;
     let range = range.start.addr()..range.end.addr();
@@ -99,7 +106,7 @@ fn swapped_bytes(range: &Range<*const u8>) -> Result<usize, Skip> {
     Ok(swapped)
 }
 
-/// Swaps out the file's pages that `view` maps.
+/// Swaps out the pages of the file that `view` maps.
 fn page_out_file<S>(view: &View<S>) -> Result<(), Skip> {
     keep_asking(|_| {
         page_out_range(view.as_ptr().expose_provenance(), view.len());
@@ -113,8 +120,9 @@ fn page_out_file<S>(view: &View<S>) -> Result<(), Skip> {
     })
 }
 
-/// Swaps out the anonymous memory of the process, captured pages among it, until less than `limit` bytes
-/// of it are resident.
+/// Swaps out the anonymous memory of the process, including captured pages.
+///
+/// Stops once less than `limit` bytes are resident.
 fn page_out_process(limit: usize) -> Result<(), Skip> {
     let maps = fs::read_to_string("/proc/self/maps").map_err(|error| format!("reading maps: {error}"))?;
     for line in maps.lines() {
@@ -136,7 +144,7 @@ fn page_out_process(limit: usize) -> Result<(), Skip> {
     }
 }
 
-/// Pages that the tests write to: every second one, and a run.
+/// Returns the pages that the tests write: every second page, and a run.
 fn written_pages(pages: usize) -> impl Iterator<Item = usize> {
     (0..pages).filter(move |page| page % 2 == 0 || page * 4 > pages * 3)
 }
@@ -160,7 +168,7 @@ fn swapped_writes_are_right<S>(view: &mut View<S>, root: &[u8]) -> Result<(), Sk
     let taken = view.take_snapshot().unwrap();
     assert_same("taken", &read(&taken), &bytes);
 
-    // Written again after having been captured.
+    // These pages were captured, and then written again.
     page_out(view, written)?;
     for page in written_pages(PAGES).step_by(3) {
         write(view, page, 201);
@@ -169,7 +177,7 @@ fn swapped_writes_are_right<S>(view: &mut View<S>, root: &[u8]) -> Result<(), Sk
     view.restore().unwrap();
     assert_same("restored", view, root);
 
-    // Pages that may be private still, and hold what the root does.
+    // Some of these pages may still be private, with the bytes of the root.
     page_out(view, 0)?;
     assert_eq!(view.changes().unwrap().ranges(), []);
     page_out(view, 0)?;
@@ -212,7 +220,7 @@ fn swapped_out_writes_to_a_view_of_a_changed_image_are_captured_and_undone() {
         }
         let changed = view.take_snapshot().unwrap();
         swapped_writes_are_right(&mut changed.view().unwrap(), &root)?;
-        // A view that was opened on another image of the family.
+        // This view was opened on another image of the family.
         view.restore().unwrap();
         swapped_writes_are_right(&mut view, &pattern(PAGES, 1))
     });
@@ -238,12 +246,12 @@ fn swapped_out_pages_written_to_be_zero_are_changes() {
     });
 }
 
-/// A view that has closed more pages than it is to keep looks for all of its pages in memory, to give some back;
-/// what was written and swapped out since must be among those put back.
+/// If a view has write-protected more pages than it may keep, a restore searches for all of its resident
+/// pages, to give some back. It must also put back pages that were written and then swapped out.
 #[test]
 fn swapped_out_writes_among_many_closed_pages_are_undone() {
     with_swap("swapped_out_writes_among_many_closed_pages_are_undone", || {
-        // More than a view keeps, and half of that again.
+        // This is one and a half times as many pages as a view keeps.
         const PAGES: usize = 24 << 10;
         let root = vec![1; PAGES * page_size()];
         let snapshot = Snapshot::from_slice(&root).unwrap();
@@ -263,8 +271,8 @@ fn swapped_out_writes_among_many_closed_pages_are_undone() {
     });
 }
 
-/// Such a view took pages that were captured, closed and swapped out for pages that it does not have, and left them as
-/// they were where another image was to be shown.
+/// Such a view did not notice captured, write-protected pages that were swapped out. A restore to another
+/// image left them as they were.
 #[test]
 fn swapped_out_pages_that_were_captured_and_closed_are_put_back() {
     with_swap("swapped_out_pages_that_were_captured_and_closed_are_put_back", || {
@@ -291,12 +299,13 @@ fn swapped_out_pages_that_were_captured_and_closed_are_put_back() {
     });
 }
 
-/// Of a view of which little is in memory, only that is closed and asked for. Pages that were closed and then swapped out
-/// are neither forgotten nor reported, and pages that were written and then swapped out are reported.
+/// If few pages of a view are resident, only those are write-protected and listed. Pages that are
+/// write-protected and then swapped out are neither forgotten nor listed. Pages that are written and then
+/// swapped out are listed.
 #[test]
 fn swapped_out_pages_of_a_sparse_view_are_right() {
     with_swap("swapped_out_pages_of_a_sparse_view_are_right", || {
-        // Few of them are in memory.
+        // Few of these pages are resident.
         const PAGES: usize = 1 << 16;
         const WRITTEN: usize = 400;
         let place = |i: usize| i * 150 * page_size();
@@ -310,7 +319,7 @@ fn swapped_out_pages_of_a_sparse_view_are_right() {
         close_all(&mut view);
         page_out(&view, WRITTEN)?;
         (0..WRITTEN).step_by(3).for_each(|i| view[place(i)] = 2);
-        // Pages that were not in memory when the others were closed.
+        // These pages were not resident when the others were write-protected.
         (0..WRITTEN).for_each(|i| view[place(i) + 7 * page_size()] = 3);
         page_out(&view, WRITTEN)?;
         let taken = view.take_snapshot().unwrap();
@@ -331,7 +340,7 @@ fn swapped_out_pages_of_a_sparse_view_are_right() {
     });
 }
 
-/// Takes a snapshot of `view` that closes its pages, where that is possible.
+/// Takes a snapshot of `view` that write-protects its pages, if this is possible.
 fn close_all<S>(view: &mut View<S>) {
     drop(view.set_tracking(Tracking::Armed));
     view.take_snapshot().unwrap();
@@ -370,7 +379,7 @@ fn an_image_is_made_flat_over_a_swapped_out_base() {
         write(&mut bytes, 3, 9);
         let taken = view.take_snapshot().unwrap();
         view.restore().unwrap();
-        // A page that is mapped twice stays in memory.
+        // The kernel does not swap out a page that is mapped twice.
         drop(view);
         let view = snapshot.view().unwrap();
         assert_same("before", &view, &pattern(PAGES, 1));
@@ -412,7 +421,7 @@ fn swapped_out_captured_pages_keep_their_bytes() {
         view.restore().unwrap();
         assert_same("restored", &view, &zeroes);
 
-        // Freed while out, and captured into again.
+        // The memory of these pages was freed while it was swapped out, and is used for another capture.
         let halves = written_pages(pages).fold(bytes.clone(), |mut bytes, page| {
             write(&mut bytes, page, 77);
             bytes

@@ -1,4 +1,4 @@
-//! Views and snapshots of one family in the hands of several threads.
+//! Several threads that use views and snapshots of one family.
 
 mod common;
 
@@ -45,12 +45,16 @@ fn two_threads_take_snapshots_of_one_view_at_once() {
             assert_eq!(one.diff(&other).unwrap().ranges(), []);
             assert_eq!(view.changes().unwrap().ranges(), []);
             assert_eq!(one.stats().store, other.stats().store);
-            assert!(one.stats().store.live <= 3 * one.len(), "captured pages pile up: {:?}", one.stats());
+            assert!(
+                one.stats().store.live <= 3 * one.len(),
+                "the captured pages accumulate: {:?}",
+                one.stats()
+            );
         }
     }
 }
 
-/// A snapshot with short and long runs of captured pages, over bytes or over zeroes.
+/// Returns a snapshot with short and long runs of captured pages, over bytes or over zeroes, and its bytes.
 fn changed(pages: usize, over_bytes: bool) -> (Snapshot, Vec<u8>) {
     let mut bytes = if over_bytes { pattern(pages, 1) } else { vec![0; pages * page_size()] };
     let root = match over_bytes {
@@ -76,7 +80,7 @@ fn a_family_is_used_by_many_threads_at_once() {
     const POOL: usize = 12;
     let (first, bytes) = changed(PAGES, true);
     let first = (Arc::new(first), bytes);
-    // Snapshots wander between the threads through here, and are dropped wherever they end up.
+    // The threads exchange snapshots through this pool, so that any thread may drop them.
     let pool: Vec<_> = (0..POOL).map(|_| Mutex::new(first.clone())).collect();
     let stop = AtomicBool::new(false);
     let work = |seed| {
@@ -128,7 +132,7 @@ fn a_family_is_used_by_many_threads_at_once() {
         for seed in 0..THREADS as u64 {
             let (stop, work) = (&stop, &work);
             scope.spawn(move || {
-                // The others end with the first that fails, rather than in its wake.
+                // The other threads stop with the first that fails, so that they do not fail because of it.
                 let failed = StopOnDrop(stop);
                 work(seed);
                 std::mem::forget(failed);
@@ -140,7 +144,11 @@ fn a_family_is_used_by_many_threads_at_once() {
         assert_same("at the end", &snapshot.view().unwrap(), &bytes);
     }
     let store = first.0.stats().store;
-    assert_eq!(store.live, first.0.stats().captured, "captured pages that no snapshot shows: {store:?}");
+    assert_eq!(
+        store.live,
+        first.0.stats().captured,
+        "the store holds captured pages that no snapshot shows: {store:?}"
+    );
 }
 
 struct StopOnDrop<'a>(&'a AtomicBool);
@@ -201,7 +209,7 @@ fn snapshots_are_dropped_on_other_threads_than_they_were_taken_on() {
             for (snapshot, bytes) in taken {
                 held.push((snapshot, bytes));
                 if held.len() == 5 {
-                    // Neither in the order taken, nor in the opposite.
+                    // Snapshots are dropped neither in the order in which they were taken nor in reverse.
                     let (snapshot, bytes) = held.swap_remove(1);
                     assert_same("received", &read(&snapshot), &bytes);
                 }
@@ -221,7 +229,7 @@ fn snapshots_are_dropped_on_other_threads_than_they_were_taken_on() {
         }
         drop(to_dropper);
     });
-    assert_eq!(root.stats().store.live, 0, "every captured page was freed with its last snapshot");
+    assert_eq!(root.stats().store.live, 0, "captured pages outlived their last snapshot");
     assert_same("root", &read(&root), &pattern(PAGES, 1));
 }
 

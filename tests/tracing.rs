@@ -1,4 +1,5 @@
-//! Feature `tracing`: one event for each snapshot taken, each restore and each consolidation.
+//! Feature `tracing`: one event for each snapshot that is taken, each restore, and each image that is made
+//! flat.
 
 mod common;
 
@@ -21,7 +22,7 @@ struct Heard {
     fields: Vec<(&'static str, String)>,
 }
 
-/// Calls this with each of memsnap's events.
+/// A subscriber that calls a function with each of memsnap's events.
 struct Listener<F>(F);
 
 impl<F: Fn(&Event<'_>) + Send + Sync + 'static> Subscriber for Listener<F> {
@@ -30,7 +31,7 @@ impl<F: Fn(&Event<'_>) + Send + Sync + 'static> Subscriber for Listener<F> {
     }
 
     fn new_span(&self, _: &Attributes<'_>) -> Id {
-        panic!("there are no spans");
+        panic!("memsnap has no spans");
     }
 
     fn record(&self, _: &Id, _: &Record<'_>) {}
@@ -55,7 +56,7 @@ impl Visit for Heard {
     }
 }
 
-/// What is told while `script` runs.
+/// Returns the events that `script` causes, with its result.
 fn events<T>(script: impl FnOnce() -> T) -> (T, Vec<Heard>) {
     let all = Arc::new(Mutex::new(Vec::new()));
     let kept = Arc::clone(&all);
@@ -69,7 +70,7 @@ fn events<T>(script: impl FnOnce() -> T) -> (T, Vec<Heard>) {
     (result, heard)
 }
 
-/// That `script` causes one event, with this message and a field for the size.
+/// Checks that `script` causes exactly one event, with this message and a field for the size.
 #[track_caller]
 fn tells<T>(what: &str, message: &str, pages: usize, script: impl FnOnce() -> T) -> T {
     let (result, heard) = events(script);
@@ -86,7 +87,7 @@ fn takes_and_restores<S>(what: &str, view: &mut View<S>, other: &Snapshot) {
         view[3] ^= 1;
         take(view);
         let unchanged = take(view);
-        // The ways in which pages are put back, or all of them mapped anew.
+        // A restore puts back few pages, many pages, or maps all of them anew.
         let written = [1, 50, kinds::PAGES][round % 3];
         view[..written * page_size()].fill(5);
         tells(what, "view restored", pages, || view.restore().unwrap());
@@ -113,7 +114,7 @@ fn each_snapshot_and_each_restore_is_told_once() {
     }
 }
 
-/// The event was missing, for no page is looked at then.
+/// This event was missing, since no page is compared in this case.
 #[test]
 fn the_first_snapshot_of_a_view_written_in_place_is_told() {
     let mut snapshot = Snapshot::zeroed(9 * page_size()).unwrap();
@@ -129,13 +130,15 @@ fn each_consolidation_is_told_once() {
     view[10 * page_size()..90 * page_size()].fill(1);
     view[95 * page_size()] = 1;
     let taken = view.take_snapshot().unwrap();
-    // Once for its long runs, once for all of it.
+    // One event is for the long runs of the image, and one for the whole image.
     let (_, heard) = events(|| (0..200).for_each(|_| drop(taken.view().unwrap())));
     let messages: Vec<_> = heard.iter().map(|heard| heard.message.as_str()).collect();
     assert_eq!(messages, ["image consolidated"; 2]);
 }
 
-/// Runs `script` on another thread, with a subscriber that runs `answer` at each event. Fails if that does not end.
+/// Runs `script` on another thread, with a subscriber that calls `answer` at each event.
+///
+/// Fails if this does not end.
 fn asks_back(what: &str, answer: impl Fn() + Send + Sync + 'static, script: impl FnOnce() + Send + 'static) {
     let (sender, receiver) = mpsc::channel();
     let answered = Arc::new(AtomicUsize::new(0));
@@ -149,11 +152,11 @@ fn asks_back(what: &str, answer: impl Fn() + Send + Sync + 'static, script: impl
         sender.send(()).unwrap();
     });
     receiver.recv_timeout(Duration::from_secs(60)).unwrap_or_else(|error| panic!("{what}: {error}"));
-    assert!(answered.load(Ordering::Relaxed) > 0, "{what}: no event");
+    assert!(answered.load(Ordering::Relaxed) > 0, "{what}: there was no event");
 }
 
-/// The event of a snapshot was emitted while the view was locked: a subscriber that asked the view for its numbers
-/// waited for ever.
+/// The event of a snapshot was emitted while the view was locked. A subscriber that asked the view for its
+/// statistics waited forever.
 #[test]
 fn a_subscriber_may_ask_the_view_and_the_snapshot() {
     for Kind { name, snapshot, .. } in kinds::all() {
@@ -193,7 +196,7 @@ mod linux {
         assert_eq!(heard.len(), 0);
     }
 
-    /// As for the view: the snapshot was locked against another call of `to_fd`.
+    /// The same for a snapshot: it was locked against another call of `to_fd`.
     #[test]
     fn a_subscriber_may_send_the_snapshot_that_is_being_sent() {
         let root = Snapshot::from_slice(&common::pattern(kinds::PAGES, 7)).unwrap();

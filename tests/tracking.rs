@@ -1,4 +1,4 @@
-//! Which tier a view comes to by itself, and that bytes are right while it changes.
+//! The tracking method that a view chooses, and exact bytes while it changes.
 
 mod common;
 
@@ -7,7 +7,7 @@ use memsnap::{Snapshot, Tracking, ViewOptions, page_size};
 
 const LEN: usize = 32 << 20;
 
-/// Whether pages can be write-protected here.
+/// Returns whether views can be armed here.
 fn can_be_armed() -> bool {
     let snapshot = Snapshot::from_slice(&[1]).unwrap();
     let mut view = snapshot.view().unwrap();
@@ -27,7 +27,7 @@ fn is_forced() -> bool {
 fn snapshots_of_a_view_in_use_lead_to_arming() {
     const TEST: &str = "snapshots_of_a_view_in_use_lead_to_arming";
     if !can_be_armed() || is_forced() {
-        return skip(TEST, "pages cannot be write-protected here, or a tier is forced");
+        return skip(TEST, "this system cannot write-protect pages, or a tier is forced");
     }
     let mut bytes = noise(LEN, 1);
     let snapshot = Snapshot::from_slice(&bytes).unwrap();
@@ -49,12 +49,13 @@ fn snapshots_of_a_view_in_use_lead_to_arming() {
     assert_same("restored", &view, &noise(LEN, 1));
 }
 
-/// What is mapped anew in a view is protected like the rest, so that nothing has to be looked at again because of it.
+/// New mappings in a view are write-protected like the rest, so that no page has to be searched again because
+/// of them.
 #[test]
 fn armed_views_stay_armed_when_they_grow_and_are_zeroed() {
     const TEST: &str = "armed_views_stay_armed_when_they_grow_and_are_zeroed";
     if !can_be_armed() {
-        return skip(TEST, "pages cannot be write-protected here");
+        return skip(TEST, "this system cannot write-protect pages");
     }
     let mut bytes = noise(LEN, 1);
     let snapshot = Snapshot::from_slice(&bytes).unwrap();
@@ -87,7 +88,8 @@ fn armed_views_stay_armed_when_they_grow_and_are_zeroed() {
     }
 }
 
-/// Where little is mapped there is little to spare, and each first write to a closed page would cost.
+/// If few pages are mapped, arming saves little time, and each first write to a write-protected page would
+/// take a fault.
 #[test]
 fn sparse_and_small_views_are_not_armed() {
     if is_forced() {
@@ -111,15 +113,16 @@ fn sparse_and_small_views_are_not_armed() {
     }
 }
 
-/// Each snapshot once closed all pages again. Then the first write to each of them took a fault after each snapshot, and each
-/// page table in which a page was closed a flush of the TLB of every processor that runs the process.
+/// Each snapshot write-protected all pages again. Then the first write to each page after each snapshot took
+/// a fault, and each page table with a write-protected page took a TLB flush on every processor that runs the
+/// process.
 #[cfg(target_os = "linux")]
 #[test]
 fn pages_that_are_written_before_each_snapshot_stay_open() {
     const TEST: &str = "pages_that_are_written_before_each_snapshot_stay_open";
     const WRITTEN: usize = 50;
     if !can_be_armed() {
-        return skip(TEST, "pages cannot be write-protected here");
+        return skip(TEST, "this system cannot write-protect pages");
     }
     let bytes = noise(LEN, 1);
     let snapshot = Snapshot::from_slice(&bytes).unwrap();
@@ -140,31 +143,31 @@ fn pages_that_are_written_before_each_snapshot_stay_open() {
         }
     }
     assert_eq!(view.stats().tracker, Tracking::Armed);
-    // The first writes are to pages that the view shares with the snapshot, the next ones to pages that were closed when
-    // it was armed.
+    // The first writes are to pages that the view shares with the snapshot. The next ones are to pages that
+    // were write-protected when the view was armed.
     let later = &faults_of_writes[2..];
     let faults: usize = later.iter().sum();
     assert!(faults < later.len() * WRITTEN / 4, "{faults_of_writes:?}");
 }
 
-/// Page faults of this thread since it began.
+/// Returns the number of page faults of this thread since it began.
 #[cfg(target_os = "linux")]
 fn page_faults() -> usize {
     let mut usage = std::mem::MaybeUninit::<libc::rusage>::zeroed();
-    // SAFETY: the argument is a `struct rusage`, which the call fills.
+    // SAFETY: the argument is a `struct rusage`, which the call fills in.
     let result = unsafe { libc::getrusage(libc::RUSAGE_THREAD, usage.as_mut_ptr()) };
     assert_eq!(result, 0);
-    // SAFETY: it was filled, and zeroes are one as well.
+    // SAFETY: the call filled in the structure, for which zeroes are valid too.
     let usage = unsafe { usage.assume_init() };
     usage.ru_minflt.try_into().unwrap()
 }
 
-/// Pages that are not written again are closed, once comparing them has cost as much.
+/// Pages that are not written again are write-protected, once comparing them has taken as long.
 #[test]
 fn pages_that_are_not_written_again_are_closed() {
     const TEST: &str = "pages_that_are_not_written_again_are_closed";
     if !can_be_armed() {
-        return skip(TEST, "pages cannot be write-protected here");
+        return skip(TEST, "this system cannot write-protect pages");
     }
     let mut bytes = noise(LEN, 1);
     let snapshot = Snapshot::from_slice(&bytes).unwrap();
@@ -185,16 +188,16 @@ fn pages_that_are_not_written_again_are_closed() {
         }
     }
     assert_eq!(view.stats().tracker, Tracking::Armed);
-    assert!(closed >= 3, "closed {closed} times, {:?}", view.stats());
+    assert!(closed >= 3, "write-protected {closed} times, {:?}", view.stats());
 }
 
-/// A view that was read in full once is mapped anew after some restores, for which it has no further use of its
-/// pages; where it reads them again and again, it is armed.
+/// A view that was read in full once is mapped anew after some restores, since it does not use its pages any
+/// more. A view whose pages are read again and again is armed.
 #[test]
 fn restores_of_a_view_in_use_lead_to_arming() {
     const TEST: &str = "restores_of_a_view_in_use_lead_to_arming";
     if !can_be_armed() || is_forced() {
-        return skip(TEST, "pages cannot be write-protected here, or a tier is forced");
+        return skip(TEST, "this system cannot write-protect pages, or a tier is forced");
     }
     let bytes = noise(LEN, 1);
     let snapshot = Snapshot::from_slice(&bytes).unwrap();
@@ -203,7 +206,7 @@ fn restores_of_a_view_in_use_lead_to_arming() {
     for _ in 0..100 {
         assert_same("read always", &read_always, &bytes);
         for view in [&mut read_once, &mut read_always] {
-            // The same page each time, so that none is compared in vain.
+            // Each round writes the same page, so that no other page is compared needlessly.
             let at = 700 * page_size();
             view[at..at + 10].fill(9);
             view.restore().unwrap();
@@ -215,8 +218,8 @@ fn restores_of_a_view_in_use_lead_to_arming() {
     assert_same("in the end", &read_once, &bytes);
 }
 
-/// Pages that a restore put back are not protected until the next snapshot, so that finding them open does not
-/// tell that they were written since.
+/// Pages that a restore put back are not write-protected until the next snapshot. So the snapshot must not
+/// conclude that they were written since.
 #[test]
 fn a_snapshot_after_a_restore_captures_nothing() {
     let bytes = noise(LEN, 1);
@@ -235,8 +238,8 @@ fn a_snapshot_after_a_restore_captures_nothing() {
     }
 }
 
-/// A view comes to the best way that can be asked for; which one that is, the machine's kernel decides. Where the
-/// kernel is chosen for a test, `MEMSNAP_EXPECTED_TIER` says what it has to be.
+/// A view chooses the best tracking method that works on this kernel. If a test runs on a chosen kernel,
+/// `MEMSNAP_EXPECTED_TIER` names that method.
 #[test]
 fn views_come_to_the_best_way_of_this_kernel() {
     const PAGES: usize = 512;
@@ -246,7 +249,7 @@ fn views_come_to_the_best_way_of_this_kernel() {
     let snapshot = Snapshot::from_slice(&noise(PAGES * page_size(), 1)).unwrap();
     let mut view = snapshot.view().unwrap();
     let ways = [Tracking::Armed, Tracking::Scan, Tracking::Pagemap, Tracking::WorkingSet, Tracking::Compare];
-    // To ask for protected pages is no error where they may yet be refused.
+    // `Armed` can be requested even if the kernel may refuse it later.
     let can = |&way: &Tracking| if way == Tracking::Armed { can_be_armed() } else { opens(&snapshot, way) };
     let best = ways.into_iter().find(can).unwrap();
     for round in 0..200 {
@@ -255,7 +258,7 @@ fn views_come_to_the_best_way_of_this_kernel() {
         view.take_snapshot().unwrap();
     }
     assert_eq!(view.stats().tracker, best, "{:?}", view.stats());
-    // Tests that are skipped where memsnap finds a way impossible rely on it being so.
+    // If memsnap finds that a method is impossible, tests are skipped. So this checks that it really is.
     #[cfg(all(target_os = "linux", not(memsnap_unix)))]
     {
         use common::linux::seccomp::{kernel_has_pagemap_scan, kernel_protects_pages};

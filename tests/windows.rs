@@ -1,5 +1,6 @@
-//! What Windows makes difficult: ranges that must never be free, commit charge, handles, and files that others have
-//! open.
+//! Tests of what is difficult on Windows.
+//!
+//! These are ranges that must never be free, commit charge, handles, and files that others have open.
 
 #![cfg(windows)]
 
@@ -30,7 +31,7 @@ fn pattern(len: usize, salt: usize) -> Vec<u8> {
 
 fn handles() -> u32 {
     let mut count = 0;
-    // SAFETY: the process is this one, and the answer has a place.
+    // SAFETY: the call returns a constant that stands for this process.
     let process = unsafe { GetCurrentProcess() };
     // SAFETY: as above.
     assert_ne!(unsafe { GetProcessHandleCount(process, &raw mut count) }, 0);
@@ -50,17 +51,17 @@ fn no_allocation_lands_in_a_view_that_is_mapped_anew() {
                     let kept: Vec<_> = (0..16)
                         .map(|i| {
                             let kind = MEM_RESERVE | MEM_COMMIT;
-                            // SAFETY: the system picks an unused address.
+                            // SAFETY: the system chooses an unused address.
                             let start =
                                 unsafe { VirtualAlloc(ptr::null(), LEN >> (i % 5), kind, PAGE_READWRITE) };
                             assert!(!start.is_null());
-                            // SAFETY: the page is ours, and writable.
+                            // SAFETY: the page belongs to this test, and is writable.
                             unsafe { start.cast::<u8>().write(0xEE) };
                             start
                         })
                         .collect();
                     for start in kept {
-                        // SAFETY: the memory is ours, and nobody else knows of it.
+                        // SAFETY: the memory belongs to this test, and nobody else uses it.
                         assert_eq!(unsafe { start.cast::<u8>().read() }, 0xEE);
                         // SAFETY: as above.
                         assert_ne!(unsafe { VirtualFree(start, 0, MEM_RELEASE) }, 0);
@@ -162,7 +163,7 @@ fn a_file_that_others_have_open_can_be_copied_and_mapped() {
         let copied = Snapshot::from_file(duplicate).unwrap();
         // SAFETY: nobody writes to the file before the snapshot is dropped.
         let mapped = unsafe { Snapshot::map_file(&reader) }.unwrap();
-        assert_eq!(reader.stream_position().unwrap(), 1, "the offset moved");
+        assert_eq!(reader.stream_position().unwrap(), 1, "the caller's offset moved");
         for snapshot in [&copied, &mapped] {
             assert_eq!(snapshot.content_len(), len);
             let mut view = snapshot.view().unwrap();
@@ -182,7 +183,7 @@ fn a_file_that_others_have_open_can_be_copied_and_mapped() {
     assert_eq!(Snapshot::from_file(writer).unwrap_err().kind(), ErrorKind::PermissionDenied);
 }
 
-/// A file that cannot be opened a second time, or not be read through a second handle, is read through the caller's.
+/// A file that cannot be opened or read through a second handle is read through the caller's handle.
 #[test]
 fn a_file_that_its_owner_does_not_share_can_be_copied_and_mapped() {
     let folder = tempfile::tempdir().unwrap();
@@ -200,11 +201,11 @@ fn a_file_that_its_owner_does_not_share_can_be_copied_and_mapped() {
         for snapshot in [mapped, Snapshot::from_file(file.try_clone().unwrap()).unwrap()] {
             assert!(snapshot.view().unwrap().content() == bytes);
         }
-        assert_eq!(file.stream_position().unwrap(), 7, "the offset moved");
+        assert_eq!(file.stream_position().unwrap(), 7, "the caller's offset moved");
     }
 }
 
-/// Of a device that never ends, a snapshot would be made until memory is gone.
+/// A snapshot of a device that never ends would be read until memory is exhausted.
 #[test]
 fn a_character_device_is_refused_and_the_error_says_what_to_do() {
     let error = Snapshot::from_file(File::open("NUL").unwrap()).unwrap_err();
@@ -228,8 +229,8 @@ fn handles_are_given_back() {
     use_some();
     let before = handles();
     (0..5).for_each(|_| use_some());
-    // Other tests have some of their own.
-    assert!(handles() <= before + 40, "{before} handles became {}", handles());
+    // Other tests have handles open too.
+    assert!(handles() <= before + 40, "the number of handles rose from {before} to {}", handles());
 }
 
 #[test]
@@ -253,7 +254,7 @@ fn code_can_be_run_in_an_executable_view_of_bytes_and_of_zeroes() {
         let start = view.as_ptr();
         let mut view = view.into_protected();
         view.protect(.., Access::READ_EXECUTE).unwrap();
-        // SAFETY: the bytes are a function of this type.
+        // SAFETY: the bytes are the code of a function of this type.
         let function: extern "C" fn() -> i32 = unsafe { std::mem::transmute(start) };
         assert_eq!(function(), 42);
         view.restore().unwrap();
@@ -264,18 +265,18 @@ fn code_can_be_run_in_an_executable_view_of_bytes_and_of_zeroes() {
 fn a_handle_cannot_be_written_through() {
     let snapshot = Snapshot::from_slice(&[1; 100]).unwrap();
     let handle = snapshot.to_handle().unwrap();
-    // SAFETY: the system picks an unused address.
+    // SAFETY: the system chooses an unused address.
     let view = unsafe { MapViewOfFile(handle.as_raw_handle(), FILE_MAP_WRITE, 0, 0, 0) };
     assert!(view.Value.is_null());
-    // SAFETY: the process is this one.
+    // SAFETY: the call returns a constant that stands for this process.
     let process = unsafe { GetCurrentProcess() };
     let (mut more, from) = (ptr::null_mut(), handle.as_raw_handle());
-    // SAFETY: the handles are open, and the result has a place.
+    // SAFETY: the handles are open, and `more` can hold the result.
     let duplicated = unsafe { DuplicateHandle(process, from, process, &raw mut more, FILE_MAP_WRITE, 0, 0) };
     assert_eq!(duplicated, 0, "an empty access list gives no rights");
 }
 
-/// Names the handle, and the length of the snapshot, for a child.
+/// The environment variable that gives a child the handle of the snapshot.
 const HANDLE: &str = "MEMSNAP_TEST_HANDLE";
 
 #[test]
@@ -283,9 +284,9 @@ fn another_process_sees_the_snapshot() {
     const LEN: usize = (5 << 20) + 3;
     if let Ok(handle) = env::var(HANDLE) {
         let handle = ptr::without_provenance_mut(handle.parse().unwrap());
-        // SAFETY: the handle was inherited for this.
+        // SAFETY: the child inherited the handle for this purpose.
         let handle = unsafe { OwnedHandle::from_raw_handle(handle) };
-        // SAFETY: the handle was made by `to_handle`, so that nobody writes to its section.
+        // SAFETY: `to_handle` made the handle, so nobody writes to its section.
         let received = unsafe { Snapshot::from_handle(handle, LEN) }.unwrap();
         let mut view = received.view().unwrap();
         assert!(view.content() == pattern(LEN, 1));

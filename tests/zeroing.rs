@@ -1,4 +1,4 @@
-//! Zeroing part of a view returns its memory, and is exact to the byte in all that comes after.
+//! Zeroing a part of a view returns its memory. All later calls are exact to the byte.
 
 mod common;
 
@@ -12,7 +12,7 @@ use memsnap::{Snapshot, Tracking, View, ViewOptions, page_size};
 
 const LARGE: usize = 64 << 20;
 
-/// Ranges of bytes of a view of `len` bytes: with and without edges, short and long, and none.
+/// Returns ranges of a view of `len` bytes: long, short and empty, at page boundaries and within pages.
 fn ranges(len: usize) -> Vec<Range<usize>> {
     let page = page_size();
     vec![
@@ -35,7 +35,8 @@ fn ranges(len: usize) -> Vec<Range<usize>> {
     ]
 }
 
-/// Zeroes all ranges, one after the other, writes in between, and takes and restores in all orders.
+/// Zeroes all ranges one after the other, with writes in between, and takes snapshots and restores in all
+/// orders.
 fn zeroes<S>(what: &str, view: &mut View<S>, root: &[u8]) {
     for (i, range) in ranges(root.len()).into_iter().enumerate() {
         let what = format!("{what}, {range:?}");
@@ -54,7 +55,7 @@ fn zeroes<S>(what: &str, view: &mut View<S>, root: &[u8]) {
             assert_same(&what, &read(&taken), &bytes);
             assert_same(&what, &taken.view().unwrap(), &bytes);
             assert!(view.changes().unwrap().is_empty());
-            // Writing to a page of zeroes, and zeroing it again.
+            // This page of zeroes is written, and then zeroed again.
             let at = range.start.min(root.len() - 1);
             view[at] = 0x99;
             let before = std::mem::replace(&mut bytes[at], 0x99);
@@ -109,7 +110,7 @@ fn zeroed_bytes_are_exact_on_armed_views() {
             return;
         }
         zeroes(name, &mut view, &bytes);
-        // Zeroing, and going back from it, leave the others protected.
+        // After these pages are zeroed and restored, the others are still write-protected.
         for range in [30 * page_size()..80 * page_size(), 0..bytes.len()] {
             view.take_snapshot().unwrap();
             view.zero(range).unwrap();
@@ -193,7 +194,7 @@ fn zeroes_and_writes_in_any_order_are_exact() {
     }
 }
 
-/// All kinds of views with 64 MiB of data in them.
+/// Returns snapshots over bytes, over zeroes and of captured pages, each with 64 MiB of data.
 fn large_snapshots() -> Vec<(&'static str, Snapshot)> {
     let bytes = vec![7; LARGE];
     let of_bytes = Snapshot::from_slice(&bytes).unwrap();
@@ -211,7 +212,7 @@ fn the_memory_of_zeroed_pages_goes_back_and_stays_away() {
     const TEST: &str = "the_memory_of_zeroed_pages_goes_back_and_stays_away";
     alone(TEST, || {
         if memory().is_none() {
-            return skip(TEST, "the memory of the process is not known");
+            return skip(TEST, "the system does not report the memory of the process");
         }
         let memory = || memory().unwrap();
         for (name, snapshot) in large_snapshots() {
@@ -221,28 +222,28 @@ fn the_memory_of_zeroed_pages_goes_back_and_stays_away() {
             let full = memory().anonymous;
             view.zero(..).unwrap();
             let mut least = full - memory().anonymous;
-            assert!(least > LARGE / 10 * 9, "{name}: {least} bytes went back");
+            assert!(least > LARGE / 10 * 9, "{name}: only {least} bytes were returned");
             let known = view.stats().tracker != Tracking::Compare;
             if known {
                 assert_eq!(view.stats().private, 0, "{name}");
             }
             let before = memory().anonymous;
             let taken = view.take_snapshot().unwrap();
-            assert!(memory().anonymous < before + (8 << 20), "{name}: taking zeroes takes memory");
+            assert!(memory().anonymous < before + (8 << 20), "{name}: a snapshot of zeroes took memory");
             assert_eq!(taken.stats().store.live, snapshot.stats().store.live, "{name}");
             let reading = memory();
             let other = taken.view().unwrap();
             assert!(other.iter().all(|&byte| byte == 0) && view.iter().all(|&byte| byte == 0));
-            assert!(memory().rss < reading.rss + (8 << 20), "{name}: reading zeroes takes memory");
+            assert!(memory().rss < reading.rss + (8 << 20), "{name}: reading zeroes took memory");
             drop(other);
             view.restore().unwrap();
-            assert!(memory().anonymous < before + (8 << 20), "{name}: restoring makes pages private");
+            assert!(memory().anonymous < before + (8 << 20), "{name}: the restore made pages private");
             assert_same(name, &view, &root);
-            // `pagemap` does not tell pages of zeroes that were read from others.
+            // `pagemap` counts zero pages that were read as private.
             if known && view.stats().tracker != Tracking::Pagemap {
                 assert!(view.stats().private < LARGE / 8, "{name}: {:?}", view.stats());
             }
-            // Less than what is worth mapping all of the view anew.
+            // This is too little for the restore to map the whole view anew.
             for take in [false, true] {
                 let half = view.len() / 2;
                 view.zero(..half).unwrap();
@@ -252,7 +253,7 @@ fn the_memory_of_zeroed_pages_goes_back_and_stays_away() {
                 let before = memory().anonymous;
                 view.restore().unwrap();
                 let after = memory().anonymous;
-                assert!(after < before + (8 << 20), "{name}: restoring a part makes pages private");
+                assert!(after < before + (8 << 20), "{name}: restoring a part made pages private");
                 assert_same(name, &view, &root);
             }
             view.restore_to(&taken).unwrap();
@@ -295,7 +296,7 @@ fn zeroing_what_is_written_in_place_returns_it() {
         view.fill(1);
         view.zero(..).unwrap();
         view.commit().unwrap();
-        assert!(!LINUX || snapshot.stats().base == 0, "not every system has files with holes");
+        assert!(!LINUX || snapshot.stats().base == 0, "the zeroed file still takes memory");
         assert!(snapshot.diff(&Snapshot::zeroed(LARGE).unwrap()).unwrap().is_empty());
     });
 }
@@ -324,7 +325,7 @@ fn pages_of_zeroes_take_no_memory_however_they_came_about() {
     }
 }
 
-/// A view has room for so many mappings of zeroes; beyond, zeroes are written.
+/// A view has a limited number of mappings of zeroes. Beyond that, it writes the zeroes.
 #[test]
 fn more_ranges_than_are_mapped_can_be_zeroed() {
     let _serial = serial();
@@ -358,8 +359,7 @@ fn ranges_beyond_the_view_are_refused() {
     for Kind { name, mut snapshot, bytes } in kinds::all() {
         let mut view = snapshot.view_mut().unwrap();
         let len = bytes.len();
-        #[allow(clippy::reversed_empty_ranges)]
-        for range in [0..len + 1, len + 1..len + 1, 9..8, 0..usize::MAX, usize::MAX..usize::MAX] {
+        for range in kinds::ranges_outside(len) {
             assert_eq!(view.zero(range).unwrap_err().kind(), std::io::ErrorKind::InvalidInput);
         }
         assert!(view.zero(..=len).is_err() && view.zero(..=usize::MAX).is_err());

@@ -1,4 +1,4 @@
-//! `Case`: what is measured, apart from who does it.
+//! `Case`: the parameters of a measurement, without the competitor.
 
 use std::fmt;
 
@@ -9,7 +9,7 @@ pub(crate) const MIB: usize = 1 << 20;
 pub(crate) const GIB: usize = 1 << 30;
 pub(crate) const TIB: usize = 1 << 40;
 
-/// One set of parameters. What does not apply is `None`, or 0, or empty.
+/// One set of parameters. A parameter that does not apply is `None`, 0 or empty.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct Case {
     pub(crate) workload: &'static str,
@@ -22,7 +22,7 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// The case from which the others differ in one parameter each.
+    /// The base of a workload: most of its other cases differ from it in one parameter.
     pub(crate) fn base(workload: &'static str) -> Self {
         Self {
             workload,
@@ -35,7 +35,7 @@ impl Case {
         }
     }
 
-    /// A case that has but a size.
+    /// A case that has only a size and a variant.
     pub(crate) fn of_size(workload: &'static str, bytes: usize, variant: &str) -> Self {
         Self {
             workload,
@@ -87,7 +87,7 @@ impl Case {
         Changes::new(self.pages(), self.changed, pattern, working_set)
     }
 
-    /// Everything but the workload.
+    /// All parameters except the workload, as text.
     pub(crate) fn parameters(&self) -> String {
         let mut parts = vec![size(self.bytes)];
         if self.changed > 0 {
@@ -109,7 +109,7 @@ impl fmt::Display for Case {
     }
 }
 
-/// A size that is a whole number of some unit.
+/// Formats a size in the largest unit of which it is a whole number, or in KiB.
 pub(crate) fn size(bytes: usize) -> String {
     match bytes {
         TIB.. if bytes.is_multiple_of(TIB) => format!("{} TiB", bytes / TIB),

@@ -1,5 +1,7 @@
-//! Runs competitors in turn, A B C, A B C, and so on: each for a few rounds, as a program has the machine for
-//! itself for a while. The first of these finds the caches full of what others did, and is not counted.
+//! Runs the competitors in turns.
+//!
+//! In its turn, a competitor runs several rounds in a row, like a program that does the same work repeatedly. One more
+//! round comes before them. It is not counted, because the caches then still hold the data of other competitors.
 #![allow(unsafe_code)]
 
 use std::collections::VecDeque;
@@ -14,46 +16,50 @@ use crate::pages::{Change, page, read_all};
 use crate::results::{Metric, Results};
 use crate::system;
 
-/// How much is measured.
+/// How many rounds are measured, and for how long.
 #[derive(Clone, Copy)]
 pub(crate) struct Plan {
+    /// The most rounds of each competitor.
     pub(crate) rounds: usize,
-    /// Rounds of a competitor that is slow, at the least.
+    /// The fewest rounds of a slow competitor.
     pub(crate) least: usize,
-    /// Time for each competitor, after which it only does the least.
+    /// The time of each competitor. A competitor that needs more is slow, and only runs the fewest rounds.
     pub(crate) time: Duration,
 }
 
-/// Rounds that a competitor has in a row, besides the one that is not counted.
+/// Counted rounds in each turn of a competitor.
 const RUN: usize = 10;
 
-/// Rounds so long do not depend on what the caches hold.
+/// The length of rounds from which the contents of the caches do not matter. Longer rounds are all counted.
 const LONG: Duration = Duration::from_millis(20);
 
-/// Rounds before those that are measured, in which competitors settle; fewer for those that are slow.
+/// Rounds before the measured ones, in which competitors reach a steady state.
 const WARM_UP: usize = 20;
+/// The time after which a competitor runs no more rounds of the warm-up.
 const SLOW: Duration = Duration::from_millis(500);
 
-/// The slowest call while competitors settle.
+/// The slowest call in the warm-up.
 pub(crate) const SETTLING: Metric = Metric::nanoseconds("slowest of the first 20");
 
-/// A competitor at work.
+/// A competitor, its region, and its measurements.
 pub(crate) struct Entry {
     pub(crate) name: &'static str,
     pub(crate) region: Box<dyn Region>,
     pub(crate) taken: VecDeque<Taken>,
     runs: usize,
     spent: Duration,
-    /// Whether what is recorded counts.
+    /// Whether [`record`](Self::record) keeps values in the current round.
     counts: bool,
-    /// Of a round while it settled, on average.
+    /// The mean time of a round in the warm-up.
     pace: Duration,
-    /// Of the calls while it settled.
+    /// The time of the slowest call in the warm-up, in nanoseconds.
     slowest: f64,
     samples: Vec<(Metric, Vec<f64>)>,
 }
 
-/// Opens a region of each competitor that can do this, as long as the memory is enough for all.
+/// Opens a region of each competitor that supports `operation` and for which enough memory is left.
+///
+/// The other competitors are listed as skipped in `results`.
 pub(crate) fn open(
     case: &Case,
     operation: Operation,
@@ -70,7 +76,7 @@ pub(crate) fn open(
         }
         let memory = competitor.memory(case, operation);
         if memory > left {
-            let reason = format!("would hold {} MiB, more than is left", memory / MIB);
+            let reason = format!("would hold {} MiB, more than the memory that is left", memory / MIB);
             results.skip(case, competitor.name(), &reason);
             continue;
         }
@@ -89,9 +95,9 @@ pub(crate) fn open(
     Ok(entries)
 }
 
-/// Has each entry do `step` with the same changes, in turn, again and again; keeps the results.
+/// Runs `step` for all entries in turns, with the same changes for each, and adds the measurements to `results`.
 ///
-/// `fork` comes last, by itself. A child shares all memory of the process that is not kept out of it, for example the
+/// `fork` runs after all others. A child shares all memory of the process that is not kept out of it, for example the
 /// memory in which other competitors keep their snapshots. Each later write to shared memory takes a fault.
 pub(crate) fn interleave(
     case: &Case,
@@ -116,7 +122,7 @@ fn in_turns(
     let mut number = 0;
     while number < WARM_UP + plan.rounds {
         let count = if number < WARM_UP { WARM_UP } else { RUN.min(WARM_UP + plan.rounds - number) };
-        // With one more, for caches.
+        // One round more than is counted, to fill the caches.
         let rounds: Vec<_> =
             (number..=number + count).map(|number| Round::new(number, changes.next_round())).collect();
         for entry in &mut entries {
@@ -163,7 +169,9 @@ impl Entry {
         }
     }
 
-    /// Spreads the rounds of slow competitors over all rounds.
+    /// Whether this competitor runs the round with this number.
+    ///
+    /// The rounds of slow competitors are spread evenly over all rounds.
     fn is_due(&self, number: usize, plan: Plan) -> bool {
         let Some(number) = number.checked_sub(WARM_UP) else { return self.spent < SLOW };
         self.runs * plan.rounds <= plan.least * number
@@ -174,7 +182,7 @@ impl Entry {
         self.pace > LONG
     }
 
-    /// Ends the warm-up.
+    /// Ends the warm-up. Keeps the mean time of its rounds and its slowest call, and discards its other values.
     fn settle(&mut self) {
         self.pace = self.spent / u32::try_from(self.runs.max(1)).unwrap_or(u32::MAX);
         let calls = self.samples.first().map_or(&[][..], |(_, calls)| calls);
@@ -183,7 +191,9 @@ impl Entry {
         (self.runs, self.spent) = (0, Duration::ZERO);
     }
 
-    /// Keeps a value; those of the first metric are the times of the competitor's own call.
+    /// Keeps a value, if the current round is counted.
+    ///
+    /// The first metric of a round must be the time of the call that is measured: [`SETTLING`] is taken from it.
     pub(crate) fn record(&mut self, metric: Metric, value: f64) {
         if !self.counts {
             return;
@@ -194,41 +204,42 @@ impl Entry {
         }
     }
 
-    /// Writes the changes; returns the time that took.
+    /// Writes the changes. Returns the time that this took.
     pub(crate) fn write(&mut self, round: &Round) -> Duration {
         time(|| self.region.write(&round.changes, round.value)).1
     }
 
-    /// Takes a snapshot; returns the time that took.
+    /// Takes a snapshot. Returns it and the time that this took.
     pub(crate) fn take(&mut self, round: &Round) -> Result<(Taken, Duration)> {
         self.region.prepare()?;
         let (taken, pause) = time(|| self.region.take(&round.ascending));
         Ok((taken?, pause + self.region.surcharge(&round.changes)))
     }
 
-    /// Restores the region; returns the time that took.
+    /// Restores the region. Returns the time that this took.
     pub(crate) fn restore(&mut self, round: &Round) -> Result<Duration> {
         let (restored, pause) = time(|| self.region.restore(&round.ascending));
         restored?;
         Ok(pause + self.region.surcharge(&round.changes))
     }
 
-    /// Some of the pages that a round writes, to be compared with those after a restore.
+    /// Copies some of the pages that a round writes, to compare them after a restore.
     pub(crate) fn sample(&mut self, round: &Round) -> Vec<Vec<u8>> {
         let bytes = self.region.bytes();
         round.changes.iter().take(16).map(|change| page(bytes, change.page).to_vec()).collect()
     }
 
+    /// Fails if the pages that [`sample`](Self::sample) copies differ from `before`.
     pub(crate) fn check_restored(&mut self, round: &Round, before: &[Vec<u8>]) -> Result<()> {
         ensure!(self.sample(round) == before, "{} did not restore the region", self.name);
         Ok(())
     }
 }
 
-/// What all competitors do in one round.
+/// The writes of one round, the same for all competitors.
 pub(crate) struct Round {
     pub(crate) changes: Vec<Change>,
-    /// The same, by page.
+    /// The same changes, in ascending order of their pages.
     pub(crate) ascending: Vec<Change>,
     value: u64,
     pub(crate) is_first: bool,

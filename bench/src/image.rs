@@ -7,7 +7,7 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 
 use anyhow::{Context, Result};
-use memmap2::Mmap;
+use memmap2::{Mmap, MmapMut, MmapOptions};
 use rand::Rng;
 
 use crate::case::MIB;
@@ -20,11 +20,11 @@ pub(crate) struct Image {
 }
 
 impl Image {
-    /// `bytes` is a whole number of pages.
+    /// Makes an image of `bytes` random bytes, which must be a whole number of pages.
     pub(crate) fn new(bytes: usize) -> Result<Self> {
         let file = memory_file()?;
-        fill(&file, bytes).with_context(|| format!("an image of {bytes} bytes"))?;
-        // SAFETY: nobody writes to the file any more, or makes it shorter.
+        fill(&file, bytes).with_context(|| format!("making an image of {bytes} bytes"))?;
+        // SAFETY: nothing writes to the file or shortens it from now on.
         let map = unsafe { Mmap::map(&file) }?;
         Ok(Self { file, map })
     }
@@ -34,16 +34,22 @@ impl Image {
     }
 }
 
-/// An empty file in memory.
+/// Makes an empty memory file (memfd).
 pub(crate) fn memory_file() -> io::Result<File> {
     // SAFETY: the name is a C string.
     let descriptor = unsafe { libc::memfd_create(c"bench".as_ptr(), libc::MFD_CLOEXEC) };
     if descriptor < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor is open, and nobody else has it.
+    // SAFETY: the descriptor is open, and nothing else owns it.
     let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
     Ok(File::from(descriptor))
+}
+
+/// Maps the file of an image or of a snapshot, so that writes to the mapping do not change the file.
+pub(crate) fn map_private(file: &File) -> io::Result<MmapMut> {
+    // SAFETY: nothing writes to the file of an image or of a snapshot, or shortens it.
+    unsafe { MmapOptions::new().map_copy(file) }
 }
 
 /// Writes `bytes` random bytes to an empty file.

@@ -1,8 +1,11 @@
-//! Measures memsnap beside its competitors and the limit of the machine. See `README.md`.
+//! Measures memsnap, its competitors and the limit of the machine. See `README.md`.
 //!
 //! ```text
 //! cargo run --release -p memsnap-bench -- [--quick] [--only take,restore] [--out FOLDER]
 //! ```
+
+// The files that need `unsafe` allow it.
+#![deny(unsafe_code)]
 
 mod case;
 mod competitor;
@@ -26,16 +29,16 @@ use crate::results::Results;
 use crate::system::Processors;
 use crate::workload::{Scale, Workload};
 
-/// Measures memsnap beside its competitors and the limit of the machine.
+/// Measures memsnap, its competitors and the limit of the machine.
 #[derive(Parser)]
 struct Options {
-    /// Few rounds, no regions of 4 GiB: under two minutes in place of fifteen
+    /// Measure fewer rounds and no regions of 4 GiB: under two minutes instead of fifteen
     #[arg(long)]
     quick: bool,
-    /// Run these workloads alone
+    /// Run only these workloads
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Workload>,
-    /// Folder for the results
+    /// Write the results to this folder
     #[arg(long, default_value = "target/bench")]
     out: PathBuf,
 }

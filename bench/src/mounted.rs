@@ -1,4 +1,4 @@
-//! `Mounted`: a file system of a kind asked for, in a file.
+//! `Mounted`: a file system in a file, mounted for a measurement.
 
 use std::fs::{self, File};
 use std::path::PathBuf;
@@ -7,13 +7,15 @@ use std::process::Command;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-/// Unmounted when it is dropped.
+/// A mounted file system. It is unmounted when this value is dropped.
 pub(crate) struct Mounted {
     folder: TempDir,
 }
 
 impl Mounted {
-    /// Fails where that takes privileges, or programs, that are not there.
+    /// Makes a file system of `bytes` bytes with the command `mkfs`, and mounts it.
+    ///
+    /// Fails if a program for this is missing, or if this process may not mount file systems.
     pub(crate) fn new(mkfs: &[&str], bytes: usize) -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let (image, point) = (folder.path().join("image"), folder.path().join("mounted"));
@@ -24,6 +26,7 @@ impl Mounted {
         Ok(Self { folder })
     }
 
+    /// The folder that the file system is mounted on.
     pub(crate) fn point(&self) -> PathBuf {
         self.folder.path().join("mounted")
     }
@@ -38,8 +41,8 @@ impl Drop for Mounted {
 }
 
 fn run(command: &mut Command) -> Result<()> {
-    let output = command.output().with_context(|| format!("{command:?}"))?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?}: {}", said.trim());
+    let output = command.output().with_context(|| format!("running {command:?}"))?;
+    let message = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{command:?} failed: {}", message.trim());
     Ok(())
 }

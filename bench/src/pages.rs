@@ -1,4 +1,4 @@
-//! Which pages a round writes, and the writing itself.
+//! The pages that rounds write, and functions that write and read pages.
 
 use std::fmt;
 use std::hint::black_box;
@@ -10,26 +10,30 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 use memsnap::page_size;
 
-/// Where the pages of a round lie.
+/// How the pages of a round are distributed over the region.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Pattern {
     Random,
     Contiguous,
-    /// Runs of this many pages at random places.
+    /// Runs of this many pages, at random places.
     Runs(usize),
 }
 
-/// Whether the rounds write the same pages.
+/// Whether all rounds write the same pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum WorkingSet {
+    /// All rounds write the same pages.
     Recurring,
+    /// Each round writes other pages than the round before.
     Moving,
 }
 
-/// What of a region is in its page table before the first round.
+/// Which pages of a region have a page-table entry before the first round.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Residency {
+    /// All pages, because the region was read in full.
     Resident,
+    /// No pages, because nothing read the region.
     Sparse,
 }
 
@@ -65,7 +69,7 @@ impl fmt::Display for Residency {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Change {
     pub(crate) page: usize,
-    /// In the page, a multiple of 8.
+    /// The position of the word in the page, in bytes: a multiple of 8.
     offset: usize,
 }
 
@@ -74,21 +78,21 @@ impl Change {
         Self { page, offset: 0 }
     }
 
-    /// The bytes of the region that are written.
+    /// The range of the region that is written, in bytes.
     pub(crate) fn word(self) -> Range<usize> {
         let start = self.page * page_size() + self.offset;
         start..start + 8
     }
 
-    /// A change of the same word in another page.
+    /// Returns a change of the same word in another page.
     pub(crate) fn on(self, page: usize) -> Self {
         Self { page, ..self }
     }
 }
 
-/// Gives each round its changes.
+/// A generator of the changes of each round.
 pub(crate) struct Changes {
-    /// All pages of the region, in the order in which rounds come to them.
+    /// All pages of the region, in the order in which rounds use them.
     order: Vec<usize>,
     next: usize,
     changed: usize,
@@ -111,7 +115,7 @@ impl Changes {
         Self { order, next: 0, changed: changed.min(pages), working_set, rng }
     }
 
-    /// The changes of the next round: each page once.
+    /// Returns the changes of the next round, in which no page occurs twice.
     pub(crate) fn next_round(&mut self) -> Vec<Change> {
         if self.next + self.changed > self.order.len() {
             self.next = 0;
@@ -128,7 +132,7 @@ pub(crate) fn rng(seed: usize) -> Xoshiro256PlusPlus {
     Xoshiro256PlusPlus::seed_from_u64(seed as u64)
 }
 
-/// `count` different pages of `pages`, anywhere.
+/// Returns changes of `count` different random pages, out of `pages` pages.
 pub(crate) fn random_changes(pages: usize, count: usize, rng: &mut impl Rng) -> Vec<Change> {
     let chosen = rand::seq::index::sample(rng, pages, count);
     chosen.into_iter().map(|page| Change { page, offset: offset(rng) }).collect()
@@ -144,7 +148,7 @@ fn shuffled_runs(pages: usize, length: usize, rng: &mut impl Rng) -> Vec<usize> 
     starts.into_iter().flat_map(|start| start..start + length).collect()
 }
 
-/// Writes `value`, which must differ from what is there, into each page.
+/// Writes `value` to the word of each change. It must differ from the bytes that it replaces.
 pub(crate) fn write(region: &mut [u8], changes: &[Change], value: u64) {
     for change in changes {
         region[change.word()].copy_from_slice(&value.to_le_bytes());
@@ -152,7 +156,7 @@ pub(crate) fn write(region: &mut [u8], changes: &[Change], value: u64) {
     black_box(region);
 }
 
-/// Reads a byte of each page, so that all are in the page table.
+/// Reads a byte of each page, so that each has a page-table entry.
 pub(crate) fn read_all(region: &[u8]) -> u64 {
     black_box(region.iter().step_by(page_size()).map(|&byte| u64::from(byte)).sum())
 }

@@ -1,10 +1,10 @@
-//! `Results`: all that was measured.
+//! `Results`: all measurements of a run.
 
 use serde::Serialize;
 
 use crate::case::Case;
 
-/// The name and unit of what is measured.
+/// The name and the unit of a measured quantity.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Metric {
     pub(crate) name: &'static str,
@@ -19,17 +19,17 @@ impl Metric {
 
 /// The competitor that the others are compared with.
 pub(crate) const SUBJECT: &str = "memsnap";
-/// The same library, with a view to which the program reports what it writes.
+/// The same library with a logged view, to which the program reports what it writes.
 pub(crate) const LOGGED: &str = "memsnap, logged";
-/// The same library, with a view that compares all pages, as on systems that do not name written ones.
+/// The same library with a view that compares all pages, as on systems that do not list written pages.
 pub(crate) const COMPARING: &str = "memsnap, comparing";
-/// What no way of doing the work can beat.
+/// Copies of just the changed pages, plus 1 ns for each page-table entry.
 pub(crate) const LIMIT: &str = "limit";
-/// The copies of the limit, without the time that it adds for finding the changed pages.
+/// The limit without the time that it adds for page-table entries.
 pub(crate) const COPIES: &str = "only the copies";
 /// The system calls that do the work, without a library around them.
 pub(crate) const SYSTEM_CALLS: &str = "bare system calls";
-/// The bare system calls, with one call for all discards.
+/// The bare system calls, with one call that discards all pages.
 pub(crate) const ONE_CALL: &str = "bare system calls, one discard";
 /// An earlier release of the library.
 pub(crate) const OLD: &str = "memsnap 0.1.2";
@@ -43,8 +43,9 @@ pub(crate) struct Measurement {
     pub(crate) p99: f64,
 }
 
-/// What could not be measured, in which cases.
+/// A competitor that was not measured, and the cases in which it was not.
 pub(crate) struct Skipped {
+    /// The workload, the competitor and the reason.
     pub(crate) what: String,
     pub(crate) cases: Vec<Case>,
 }
@@ -74,7 +75,9 @@ impl Results {
         });
     }
 
-    /// Notes, here and on standard error, that something could not be measured.
+    /// Records that a competitor was not measured, and the reason.
+    ///
+    /// Prints it to standard error when the reason is given for the first time in a workload.
     pub(crate) fn skip(&mut self, case: &Case, who: &str, reason: &str) {
         let what = format!("{}: {who}: {reason}", case.workload);
         match self.skipped.iter_mut().find(|skipped| skipped.what == what) {
@@ -98,12 +101,12 @@ impl Results {
         Some(self.get(case, competitor, metric)?.median)
     }
 
-    /// How many times the median of `over` the median of `under` is.
+    /// Returns the median of `over` divided by the median of `under`.
     pub(crate) fn ratio(&self, case: &Case, metric: &str, over: &str, under: &str) -> Option<f64> {
         Some(self.median(case, over, metric)? / self.median(case, under, metric)?)
     }
 
-    /// How many times the median of memsnap this median is.
+    /// Returns the median of a measurement divided by that of memsnap; `None` for memsnap itself.
     pub(crate) fn ratio_to_subject(&self, measurement: &Measurement) -> Option<f64> {
         let subject = self.median(&measurement.case, SUBJECT, measurement.metric.name)?;
         (measurement.competitor != SUBJECT && subject > 0.0).then(|| measurement.median / subject)
@@ -114,7 +117,7 @@ impl Results {
     }
 }
 
-/// Values that are still being collected, of several cases and competitors in turn.
+/// A collection of values of several cases and competitors, which can come in any order.
 #[derive(Default)]
 pub(crate) struct Samples(Vec<(Case, String, Metric, Vec<f64>)>);
 
@@ -130,7 +133,7 @@ impl Samples {
         }
     }
 
-    /// Ends the collection.
+    /// Adds the values to `results`, grouped by case.
     pub(crate) fn add_to(mut self, results: &mut Results) {
         let order: Vec<Case> = self.0.iter().map(|(case, ..)| case.clone()).collect();
         self.0.sort_by_key(|(case, ..)| order.iter().position(|known| known == case));
@@ -181,7 +184,7 @@ impl<'a> Row<'a> {
     }
 }
 
-/// Of ascending values, by the nearest rank.
+/// Returns a quantile of ascending values, by the nearest rank.
 pub(crate) fn quantile(sorted: &[f64], per_mille: usize) -> f64 {
     let rank = (sorted.len() * per_mille).div_ceil(1000);
     sorted.get(rank.saturating_sub(1)).copied().unwrap_or(f64::NAN)

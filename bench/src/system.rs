@@ -1,4 +1,4 @@
-//! The machine: its description, its spare memory, and how busy other processes keep it.
+//! The machine: its description, the memory that a run may hold, and the processor time that other processes take.
 
 use std::fs;
 use std::ops::Range;
@@ -9,18 +9,18 @@ use memsnap::page_size;
 
 use crate::case::{GIB, KIB};
 
-/// More than this is never held at a time.
+/// The most memory that a run holds at a time.
 const MOST: usize = 21 * GIB / 2;
-/// What is left to others.
+/// The memory that a run leaves to other processes.
 const SPARE: usize = 2 * GIB;
 
-/// How much memory may be held.
+/// Returns how many bytes of memory a run may hold.
 pub(crate) fn memory_limit() -> Result<usize> {
     let available = kib(&fs::read_to_string("/proc/meminfo")?, "MemAvailable:")?;
     Ok(available.saturating_sub(SPARE).min(MOST))
 }
 
-/// The value of a field of `/proc/meminfo` and the like, in bytes.
+/// Returns a field of `/proc/meminfo`, or of a file in the same format, in bytes.
 pub(crate) fn kib(report: &str, field: &str) -> Result<usize> {
     let line = report.lines().find_map(|line| line.strip_prefix(field));
     let number = line.and_then(|line| line.trim().strip_suffix("kB"));
@@ -28,7 +28,7 @@ pub(crate) fn kib(report: &str, field: &str) -> Result<usize> {
     Ok(number.trim().parse::<usize>()? * KIB)
 }
 
-/// How the processors' time was spent since the system started, in ticks.
+/// How the time of all processors was used since the system started, in ticks.
 #[derive(Clone, Copy)]
 pub(crate) struct Processors {
     all: u64,
@@ -42,13 +42,13 @@ impl Processors {
         // The fields are user, nice, system, idle, iowait, irq, softirq and steal.
         let system = ticks(system.lines().next().unwrap_or_default(), 1..9)?;
         let own = fs::read_to_string("/proc/self/stat")?;
-        let (_, own) = own.rsplit_once(')').context("/proc/self/stat")?;
+        let (_, own) = own.rsplit_once(')').context("/proc/self/stat has no `)`")?;
         // User and system time of this process, and of its children that have ended.
         let own = ticks(own, 11..15)?.iter().sum();
         Ok(Self { all: system.iter().sum(), idle: system[3] + system[4], own })
     }
 
-    /// The share of the processors' time since `start` that other processes took, in percent.
+    /// Returns the share of the processors' time since `start` that other processes took, in percent.
     pub(crate) fn others_since(self, start: Self) -> f64 {
         let busy = (self.all - self.idle).saturating_sub(start.all - start.idle);
         let others = busy.saturating_sub(self.own - start.own);
@@ -56,15 +56,15 @@ impl Processors {
     }
 }
 
-/// The numbers in the given fields of a line.
+/// Returns the numbers in the given fields of a line.
 fn ticks(line: &str, fields: Range<usize>) -> Result<Vec<u64>> {
     let ticks = line.split_whitespace().skip(fields.start).take(fields.len());
     let ticks: Vec<u64> = ticks.map(str::parse).collect::<Result<_, _>>()?;
-    ensure!(ticks.len() == fields.len(), "fields are missing: {line}");
+    ensure!(ticks.len() == fields.len(), "fields {fields:?} are missing in: {line}");
     Ok(ticks)
 }
 
-/// The processor, the kernel and the page size, as lines of Markdown.
+/// Describes the processor, the kernel and the page size, in lines of Markdown.
 pub(crate) fn description() -> Result<String> {
     let processors = fs::read_to_string("/proc/cpuinfo")?;
     let model = processors.lines().find_map(|line| line.strip_prefix("model name")).unwrap_or("unknown");

@@ -1,25 +1,25 @@
-# Where the tools for other platforms are, and how cargo uses them. To be sourced, with bash.
+# Defines where the tools for other platforms are, and how cargo uses them. Source this file in bash.
 # shellcheck shell=bash
 
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 
-# Everything is in this folder, some 4 GB, which can be removed at any time.
+# This folder holds everything that is downloaded and built, some 4 GB. It can be removed at any time.
 export MEMSNAP_CROSS=${MEMSNAP_CROSS:-${XDG_CACHE_HOME:-$HOME/.cache}/memsnap/cross}
 cache=$MEMSNAP_CROSS
-# To be given another number when the library is built in another way, for cargo goes on with what it built before
-# unless its flags change.
+# Increase the number if the standard library is built in another way. The number is part of the flags, and cargo only
+# builds again if the flags change.
 sysroot=$cache/sysroot-3
-# With a standard library for ThreadSanitizer.
+# The sysroot with a standard library for ThreadSanitizer.
 thread_sysroot=$cache/sysroot-thread-1
 
-# CARGO_TARGET_..., the name by which cargo knows a setting of a target.
+# Prints the name of cargo's environment variable for a setting of a target: CARGO_TARGET_...
 setting() { # TARGET NAME
     local name=CARGO_TARGET_$1_$2
     name=${name//-/_}
     printf '%s' "${name^^}"
 }
 
-# Builds for a target are made with these flags, and with the standard library that `setup` built.
+# Makes cargo use these flags, and the standard library that `setup` built, for a target.
 flags() { # TARGET FLAGS...
     local target=$1
     shift
@@ -35,7 +35,7 @@ CHECKED_TARGETS=(x86_64-pc-windows-msvc aarch64-apple-darwin x86_64-unknown-free
 
 use_cross_tools() {
     local target machine
-    # Set for the whole session, they would take the place of the flags below.
+    # If these were set in the session, cargo would ignore the flags below.
     unset RUSTFLAGS RUSTDOCFLAGS CARGO_ENCODED_RUSTFLAGS CARGO_BUILD_TARGET
     for target in "${CHECKED_TARGETS[@]}"; do
         flags "$target"
@@ -44,10 +44,10 @@ use_cross_tools() {
     flags x86_64-pc-windows-gnu
     linker x86_64-pc-windows-gnu "$cache/bin/x86_64-w64-mingw32-gcc"
     runner x86_64-pc-windows-gnu "$here/wine-runner"
-    # rustc looks for dlltool there.
+    # rustc searches dlltool in this path.
     export PATH=$cache/mingw/usr/bin:$PATH
 
-    # Static, since the libraries for other machines are not where a dynamic linker looks for them.
+    # Links statically, because the libraries for other machines are not in the folders of the dynamic linker.
     for machine in aarch64 powerpc64le i686; do
         target=$machine-unknown-linux-gnu
         flags "$target" -Ctarget-feature=+crt-static -Crelocation-model=static

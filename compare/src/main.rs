@@ -1,6 +1,7 @@
-//! Measures memsnap beside memsnap 0.1.2: the time of a snapshot of 256 changed pages, and the memory of 100 of them.
+//! Compares memsnap with memsnap 0.1.2: the time of a snapshot of 256 changed pages, and the memory of 100 snapshots.
 //!
-//! `cargo run --release -p memsnap-compare`. Runs wherever both do, also `--target x86_64-pc-windows-gnu` under Wine.
+//! Run it with `cargo run --release -p memsnap-compare`. It runs on every system that both versions support, and also
+//! with `--target x86_64-pc-windows-gnu` under Wine.
 
 mod system;
 
@@ -10,9 +11,9 @@ use std::time::{Duration, Instant};
 
 use memsnap::page_size;
 
-/// Bytes of the view whose snapshots are timed, and of the one whose snapshots are kept: memsnap 0.1.2 copies all of
-/// them each time.
+/// The length of the view whose snapshots are timed, in bytes.
 const TIMED: usize = 256 << 20;
+/// The length of the view whose snapshots are kept. It is shorter, because memsnap 0.1.2 copies the whole view each time.
 const KEPT: usize = 16 << 20;
 
 /// Pages that change before each snapshot.
@@ -21,21 +22,21 @@ const CHANGED: usize = 256;
 const SNAPSHOTS: usize = 100;
 const ROUNDS: usize = 9;
 
-/// A view of either version, and the snapshots taken of it.
+/// A view of one of the versions, of which snapshots can be taken.
 trait Region {
     fn bytes(&mut self) -> &mut [u8];
     fn take(&mut self) -> io::Result<Box<dyn Held>>;
 }
 
-/// A snapshot.
+/// A snapshot of one of the versions.
 trait Held {
-    /// Bytes of the file in memory, or section, that it has for itself.
+    /// Returns the bytes of the memory file or section that belongs to this snapshot alone.
     fn own(&self) -> io::Result<u64>;
 }
 
 impl Held for memsnap::Snapshot {
     fn own(&self) -> io::Result<u64> {
-        // Its base is that of the first snapshot, which all share.
+        // All snapshots share the base of the first one.
         Ok(self.stats().flat)
     }
 }
@@ -66,7 +67,7 @@ impl Region for memsnap_0_1::ArcView {
     }
 }
 
-/// Opens a view of so many bytes.
+/// A function that opens a view of this many bytes.
 type Open = fn(usize) -> io::Result<Box<dyn Region>>;
 
 const VERSIONS: [(&str, Open); 2] = [("memsnap 0.1.2", old), ("memsnap", new)];
@@ -83,7 +84,7 @@ fn old(len: usize) -> io::Result<Box<dyn Region>> {
     Ok(Box::new(Arc::new(memsnap_0_1::Snapshot::from_slice(&image(len))?).view_arc()?))
 }
 
-/// Changes [`CHANGED`] pages all over the view, others in each round.
+/// Changes [`CHANGED`] pages, distributed over the view. Each round changes other pages.
 fn change(bytes: &mut [u8], round: usize) {
     let pages = bytes.len() / page_size();
     let step = pages / CHANGED;
@@ -92,7 +93,7 @@ fn change(bytes: &mut [u8], round: usize) {
     }
 }
 
-/// The median time of a snapshot.
+/// Measures the median time of a snapshot.
 fn time(open: Open) -> io::Result<Duration> {
     let mut view = open(TIMED)?;
     drop(view.take()?);
@@ -108,7 +109,7 @@ fn time(open: Open) -> io::Result<Duration> {
     Ok(times[ROUNDS / 2])
 }
 
-/// What the process has more in memory while the snapshots are kept, and files or sections of their own.
+/// Measures the memory of the kept snapshots: the growth of the process, and the files or sections of the snapshots.
 fn memory(open: Open) -> io::Result<u64> {
     let mut view = open(KEPT)?;
     drop(view.take()?);

@@ -1,7 +1,7 @@
-//! The model test, on sequences of operations that libFuzzer finds.
+//! Runs the model test on sequences of operations that libFuzzer finds.
 #![no_main]
 
-#[allow(dead_code, unused_imports)] // What is for the test alone.
+#[allow(dead_code, unused_imports)] // Some items are only for the test.
 #[path = "../../tests/model/main.rs"]
 mod model;
 

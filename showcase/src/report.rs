@@ -1,4 +1,4 @@
-//! Times of calls, the machine they were measured on, and tables of Markdown.
+//! Times of calls, the description of the machine, and tables of Markdown.
 
 use std::env;
 use std::fs;
@@ -13,7 +13,7 @@ use comfy_table::{CellAlignment, Table, presets};
 pub struct Times(Vec<Duration>);
 
 impl Times {
-    /// Calls `call`, and keeps how long that took.
+    /// Calls `call`, and keeps the time that it took.
     pub fn time<T>(&mut self, call: impl FnOnce() -> T) -> T {
         let start = Instant::now();
         let result = call();
@@ -21,19 +21,19 @@ impl Times {
         result
     }
 
-    /// The time that half of the calls took at most; zero if there were none.
+    /// Returns the median time of the calls; zero if there were none.
     #[must_use]
     pub fn median(&self) -> Duration {
         self.percentile(50)
     }
 
-    /// The time that 99 of 100 calls took at most; zero if there were none.
+    /// Returns the time that 99 % of the calls did not exceed; zero if there were none.
     #[must_use]
     pub fn p99(&self) -> Duration {
         self.percentile(99)
     }
 
-    /// How many such calls there are in a second of nothing else, by their mean; zero if there were none.
+    /// Returns how many calls of the mean time fit in a second; zero if there were none.
     #[must_use]
     pub fn per_second(&self) -> f64 {
         let total = self.0.iter().sum::<Duration>().as_secs_f64();
@@ -54,7 +54,7 @@ impl Extend<Duration> for Times {
     }
 }
 
-/// A duration with three significant digits.
+/// Formats a duration with three significant digits.
 #[must_use]
 pub fn time(time: Duration) -> String {
     let nanoseconds = time.as_secs_f64() * 1e9;
@@ -66,13 +66,13 @@ pub fn time(time: Duration) -> String {
     }
 }
 
-/// How many times `than` is in `what`, with three significant digits.
+/// Formats `what` divided by `than`, with three significant digits.
 #[must_use]
 pub fn ratio(what: Duration, than: Duration) -> String {
     format!("{} x", three_digits(what.as_secs_f64() / than.as_secs_f64()))
 }
 
-/// Three significant digits, and all those before the point.
+/// Formats a number with three significant digits, but always with its integer part.
 #[must_use]
 pub fn three_digits(number: f64) -> String {
     let decimals = match number {
@@ -84,7 +84,7 @@ pub fn three_digits(number: f64) -> String {
     format!("{number:.decimals$}")
 }
 
-/// A table of Markdown, of which all columns but the first are numbers.
+/// Makes a table of Markdown. All columns but the first are aligned as numbers.
 #[must_use]
 pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> Table {
     let mut table = Table::new();
@@ -93,7 +93,7 @@ pub fn table<const N: usize>(header: [&str; N], rows: impl IntoIterator<Item = [
     table
 }
 
-/// The start of a record: a title, the date, the machine, and the command it was made with.
+/// Returns the start of a record: a title, the date, the machine, and the command that made the record.
 #[must_use]
 pub fn heading(title: &str, bin: &str) -> String {
     let arguments: Vec<String> = env::args().skip(1).collect();
@@ -105,13 +105,13 @@ pub fn heading(title: &str, bin: &str) -> String {
     )
 }
 
-/// The date, from the program of that name.
+/// Returns the current date, from the program `date`.
 fn date() -> String {
     let output = Command::new("date").args(["-u", "+%Y-%m-%d %H:%M UTC"]).output();
     output.map_or("unknown".to_owned(), |output| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
-/// The processor, the system and the page size, as lines of Markdown.
+/// Describes the processor, the system and the page size, in lines of Markdown.
 fn machine() -> String {
     let processors = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = processors
@@ -128,8 +128,9 @@ fn machine() -> String {
     )
 }
 
-/// The memory of this process in bytes, where each page counts once however often it is mapped (`Pss` of
-/// `/proc/self/smaps_rollup`); none where the system does not tell.
+/// Returns the memory of this process in bytes, or `None` if the system does not report it.
+///
+/// It is `Pss` of `/proc/self/smaps_rollup`, so a page counts once, however often this process maps it.
 #[must_use]
 pub fn memory() -> Option<u64> {
     let report = fs::read_to_string("/proc/self/smaps_rollup").ok()?;

@@ -1,4 +1,4 @@
-//! Guest memory that is a view: what the guest writes counts as changed, is captured, and goes back.
+//! Guest memory that is a view: written pages count as changed, are captured, and are restored.
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 use std::io::{self, ErrorKind, Write};
@@ -7,12 +7,14 @@ use std::thread;
 use memsnap::{Tracking, ViewOptions, page_size};
 use memsnap_showcase::kvm::{self, Checkpoint, MEMORY, Machine, Memory, Model, WORK_PAGES};
 
-/// Says that `test` cannot run here, also where the output of tests is captured.
+/// Prints that `test` cannot run here, even if the output of tests is captured.
 fn skip(test: &str, reason: &str) {
     let _ = io::stderr().write_all(format!("\nskipped: {test}: {reason}\n").as_bytes());
 }
 
-/// A machine that has written `pages` pages, and its model; none, and why, where there are no machines.
+/// Boots a machine that has written `pages` pages, and makes its model.
+///
+/// Returns `None` and prints the reason if no machine can run here.
 fn booted<A: Memory>(test: &str, options: &ViewOptions<A>, pages: usize) -> Option<(Machine<A>, Model)> {
     if let Some(reason) = kvm::unavailable() {
         skip(test, &reason);
@@ -23,13 +25,13 @@ fn booted<A: Memory>(test: &str, options: &ViewOptions<A>, pages: usize) -> Opti
     Some((machine, model))
 }
 
-/// Lets guest and model go `steps`, and compares what they report.
+/// Runs the guest and the model for `steps` steps, and compares their reports.
 fn batch<A: Memory>(machine: &mut Machine<A>, model: &mut Model, steps: usize) {
     machine.set_steps(steps).unwrap();
     assert_eq!(machine.run().unwrap(), model.run(steps), "after {steps} steps");
 }
 
-/// Options for each way of finding written pages, and for one that keeps nothing through a restore.
+/// Returns options for each tracking method, and for a view that keeps no private page through a restore.
 fn every_way(test: &str) -> Vec<ViewOptions> {
     let mut all = vec![ViewOptions::new().keep_resident(0).clone()];
     for tracking in [Tracking::Auto, Tracking::Armed, Tracking::Scan, Tracking::Pagemap, Tracking::Compare] {
@@ -72,7 +74,7 @@ fn the_guest_computes_what_the_model_says() {
 fn ten_thousand_restores_give_the_same_result() {
     let test = "ten_thousand_restores_give_the_same_result";
     goes_back_ten_thousand_times(test, &ViewOptions::new());
-    // To check each time would compare all pages that the checkpoint has captured.
+    // With checks, each restore would compare all pages that the checkpoint has captured.
     goes_back_ten_thousand_times(test, ViewOptions::logged().checked(false));
 }
 
@@ -93,8 +95,8 @@ fn goes_back_ten_thousand_times<A: Memory>(test: &str, options: &ViewOptions<A>)
     }
 }
 
-/// Guests write through page tables of their own, of which the process has no entries until the kernel looks, and
-/// that outlive whatever the process does to its own.
+/// Guests write through page tables of their own. The process may have no entries for these pages, and changes to its own
+/// page tables do not affect those of the guest by themselves.
 #[test]
 fn every_way_of_tracking_sees_what_the_guest_writes() {
     let test = "every_way_of_tracking_sees_what_the_guest_writes";
@@ -112,7 +114,7 @@ fn sees_what_the_guest_writes<A: Memory>(test: &str, options: &ViewOptions<A>) {
         let changed = machine.changes().unwrap();
         let changed: Vec<_> = changed.into_iter().flat_map(|range| range.step_by(page_size())).collect();
         assert!(written.iter().all(|page| changed.contains(page)), "{options:?}: {steps} steps");
-        // The processor marks the entries of page tables as used.
+        // The processor marks entries of the guest's page tables as used, which changes these three pages.
         let tables = 3;
         assert!(changed.len() <= written.len() + tables, "{options:?}: {} changed", changed.len());
         let taken = machine.checkpoint().unwrap();
@@ -153,7 +155,7 @@ fn jumps_between_checkpoints<A: Memory>(test: &str, options: &ViewOptions<A>) {
     }
 }
 
-/// KVM's dirty log does not name the pages that the host writes. The machine has to report them itself.
+/// KVM's dirty log does not contain the pages that the host writes. The machine has to report them itself.
 #[test]
 fn what_the_host_writes_is_captured_and_goes_back() {
     let test = "what_the_host_writes_is_captured_and_goes_back";
@@ -164,7 +166,7 @@ fn what_the_host_writes_is_captured_and_goes_back() {
 fn host_writes_go_back<A: Memory>(test: &str, options: &ViewOptions<A>) {
     let Some((mut machine, model)) = booted(test, options, 100) else { return };
     let before = machine.checkpoint().unwrap();
-    // Over the border of two pages that the guest does not use.
+    // These bytes are in two pages that the guest does not use.
     let (start, bytes) = (0x20_0000 - 3, b"device");
     let range = start..start + bytes.len();
     batch(&mut machine, &mut model.clone(), 10);

@@ -1,14 +1,14 @@
-//! The programs run, and print a record.
+//! Tests that the programs run and print a record.
 
 use std::io::{self, Write};
 use std::process::Command;
 
-/// Says what was skipped past the capture of the test's output, for CI counts such lines.
+/// Prints what was skipped, even if the output of tests is captured, because CI counts such lines.
 fn skip(what: &str) {
     io::stderr().write_all(format!("\nskipped: {what}\n").as_bytes()).unwrap();
 }
 
-/// What `program` prints. Its progress is shown with the test, if that fails.
+/// Runs `program` and returns its output. Its progress is printed if the test fails.
 fn record(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output().unwrap();
     let progress = String::from_utf8_lossy(&output.stderr);
@@ -18,7 +18,7 @@ fn record(program: &str, arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Each way has a row of its own in a table.
+/// Asserts that each way has a row of its own in a table.
 fn assert_compares(record: &str, ways: &[&str]) {
     for way in ways {
         assert!(record.lines().any(|line| line.starts_with('|') && line.contains(way)), "{way}:\n{record}");
@@ -29,7 +29,7 @@ fn assert_compares(record: &str, ways: &[&str]) {
 fn sqlite() {
     let arguments = ["--rows", "5000", "--rounds", "2", "--copies", "5"];
     let record = record(env!("CARGO_BIN_EXE_sqlite"), &arguments);
-    assert!(record.contains("`PRAGMA integrity_check` finds nothing"), "{record}");
+    assert!(record.contains("`PRAGMA integrity_check` reports no error"), "{record}");
     assert_compares(&record, &["memsnap", "copied file", "`sqlite3_backup` into `:memory:`", "`ROLLBACK`"]);
 }
 

@@ -1,4 +1,4 @@
-//! Databases in views: what a restore must put right in SQLite, not just in its memory.
+//! Databases in views: a restore must also reset the state that SQLite keeps outside of the memory.
 
 use std::fs;
 use std::mem;
@@ -13,7 +13,7 @@ const CAPACITY: usize = 4 << 20;
 
 type Outcome = anyhow::Result<()>;
 
-/// One table of two rows.
+/// Makes a snapshot of a database with a table of two rows.
 fn small() -> anyhow::Result<Snapshot> {
     let two = "CREATE TABLE t (id INTEGER PRIMARY KEY, v TEXT); INSERT INTO t (v) VALUES ('one'), ('two')";
     Ok(Snapshot::build(CAPACITY, |sql| sql.execute_batch(two))?)
@@ -27,7 +27,7 @@ fn pragma(sql: &Connection, name: &str) -> rusqlite::Result<i64> {
     sql.pragma_query_value(None, name, |row| row.get(0))
 }
 
-/// The database is in order, and byte by byte that of `snapshot`.
+/// Asserts that the database is intact, and has the same bytes as `snapshot`.
 fn assert_same(database: &Database, snapshot: &Snapshot) -> Outcome {
     assert_eq!(shop::integrity(database)?, "ok");
     let taken = database.take_snapshot()?;
@@ -36,7 +36,7 @@ fn assert_same(database: &Database, snapshot: &Snapshot) -> Outcome {
     Ok(())
 }
 
-/// With pages read from copies in the connection's cache, and in place.
+/// Runs a test with a connection that reads pages in place, and with one that reads copies in its cache.
 fn in_both_ways(test: impl Fn(Database) -> Outcome) -> Outcome {
     test(small()?.open()?)?;
     let copied = small()?.open()?;
@@ -44,12 +44,12 @@ fn in_both_ways(test: impl Fn(Database) -> Outcome) -> Outcome {
     test(copied)
 }
 
-/// The bytes of pages that the connection has copies of.
+/// Returns the size of the connection's cache of pages.
 fn cached(sql: &Connection) -> i32 {
     let (mut bytes, mut highest) = (0, 0);
     // SAFETY: it is used for the next call only.
     let handle = unsafe { sql.handle() };
-    // SAFETY: the connection is open, and the numbers are valid for writes.
+    // SAFETY: the connection is open, and the pointers to both numbers are valid for writes.
     let code = unsafe {
         ffi::sqlite3_db_status(handle, ffi::SQLITE_DBSTATUS_CACHE_USED, &raw mut bytes, &raw mut highest, 0)
     };
@@ -72,7 +72,7 @@ fn pages_are_read_in_place() -> Outcome {
     Ok(())
 }
 
-/// The counter by which connections notice that another one wrote, and that for the schema.
+/// Reads the counter of changes, by which connections detect writes of others, and the counter of the schema.
 fn counters(snapshot: &Snapshot) -> anyhow::Result<[[u8; 4]; 2]> {
     let mut header = [0; 44];
     snapshot.memory().read_at(&mut header, 0)?;
@@ -172,7 +172,7 @@ fn a_database_that_grew() -> Outcome {
         database.restore()?;
         assert_eq!(pragma(&database, "page_count")?, pages);
         assert_eq!(values(&database)?, "one two");
-        database.execute_batch("INSERT INTO t (v) VALUES (zeroblob(100000))")?; // where the large one was
+        database.execute_batch("INSERT INTO t (v) VALUES (zeroblob(100000))")?; // writes where the large database was
         assert_eq!(shop::integrity(&database)?, "ok");
 
         database.restore_to(&large)?;
@@ -217,7 +217,7 @@ fn pages_of_another_size() -> Outcome {
 #[test]
 fn prepared_statements_go_on() -> Outcome {
     in_both_ways(|mut database| {
-        assert_eq!(values(&database)?, "one two"); // prepared and kept
+        assert_eq!(values(&database)?, "one two"); // this statement is prepared and cached
         database.execute_batch(
             "ALTER TABLE t RENAME TO u; CREATE TABLE t (w, v); INSERT INTO t VALUES (0, 'three')",
         )?;
@@ -231,7 +231,7 @@ fn prepared_statements_go_on() -> Outcome {
 #[test]
 fn a_locked_database_is_restored_too() -> Outcome {
     in_both_ways(|mut database| {
-        // From now on the connection trusts its cache without looking at any counter.
+        // In this mode, the connection uses its cache without checking any counter.
         database.execute_batch("PRAGMA locking_mode = exclusive; UPDATE t SET v = 'changed'")?;
         database.restore()?;
         assert_eq!(values(&database)?, "one two");
@@ -415,7 +415,7 @@ fn snapshots_and_databases_outlive_each_other() -> Outcome {
     fn goes_to_threads(_: &(impl Send + 'static)) {}
     fn is_shared_by_threads(_: &(impl Sync + 'static)) {}
 
-    let database = small()?.open()?; // the snapshot is gone
+    let database = small()?.open()?; // drops the snapshot
     goes_to_threads(&database);
     database.execute_batch("INSERT INTO t (v) VALUES ('three')")?;
     let taken = database.take_snapshot()?;

@@ -1,4 +1,4 @@
-//! Instances of Wasmtime on memsnap's memory go back exactly, and see nothing of each other.
+//! Instances of Wasmtime in views: they are restored exactly, and do not see each other.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ fn start(program: &Program) -> Result<Instance<()>> {
     program.instantiate(&Linker::new(program.engine()), ())
 }
 
-/// The key-value store with some 500 KiB in it.
+/// Makes an instance of the key-value store with about 500 KiB of entries.
 fn store() -> Result<Instance<()>> {
     let mut instance = start(&Program::new(Config::new(), KV)?)?;
     instance.function::<i32, ()>("init")?.call(instance.store_mut(), 1000)?;
@@ -37,7 +37,7 @@ fn pages(instance: &mut Instance<()>) -> Result<usize> {
     Ok(usize::try_from(pages)?)
 }
 
-/// All state, as WebAssembly and as the host see it.
+/// All state, as WebAssembly and the host see it.
 #[derive(PartialEq, Debug)]
 struct Seen {
     globals: Vec<i64>,
@@ -88,7 +88,7 @@ fn a_grown_memory_goes_back() -> Result<()> {
         out_of_bounds(call(&mut instance, "peek", end));
         assert_eq!(call(&mut instance, "grow", 20)?, i32::try_from(before.pages)?);
         assert_eq!(pages(&mut instance)?, before.pages + 20);
-        // The last written is not there the next time.
+        // Bytes that the previous round wrote must not be visible.
         for at in [end, end + 5000, end + 20 * (1 << 16) - 1] {
             assert_eq!(call(&mut instance, "peek", at)?, 0);
             poke(&mut instance, at, 7)?;
@@ -145,7 +145,7 @@ fn a_trap_in_the_middle_goes_back() -> Result<()> {
     Ok(())
 }
 
-/// Goes between states at random, among them older, newer, longer and shorter ones.
+/// Restores states in random order, among them older, newer, longer and shorter ones.
 #[test]
 fn any_state_comes_back_from_any_other() -> Result<()> {
     let mut instance = store()?;
@@ -203,7 +203,7 @@ fn a_thousand_branches_are_isolated() -> Result<()> {
     Ok(())
 }
 
-/// Instantiation writes data segments and runs the start function; neither is part of a branch.
+/// Instantiation writes data segments and runs the start function. Neither may affect the state of a branch.
 #[test]
 fn a_branch_is_not_initialised_again() -> Result<()> {
     let program = Program::new(
@@ -233,7 +233,7 @@ fn a_branch_is_not_initialised_again() -> Result<()> {
     Ok(())
 }
 
-/// A memory with an access of each kind, at an address and far behind it.
+/// Returns a module with a memory, and with accesses at an address and far after it.
 fn accesses(memory: &str, index: &str) -> String {
     format!(
         r#"(module
@@ -325,7 +325,7 @@ fn an_empty_memory_grows_and_goes_back() -> Result<()> {
     Ok(())
 }
 
-/// Nothing of them is mapped, but which view is whose has to be known.
+/// The memories have no accessible bytes, but each must be found by its address.
 #[test]
 fn empty_memories_without_room_are_told_apart() -> Result<()> {
     let mut config = Config::new();
@@ -357,7 +357,7 @@ fn memories_of_64_bits_go_back() -> Result<()> {
     Ok(())
 }
 
-/// What would not go back is refused, not forgotten.
+/// A module with state that could not be restored is refused.
 #[test]
 fn hidden_state_is_refused() -> Result<()> {
     let refused = |fields: &str, why: &str| {
@@ -425,7 +425,7 @@ fn states_of_another_program_are_refused() -> Result<()> {
     Ok(())
 }
 
-/// The memory alone, without `Program`.
+/// Uses a memory without `Program`.
 #[test]
 fn a_memory_shows_only_what_its_type_allows() -> Result<()> {
     let memories = Memories::default();
@@ -456,14 +456,14 @@ fn a_memory_shows_only_what_its_type_allows() -> Result<()> {
     let other = Store::new(&Engine::default(), ());
     let foreign =
         std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| view.take_snapshot(&other).is_ok()));
-    assert!(foreign.is_err(), "a store that the memory is not of");
+    assert!(foreign.is_err(), "the memory belongs to another store");
     assert_eq!(view.stats(&store).mapped, 4 * PAGE);
     drop(store);
     drop(view);
     Ok(())
 }
 
-/// Instances go to other threads, all at the same time.
+/// Several threads use instances of their own at the same time.
 #[test]
 fn threads_each_have_an_instance() -> Result<()> {
     let mut instance = store()?;

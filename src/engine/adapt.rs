@@ -1,4 +1,6 @@
-//! The steps by which a view moves its image into huge pages. When, is decided in `adaptation.rs`.
+//! Moves the image of a view into huge pages, and decides which of its regions are moved.
+//!
+//! `adaptation.rs` decides when. The tracker in `sys/` does the move itself.
 
 use std::io;
 use std::time::Instant;
@@ -11,14 +13,14 @@ use crate::pages::PageRange;
 use crate::sys::{Collapsed, HugePages, huge_region};
 use crate::trace;
 
-/// At most one in so many pages of a region may be a hole of the file.
+/// At most one in `HOLES` pages of a region may be a hole of the file.
 ///
-/// So the image's memory grows by at most a seventh.
+/// A move provides memory for the holes. So the image's memory grows by at most a seventh.
 const HOLES: usize = 8;
 
-/// At least one in so many pages of a region must have a page-table entry.
+/// At least one in `IN_USE` pages of a region must have a page-table entry.
 ///
-/// With fewer, a move saves little time.
+/// If a region has fewer entries, moving it saves little time.
 const IN_USE: usize = 4;
 
 impl State {
@@ -52,10 +54,11 @@ impl State {
         }
     }
 
+    /// Moves `region` into a huge page, if it is one that should be moved.
     fn visit(&mut self, region: PageRange) -> Visit {
         let Backing::Private(layout) = &self.backing else { return Visit::Skipped };
         let Some(file) = layout.file_of(region) else { return Visit::Skipped };
-        // Parts with different access are different mappings for the kernel, none of which has the whole region.
+        // For the kernel, parts with different access are different mappings, and none of them has the whole region.
         if !self.access.all(region, Access::can_write) {
             return Visit::Skipped;
         }
@@ -77,7 +80,7 @@ impl State {
         }
     }
 
-    /// The number of the view's pages that are mapped in huge pages; 0 if the system does not say.
+    /// The number of the view's pages that are mapped in huge pages. 0 if the system does not report this.
     pub(crate) fn huge_pages(&self) -> usize {
         let all = PageRange::new(0, self.mapping.pages());
         let is_possible = huge_region().is_some_and(|region| all.len() >= region);

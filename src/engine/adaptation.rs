@@ -1,10 +1,10 @@
-//! When a view moves its image into huge pages: by and by, once that pays.
+//! Decides when a view moves its image into huge pages. `adapt.rs` moves the regions.
 //!
 //! To find the written pages, the kernel walks over the page-table entries of the view: 512 entries for 2 MiB, or one
-//! if the 2 MiB are a huge page. If much of the view is in memory, a take or restore of few pages spends most of its
-//! time on this walk. [`Adaptation`] adds up the times of the walks. Once the sum exceeds the expected time of a
-//! *pass*, a pass begins: the view visits its regions of 2 MiB, a few at the end of each take and restore. For each
-//! region, the kernel moves the pages of the file into a huge page.
+//! if the 2 MiB are a huge page. If much of the view is in memory, taking or restoring a snapshot of few changed pages
+//! spends most of its time on this walk. [`Adaptation`] adds up the times of the walks. Once the sum exceeds the
+//! expected time of a *pass*, a pass begins: the view visits its regions of 2 MiB, some of them at the end of each
+//! snapshot and restore. For each region, the kernel moves the pages of the file into a huge page.
 //!
 //! A pass skips regions where a move would save no time or would take memory:
 //!
@@ -19,83 +19,99 @@
 
 use std::time::Duration;
 
-use crate::engine::cost::{decide, nanoseconds, observe};
+use crate::engine::cost::{nanoseconds, observe};
+use crate::engine::decide::decide;
 use crate::pages::PageRange;
 use crate::stats::ViewCosts;
 use crate::sys::{LARGE, Mapping, huge_region};
 
-/// Nanoseconds of a search that are spent on system calls rather than on the walk.
+/// The nanoseconds of a search that system calls take, apart from the walk.
 const CALLS: u64 = 10_000;
 
-/// Assumed nanoseconds to move a region into a huge page, until a move is measured.
+/// The nanoseconds that moving a region into a huge page is assumed to take, until a move is measured.
 const MOVE: u64 = 1_000_000;
 
-/// The most nanoseconds that a step should take. Each take or restore does at most one step.
+/// The most nanoseconds that a step should take. Each snapshot or restore does at most one step.
 const STEP: u64 = 1_000_000;
 
-/// Nanoseconds above which the visit to a region shows that the machine has no free huge pages.
+/// The nanoseconds above which the visit to a region is slow.
 ///
-/// After such a visit, and after a refusal, the pass pauses until walks have taken [`PAUSE`] times as long. The time
-/// counts as [`SLOWEST`] at most: a longer one tells more about an interruption than about the next region.
+/// After a slow visit, the machine likely has no free huge pages.
 const SLOW: u64 = 2_000_000;
+
+/// The length of a pause, as a multiple of the time of a visit.
+///
+/// After a slow visit, and after a refusal, the pass pauses until walks have taken this many times as long as the
+/// visit.
 const PAUSE: u64 = 16;
+
+/// The most nanoseconds of a visit that count for the length of a pause.
+///
+/// If a visit takes longer, it was probably interrupted, and says little about the next region.
 const SLOWEST: u64 = 8_000_000;
 
-/// Refusals without a move in between after which a pass ends.
+/// The number of refusals, without a move in between, after which a pass ends.
 ///
-/// The kernel will refuse the other regions too.
+/// After that many refusals, the kernel will likely refuse the other regions too.
 const REFUSALS: u32 = 8;
 
-/// The number of searches after a pass that show how much time it saves.
+/// The number of searches after a pass by which the view measures how much time the pass saves.
 const TRIAL: u32 = 16;
 
 /// Decides when a view moves its image into huge pages, and keeps track of the pass.
 pub(crate) struct Adaptation {
-    /// The number of pages in a region; `None` if the view never moves anything.
+    /// The number of pages in a region, or `None` if the view never moves a region.
     region: Option<usize>,
-    /// Nanoseconds that walks have taken since the last pass ended.
+    /// The nanoseconds that walks have taken since the last pass began or ended.
     walked: u64,
-    /// Nanoseconds of a walk, as a moving average.
+    /// The nanoseconds of a walk, as a moving average.
     walk: u64,
-    /// Nanoseconds to move a region into a huge page, as a moving average.
+    /// The nanoseconds that moving a region into a huge page takes, as a moving average.
     cost: u64,
-    /// Nanoseconds that the last pass took for each region, including those that it skipped.
+    /// The nanoseconds that the last pass took for each region, including the regions that it skipped.
     visit: u64,
     /// A pass begins once walks have taken this many times the expected time of a pass.
     ///
-    /// Each pass that saves little time doubles it.
-    patience: u64,
+    /// Each pass that saves little time doubles the factor. Each other pass halves it, down to 1.
+    factor: u64,
+    /// The pass that has begun and not ended.
     pass: Option<Box<Pass>>,
-    /// `walk` when the last pass began, and the number of searches until it is compared with `walk` again.
+    /// The comparison that shows how much time the last pass saves, until it is made.
+    ///
+    /// This is the value of `walk` when the pass began, and the number of searches until `walk` is compared with it.
     trial: Option<(u64, u32)>,
 }
 
 /// A pass over the regions of a view.
 #[derive(Default)]
 struct Pass {
-    /// The next region.
+    /// The number of the next region to visit.
     next: usize,
+    /// The number of regions that were moved.
     moved: usize,
-    /// Refusals since the last region that was moved.
+    /// The number of refusals since the last region that was moved.
     refused: u32,
-    /// Nanoseconds that the pass took so far.
+    /// The nanoseconds that the pass has taken so far.
     spent: u64,
-    /// The pass pauses until `walked` reaches this.
+    /// The value of [`Adaptation::walked`] until which the pass pauses.
     resume: u64,
-    /// [`Adaptation::walk`] when the pass began.
+    /// The value of [`Adaptation::walk`] when the pass began.
     walk: u64,
 }
 
 /// The outcome of a visit to a region.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Visit {
+    /// The region is in a huge page now.
     Moved,
+    /// The region should not be moved, or cannot be.
     Skipped,
+    /// The kernel failed to move the region.
     Refused,
 }
 
 impl Adaptation {
-    /// For a view that shows `mapping`, whose address never changes.
+    /// The state of a view that shows `mapping`, whose address never changes, before its first pass.
     pub(crate) fn new(mapping: &Mapping, may_adapt: bool) -> Self {
         let is_fit = |&pages: &usize| {
             let region = PageRange::new(0, pages).bytes().len();
@@ -104,16 +120,17 @@ impl Adaptation {
         Self::of(huge_region().filter(is_fit))
     }
 
+    /// The state before the first pass, with regions of `region` pages.
     fn of(region: Option<usize>) -> Self {
-        Self { region, walked: 0, walk: 0, cost: MOVE, visit: MOVE, patience: 1, pass: None, trial: None }
+        Self { region, walked: 0, walk: 0, cost: MOVE, visit: MOVE, factor: 1, pass: None, trial: None }
     }
 
-    /// The pages of a region; `None` if the view never moves anything.
+    /// The number of pages in a region, or `None` if the view never moves anything.
     pub(super) fn region(&self) -> Option<usize> {
         self.region
     }
 
-    /// Starts over, after other memory was mapped in place of all that the view showed.
+    /// Forgets everything except the cost of a move, after all of the view was mapped anew.
     pub(crate) fn mapped_anew(&mut self) {
         let cost = self.cost;
         *self = Self { cost, ..Self::of(self.region) };
@@ -134,9 +151,9 @@ impl Adaptation {
         if let Some((before, left)) = &mut self.trial {
             *left -= 1;
             if *left == 0 {
-                let gained = self.walk <= *before / 4 * 3;
-                self.patience =
-                    if gained { (self.patience / 2).max(1) } else { self.patience.saturating_mul(2) };
+                let saves_time = self.walk <= *before / 4 * 3;
+                self.factor =
+                    if saves_time { (self.factor / 2).max(1) } else { self.factor.saturating_mul(2) };
                 self.trial = None;
             }
         }
@@ -147,9 +164,9 @@ impl Adaptation {
         if let Some(pass) = &self.pass {
             return decide(self.walked >= pass.resume);
         }
-        let price = self.patience.saturating_mul(self.visit).saturating_mul(regions as u64);
+        let expected = self.factor.saturating_mul(self.visit).saturating_mul(regions as u64);
         // Before another pass begins, it must be known how much time the last one saves.
-        if regions == 0 || !decide(self.trial.is_none() && self.walked > price) {
+        if regions == 0 || !decide(self.trial.is_none() && self.walked > expected) {
             return false;
         }
         self.walked = 0;
@@ -182,7 +199,7 @@ impl Adaptation {
 
     /// Whether a step that has taken `step` nanoseconds so far likely has time for another region.
     ///
-    /// `moved` is whether the step has moved a region.
+    /// `moved` is whether the step has moved a region already.
     pub(super) fn has_time(&self, step: u64, moved: bool) -> bool {
         if moved { step + self.cost <= STEP } else { step <= STEP / 4 }
     }
@@ -205,12 +222,12 @@ impl Adaptation {
 
     /// Makes the next step due.
     #[cfg(all(test, unix))]
-    pub(crate) fn hurry(&mut self) {
+    pub(crate) fn make_step_due(&mut self) {
         self.walked = u64::MAX;
-        self.patience = 1;
+        self.factor = 1;
     }
 
-    /// Returns `costs` with the costs that are known here.
+    /// Returns `costs` with the costs that this type measures filled in.
     pub(crate) fn add_to(&self, costs: ViewCosts) -> ViewCosts {
         match self.region {
             Some(_) => ViewCosts { move_to_huge_page: self.cost, spent_on_walks: self.walked, ..costs },
@@ -229,7 +246,9 @@ mod tests {
         Adaptation::of(Some(512))
     }
 
-    /// Searches until a pass begins. Returns the number of searches.
+    /// Notes searches with walks of `walk` nanoseconds until a pass begins.
+    ///
+    /// Returns the number of searches.
     fn until_pass(adaptation: &mut Adaptation, walk: u64) -> u64 {
         let search = Duration::from_nanos(walk + CALLS);
         for searches in 1..1_000_000 {
@@ -241,7 +260,9 @@ mod tests {
         panic!("no pass begins");
     }
 
-    /// Ends the pass that has begun, with `took` nanoseconds for each region. Returns how many were moved.
+    /// Visits all other regions of the pass, each for `took` nanoseconds.
+    ///
+    /// Returns how many regions the pass moved.
     fn end_pass(adaptation: &mut Adaptation, visit: Visit, took: u64) -> usize {
         loop {
             match adaptation.next(REGIONS) {
@@ -255,7 +276,7 @@ mod tests {
     fn a_pass_begins_when_walks_have_cost_as_much() {
         let mut adaptation = view();
         assert_eq!(until_pass(&mut adaptation, 100_000), REGIONS as u64 * MOVE / 100_000 + 1);
-        // Then a step may follow each search.
+        // After the pass has begun, a step may follow each search.
         adaptation.searched(Duration::ZERO);
         assert!(adaptation.may_step(REGIONS));
         assert_eq!(end_pass(&mut adaptation, Visit::Moved, 600_000), REGIONS);
@@ -275,11 +296,11 @@ mod tests {
         until_pass(&mut adaptation, 100_000);
         (0..30).for_each(|_| assert!(adaptation.visited(Visit::Moved, 300_000)));
         assert!(adaptation.has_time(600_000, true) && !adaptation.has_time(900_000, true));
-        // As long as nothing was moved, a step takes a quarter of that.
+        // A step that has moved nothing takes up to a quarter of a millisecond.
         assert!(adaptation.has_time(200_000, false) && !adaptation.has_time(300_000, false));
     }
 
-    /// Without free memory in huge pages, the kernel takes many milliseconds to move a region, or refuses.
+    /// If no huge page is free, the kernel takes many milliseconds to move a region, or refuses.
     #[test]
     fn a_pass_pauses_after_a_slow_region_and_ends_after_refusals() {
         let mut adaptation = view();
@@ -302,7 +323,7 @@ mod tests {
     }
 
     #[test]
-    fn passes_that_gain_nothing_become_rare() {
+    fn passes_that_save_no_time_become_rare() {
         let mut adaptation = view();
         let mut waited = Vec::new();
         for _ in 0..5 {
@@ -313,10 +334,10 @@ mod tests {
         // saves.
         assert_eq!(waited, [101, 16, 16, 16, 17]);
         // If walks take less time after a pass, passes become more frequent again.
-        let rare = adaptation.patience;
+        let rare = adaptation.factor;
         (0..TRIAL).for_each(|_| adaptation.searched(Duration::from_nanos(10_000 + CALLS)));
-        assert!(adaptation.patience < rare);
+        assert!(adaptation.factor < rare);
         adaptation.mapped_anew();
-        assert_eq!(adaptation.patience, 1);
+        assert_eq!(adaptation.factor, 1);
     }
 }

@@ -1,4 +1,7 @@
-//! How a working tree is captured: which pages may have changed, and which of them differ.
+//! Captures a working tree: decides which pages may have changed, and copies those that differ.
+//!
+//! `search.rs` finds the written pages. The image decides where the copies are kept. `in_place.rs` captures a view that
+//! is written in place.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -14,16 +17,19 @@ use crate::sys::{Closed, Search};
 use crate::{error, trace};
 
 impl State {
-    /// Adds the pages that may differ from `synced` to `unsynced`, and closes pages if that pays.
+    /// Adds the pages that may differ from `synced` to `unsynced`.
+    ///
+    /// Write-protects pages if the cost model says so.
     ///
     /// Returns whether all pages in `unsynced` are known to have been written. Also returns the number of other pages
-    /// that were looked at in vain because they were not closed.
-    fn harvest(&mut self) -> io::Result<(bool, usize)> {
+    /// that the search looked at needlessly because they were not write-protected.
+    fn collect_written(&mut self) -> io::Result<(bool, usize)> {
         if self.log.is_some() {
-            return Ok((self.harvest_log()?, 0));
+            return Ok((self.collect_and_check_log()?, 0));
         }
-        let closes = self.tracker.is_armed() && self.ledger.closing_pays(self.mapping.pages());
-        // If all pages were closed in the step that lists them, it would list all pages that were never in memory.
+        let closes = self.tracker.is_armed() && self.ledger.should_write_protect(self.mapping.pages());
+        // Pages that were never resident are not write-protected in a sparse view. If all pages were write-protected in
+        // the step that lists the written pages, that step would list them as well.
         let widens = closes && self.tracker.is_sparse() && !self.ledger.stays_sparse(self.mapping.pages());
         let search = if closes && !widens { Search::WrittenAndClose } else { Search::Written };
         let found = self.find_and_note(search).inspect_err(|_| {
@@ -32,13 +38,13 @@ impl State {
                 self.known.set_all_write_protected(false);
             }
         })?;
-        // What an earlier failure left behind may be any page.
+        // If an earlier call failed, `unsynced` may have pages that were not written.
         let written =
             found.since_closed && self.known.all_write_protected() && self.known.unsynced().is_empty();
         self.known.set_all_write_protected(found.closed == Closed::All);
         self.known.may_differ(&found.pages);
         if !found.since_closed {
-            if self.tracker.must_arm() || self.ledger.arming_pays() {
+            if self.tracker.must_arm() || self.ledger.should_arm() {
                 self.arm(found.pages.len());
             }
         } else if widens {
@@ -46,17 +52,17 @@ impl State {
         } else if closes {
             self.closed(found.closed, found.pages.len());
         }
-        // If pages were closed just now, these were too, and will not be looked at again.
+        // If pages were write-protected just now, these pages were as well, and later searches do not look at them.
         let unwritten = if found.closed == Closed::Nothing { found.unwritten } else { 0 };
         Ok((written, unwritten))
     }
 
-    /// The pages that may differ from `synced`, of a mapping that is not private.
+    /// The pages of a mapping that is not private that may differ from `synced`.
     pub(super) fn all_candidates(&self) -> io::Result<PageSet> {
         match &self.backing {
             Backing::Direct(file) => {
                 self.mapping.check_owner()?;
-                // What was captured may have been zeroed since.
+                // Pages that were captured may have been zeroed since. Then the file has no data for them.
                 Ok(file.data().below(self.mapping.pages()).union(&self.synced.captured_pages()))
             }
             Backing::Private(_) | Backing::Torn => {
@@ -67,22 +73,26 @@ impl State {
         }
     }
 
-    /// Those of `candidates` that differ from `synced`, and all that only one of them has.
+    /// The pages of `candidates` that differ from `synced`.
+    ///
+    /// The result also has the pages that only the range or only `synced` has.
     pub(super) fn differing(&self, candidates: &PageSet) -> io::Result<PageSet> {
         let synced = self.synced.reader()?;
         let common = self.mapping.pages().min(self.synced.pages);
-        // SAFETY: pages below `common` are the mapping's, and can be read, for where `changes` can be called no page is
-        // protected. The tree is borrowed, so that nobody writes.
+        // SAFETY: pages below `common` are in the mapping. They can be read, because no page of a view that has
+        // `changes` is protected. The tree is borrowed, so nothing writes to them.
         let differ = |page: &usize| *page < common && unsafe { self.page(*page) } != synced.page(*page);
         let mut differing: PageSet = candidates.iter().filter(differ).collect();
         differing.push_range(PageRange::new(common, self.mapping.pages().max(self.synced.pages)));
         Ok(differing)
     }
 
-    /// Copies what changed since `synced`.
+    /// Captures the pages that changed since `synced`, by copying them.
+    ///
+    /// Returns the new image, which becomes `synced`. If no page has changed, returns `synced` as it was.
     pub(crate) fn capture_changed(&mut self, content_len: usize) -> io::Result<Arc<Image>> {
         let (written, unwritten) = match &self.backing {
-            Backing::Private(_) => self.harvest()?,
+            Backing::Private(_) => self.collect_written()?,
             Backing::Direct(_) | Backing::Torn => {
                 let candidates = self.all_candidates()?;
                 self.known.only_may_differ(candidates);
@@ -96,13 +106,14 @@ impl State {
             Err(error)
         })?;
         let size = (self.mapping.pages(), content_len);
-        // SAFETY: candidates are pages of the mapping, those that could not be read can be now, and the tree is borrowed,
-        // so that nobody writes.
+        // SAFETY: the candidates are pages of the mapping. Those that could not be read were made readable above. The
+        // tree is borrowed, so nothing writes to them.
         let now = |page| unsafe { self.page(page) };
         let start = (candidates.len() >= cost::OBSERVED).then(Instant::now);
         let captured = self.synced.capture(size, candidates, written, now);
         let took = start.map(|start| start.elapsed());
-        // First all that can fail: after an error the next call finds the same candidates.
+        // All steps that can fail come before `take_unsynced`. So after an error, the next call finds the same
+        // candidates.
         let protected = self.set_access(&unreadable, Access::NONE);
         let (image, idle) = captured?;
         protected?;
@@ -113,7 +124,7 @@ impl State {
         }
         if let Some(image) = image {
             self.synced = Arc::new(image);
-            // The sources would keep the captured pages of the previous image in memory.
+            // Otherwise the sources would keep the captured pages of the previous image in memory.
             self.forget_sources();
         }
         self.ledger.found(changed, idle, unwritten);
@@ -122,11 +133,15 @@ impl State {
         Ok(Arc::clone(&self.synced))
     }
 
+    /// Sets the access of all `ranges`, while their pages are captured.
     fn set_access(&self, ranges: &[PageRange], access: Access) -> io::Result<()> {
         ranges.iter().try_for_each(|&range| {
-            // SAFETY: those who may use the bytes of such pages through a reference were told that they cannot.
-            unsafe { self.mapping.set_access(range, access) }
-                .map_err(error::context("reading protected pages of a view", range.len()))
+            // SAFETY: these pages could not be read before. So no code has a reference to their bytes that relies on
+            // them being readable.
+            unsafe { self.mapping.set_access(range, access) }.map_err(error::context(
+                "changing the access to pages of a view to capture them",
+                range.len(),
+            ))
         })
     }
 }

@@ -1,4 +1,6 @@
-//! How a working tree comes to show another image.
+//! Shows another image: decides whether to rewrite pages or to map the whole range anew.
+//!
+//! `put_back.rs` and `logged_tree.rs` rewrite pages. `layout.rs` decides what the range is mapped from.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -12,10 +14,10 @@ use crate::pages::PageSet;
 use crate::{engine::cost, error, trace};
 
 impl State {
-    /// Gives all access back that was taken.
+    /// Makes all pages readable and writable again.
     pub(crate) fn unprotect(&mut self) -> io::Result<()> {
         while let Some((range, _)) = self.access.last() {
-            // SAFETY: nothing is taken away.
+            // SAFETY: this does not make any page unreadable or unwritable.
             unsafe { self.mapping.set_access(range, Access::READ_WRITE) }
                 .map_err(error::context("making protected pages of a view writable again", range.len()))?;
             self.access.truncate(range.start);
@@ -23,11 +25,13 @@ impl State {
         Ok(())
     }
 
-    /// Shows `image` but in the pages `keep`, which stay as they are. All pages can be written.
+    /// Shows `image`, except that the pages `keep` do not change.
+    ///
+    /// The caller ensures that all pages can be written.
     pub(crate) fn show(&mut self, image: &Arc<Image>, keep: &PageSet) -> io::Result<()> {
         debug_assert!(self.access.is_empty());
         if self.log.is_some() && matches!(self.backing, Backing::Private(_)) {
-            self.harvest_log()?;
+            self.collect_and_check_log()?;
         }
         if image.pages != self.mapping.pages() {
             self.resize(image.pages)?;
@@ -40,7 +44,7 @@ impl State {
             } else {
                 self.synced.may_differ(image).below(image.pages)
             };
-            if cost::rewriting_pays(moved.len(), image.pages) {
+            if cost::should_rewrite(moved.len(), image.pages) {
                 return match self.log {
                     Some(_) => self.put_back_logged(image, &moved, keep),
                     None => self.put_back(image, &moved, keep),
@@ -50,7 +54,7 @@ impl State {
         self.map_anew(image, keep)
     }
 
-    /// Shows `image` but in the pages `keep` by mapping all of it.
+    /// Shows `image`, except in the pages `keep`, by mapping the whole range anew.
     pub(super) fn map_anew(&mut self, image: &Arc<Image>, keep: &PageSet) -> io::Result<()> {
         self.mapping.check_owner()?;
         // SAFETY: `keep` is within the mapping, no page is protected, and the tree is borrowed exclusively.
@@ -61,8 +65,8 @@ impl State {
         self.tracker.disarm();
         let layout = Layout::remap(image, &mut self.mapping);
         if self.mapping.check_usable().is_ok() {
-            // SAFETY: the pages are the mapping's and can be written, also if mapping them anew failed. The tree is borrowed
-            // exclusively, and no slice of its bytes is alive.
+            // SAFETY: the pages are in the mapping and can be written, even if mapping them anew failed. The tree is
+            // borrowed exclusively, and no slice of its bytes is alive.
             kept.iter().for_each(|(page, bytes)| unsafe { self.mapping.write(*page, bytes) });
         }
         self.backing = Backing::Private(layout?);
@@ -77,22 +81,24 @@ impl State {
         Ok(())
     }
 
-    /// Shows `image`, which has the same base, by discarding all and copying in what is not shown then. Returns
-    /// whether the system let it; if not, any page may have changed.
+    /// Shows `image`, which has the same base, by discarding all pages.
+    ///
+    /// Then copies the pages of `image` that the layout does not show. Returns `false` if the system refused to discard
+    /// pages; then any page may have changed.
     pub(super) fn start_over(&mut self, image: &Arc<Image>) -> bool {
         let Backing::Private(layout) = &self.backing else { return false };
         let Ok(wanted) = image.reader() else { return false };
         // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
         if let Err(error) = unsafe { self.mapping.discard(&PageSet::all(image.pages)) } {
             if error.kind() != io::ErrorKind::Unsupported {
-                // What comes before memory that is locked is gone.
+                // If a part of the range is locked, for example, the pages before it were discarded.
                 self.known.only_may_differ(PageSet::all(image.pages));
             }
             self.ledger.cannot_start_over();
             return false;
         }
         let hidden = layout.hidden(image, &PageSet::new());
-        // SAFETY: as above; `wanted` gives an image's bytes.
+        // SAFETY: as above. The bytes of `wanted` are an image's, so they are not in the mapping.
         hidden.iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
         self.known.set_private(Some(hidden));
         self.synced = Arc::clone(image);
@@ -102,7 +108,9 @@ impl State {
         true
     }
 
-    /// Maps what is under zeroes again where `image` shows something else, outside of `keep`.
+    /// Maps the base or flat file again in place of zeroes, where `image` is not zero, outside of `keep`.
+    ///
+    /// Returns the pages that were mapped. They are then in `unsynced`.
     pub(crate) fn uncover(&mut self, image: &Image, keep: &PageSet) -> io::Result<PageSet> {
         let Backing::Private(layout) = &mut self.backing else { return Ok(PageSet::new()) };
         if !layout.covers_base() {
@@ -118,7 +126,7 @@ impl State {
             Err(error) => {
                 self.backing = Backing::Torn;
                 self.tracker.disarm();
-                Err(error::context("mapping the image under zeroed pages again", image.pages)(error))
+                Err(error::context("mapping the image again in place of zeroed pages", image.pages)(error))
             }
         }
     }

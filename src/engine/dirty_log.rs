@@ -1,4 +1,6 @@
-//! The dirty log of a logged view: the pages that the program has reported as written.
+//! The dirty log of a logged view: keeps the pages that the program has reported as written.
+//!
+//! `logged_tree.rs` decides what to do with these pages.
 //!
 //! [`AtomicPageSet`] is a bitmap with summaries. A bit of level 0 stands for a page. A bit of each further level says
 //! that a word of the level below is not zero. So the time to find the pages of the set depends on their number, not on
@@ -18,6 +20,7 @@ use crate::image::Image;
 use crate::page_size;
 use crate::pages::{PageRange, PageSet};
 
+/// The number of bits in a word of a bitmap.
 const BITS: usize = usize::BITS as usize;
 
 /// A set of pages that several threads can add to at the same time, without a lock.
@@ -47,8 +50,9 @@ impl AtomicPageSet {
     pub(crate) fn insert(&self, range: PageRange) -> usize {
         let mut added = 0;
         for (word, mask) in words(range) {
-            // A read-modify-write operation even if the bits are set already, because it reads the latest value. So if
-            // `take` has just emptied the word, the loads in `summarize` see that it emptied the words above.
+            // This is a read-modify-write operation even if the bits are set already, because such an operation reads
+            // the latest value. So if `take` has just emptied the word, the loads in `summarize` see that it emptied
+            // the words above.
             let before = self.levels[0][word].fetch_or(mask, Ordering::AcqRel);
             added += (mask & !before).count_ones() as usize;
             self.summarize(word);
@@ -80,6 +84,7 @@ impl AtomicPageSet {
         removed
     }
 
+    /// Whether the set contains `page`.
     pub(crate) fn contains(&self, page: usize) -> bool {
         self.levels[0][page / BITS].load(Ordering::Acquire) & (1 << (page % BITS)) != 0
     }
@@ -183,8 +188,8 @@ fn zeroes(words: usize) -> io::Result<Box<[AtomicUsize]>> {
 
 /// The addresses of the bytes that a restore copied.
 ///
-/// The next restore will likely rewrite the same pages. Searching the table of the image for them again can take as
-/// long as the copies.
+/// The next restore will likely rewrite the same pages. Looking them up in the page table of the image again can take
+/// as long as copying them.
 ///
 /// Invariant: `starts` has an element for each of `pages`: the address of the bytes that `image` holds for that page.
 pub(crate) struct Sources {
@@ -194,22 +199,26 @@ pub(crate) struct Sources {
 }
 
 impl Sources {
+    /// Remembers the addresses `starts`.
+    ///
     /// # Safety
     ///
-    /// `starts` has an element for each of `pages`: the address of the bytes that `image` holds for that page.
+    /// `starts` must have an element for each of `pages`: the address of the bytes that `image` holds for that page.
     pub(crate) unsafe fn new(image: Arc<Image>, pages: PageSet, starts: Vec<NonNull<u8>>) -> Self {
         Self { image, pages, starts }
     }
 
+    /// Whether these are addresses of bytes of `image`.
     pub(crate) fn are_of(&self, image: &Arc<Image>) -> bool {
         Arc::ptr_eq(&self.image, image)
     }
 
+    /// The pages whose addresses are remembered.
     pub(crate) fn pages(&self) -> &PageSet {
         &self.pages
     }
 
-    /// The pages, ascending, with their bytes.
+    /// The pages in ascending order, with their bytes.
     pub(crate) fn iter(&self) -> impl Iterator<Item = (usize, &[u8])> {
         self.pages.iter().zip(&self.starts).map(|(page, start)| {
             // SAFETY: these are the bytes of a page of `image` (the type's invariant). They neither change nor move as
@@ -225,20 +234,23 @@ pub(crate) struct DirtyLog {
     reported: Arc<AtomicPageSet>,
     /// Pages that are private because they were reported or because the view itself wrote them.
     ///
-    /// May have other pages too.
+    /// The set may also have pages that are not private.
     private: AtomicPageSet,
+    /// The number of pages in `private`.
     private_len: usize,
-    /// The page at which [`some_private`](Self::some_private) goes on.
+    /// The page at which the next call of [`some_private`](Self::some_private) starts.
     next_idle: usize,
+    /// Whether the reports are checked.
     pub(crate) checks: Checks,
     /// The sources of the last restore, if no snapshot was taken since.
     pub(crate) sources: Option<Sources>,
 }
 
 impl DirtyLog {
-    /// For a view of up to `most` pages.
+    /// An empty log for a view of up to `most` pages.
     pub(crate) fn new(most: usize, checks: Checks) -> io::Result<Self> {
-        let set = || AtomicPageSet::new(most).map_err(error::context("making the dirty log of a view", most));
+        let set =
+            || AtomicPageSet::new(most).map_err(error::context("allocating the dirty log of a view", most));
         let (reported, private) = (Arc::new(set()?), set()?);
         Ok(Self { reported, private, private_len: 0, next_idle: 0, checks, sources: None })
     }
@@ -250,8 +262,8 @@ impl DirtyLog {
 
     /// Removes the reported pages from the log, and returns those of a view of `pages` pages.
     ///
-    /// Reports are validated when they are made. This does not rely on that, since the pages behind the end of the view
-    /// must be neither read nor discarded.
+    /// Reports are validated when they are made. This function does not rely on that: it ignores pages behind the end
+    /// of the view, since they must be neither read nor discarded.
     pub(crate) fn take(&mut self, pages: usize) -> PageSet {
         let mut reported = self.reported.take();
         if reported.ranges().last().is_some_and(|last| last.end > pages) {
@@ -261,19 +273,23 @@ impl DirtyLog {
         reported
     }
 
+    /// Notes that `pages` are private.
     pub(crate) fn add_private(&mut self, pages: &PageSet) {
         for &range in pages.ranges() {
-            // Most pages that are written have been written before, and looking costs less than adding.
+            // Most pages that are written have been written before, and a look at the set takes less time than adding
+            // to it.
             if range.len() > 1 || !self.private.contains(range.start) {
                 self.private_len += self.private.insert(range);
             }
         }
     }
 
+    /// Notes that `pages` are not private.
     pub(crate) fn remove_private(&mut self, pages: &PageSet) {
         self.private_len -= pages.ranges().iter().map(|&range| self.private.remove(range)).sum::<usize>();
     }
 
+    /// Whether `page` may be private.
     pub(crate) fn is_private(&self, page: usize) -> bool {
         self.private.contains(page)
     }
@@ -283,7 +299,7 @@ impl DirtyLog {
         self.private_len
     }
 
-    /// The number of pages that are private or were reported since they were last taken from the log.
+    /// The number of pages that are private, or are reported and not yet taken from the log.
     pub(crate) fn private_or_reported(&self) -> usize {
         let reported = self.reported.some_from(0, usize::MAX);
         self.private_len + reported.iter().filter(|&page| !self.is_private(page)).count()
@@ -291,7 +307,7 @@ impl DirtyLog {
 
     /// Returns about `most` private pages.
     ///
-    /// Each call goes on where the last one ended, so that no page is left out for good.
+    /// Each call starts where the last one ended, so that later calls return the other private pages.
     pub(crate) fn some_private(&mut self, most: usize) -> PageSet {
         let pages = self.private.some_from(self.next_idle, most);
         self.next_idle = match pages.ranges().last() {
@@ -301,7 +317,7 @@ impl DirtyLog {
         pages
     }
 
-    /// Starts over, after the view was mapped anew. Only the pages `private` are private now.
+    /// Empties the log after the view was mapped anew. Only the pages `private` are private then.
     pub(crate) fn reset(&mut self, private: &PageSet) {
         self.reported.take();
         self.sources = None;
@@ -311,7 +327,7 @@ impl DirtyLog {
     }
 }
 
-/// A word of which the bits from `start` to before `end` are set.
+/// A word in which the bits from `start` up to, but not including, `end` are set.
 fn mask(start: usize, end: usize) -> usize {
     let below = |bit: usize| if bit >= BITS { usize::MAX } else { (1 << bit) - 1 };
     below(end) & !below(start)
@@ -354,7 +370,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn a_set_behaves_like_a_set(ops in prop::collection::vec(op(), 1..if cfg!(miri) { 12 } else { 40 })) {
+        fn an_atomic_set_behaves_like_a_btree_set(ops in prop::collection::vec(op(), 1..if cfg!(miri) { 12 } else { 40 })) {
             let set = AtomicPageSet::new(9_300).unwrap();
             let mut model = BTreeSet::new();
             for op in ops {
@@ -388,9 +404,9 @@ mod tests {
         }
     }
 
-    /// Of a view of a tebibyte, only the parts of the set that are used may take memory or time.
+    /// A set for a view of a tebibyte may take memory and time only for the parts that are used.
     #[test]
-    fn a_large_set_takes_what_is_in_it() {
+    fn a_large_set_takes_time_only_for_its_pages() {
         let pages = if cfg!(target_pointer_width = "64") { 1 << 28 } else { 1 << 20 };
         let set = AtomicPageSet::new(pages).unwrap();
         for page in [0, 63, 64, pages / 2, pages - 1] {
@@ -401,12 +417,13 @@ mod tests {
         let empty = AtomicPageSet::new(0).unwrap();
         assert!(empty.take().is_empty() && empty.some_from(0, 1).is_empty());
     }
-
-    /// `take` once skipped a word that it read as zero. On processors that reorder a read with an earlier write it could
-    /// miss a page that another thread had just added, while that thread still read the summary as it was before `take`
-    /// cleared it. Then no later `take` found the page. Only Miri shows this on x86.
+    /// `take` once skipped a word that it read as zero.
+    ///
+    /// On processors that reorder a read with an earlier write, it could miss a page that another thread had just
+    /// added, while that thread still read the summary as it was before `take` cleared it. Then no later `take` found
+    /// the page. On x86, only Miri shows this.
     #[test]
-    fn a_page_that_take_misses_is_found_by_the_next() {
+    fn a_page_that_one_take_misses_is_found_by_the_next() {
         let set = AtomicPageSet::new(64 * 64 * 4).unwrap();
         // A report of no bytes sets the bits above a word that is zero.
         set.insert(PageRange::new(5, 5));
@@ -419,17 +436,18 @@ mod tests {
         assert!(taken.into_iter().eq([3]));
     }
 
-    /// Opening a view with so large a reserve that there was no memory for its log once ended the process.
+    /// Opening a view once ended the process if its reserve was so large that there was no memory for its log.
     #[test]
-    #[cfg(all(target_pointer_width = "64", not(miri)))] // Miri ends at such a request.
-    fn a_set_for_which_there_is_no_memory_is_an_error() {
+    #[cfg(all(target_pointer_width = "64", not(miri)))] // Miri stops at such a request.
+    fn a_set_that_is_too_large_for_memory_is_an_error() {
         for pages in [usize::MAX, usize::MAX / 4] {
             assert_eq!(AtomicPageSet::new(pages).map(drop).unwrap_err().kind(), io::ErrorKind::OutOfMemory);
         }
     }
 
-    /// A set of reports can outlive the length that the view had. Pages behind the end once counted as private, so that a
-    /// restore could discard addresses that are no longer the view's.
+    /// Other code can still report pages that a view had before it was shortened.
+    ///
+    /// Pages behind the end once counted as private, so that a restore could discard addresses outside of the view.
     #[test]
     fn pages_behind_the_end_are_neither_reported_nor_private() {
         let mut log = DirtyLog::new(100, Checks::Never).unwrap();
@@ -438,20 +456,24 @@ mod tests {
         assert_eq!((log.private_len(), log.some_private(9).len()), (2, 2));
     }
 
-    /// Threads report pages while another thread takes them. No reported page may be missing from what is taken.
+    /// Threads report pages while another thread takes them.
+    ///
+    /// No reported page may be missing from what is taken.
     #[test]
     fn no_page_is_lost_between_threads() {
         const ROUNDS: usize = if cfg!(miri) { 20 } else { 20_000 };
-        let set = AtomicPageSet::new(64 * 64 * 4).unwrap();
+        const PAGES: usize = 64 * 64 * 4;
+        // The pages of both threads are in the same few words.
+        let page_of = |writer: usize, round: usize| round * 97 % PAGES / 2 * 2 + writer;
+        let set = AtomicPageSet::new(PAGES).unwrap();
         let mut taken = BTreeSet::new();
         thread::scope(|scope| {
             let writers: Vec<_> = (0..2)
                 .map(|writer| {
                     let set = &set;
                     scope.spawn(move || {
-                        // All in a few words, so that the threads meet.
                         (0..ROUNDS).for_each(|round| {
-                            let page = round * 97 % (64 * 64 * 4) / 2 * 2 + writer;
+                            let page = page_of(writer, round);
                             set.insert(PageRange::new(page, page + 1));
                         });
                     })
@@ -462,8 +484,7 @@ mod tests {
             }
         });
         taken.extend(set.take().iter());
-        let reported = (0..2)
-            .flat_map(|writer| (0..ROUNDS).map(move |round| round * 97 % (64 * 64 * 4) / 2 * 2 + writer));
+        let reported = (0..2).flat_map(|writer| (0..ROUNDS).map(move |round| page_of(writer, round)));
         assert!(taken.iter().copied().eq(reported.collect::<BTreeSet<_>>()));
     }
 }

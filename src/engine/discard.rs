@@ -1,4 +1,7 @@
-//! Bytes that become zero, or what the last snapshot holds, by giving memory back; and what other code discarded.
+//! Zeroes and discards pages so that memory is given back, and finds pages that other code discarded.
+//!
+//! `layout.rs` decides which pages can show zeroes without memory. Bytes outside of whole pages are left to
+//! `worktree.rs`.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -10,8 +13,9 @@ use crate::sys::Search;
 use crate::zero::zeroes;
 
 impl State {
-    /// Makes the pages of `range`, all of which can be written, zero, and gives their memory back where that can be
-    /// done.
+    /// Sets the pages of `range` to zero, and gives their memory back if that is possible.
+    ///
+    /// The caller ensures that all these pages can be written.
     pub(crate) fn zero(&mut self, range: PageRange) -> io::Result<()> {
         let pages = PageSet::from(range);
         let left = match &mut self.backing {
@@ -35,21 +39,23 @@ impl State {
             }
         };
         self.mapping.check_usable()?;
-        // SAFETY: the pages are the mapping's and can be written. The tree is borrowed exclusively, and no slice of its bytes
-        // is alive; the page of zeroes is elsewhere.
+        // SAFETY: the pages are in the mapping and can be written. The tree is borrowed exclusively, and no slice of
+        // its bytes is alive. The page of zeroes is not in the mapping.
         left.iter().for_each(|page| unsafe { self.mapping.write(page, zeroes()) });
         Ok(())
     }
 
-    /// Puts the pages of `range`, all of which can be written, back to what `synced` holds, whose bytes `old` gives.
+    /// Puts the pages of `range` back to what `synced` holds. Gives memory back if that is possible.
+    ///
+    /// `old` reads the bytes of `synced`. The caller ensures that all these pages can be written.
     pub(crate) fn discard(&mut self, range: PageRange, old: &Reader<'_>) -> io::Result<()> {
         let pages = PageSet::from(range);
         self.collect_log();
-        // Discarded pages may be reported as if they had been written.
+        // The tracker may report discarded pages as if they had been written.
         self.known.set_all_write_protected(false);
         let left = match &self.backing {
             Backing::Direct(_) => {
-                // To write zeroes would take memory, and so would reading them.
+                // Writing zeroes to a page of the file would take memory, and so would reading a hole.
                 self.zero(range)?;
                 range.iter().filter(|&page| !self.synced.shows_zeroes(page)).collect()
             }
@@ -66,7 +72,7 @@ impl State {
                         self.forget_private(&shown);
                         pages.minus(&shown)
                     }
-                    // Locked memory, for one, cannot be discarded.
+                    // Locked memory, for example, cannot be discarded.
                     Err(_) => pages,
                 }
             }
@@ -74,24 +80,26 @@ impl State {
         self.mapping.check_usable()?;
         let mut written = PageSet::new();
         for page in left.iter() {
-            // SAFETY: the page is the mapping's, and can be read and written. The tree is borrowed exclusively.
+            // SAFETY: the page is in the mapping, and can be read and written. The tree is borrowed exclusively.
             let now = unsafe { self.page(page) };
-            // To write what is there already would take memory.
+            // Writing the same bytes again would make the page private, which takes memory.
             if now != old.page(page) {
-                // SAFETY: as above, and `now` is not used any more; the bytes are an image's.
+                // SAFETY: as above, and `now` is not used again. The bytes are an image's, so they are not in the
+                // mapping.
                 unsafe { self.mapping.write(page, old.page(page)) };
                 written.push(page);
             }
         }
         self.log_private(&written);
         if self.log.is_some() {
-            // These pages show `synced` now. In other views, the tracker may still report them.
+            // These pages show `synced` now. In a view that is not logged, they stay in `unsynced`, since the tracker
+            // may still report them.
             self.known.show_synced(range);
         }
         Ok(())
     }
 
-    /// After `pages` were discarded here.
+    /// Notes that the engine discarded `pages`, so that they are not private.
     pub(crate) fn forget_private(&mut self, pages: &PageSet) {
         self.known.remove_private(pages);
         if let Some(log) = &mut self.log {
@@ -99,8 +107,9 @@ impl State {
         }
     }
 
-    /// Those of `pages`, of a private mapping, that may be other than zero. To write zeroes to the others would take
-    /// memory.
+    /// The pages of `pages`, in a private mapping, that may have bytes other than zero.
+    ///
+    /// Writing zeroes to the other pages would take memory.
     fn may_hold_data(&mut self, pages: PageSet) -> PageSet {
         if let Some(log) = &mut self.log {
             log.add_private(&pages);
@@ -117,15 +126,17 @@ impl State {
         }
     }
 
-    /// Brings into `unsynced` the pages that were private to show `synced` and are not among those that are `private`
-    /// now: other code has discarded them (`MADV_DONTNEED`), or let the kernel do it (`MADV_FREE`).
+    /// Adds the pages that other code has discarded to `unsynced`.
+    ///
+    /// These are the pages that were private to show `synced`, and are not in `private`, the set of pages that are
+    /// private now. Other code discarded them (`MADV_DONTNEED`), or allowed the kernel to discard them (`MADV_FREE`).
     pub(crate) fn add_discarded(&mut self, private: &PageSet) {
         let discarded = match (self.known.private(), &self.backing) {
             (Some(before), _) => before.minus(private),
             (None, Backing::Private(layout)) => layout.hidden(&self.synced, private),
             (None, Backing::Direct(_) | Backing::Torn) => return,
         };
-        // In the middle of a restore, `synced` may be longer than the range.
+        // During a restore, `synced` may be longer than the range.
         let discarded = discarded.below(self.mapping.pages());
         if !discarded.is_empty() {
             self.known.may_differ(&discarded);

@@ -1,5 +1,7 @@
-//! Which pages of an image are written into a flat file, and when.
+//! Decides which pages of an image are written into a flat file, and when. Writes the file.
 //!
+//! `layout.rs` maps flat files into views, and says why they exist. `image/flat.rs` keeps them with the image.
+
 use std::io;
 use std::sync::{Arc, MutexGuard, PoisonError};
 
@@ -12,20 +14,29 @@ use crate::{page_size, trace};
 
 use super::layout::{MAX_RUNS, MIN_RUN};
 
-/// Pages in long runs, all together, from which on they are worth a file.
+/// The least number of captured pages, in all long runs together, for which a flat file is written.
 const MIN_MAPPED: usize = 64;
 
-/// Views after which an image is made flat even if each of them copies little, and page copies that are
-/// not worth a file even if the image is small.
-const PATIENCE: usize = 64;
+/// The number of views after which a whole image is written into a flat file.
+///
+/// This holds even if each view copies few pages.
+const VIEWS_UNTIL_FLAT: usize = 64;
 
-/// The largest image that is made flat for the number of its views alone.
-const PATIENT_BYTES: usize = 1 << 30;
+/// The least number of pages that views must have copied before the whole image becomes a flat file.
+///
+/// This matters if the image has fewer pages than this. For larger images, the number of their pages is the limit.
+const MIN_COPIED: usize = 64;
 
-/// Below this size, holes that become memory when they are read do no harm.
-const SPARSE_BYTES: usize = 64 << 20;
+/// The most bytes of an image that is written into a flat file because of the number of its views.
+const MAX_BYTES_BY_VIEWS: usize = 1 << 30;
+
+/// The most bytes of an image whose holes may become memory when they are read.
+const SMALL_BYTES: usize = 64 << 20;
 
 impl FlatFile {
+    /// Writes a flat file that has the pages `covers` of `image`.
+    ///
+    /// Only the pages `written` may be other than zero.
     fn build(image: &Image, written: &PageSet, covers: PageSet) -> io::Result<Arc<Self>> {
         let permit = Permit::take()?;
         Ok(Arc::new(Self { file: Self::write(image, written)?, covers, _permit: permit }))
@@ -35,7 +46,7 @@ impl FlatFile {
     fn write(image: &Image, written: &PageSet) -> io::Result<MemoryFile> {
         let file = MemoryFile::create(image.pages, image.pages, image.label.name.as_deref())?;
         let reader = image.reader()?;
-        // Not every base tells its holes, and what is zero takes no memory.
+        // The holes of some bases are not known. Pages that are zero are not written, so that they take no memory.
         let written: PageSet = written.iter().filter(|&page| !is_zero(reader.page(page))).collect();
         for range in written.ranges() {
             file.write_pages(range.start, range.iter().map(|page| reader.page(page)))?;
@@ -50,7 +61,7 @@ impl FlatFile {
 }
 
 impl Flat {
-    /// Memory of the image's flat files.
+    /// The memory of the image's flat files in bytes.
     pub(crate) fn allocated(image: &Image) -> u64 {
         let flat = Self::of(image);
         let other =
@@ -59,8 +70,9 @@ impl Flat {
         files.map(|flat| flat.file.allocated()).sum()
     }
 
-    /// A handle for other processes on a file of all of `image` that nobody can write to: one that there is, else
-    /// one that is written now, and kept if there is a [`Permit`].
+    /// Returns a handle for other processes on a file of all of `image`, to which nothing can write.
+    ///
+    /// If there is no such file, writes one. Keeps that file if there is a [`Permit`] for it.
     #[allow(dead_code, reason = "not every system has a module in `os`")]
     pub(crate) fn share(image: &Image) -> io::Result<Handle> {
         if image.captured.len() == 0
@@ -82,7 +94,7 @@ impl Flat {
             }
         }
         let permit = Permit::take();
-        // Views of the image neither wait nor write another.
+        // While `building` is set, new views of the image neither wait for the file nor write another one.
         Self::of(image).building = true;
         let written = FlatFile::write(image, &image.may_hold_data());
         Self::of(image).building = false;
@@ -90,12 +102,12 @@ impl Flat {
         let handle = file.share()?.ok_or_else(|| {
             io::Error::new(
                 io::ErrorKind::ResourceBusy,
-                "the kernel did not seal the file, since something else is using pages of it; try again",
+                "sharing a snapshot: the system did not seal the file, because something else uses its pages; try again",
             )
         })?;
         if let Ok(permit) = permit {
             let file = Arc::new(FlatFile { file, covers: PageSet::all(image.pages), _permit: permit });
-            let for_views = Self::may_be_whole(image);
+            let for_views = Self::may_write_whole(image);
             let mut flat = Self::of(image);
             if for_views {
                 flat.file = Some(Arc::clone(&file));
@@ -105,33 +117,37 @@ impl Flat {
         Ok(handle)
     }
 
+    /// Locks the flat files of `image`.
     fn of(image: &Image) -> MutexGuard<'_, Self> {
-        // Nothing under the lock panics half-way.
+        // No code that holds the lock can panic while it changes the value.
         image.flat.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The file that a new view of `image` maps pages from, if any, and how its captured pages are brought in;
-    /// builds what has become worth it.
+    /// The flat file of a new view of `image`, if any, and the pages that the view maps or copies.
+    ///
+    /// Writes a flat file if one is due.
     pub(super) fn for_view(image: &Image) -> (Option<Arc<FlatFile>>, Runs) {
         let mut flat = Self::of(image);
         if flat.file.as_ref().is_some_and(|file| file.is_whole()) {
             return (flat.file.clone(), Runs::default());
         }
         let runs = flat.runs.get_or_insert_with(|| Runs::of(image)).clone();
-        let patient = image.pages <= PATIENT_BYTES / page_size();
-        flat.copied += if patient { runs.copied.max(image.pages.div_ceil(PATIENCE)) } else { runs.copied };
+        let counts_views = image.pages <= MAX_BYTES_BY_VIEWS / page_size();
+        flat.copied +=
+            if counts_views { runs.copied.max(image.pages.div_ceil(VIEWS_UNTIL_FLAT)) } else { runs.copied };
         if flat.building {
             return (flat.file.clone(), runs);
         }
-        let worth_it = flat.copied >= image.pages.max(PATIENCE);
-        if worth_it {
+        let is_due = flat.copied >= image.pages.max(MIN_COPIED);
+        if is_due {
             flat.copied = 0;
         }
-        let whole = worth_it && Self::may_be_whole(image);
+        let whole = is_due && Self::may_write_whole(image);
         if !whole && (flat.file.is_some() || runs.flat.is_empty()) {
             return (flat.file.clone(), runs);
         }
-        // Other views of the image do not wait: they go on with what there is.
+        // The lock is released while the file is written. So other views of the image do not wait, and use the file
+        // that there is.
         flat.building = true;
         drop(flat);
         let built = if whole {
@@ -147,18 +163,20 @@ impl Flat {
         (flat.file.clone(), runs)
     }
 
-    /// Whether a flat file of the whole image is bearable: it takes no more than a quarter of the memory
-    /// that is available, also after each of its holes was read, which gives them memory.
-    fn may_be_whole(image: &Image) -> bool {
+    /// Whether the whole image may be written into a flat file.
+    ///
+    /// The file may take at most a quarter of the available memory. Its holes count as well, since a hole takes memory
+    /// once it is read. For the same reason, a sparse image of more than [`SMALL_BYTES`] is never written as a whole.
+    fn may_write_whole(image: &Image) -> bool {
         let bytes = image.pages * page_size();
         let sparse = matches!(image.base, Base::Zero) && image.captured.len() < image.pages / 16;
-        (bytes <= SPARSE_BYTES || !sparse)
+        (bytes <= SMALL_BYTES || !sparse)
             && available_memory().is_some_and(|available| bytes <= available / 4)
     }
 }
 
 impl Runs {
-    /// The runs of captured pages that are worth a mapping each.
+    /// The captured pages of `image` in runs that are mapped, and the number of the others.
     fn of(image: &Image) -> Self {
         let (mut captured, mut zeroes) = (PageSet::new(), PageSet::new());
         image.captured.for_each(|page, entry| match &image.base {
@@ -176,7 +194,9 @@ impl Runs {
     }
 }
 
-/// Those of the runs of `pages` that are long, and no more than may be mapped.
+/// The runs of `pages` of at least [`MIN_RUN`] pages.
+///
+/// If there are more than [`MAX_RUNS`], the longest ones.
 fn long_runs(pages: &PageSet) -> PageSet {
     let mut runs: Vec<PageRange> =
         pages.ranges().iter().copied().filter(|run| run.len() >= MIN_RUN).collect();

@@ -1,7 +1,8 @@
-//! A view that is written in place: how its file becomes the base of an image.
+//! Captures a view that is written in place, by making its file the base of an image.
 //!
-//! That takes a kernel that guarantees that nobody writes to the file any more. It cannot while pages of the file are
-//! pinned (fixed buffers of io_uring, RDMA): then what was written is copied, and the file stays with the view.
+//! This is possible only if the system guarantees that nothing can write to the file. It cannot guarantee this while
+//! pages of the file are pinned (fixed buffers of io_uring, RDMA). Then the written pages are copied, as `capture.rs`
+//! does, and the view keeps the file.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -18,21 +19,25 @@ use crate::sys::{Mapping, Source};
 use crate::trace;
 
 impl State {
-    /// An image of a range that is written in place. Its file becomes the base of that image and the mapping a private
-    /// one, or else what was written is copied.
+    /// Captures a range that is written in place as an image.
+    ///
+    /// If possible, the file becomes the base of the image, and the range becomes a private mapping of the file.
+    /// Otherwise the written pages are copied.
     pub(crate) fn capture_in_place(&mut self, content_len: usize) -> io::Result<Arc<Image>> {
         self.mapping.check_owner()?;
         let Backing::Direct(file) = &self.backing else { return self.capture_changed(content_len) };
-        // To map the range anew would give all access back.
+        // If parts of the range are protected, it cannot be mapped anew, since that would make all pages writable. If
+        // the file has no data, there is nothing to make a base of.
         if !self.access.is_empty() || !file.may_be_sealed() || file.allocated() == 0 {
             return self.capture_changed(content_len);
         }
-        // SAFETY: the range shows the pages of the file already, so that readers see no difference; a writer would need
-        // the tree exclusively.
+        // SAFETY: the range shows the pages of the file already, so readers see no difference. A writer would have to
+        // borrow the tree exclusively.
         let is_private = unsafe { self.mapping.replace(Source::Private(file), &[]) }.is_ok();
         if is_private && file.seal() {
             let image = self.adopt_file(self.mapping.pages(), content_len);
-            // For later calls on the view, should the descriptor of the file be lost.
+            // Maps the base now, so that later calls on the view can read it even if other code closes the descriptor
+            // of the file.
             let _ = image.reader();
             let written = usize::try_from(image.base.allocated()).unwrap_or(usize::MAX) / page_size();
             trace::taken(image.pages, written, written, self.tracking());
@@ -45,33 +50,37 @@ impl State {
         self.capture_changed(content_len)
     }
 
-    /// After the range could not be mapped shared again: what it shows is what counts, and not the file any more. It
-    /// may show the file without sharing it. If a failed call unmapped what was there before, it shows zeroes, and the
-    /// bytes of the file are copied in.
+    /// Gives up writing in place, after a failure to make the mapping shared again.
+    ///
+    /// From then on, the range has the current bytes, and the file does not. The range may be a private mapping of the
+    /// file. If the failed call unmapped that, the range shows zeroes, and this copies the bytes of the file into it.
     fn give_up_file(&mut self) {
         let Backing::Direct(file) = mem::replace(&mut self.backing, Backing::Torn) else { return };
         let Ok(bytes) = Mapping::new(self.mapping.pages(), Source::ReadOnly(&file)) else { return };
         for page in file.data().below(bytes.pages()).iter() {
-            // SAFETY: the page is one of this new mapping's, which nobody else knows.
+            // SAFETY: the page is in this new mapping, which nothing else refers to.
             let of_file = unsafe { bytes.page(page) };
-            // SAFETY: the page is the range's, no page is protected, and nobody writes, which would need the tree
-            // exclusively.
+            // SAFETY: the page is in the range, and no page is protected. Nothing writes to it, because a writer would
+            // have to borrow the tree exclusively.
             if unsafe { self.mapping.page(page) } != of_file {
-                // SAFETY: as above. Who reads at this moment sees zeroes, or the bytes that were there before.
+                // SAFETY: as above. A thread that reads the page at this moment sees zeroes, or the bytes before.
                 unsafe { self.mapping.write(page, of_file) };
             }
         }
     }
 
-    /// The last image of a range of `pages` pages that was written in place and is not used any more. After an error the
-    /// file is still there, for another call.
+    /// Captures the last image of a range of `pages` pages that is written in place.
+    ///
+    /// Nothing may use its bytes again.
+    ///
+    /// After an error, the view still has the file, so that the caller can try again.
     pub(crate) fn end_in_place(&mut self, pages: usize, content_len: usize) -> io::Result<Arc<Image>> {
         let Backing::Direct(file) = &self.backing else { return self.capture_changed(content_len) };
         if self.mapping.pages() > 0 && !file.may_be_sealed() {
-            // The range stays: if the descriptor of the file is lost, nothing else has the bytes.
+            // The range stays mapped. If other code has closed the descriptor of the file, nothing else has the bytes.
             return self.capture_changed(content_len);
         }
-        // No write comes through the range any more.
+        // Unmaps the range, so that no write through it is possible and the file can be sealed.
         self.mapping = Mapping::empty();
         self.access = Default::default();
         if pages == 0 || file.seal() {
@@ -81,7 +90,7 @@ impl State {
         self.capture_changed(content_len)
     }
 
-    /// Makes the file, to which nobody writes any more, the base of `synced`.
+    /// Makes the file the base of `synced`. Nothing may be able to write to the file.
     fn adopt_file(&mut self, pages: usize, content_len: usize) -> Arc<Image> {
         if let Backing::Direct(file) = mem::replace(&mut self.backing, Backing::Torn) {
             let base = if file.allocated() > 0 { Base::new(file) } else { Base::Zero };
@@ -109,10 +118,10 @@ mod tests {
         view.stats().why_not_faster == Some(WhyNotFaster::InPlace)
     }
 
-    /// With `vm.overcommit_memory=2` a write to a view written in place once stopped the process (`SIGBUS`) when
-    /// the limit was reached: pages of a memfd are not promised in advance.
+    /// With `vm.overcommit_memory=2`, a write to a view written in place once stopped the process (`SIGBUS`) when the
+    /// limit was reached, because the kernel does not commit memory for a memfd in advance.
     #[test]
-    fn where_memory_is_promised_strictly_no_view_is_written_in_place() -> io::Result<()> {
+    fn no_view_is_written_in_place_if_the_system_does_not_overcommit_memory() -> io::Result<()> {
         let mut snapshot = Snapshot::zeroed(3 * page_size())?;
         let mut view = fault::commit_strictly(|| snapshot.view_mut())?;
         assert!(!is_in_place(&view));
@@ -122,10 +131,12 @@ mod tests {
         Ok(())
     }
 
-    /// Where memory is promised strictly, mapping the view anew may fail and, before Linux 6.12, leave a hole for a moment in
-    /// which other threads read the view. So what was written is copied, although the view was opened before.
+    /// If the system does not overcommit memory, mapping the view anew may fail.
+    ///
+    /// Before Linux 6.12, its addresses may then be unmapped for a moment in which other threads could read them. So
+    /// the written pages are copied, even if the view was opened before the system was set to this mode.
     #[test]
-    fn a_view_that_cannot_be_mapped_anew_unseen_is_copied() -> io::Result<()> {
+    fn a_view_is_copied_if_other_threads_could_notice_a_new_mapping() -> io::Result<()> {
         let mut snapshot = Snapshot::zeroed(3 * page_size())?;
         let mut view = snapshot.view_mut()?;
         if !is_in_place(&view) {

@@ -1,37 +1,41 @@
-//! What a working tree knows about its pages, apart from what the tracker reports.
+//! The sets of pages that a working tree remembers in addition to the reports of its tracker.
+//!
+//! This file keeps the sets. `search.rs`, `capture.rs` and the files for restores decide what is in them.
 
 use std::mem;
 
 use crate::pages::{PageRange, PageSet};
 
-/// What is known about the pages of a view since it last showed an image, which [`State`](super::state::State) has as
-/// `synced`.
+/// What is known about the pages of a view, compared with the image that it last showed.
+///
+/// That image is `synced` in [`State`](super::state::State).
 ///
 /// Invariant, if the mapping is private: a page that is not in `unsynced`, and that the tracker does not report, shows
 /// `synced`.
 #[derive(Default)]
 pub(super) struct KnownPages {
-    /// Pages that may differ from `synced` although the tracker may not report them (again).
+    /// Pages that may differ from `synced`, and that the tracker may not report or may not report again.
     unsynced: PageSet,
     /// `None` if it is not known which pages are private.
     ///
-    /// Otherwise, these are at least the pages that were private after the last search, without those that the engine
-    /// has discarded since. Pages that were written since may be missing.
+    /// Otherwise, it contains at least the pages that were private after the last search, except those that the engine
+    /// has discarded since. It may lack pages that were written since that search.
     private: Option<PageSet>,
     /// Whether every page was write-protected when the range last showed `synced`.
     ///
-    /// If so, pages that the tracker reports were written since.
+    /// If so, all pages that the tracker reports were written since then.
     all_write_protected: bool,
 }
 
 impl KnownPages {
-    /// The pages that may differ from `synced` although the tracker may not report them.
+    /// The unsynced pages: those that may differ from `synced` although the tracker may not report them.
     pub(super) fn unsynced(&self) -> &PageSet {
         &self.unsynced
     }
 
-    /// Returns the unsynced pages, after which there are none: `synced` has been replaced by an image of what the range
-    /// shows.
+    /// Removes all unsynced pages, and returns them.
+    ///
+    /// The caller makes an image `synced` that the range shows, or puts the pages back.
     pub(super) fn take_unsynced(&mut self) -> PageSet {
         mem::take(&mut self.unsynced)
     }
@@ -41,12 +45,12 @@ impl KnownPages {
         self.unsynced = pages.union(&self.unsynced);
     }
 
-    /// Replaces the unsynced pages. All others show `synced`, or are reported by the tracker.
+    /// Replaces the unsynced pages by `pages`. All others show `synced`, or the tracker reports them.
     pub(super) fn only_may_differ(&mut self, pages: PageSet) {
         self.unsynced = pages;
     }
 
-    /// Removes the pages of `range` from the unsynced pages: they show `synced`.
+    /// Removes the pages of `range` from the unsynced pages, because they show `synced`.
     pub(super) fn show_synced(&mut self, range: PageRange) {
         self.unsynced = self.unsynced.minus(&range.into());
     }
@@ -56,7 +60,7 @@ impl KnownPages {
         self.private.as_ref()
     }
 
-    /// Notes which pages are private, or that it is not known.
+    /// Notes which pages are private. `None` notes that this is not known.
     pub(super) fn set_private(&mut self, pages: Option<PageSet>) {
         self.private = pages;
     }

@@ -1,22 +1,24 @@
-//! How an image is laid out in the address range of a view.
+//! Decides which file and offset each part of a view is mapped from, and maps it.
 //!
-//! The base is mapped once, over the whole range. Captured pages live elsewhere, so:
+//! `flat_files.rs` decides which pages are in flat files.
 //!
-//! - long runs of them are written once into a *flat file*, where each page stands at its own offset,
-//!   and each view maps them from there; no more than [`MAX_RUNS`], the longest ones;
-//! - long runs of zeroes over a file are mapped anonymously, and so is what lies beyond the file's end;
-//! - the others are copied into the view, privately;
-//! - when the views of one image have together copied as many pages as the image has, or an image of
-//!   up to [`PATIENT_BYTES`] has been viewed [`PATIENCE`] times, the whole image is written into a flat
-//!   file, and a view is one mapping again. Not if that would take more than a share of the memory
-//!   available, nor where it would make a sparse image dense ([`Flat::may_be_whole`]).
+//! The base is mapped once, over the whole range. The base does not have the captured pages, so they are added to this:
 //!
-//! A flat file takes a descriptor, which the program may need for other things. So flat files take no more
-//! than a share of them ([`Permit`]), and small gains are not worth one.
+//! - Long runs of captured pages are written once into a *flat file*, in which each page has the offset that it has in
+//!   the image. Each view maps the runs from there. Of more than [`MAX_RUNS`] runs, only the longest are written.
+//! - Long runs of zeroes over a file are mapped as anonymous memory. So are the pages behind the end of the file.
+//! - All other captured pages are copied into the view. They become private pages.
+//! - If the views of an image have together copied as many pages as the image has, the whole image is written into a
+//!   flat file. The same happens once an image of up to a gibibyte has been viewed 64 times. A later view is a single
+//!   mapping again. This is not done if the file could take more than a quarter of the available memory, or if it would
+//!   give memory to the holes of a large sparse image ([`Flat::may_write_whole`]).
 //!
-//! The flat file of a whole image is also what other processes are given ([`Flat::share`]).
+//! A flat file takes a descriptor, which the program may need for other things. So flat files may take only an eighth
+//! of the descriptors (`image::flat::Permit`), and no flat file is written for a few pages.
 //!
-//! Views need nothing of this for correctness: what cannot be mapped or written is copied.
+//! Other processes receive the flat file of a whole image as well ([`Flat::share`]).
+//!
+//! Flat files only save time: a view copies the pages that cannot be written into one or mapped.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -28,15 +30,18 @@ use crate::image::{Base, Image, Origin};
 use crate::pages::{PageRange, PageSet};
 use crate::sys::{Mapping, MemoryFile, Overlay, Placement, Source};
 
-/// Pages from which on a run is mapped: one more mapping costs about as much as copying two pages, and
-/// makes every other call on the address space a little slower.
+/// The least number of pages in a run that is mapped.
+///
+/// One more mapping costs about as much as copying two pages, and slows every later call on the address space a little.
 pub(super) const MIN_RUN: usize = 8;
 
-/// Mappings that the runs of one view may take, of the 65,530 that a Linux process has.
+/// The most runs that one view maps. A Linux process can have 65,530 mappings.
 pub(super) const MAX_RUNS: usize = 1024;
 
-/// What a mapping shows where it has no private pages: zeroes in `zeroed`; else the flat file where that covers the
-/// page; else the base of the image.
+/// What a mapping shows in pages that are not private.
+///
+/// A page in `zeroed` shows zeroes. Any other page shows the flat file if that covers the page, and otherwise the base
+/// of the image.
 pub(crate) struct Layout {
     image: Arc<Image>,
     flat: Option<Arc<FlatFile>>,
@@ -44,7 +49,7 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
-    /// A new mapping that shows `image`.
+    /// Makes a new mapping that shows `image`.
     pub(crate) fn map(image: &Arc<Image>, placement: &Placement) -> io::Result<(Mapping, Self)> {
         let mut layout = Self::plan(image);
         loop {
@@ -55,8 +60,9 @@ impl Layout {
         }
     }
 
-    /// Shows `image` at the addresses of `mapping`, which are as many, whatever they show now. After an error they
-    /// show anything.
+    /// Makes `mapping`, which must have as many pages as `image`, show that image.
+    ///
+    /// After an error, the mapping may show anything.
     pub(crate) fn remap(image: &Arc<Image>, mapping: &mut Mapping) -> io::Result<Self> {
         let mut layout = Self::plan(image);
         let mut result = layout.replace(mapping);
@@ -68,24 +74,29 @@ impl Layout {
         Ok(layout)
     }
 
-    /// The layout of a mapping that shows the base of `image`, which has no captured pages and no end beyond it.
+    /// The layout of a mapping that shows the base of `image`.
+    ///
+    /// The image must have no captured pages. If its base is a file, the image must not be longer than the file.
     pub(crate) fn of_base(image: Arc<Image>) -> Self {
         debug_assert_eq!(image.captured.len(), 0);
         Self { image, flat: None, zeroed: PageSet::new() }
     }
 
-    /// Whether `image` is the same as the image of this layout outside of captured pages, so that only
-    /// those have to be looked at.
+    /// Whether `image` has the same base as the image of this layout.
+    ///
+    /// If so, the two images can differ only in captured pages and between the ends of their bases.
     pub(crate) fn has_base_of(&self, image: &Image) -> bool {
         self.image.base.same(&image.base)
     }
 
-    /// Whether the mapping shows `page` of `image` where it is not private. Both have the same base.
+    /// Whether the mapping shows the bytes that `image` has at `page`, if the page is not private.
+    ///
+    /// `image` must have the same base as the image of this layout.
     pub(crate) fn shows(&self, page: usize, image: &Image) -> bool {
         self.origin(page) == image.origin(page)
     }
 
-    /// What the mapping shows at `page` where it is not private.
+    /// What the mapping shows at `page` if that is not private.
     fn origin(&self, page: usize) -> Origin {
         match (&self.flat, &self.image.base) {
             _ if self.zeroed.contains(page) => Origin::Zeroes,
@@ -99,7 +110,7 @@ impl Layout {
     ///
     /// `None` unless it is a single file whose bytes do not change.
     pub(crate) fn file_of(&self, range: PageRange) -> Option<&MemoryFile> {
-        let is_flat = self.runs_of_flat().is_some_and(|flat| flat.covers.meets(range));
+        let is_flat = self.partial_flat().is_some_and(|flat| flat.covers.meets(range));
         match self.source() {
             Source::Private(file) => {
                 let whole = range.end <= file.pages() && !is_flat && !self.zeroed.meets(range);
@@ -109,17 +120,20 @@ impl Layout {
         }
     }
 
-    /// Whether the mapping shows zeroes at `page` where it is not private.
+    /// Whether the mapping shows zeroes at `page` if that is not private.
     pub(crate) fn shows_zeroes(&self, page: usize) -> bool {
         let is_flat = || self.flat.as_ref().is_some_and(|flat| flat.covers.contains(page));
         self.zeroed.contains(page) || (matches!(self.image.base, Base::Zero) && !is_flat())
     }
 
-    /// The pages of `image` that the mapping does not show, where the pages `private` are private and no others.
+    /// The pages outside of `private` at which the mapping does not show `image`.
+    ///
+    /// The pages `private` must be private, and no others. `image` must have the same base as the image of this layout.
     pub(crate) fn hidden(&self, image: &Image, private: &PageSet) -> PageSet {
-        // Where zeroes are mapped in place of a file.
+        // Pages at which zeroes are mapped in place of a file.
         let mut candidates = self.zeroed.below(self.image.base.file_pages());
-        // In the flat file: pages that are captured in another way than in the image it was made for.
+        // Pages in the flat file for which `image` has other captured bytes than the image that the file was written
+        // for.
         let mut shown = PageSet::new();
         if let Some(flat) = &self.flat {
             let mut others = PageSet::new();
@@ -127,10 +141,11 @@ impl Layout {
             candidates = candidates.union(&flat.covers.intersection(&self.zeroed)).union(&others);
             shown = flat.covers.minus(&others);
         }
-        // What only one of them shows of the base.
+        // Pages of the base that only one of the two images shows.
         let (end, file_pages) = (self.image.base.end().min(image.base.end()), self.image.base.file_pages());
         candidates = candidates.union(&PageRange::new(end, file_pages).into());
-        // Elsewhere: captured pages. There are none if all of them are in the flat file.
+        // Captured pages that are not in the flat file. If the file shows as many pages as were captured, there are
+        // none.
         if shown.len() < image.captured.len() {
             candidates = image.captured_pages().minus(&shown).union(&candidates);
         }
@@ -138,7 +153,9 @@ impl Layout {
         candidates.iter().filter(|&page| !self.shows(page, image)).collect()
     }
 
-    /// The most of them that were captured, without looking at each.
+    /// An upper bound for the number of captured pages that [`hidden`](Self::hidden) returns for `image`.
+    ///
+    /// This does not visit each page.
     pub(crate) fn hidden_at_most(&self, image: &Arc<Image>) -> usize {
         let shown = match &self.flat {
             Some(flat) if Arc::ptr_eq(&self.image, image) => flat.covers.len(),
@@ -147,7 +164,7 @@ impl Layout {
         image.captured.len().saturating_sub(shown)
     }
 
-    /// Address ranges with a source of their own.
+    /// An upper bound for the number of mappings that the system needs for this layout.
     pub(crate) fn mappings(&self) -> usize {
         let runs = match &self.flat {
             Some(flat) if !flat.is_whole() => flat.covers.ranges().len(),
@@ -156,22 +173,24 @@ impl Layout {
         2 * (runs + self.zeroed.ranges().len()) + 1
     }
 
-    /// After `added`, the last pages of the mapping, were added to it, showing zeroes.
+    /// Notes that the pages `added`, which show zeroes, were added to the end of the mapping.
     pub(crate) fn extended(&mut self, added: PageRange) {
         self.zeroed.push_range(added);
     }
 
-    /// After the pages from `pages` on were taken from the mapping.
+    /// Notes that the pages from `pages` on were removed from the mapping.
     pub(crate) fn truncated(&mut self, pages: usize) {
         self.zeroed = self.zeroed.below(pages);
     }
 
-    /// Has the mapping show zeroes in `range`, where nothing is private any more, as far as that is worth it. Returns
-    /// the pages for which it is not. After an error the range shows anything.
+    /// Makes the mapping show zeroes in `range`, by mapping zeroes and by discarding private pages.
+    ///
+    /// Returns the pages to which the caller has to write zeroes: those in short runs, and those that cannot be mapped
+    /// or discarded. After an error, the range may show anything.
     ///
     /// # Safety
     ///
-    /// Nobody holds a reference to bytes of `range`.
+    /// No reference to bytes of `range` may exist.
     pub(crate) unsafe fn show_zeroes(
         &mut self,
         mapping: &mut Mapping,
@@ -190,7 +209,7 @@ impl Layout {
                 left.push_range(run);
                 continue;
             }
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller ensures that no reference to these bytes exists.
             match unsafe { mapping.replace_part(run, Source::Zero) } {
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => left.push_range(run),
                 result => result?,
@@ -199,23 +218,25 @@ impl Layout {
         self.zeroed = self.zeroed.union(&others.minus(&left));
         // SAFETY: as above.
         if unsafe { mapping.discard(&range.minus(&others)) }.is_err() {
-            // Locked memory, for one, cannot be discarded.
+            // Locked memory, for example, cannot be discarded.
             left = range;
         }
         Ok(left)
     }
 
-    /// Whether there are zeroes over what the base has.
+    /// Whether zeroes are mapped in place of any page that the base or a flat file of the whole image has.
     pub(crate) fn covers_base(&self) -> bool {
         self.zeroed.ranges().first().is_some_and(|run| run.start < self.source_pages())
     }
 
-    /// Maps what is under zeroes again, outside of `keep`, where `image` shows something else in long runs. Returns
-    /// these. After an error they show anything.
+    /// Maps the base or the flat file again in place of zeroes, outside of `keep`.
+    ///
+    /// Does so only in long runs of pages that `image` does not have as zeroes. Returns these pages. After an error,
+    /// they may show anything.
     ///
     /// # Safety
     ///
-    /// Nobody holds a reference to bytes of the mapping outside of `keep`.
+    /// No reference to bytes of the mapping outside of `keep` may exist.
     pub(crate) unsafe fn uncover(
         &mut self,
         mapping: &mut Mapping,
@@ -226,14 +247,14 @@ impl Layout {
         let others: PageSet = zeroed.iter().filter(|&page| !image.shows_zeroes(page)).collect();
         let runs = others.ranges().iter().filter(|run| run.len() >= MIN_RUN).take(MAX_RUNS);
         let runs: PageSet = runs.copied().collect();
-        let flat = self.runs_of_flat();
+        let flat = self.partial_flat();
         let of_flat = flat.map_or_else(PageSet::new, |flat| runs.intersection(&flat.covers));
         let of_source = runs.minus(&of_flat);
         let of_source = of_source.ranges().iter().map(|&part| (part, self.source()));
         let private = |flat| (of_flat.ranges().iter()).map(move |&part| (part, Source::Private(flat)));
         let mut uncovered = Vec::new();
         for (part, source) in of_source.chain(flat.into_iter().flat_map(|flat| private(&flat.file))) {
-            // SAFETY: the caller's promise.
+            // SAFETY: the caller ensures that no reference to these bytes exists.
             match unsafe { mapping.replace_part(part, source) } {
                 Err(error) if error.kind() == io::ErrorKind::Unsupported => {}
                 result => result.map(|()| uncovered.push(part))?,
@@ -244,6 +265,7 @@ impl Layout {
         Ok(uncovered)
     }
 
+    /// The layout for a new view of `image`. Writes a flat file if one is due.
     fn plan(image: &Arc<Image>) -> Self {
         if image.captured.len() == 0 {
             return Self::without_flat(image);
@@ -252,10 +274,14 @@ impl Layout {
         Self::of(image, flat, runs.zeroes)
     }
 
+    /// The layout of `image` without a flat file.
     fn without_flat(image: &Arc<Image>) -> Self {
         Self::of(image, None, PageSet::new())
     }
 
+    /// The layout of `image` with the flat file `flat`.
+    ///
+    /// Zeroes are in the pages `zeroed` and behind the end of the base, except where `flat` covers pages.
     fn of(image: &Arc<Image>, flat: Option<Arc<FlatFile>>, mut zeroed: PageSet) -> Self {
         if let Base::File { .. } = image.base
             && image.base.end() < image.pages
@@ -269,6 +295,7 @@ impl Layout {
         Self { image: Arc::clone(image), flat, zeroed }
     }
 
+    /// Makes a new mapping with this layout, and copies the other pages into it.
     fn map_new(&self, placement: &Placement) -> io::Result<Mapping> {
         let pages = self.image.pages;
         let mapping = Mapping::placed(pages, self.whole_source(), &self.overlays(), placement)
@@ -277,14 +304,15 @@ impl Layout {
         Ok(mapping)
     }
 
+    /// Replaces what `mapping` shows by this layout, and copies the other pages into it.
     fn replace(&self, mapping: &mut Mapping) -> io::Result<()> {
-        // SAFETY: the mapping is borrowed exclusively, and so are its bytes with it.
+        // SAFETY: the mapping is borrowed exclusively, so no reference to its bytes exists.
         unsafe { mapping.replace(self.whole_source(), &self.overlays()) }?;
         self.copy_in(mapping);
         Ok(())
     }
 
-    /// What is shown where there are neither zeroes nor runs of a flat file.
+    /// The source of the pages that are neither in `zeroed` nor in runs of a flat file.
     fn source(&self) -> Source<'_> {
         match &self.flat {
             Some(flat) if flat.is_whole() => Source::Private(&flat.file),
@@ -292,7 +320,7 @@ impl Layout {
         }
     }
 
-    /// The pages that this has. To read behind them kills the process.
+    /// The number of pages that [`source`](Self::source) has. A read behind them would kill the process.
     fn source_pages(&self) -> usize {
         match &self.flat {
             Some(flat) if flat.is_whole() => flat.file.pages(),
@@ -300,21 +328,24 @@ impl Layout {
         }
     }
 
-    /// What is mapped over the whole range first. Not a file that ends earlier: to read there kills the process.
+    /// The source that is mapped over the whole range first.
+    ///
+    /// This is not a file that is shorter than the image, since a read behind its end would kill the process.
     fn whole_source(&self) -> Source<'_> {
         if self.base_is_short() { Source::Zero } else { self.source() }
     }
 
+    /// Whether the base is mapped and ends before the image does.
     fn base_is_short(&self) -> bool {
         !self.flat.as_ref().is_some_and(|flat| flat.is_whole()) && self.image.base.end() < self.image.pages
     }
 
-    /// The flat file of which runs are mapped, if there is one.
-    fn runs_of_flat(&self) -> Option<&FlatFile> {
+    /// The flat file, if it has only runs of the image and not the whole image.
+    fn partial_flat(&self) -> Option<&FlatFile> {
         self.flat.as_deref().filter(|flat| !flat.is_whole())
     }
 
-    /// What is mapped over that.
+    /// The sources that are mapped over [`whole_source`](Self::whole_source).
     fn overlays(&self) -> Vec<Overlay<'_>> {
         let mut overlays = Vec::new();
         if self.flat.is_none() && self.zeroed.is_empty() {
@@ -326,18 +357,21 @@ impl Layout {
         }
         let zeroed = self.zeroed.ranges().iter().take_while(|run| run.start < end);
         overlays.extend(zeroed.map(|run| (PageRange::new(run.start, run.end.min(end)), Source::Zero)));
-        if let Some(flat) = self.runs_of_flat() {
+        if let Some(flat) = self.partial_flat() {
             overlays.extend(flat.covers.ranges().iter().map(|&run| (run, Source::Private(&flat.file))));
         }
         overlays
     }
 
-    /// Copies what is not mapped into a mapping without private pages, of which nobody knows yet.
+    /// Copies the pages that the layout does not show into a mapping without private pages.
+    ///
+    /// Nothing else may use the bytes of the mapping yet.
     fn copy_in(&self, mapping: &Mapping) {
         if self.flat.as_ref().is_none_or(|flat| flat.covers.len() < self.image.captured.len()) {
             self.image.captured.for_each(|page, captured| {
                 if !self.shows(page, &self.image) {
-                    // SAFETY: the mapping's bytes are nobody's yet, and a captured page lives elsewhere.
+                    // SAFETY: nothing else uses the bytes of the mapping yet, and a captured page is not in the
+                    // mapping.
                     unsafe { mapping.write(page, captured.bytes()) };
                 }
             });

@@ -1,8 +1,10 @@
-//! The working tree of a logged view: which pages a take captures, and which pages a restore rewrites.
+//! Decides which pages of a logged view are captured, and which ones a restore rewrites or discards.
 //!
-//! The program reports the written pages. So a take or restore neither asks the operating system for written pages nor
-//! compares any. Its time depends on the number of reported pages, not on the length of the view. In a tree that
-//! checks, the tracker also finds written pages, as it does in other trees. Each page that it finds and that differs
+//! `dirty_log.rs` keeps the log. `capture.rs` copies the captured pages.
+//!
+//! The program reports the written pages. So snapshots and restores neither ask the system for written pages nor
+//! compare any. The time that they take depends on the number of reported pages, not on the length of the view. In a
+//! view that checks, the tracker also finds written pages, as in other views. Each page that it finds and that differs
 //! must have been reported.
 //!
 //! The log also has the private pages: those that were reported, and those that the view itself wrote. A restore copies
@@ -25,11 +27,11 @@ use crate::{error, trace};
 
 /// The most bytes that a check compares if the program did not ask for checks.
 ///
-/// Only where the system does not name the written pages, a check compares all bytes of a view.
-const CHEAPLY_COMPARED: usize = 64 << 20;
+/// A check compares all bytes of a view only if the system does not name the written pages.
+const MAX_COMPARED: usize = 64 << 20;
 
 /// The least number of pages that a restore considers for discarding, if too many are private.
-const SWEEP: usize = 64;
+const MIN_CONSIDERED: usize = 64;
 
 impl State {
     /// Moves the reported pages from the log to `unsynced`. Returns whether `unsynced` has no other pages.
@@ -44,15 +46,15 @@ impl State {
         false
     }
 
-    /// Does the same as [`collect_log`](Self::collect_log).
+    /// Does the same as [`collect_log`](Self::collect_log), and checks the log if the view checks it.
     ///
-    /// In a tree that checks, fails if a written page was not reported.
-    pub(crate) fn harvest_log(&mut self) -> io::Result<bool> {
+    /// A check fails if a written page was not reported.
+    pub(crate) fn collect_and_check_log(&mut self) -> io::Result<bool> {
         let all_reported = self.collect_log();
         let compares_all = matches!(self.tracker.tracking(), Tracking::Compare | Tracking::WorkingSet);
         let checks = match self.log.as_ref().map(|log| log.checks) {
             None | Some(Checks::Never) => false,
-            Some(Checks::IfCheap) => !compares_all || self.mapping.len() <= CHEAPLY_COMPARED,
+            Some(Checks::IfCheap) => !compares_all || self.mapping.len() <= MAX_COMPARED,
             Some(Checks::Always) => true,
         };
         if checks {
@@ -61,26 +63,30 @@ impl State {
         Ok(all_reported)
     }
 
+    /// Compares the reported pages with those that the tracker finds.
+    ///
+    /// Fails if a written page was not reported.
     #[cold]
     fn check_log(&mut self) -> io::Result<()> {
         let Backing::Private(layout) = &self.backing else { return Ok(()) };
         let shows_zeroes = |page| layout.shows_zeroes(page) && self.synced.shows_zeroes(page);
         let found = self.tracker.find(Search::Written, &self.mapping, false, &PageSet::new(), shows_zeroes);
-        let context = "asking the kernel which pages of a logged view were written";
+        let context = "asking the system which pages of a logged view were written";
         let found = found.map_err(error::context(context, self.mapping.pages()))?;
         let old = self.synced.reader()?;
-        // SAFETY: the pages are the mapping's, and can be read: parts of a logged view are never protected. The tree is
-        // borrowed, so nothing writes to it.
+        // SAFETY: the pages are in the mapping. They can be read, because no part of a logged view is ever protected.
+        // The tree is borrowed, so nothing writes to it.
         let differs = |&page: &usize| unsafe { self.page(page) } != old.page(page);
         let missed: PageSet = found.pages.minus(self.known.unsynced()).iter().filter(differs).collect();
         // Pages that were zeroed or discarded are in `unsynced` too. They are private only if they were written since.
         // If that is not known, they count as private, so that a restore rewrites them.
-        let is_bare = |page: &usize| self.log.as_ref().is_some_and(|log| !log.is_private(*page));
-        let bare: PageSet = found.pages.intersection(self.known.unsynced()).iter().filter(is_bare).collect();
+        let is_not_private = |page: &usize| self.log.as_ref().is_some_and(|log| !log.is_private(*page));
+        let not_private: PageSet =
+            found.pages.intersection(self.known.unsynced()).iter().filter(is_not_private).collect();
         // SAFETY: as above.
         let is_zero = |&page: &usize| layout.shows_zeroes(page) && unsafe { self.page(page) } == zeroes();
-        let unclear: PageSet = bare.iter().filter(|page| !layout.shows_zeroes(*page)).collect();
-        let written: PageSet = bare.minus(&unclear).iter().filter(|page| !is_zero(page)).collect();
+        let unclear: PageSet = not_private.iter().filter(|page| !layout.shows_zeroes(*page)).collect();
+        let written: PageSet = not_private.minus(&unclear).iter().filter(|page| !is_zero(page)).collect();
         let missed = missed.union(&written);
         self.log_private(&unclear);
         let Some(first) = missed.ranges().first().map(|range| range.bytes()) else { return Ok(()) };
@@ -127,24 +133,28 @@ impl State {
         Ok(())
     }
 
-    /// The number of private pages by which the view has more than it may keep.
+    /// The number of private pages that the view has in excess of those that it may keep.
     fn excess(&self, image: &Arc<Image>) -> usize {
         let (Backing::Private(layout), Some(log)) = (&self.backing, &self.log) else { return 0 };
         log.private_len().saturating_sub(self.ledger.kept_pages + layout.hidden_at_most(image))
     }
 
-    /// Some private pages that show `image` and could be discarded: neither `rewritten` nor `kept` has them.
+    /// Some private pages that could be discarded, because the layout shows `image` there.
+    ///
+    /// None of them is in `rewritten` or `kept`.
     fn idle_pages(&mut self, image: &Arc<Image>, rewritten: &PageSet, kept: &PageSet) -> PageSet {
         let (Backing::Private(layout), Some(log)) = (&self.backing, &mut self.log) else {
             return PageSet::new();
         };
-        // Considers twice as many pages as have become private since the last restore, so that the number of private pages
-        // soon is within the limit.
-        let some = log.some_private((2 * (rewritten.len() + kept.len())).max(SWEEP));
+        // Considers twice as many pages as have become private since the last restore, so that the number of private
+        // pages soon is within the limit.
+        let some = log.some_private((2 * (rewritten.len() + kept.len())).max(MIN_CONSIDERED));
         some.minus(rewritten).minus(kept).iter().filter(|&page| layout.shows(page, image)).collect()
     }
 
-    /// Copies the bytes of `pages` into the view, except where it shows them if nothing is private.
+    /// Copies the bytes of `pages` into the view.
+    ///
+    /// Skips pages that are not private, and for which the layout shows these bytes.
     ///
     /// Returns up to `excess` private pages that should be discarded instead.
     fn copy_back_logged(
@@ -159,7 +169,7 @@ impl State {
         let known = log.sources.take().filter(|sources| sources.are_of(image));
         let is_known = known.as_ref().is_some_and(|sources| sources.pages() == pages);
         let mut before = known.iter().flat_map(Sources::iter).peekable();
-        // If no page was captured, all bytes are in the base, where they are found without a search.
+        // If no page was captured, all bytes are in the base, and finding them there takes no search.
         let remembers = !is_known && image.captured.len() > 0;
         let mut starts = Vec::with_capacity(if remembers { pages.len() } else { 0 });
         for page in pages.iter() {
@@ -178,8 +188,8 @@ impl State {
                 }
                 continue;
             }
-            // SAFETY: the page is the mapping's and no page is protected. The tree is borrowed exclusively, and no slice
-            // of its bytes is alive; the bytes are an image's.
+            // SAFETY: the page is in the mapping, and no page is protected. The tree is borrowed exclusively, and no
+            // slice of its bytes is alive. The bytes are an image's, so they are not in the mapping.
             unsafe { self.mapping.write(page, bytes) };
             if !is_private {
                 log.add_private(&PageSet::from_iter([page]));
@@ -207,7 +217,7 @@ impl State {
                 }
             }
             Err(error) => {
-                // Idle pages show what the image holds already, unless a discard that failed has changed them.
+                // Idle pages have the bytes of the image already, unless the failed call has changed them.
                 let is_unchanged = error.kind() == io::ErrorKind::Unsupported;
                 let changed = if is_unchanged { discarded } else { &unneeded };
                 // SAFETY: as in `copy_back_logged`.
@@ -216,7 +226,9 @@ impl State {
         }
     }
 
-    /// Resets the log after the view was mapped: only pages that the layout does not show are private.
+    /// Resets the log after the view was mapped.
+    ///
+    /// Only the pages that the layout does not show are private then.
     pub(crate) fn log_hidden(&mut self) {
         if let (Some(log), Backing::Private(layout)) = (&mut self.log, &self.backing) {
             log.reset(&layout.hidden(&self.synced, &PageSet::new()));

@@ -1,12 +1,14 @@
-//! What is inside a view.
+//! The inside of a view: its working tree, and the decisions about tracking, restoring and mapping.
 //!
-//! `worktree.rs` has the states of a view, and calls the others.
+//! `worktree.rs` is what the rest of the crate calls. `state.rs` draws the states of a view. The other files add
+//! methods to that state, or keep a part of it.
 
 mod adapt;
 mod adaptation;
 mod capture;
 mod checkout;
 pub(crate) mod cost;
+mod decide;
 pub(crate) mod dirty_log;
 mod discard;
 mod flat_files;

@@ -1,9 +1,12 @@
-//! How a restore puts the pages of a view back that were written or that differ between two images.
+//! Restores pages of a view: those that were written, and those that differ between two images.
 //!
-//! There are two ways to put a page back: to copy the old bytes into it, or to discard it, after which it shows the file
-//! below. A page that will be written again is better copied: it stays private, and the next write takes no page fault.
-//! Instead of all this, a restore can discard all pages at once and copy the captured ones
-//! ([`start_over`](State::start_over)). The cost model decides.
+//! A restore can put a page back in two ways. It can copy the old bytes into the page. Or it can discard the page,
+//! which then shows the file that is mapped there. Copying is better for a page that will be written again: the page
+//! stays private, so the next write takes no copy-on-write fault. A restore can also discard all pages at once, and
+//! then copy the captured pages ([`start_over`](State::start_over)).
+//!
+//! This file carries the ways out. The cost model decides between them. `checkout.rs` decides whether to map the view
+//! anew instead. `logged_tree.rs` restores logged views.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -18,15 +21,17 @@ use crate::pages::PageSet;
 use crate::sys::{Found, Search};
 use crate::trace;
 
-/// What a restore is to do, and what it has found out.
+/// The task of a restore, and what it has found out.
 struct Restore<'a> {
     image: &'a Arc<Image>,
     /// The pages in which `image` may differ from the image that the view showed.
     moved: &'a PageSet,
     /// What the search for written pages has found.
     found: Found,
-    /// Whether the search was for private pages, since most pages that a restore leaves private will be written again.
-    keeps_much: bool,
+    /// Whether the view may have more private pages than it may keep.
+    ///
+    /// If so, the search was for private pages.
+    keeps_too_many: bool,
     /// The most pages that have to be private because the layout does not show `image` there.
     hidden_at_most: usize,
     /// The pages to put back.
@@ -46,19 +51,22 @@ struct Rewrite {
     idle: usize,
     /// The number of `rewritten` pages in which the two images do not differ.
     unmoved: usize,
-    /// The number of restores that a generation of [`RewrittenPages`](crate::engine::rewritten::RewrittenPages) lasts.
+    /// The number of restores for which a generation lasts.
+    ///
+    /// See [`RewrittenPages`](crate::engine::rewritten::RewrittenPages).
     generation: u64,
 }
 
 impl State {
-    /// Shows `image` by rewriting the pages `moved` and those written, except the pages `keep`.
+    /// Shows `image` by rewriting the pages `moved` and the written pages, except the pages `keep`.
     ///
-    /// `image` must not differ from `synced` in pages other than `moved`. If another way takes less time, uses that.
+    /// `image` must not differ from `synced` in pages other than `moved`. If starting over or mapping the view anew
+    /// takes less time, does that instead.
     pub(super) fn put_back(&mut self, image: &Arc<Image>, moved: &PageSet, keep: &PageSet) -> io::Result<()> {
         let uncovered = self.uncover(image, keep)?;
         if keep.is_empty()
             && !self.tracker.is_armed()
-            && self.ledger.starting_over_pays(image.captured.len())
+            && self.ledger.should_start_over(image.captured.len())
             && self.start_over(image)
         {
             return Ok(());
@@ -67,23 +75,26 @@ impl State {
             Backing::Private(layout) => layout.hidden_at_most(image),
             Backing::Direct(_) | Backing::Torn => 0,
         };
-        let keeps_much = self.tracker.is_armed() && self.ledger.keeps_much(hidden_at_most, image.pages);
-        let search = if keeps_much { Search::Private } else { Search::Written };
+        let keeps_too_many =
+            self.tracker.is_armed() && self.ledger.keeps_too_many(hidden_at_most, image.pages);
+        let search = if keeps_too_many { Search::Private } else { Search::Written };
         let found = self.find_and_note(search)?;
         if !found.known && found.pages.len() > self.ledger.kept_pages {
-            // Comparing all pages would take longer, and would leave more memory to the view.
+            // The tracker does not know which pages were written. Comparing all pages would take longer than mapping
+            // the view anew, and would leave more private memory to the view.
             return self.map_anew(image, keep);
         }
         let wanted = image.reader()?;
-        // From here on nothing fails. Pages that are written or discarded here are not write-protected.
+        // From here on nothing fails, except that `put_back` is called again if the system refuses to start over. Pages
+        // that are written or discarded here are not write-protected.
         self.known.set_all_write_protected(false);
         let mut pages = self.pages_to_put_back(image, moved, &found, &uncovered);
         let kept = pages.intersection(keep);
         if !kept.is_empty() {
             pages = pages.minus(keep);
         }
-        let recur = &pages == self.rewritten.last() && pages.len() <= self.ledger.kept_pages;
-        if recur && self.ledger.trusts_recurrence() {
+        let same_as_last = &pages == self.rewritten.last() && pages.len() <= self.ledger.kept_pages;
+        if same_as_last && self.ledger.should_assume_recurrence() {
             self.copy_back(&wanted, &pages);
             self.synced = Arc::clone(image);
             self.known.only_may_differ(kept);
@@ -94,29 +105,32 @@ impl State {
         let excess = pages.len().saturating_sub(self.ledger.kept_pages);
         let runs = cost::runs_of(pages.ranges().len(), excess, pages.len());
         let needed = pages.len() - excess + image.captured.len();
-        if may_start_over && self.ledger.starting_over_beats_discarding(runs, excess, needed) {
+        if may_start_over && self.ledger.should_start_over_instead_of_discarding(runs, excess, needed) {
             if !self.start_over(image) {
                 return self.put_back(image, moved, keep);
             }
             self.rewritten.restored(pages, false, 1);
             return Ok(());
         }
-        let restore = Restore { image, moved, found, keeps_much, hidden_at_most, pages };
+        let restore = Restore { image, moved, found, keeps_too_many, hidden_at_most, pages };
         let mut rewrite = self.rewrite(&restore, &wanted);
         let (pages, found) = (restore.pages, restore.found);
         let written = rewrite.rewritten.len();
-        if recur {
-            self.ledger.recurred(written == pages.len());
+        if same_as_last {
+            self.ledger.checked_recurrence(written == pages.len());
         }
         let discarded = rewrite.discarded;
         self.rewritten.restored(rewrite.rewritten, discarded.is_empty(), rewrite.generation);
         let (runs, needed) = (discarded.ranges().len(), rewrite.copied + image.captured.len());
-        if may_start_over && self.ledger.starting_over_beats_discarding(runs, discarded.len(), needed) {
+        if may_start_over
+            && self.ledger.should_start_over_instead_of_discarding(runs, discarded.len(), needed)
+        {
             return if self.start_over(image) { Ok(()) } else { self.put_back(image, moved, keep) };
         }
         self.discard_or_copy_back(&wanted, &discarded);
         if found.since_closed {
-            // Discarded pages are not write-protected until all pages are write-protected again.
+            // In an armed view, discarded pages are not write-protected until all pages are write-protected again. So
+            // they count as idle.
             rewrite.idle += discarded.len();
         }
         self.ledger.found(written, rewrite.idle, found.unwritten);
@@ -128,10 +142,10 @@ impl State {
         trace::restored("rewritten", image.pages, pages.len(), self.tracker.tracking());
         Ok(())
     }
-
-    /// The pages that show something other than `image`, or may do so.
+    /// The pages that may show something other than `image`.
     ///
-    /// `uncovered` are pages that were mapped anew just now. Private pages are among the result even if they show `image`.
+    /// `uncovered` are pages that were mapped anew just now. The result contains all private pages that the search
+    /// found, even if they show `image`.
     fn pages_to_put_back(
         &mut self,
         image: &Image,
@@ -141,39 +155,39 @@ impl State {
     ) -> PageSet {
         let Backing::Private(layout) = &self.backing else { return PageSet::new() };
         let others = self.known.unsynced().union(moved);
-        // A page that is not private shows what the layout says, so most need no rewriting.
-        let mut bare = others.intersection(uncovered);
+        // A page that is not private shows what the layout says, so most of these pages need no rewriting.
+        let mut not_private = others.intersection(uncovered);
         if found.complete {
-            bare = bare.union(&others.minus(&found.pages));
+            not_private = not_private.union(&others.minus(&found.pages));
         }
-        let hidden: PageSet = bare.iter().filter(|&page| !layout.shows(page, image)).collect();
-        let pages = found.pages.minus(&bare).union(&others.minus(&bare)).union(&hidden);
-        // These will be written here for the first time.
+        let hidden: PageSet = not_private.iter().filter(|&page| !layout.shows(page, image)).collect();
+        let pages = found.pages.minus(&not_private).union(&others.minus(&not_private)).union(&hidden);
+        // The restore will write these pages, which makes them private.
         self.known.add_private(&hidden);
         pages
     }
 
-    /// Copies the bytes of `pages` into the view, without a look at what is there.
+    /// Copies the bytes of `pages` into the view without comparing them first.
     fn copy_back(&mut self, wanted: &Reader<'_>, pages: &PageSet) {
         let start = Instant::now();
         for &range in pages.ranges() {
             for (page, bytes) in wanted.pieces(range) {
-                // SAFETY: the pages are the mapping's and none is protected. The tree is borrowed exclusively, and no slice
-                // of its bytes is alive; `bytes` are an image's.
+                // SAFETY: the pages are in the mapping, and none is protected. The tree is borrowed exclusively, and no
+                // slice of its bytes is alive. `bytes` are an image's, so they are not in the mapping.
                 unsafe { self.mapping.write(page, bytes) };
             }
         }
         self.ledger.costs.compared(pages.len(), start.elapsed());
     }
-
-    /// Copies the bytes of the pages of `restore` that differ, as far as they may stay private. The others are left to be
-    /// discarded.
+    /// Copies the old bytes into those pages of `restore` that differ, if they may stay private.
+    ///
+    /// Returns which pages differed, and which are still to be discarded.
     fn rewrite(&mut self, restore: &Restore<'_>, wanted: &Reader<'_>) -> Rewrite {
-        let &Restore { image, moved, ref found, keeps_much, hidden_at_most, ref pages } = restore;
+        let &Restore { image, moved, ref found, keeps_too_many, hidden_at_most, ref pages } = restore;
         let mut rewrite = Rewrite::default();
         let Backing::Private(layout) = &self.backing else { return rewrite };
         let keeps_first_writes = self.ledger.keeps_first_writes(image.pages, found.since_closed);
-        let keeps_idle = keeps_first_writes && !keeps_much;
+        let keeps_idle = keeps_first_writes && !keeps_too_many;
         let all_private = found.known && !found.since_closed;
         rewrite.generation = if all_private && keeps_idle { self.ledger.idle_restores() } else { 1 };
         let room = self.ledger.room(hidden_at_most, image.pages);
@@ -183,13 +197,13 @@ impl State {
         for page in pages.iter() {
             let (bytes, shown) = (wanted.page(page), layout.shows(page, image));
             let (moved, before) = (is_moved.contains(page), before.contains(page));
-            // A page that is private for the first time was written, so it is not compared, except where the layout shows
-            // zeroes. Not all ways of finding pages distinguish zeroes that were read from zeroes that were written, and
-            // copying zeroes over the former would take memory.
+            // A page that is private for the first time was written, so it is not compared, unless the layout shows
+            // zeroes there. Some tracking methods also report pages of zeroes that were only read. Copying zeroes over
+            // such a page would take memory.
             let compare = before.is_some() || !found.known || found.since_closed || layout.shows_zeroes(page);
             let compare = !moved && (compare || !shown);
             compared += usize::from(compare);
-            // SAFETY: `pages` are the mapping's, none is protected, and the tree is borrowed exclusively.
+            // SAFETY: `pages` are in the mapping, none is protected, and the tree is borrowed exclusively.
             if compare && unsafe { self.page(page) } == bytes {
                 let recent = matches!(before, Some(Rewritten::Last | Rewritten::Recently));
                 let stays = found.since_closed || (keeps_idle && recent);
@@ -219,7 +233,7 @@ impl State {
         rewrite
     }
 
-    /// Discards `pages`, or copies their bytes where that is not possible.
+    /// Discards `pages`. If that is not possible, copies the old bytes into them.
     fn discard_or_copy_back(&mut self, wanted: &Reader<'_>, pages: &PageSet) {
         let start = Instant::now();
         // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
@@ -233,16 +247,15 @@ impl State {
         }
     }
 
-    /// Write-protects all pages if the cost model says that this saves time.
+    /// Write-protects all pages, or arms the view, if the cost model says that this saves time.
     ///
     /// `private` is the number of private pages. Each page must show `synced` or be unsynced.
     fn write_protect_if_due(&mut self, pages: usize, private: usize) {
         if self.tracker.is_armed() {
-            if self.ledger.closing_pays(pages) {
+            if self.ledger.should_write_protect(pages) {
                 self.close(private);
             }
-        } else if self.tracker.must_arm()
-            || (!self.ledger.starting_over_may_help() && self.ledger.arming_pays())
+        } else if self.tracker.must_arm() || (!self.ledger.should_defer_arming() && self.ledger.should_arm())
         {
             self.arm(private);
         }

@@ -1,21 +1,24 @@
-//! The pages that recent restores of a view had to rewrite: those that will likely be written again.
+//! Remembers the pages that recent restores rewrote, because they will likely be written again.
+//!
+//! `put_back.rs` decides what to do with them.
 
 use std::mem;
 
 use crate::pages::{Ascending, PageSet};
 
-/// Remembers the pages that the last restore rewrote, and for some time those that earlier restores rewrote.
+/// The pages that the last restore rewrote, and those that earlier restores rewrote not long ago.
 ///
-/// Pages move through two generations, as in a garbage collector. A generation is a number of restores. A page that is
-/// not rewritten again is forgotten after one to two generations.
+/// There are two generations of pages, as in a garbage collector. A generation lasts for a number of restores. Then the
+/// younger generation replaces the older one. So a page that is not rewritten again is forgotten after one to two
+/// generations.
 #[derive(Default)]
 pub(crate) struct RewrittenPages {
     last: PageSet,
     younger: PageSet,
     older: PageSet,
-    /// The last restore discarded none of its pages.
+    /// Whether the last restore discarded none of the pages that it rewrote.
     all_copied: bool,
-    /// Restores since the younger generation became the older one.
+    /// The number of restores since the younger generation last became the older one.
     age: u64,
 }
 
@@ -26,7 +29,9 @@ pub(crate) enum Rewritten {
     Last,
     /// By an earlier restore.
     Recently,
-    /// By an earlier restore, so long ago that the page is forgotten now unless this restore rewrites it.
+    /// By an earlier restore, so long ago that the page is about to be forgotten.
+    ///
+    /// It is forgotten after this restore, unless this one rewrites it.
     LongAgo,
 }
 
@@ -36,14 +41,15 @@ impl RewrittenPages {
         &self.last
     }
 
-    /// The pages that the last restore rewrote, if it left all of them private; otherwise none.
+    /// The pages that the last restore rewrote, if it left all of them private. Otherwise an empty set.
     pub(crate) fn private(&self) -> &PageSet {
         static NONE: PageSet = PageSet::new();
         if self.all_copied { &self.last } else { &NONE }
     }
 
-    /// Notes that a restore rewrote `pages`. `all_copied` says that it discarded none of them. A generation is
-    /// `restores` restores long.
+    /// Notes that a restore rewrote `pages`.
+    ///
+    /// `all_copied` is whether it discarded none of them. A generation lasts for `restores` restores.
     pub(crate) fn restored(&mut self, pages: PageSet, all_copied: bool, restores: u64) {
         self.all_copied = all_copied;
         if self.last != pages || self.age == 0 {
@@ -64,8 +70,9 @@ impl RewrittenPages {
         }
     }
 
-    /// Tells for pages in ascending order when each was rewritten. For use during a restore; a generation is `restores`
-    /// restores long.
+    /// Returns a value that tells, for pages in ascending order, when each was rewritten.
+    ///
+    /// A restore uses this before it calls [`restored`](Self::restored). A generation lasts for `restores` restores.
     pub(crate) fn ascending(&self, restores: u64) -> AscendingRewritten<'_> {
         AscendingRewritten {
             last: self.last.ascending(),
@@ -76,7 +83,7 @@ impl RewrittenPages {
     }
 }
 
-/// See [`RewrittenPages::ascending`].
+/// Tells for pages in ascending order when each was rewritten. Made by [`RewrittenPages::ascending`].
 pub(crate) struct AscendingRewritten<'a> {
     last: Ascending<'a>,
     younger: Ascending<'a>,
@@ -85,7 +92,9 @@ pub(crate) struct AscendingRewritten<'a> {
 }
 
 impl AscendingRewritten<'_> {
-    /// When `page` was rewritten. `page` must not be lower than in earlier calls.
+    /// When `page` was rewritten, or `None` if that is not remembered.
+    ///
+    /// `page` must not be lower than in earlier calls.
     pub(crate) fn contains(&mut self, page: usize) -> Option<Rewritten> {
         if self.last.contains(page) {
             Some(Rewritten::Last)

@@ -1,4 +1,6 @@
-//! How a view is to be opened, and the place that it needs.
+//! The settings of a view that is being opened, and the addresses and huge pages that they ask for.
+//!
+//! The public options fill the settings in. `sys/` finds the addresses.
 
 use std::io;
 
@@ -8,19 +10,21 @@ use crate::image::label::Label;
 use crate::pages::whole_pages;
 use crate::sys::{HugePages, Placement, Populate, RUNS_CODE, Tracking};
 
-/// How a view is opened, as its options say.
+/// How a view is opened. The public options of views contain these values.
 #[derive(Clone, Debug)]
 pub(crate) struct Settings {
     pub(crate) populate: Populate,
     pub(crate) huge_pages: HugePages,
-    /// In bytes, as are the lengths of the guards.
+    /// The number of bytes to which the view can grow.
     pub(crate) reserve: usize,
+    /// The numbers of inaccessible bytes before the view, and behind the addresses that it can grow to.
     pub(crate) guard: (usize, usize),
+    /// The number of bytes of private memory that the view may keep through `restore`.
     pub(crate) keep_resident: usize,
     pub(crate) tracking: Tracking,
     pub(crate) executable: bool,
     pub(crate) pinned: bool,
-    /// Of a logged view.
+    /// Whether the reports are checked, if the view is logged.
     pub(crate) logged: Option<Checks>,
 }
 
@@ -28,7 +32,7 @@ pub(crate) struct Settings {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Checks {
     Never,
-    /// Checks unless that would compare many pages.
+    /// Checks, unless a check would have to compare many pages.
     IfCheap,
     Always,
 }
@@ -48,16 +52,17 @@ impl Settings {
         }
     }
 
+    /// Whether the view may move its image into huge pages.
     pub(crate) fn may_adapt(&self) -> bool {
         self.huge_pages != HugePages::Never
     }
 
-    /// The pages that a view of `pages` pages may grow to, and where it is to be.
+    /// The number of pages that a view of `pages` pages may grow to, and the placement of its mapping.
     pub(crate) fn place(&self, pages: usize, label: &Label) -> io::Result<(usize, Placement)> {
         if self.executable && !RUNS_CODE {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
-                "a view cannot be executable on this processor, whose instruction caches memsnap does not know",
+                "a view cannot be executable here: memsnap has no code for the instruction caches of this processor",
             ));
         }
         if self.reserve == 0 && self.guard == (0, 0) {
@@ -73,7 +78,7 @@ impl Settings {
     fn placement(&self, before: usize, behind: usize, label: &Label) -> Placement {
         let &Self { executable, .. } = self;
         let huge_pages = match self.huge_pages {
-            // A write to a huge page would make other pages private than those that are reported.
+            // The first write to a huge page would make all its pages private, and not only those that are reported.
             HugePages::Advise if self.logged.is_some() => HugePages::Auto,
             HugePages::Auto if label.huge_pages == HugePages::Never => HugePages::Never,
             huge_pages => huge_pages,
@@ -84,7 +89,8 @@ impl Settings {
     fn too_much(&self) -> io::Error {
         let (before, after) = self.guard;
         error::invalid(format!(
-            "to reserve {} bytes with guards of {before} and {after} bytes is more than there are addresses",
+            "reserving {} bytes with guards of {before} and {after} bytes takes more addresses than there are; pass less \
+             to `ViewOptions::reserve` and `ViewOptions::guard`",
             self.reserve
         ))
     }

@@ -1,4 +1,7 @@
-//! The state of a working tree: an address range that shows one image, plus what was written since.
+//! The state of a working tree: an address range that shows an image, with the changes written since.
+//!
+//! This file defines the state and changes its length. Other files of `engine/` add the methods that capture and
+//! restore it.
 //!
 //! ```text
 //!              open                        capture, or closed with an image
@@ -11,12 +14,12 @@
 //!                                                              Torn ──────▶ Private
 //! ```
 //!
-//! - **Private**: a private mapping laid out as its [`Layout`] says. Pages that the tracker does not
-//!   report, and that are not in `unsynced`, show `synced`, and zeroes beyond its end.
-//! - **Direct**: a shared mapping of a file that no image refers to yet; the file is the truth, and
+//! - **Private**: the range is a private mapping that is laid out as its [`Layout`] says. A page that the tracker does
+//!   not report, and that is not in `unsynced`, shows `synced`. Behind the end of `synced`, it shows zeroes.
+//! - **Direct**: the range is a shared mapping of a file, which no image refers to yet. Writes go into the file.
 //!   `synced` is the zero image. The first capture makes the file the base of an image.
-//! - **Torn**: a failed `show` left the range showing anything. Every page counts as possibly changed,
-//!   so captures stay right, and the next `show` maps everything anew.
+//! - **Torn**: a `show` failed, so the range may show anything. Every page counts as possibly changed, so captures are
+//!   still exact. The next `show` maps the whole range anew.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -39,25 +42,30 @@ use crate::sys::{Mapping, MemoryFile, Populate, Source, Tracker, Tracking};
 pub(crate) struct State {
     pub(super) mapping: Mapping,
     pub(super) backing: Backing,
-    /// What the range showed when it was last captured or restored, which may have had another length then.
+    /// The image that the range showed when it was last captured or restored.
+    ///
+    /// The range may have had another length then.
     pub(super) synced: Arc<Image>,
     pub(super) tracker: Tracker,
     pub(super) known: KnownPages,
-    /// Pages that recent calls of `show` had to rewrite.
+    /// The pages that recent calls of `show` had to rewrite.
     pub(super) rewritten: RewrittenPages,
     pub(super) ledger: Ledger,
     pub(super) adaptation: Adaptation,
     pub(super) access: Protections,
     /// The pages that the program reported, if the view is logged.
     ///
-    /// Then the tracker is only used to check them.
+    /// In a logged view, the tracker is used only to check these reports.
     pub(super) log: Option<Box<DirtyLog>>,
 }
 
-/// See the module.
+/// What the address range is mapped to. The documentation of this module describes the three states.
 pub(crate) enum Backing {
+    /// A private mapping with this layout.
     Private(Layout),
+    /// A shared mapping of this file.
     Direct(MemoryFile),
+    /// Anything, after a failed `show`.
     Torn,
 }
 
@@ -66,9 +74,9 @@ impl State {
     ///
     /// # Safety
     ///
-    /// The page is the mapping's and can be read. Nobody writes to it as long as the slice is in use.
+    /// The page must be in the mapping and readable. Nothing may write to it as long as the slice is in use.
     pub(crate) unsafe fn page(&self, page: usize) -> &[u8] {
-        // SAFETY: forwarded to the caller.
+        // SAFETY: the conditions are those of this function, which the caller ensures.
         unsafe { self.mapping.page(page) }
     }
 
@@ -76,22 +84,24 @@ impl State {
     ///
     /// # Safety
     ///
-    /// As for [`page`](Self::page), for each page that has any of them.
+    /// As for [`page`](Self::page), for each page that contains any of these bytes.
     pub(super) unsafe fn bytes(&self, range: Range<usize>) -> &[u8] {
         let pages = PageRange::around(&range);
-        // SAFETY: forwarded to the caller.
+        // SAFETY: as in `page`.
         let bytes = unsafe { self.mapping.range(pages) };
         &bytes[range.start - pages.bytes().start..][..range.len()]
     }
 
-    /// Makes all pages ready.
+    /// Populates all pages, so that their first use takes no page fault.
+    ///
+    /// `populate` says whether that use is a read or a write.
     pub(super) fn populate(&self, populate: Populate) -> io::Result<()> {
         let pages = self.mapping.pages();
         match self.mapping.populate(PageRange::new(0, pages), populate) {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                 for page in 0..pages {
                     let start = self.mapping.page_ptr(page);
-                    // SAFETY: the page is the mapping's, which nobody else has yet.
+                    // SAFETY: the page is in the mapping, which nothing else refers to yet.
                     let byte = unsafe { start.read_volatile() };
                     if populate == Populate::Write {
                         // SAFETY: as above.
@@ -100,32 +110,33 @@ impl State {
                 }
                 Ok(())
             }
-            result => result.map_err(error::context("making the pages of a view ready", pages)),
+            result => result.map_err(error::context("populating the pages of a view", pages)),
         }
     }
 
-    /// Makes the range so many pages long. What is added is zero; what is taken away is gone. An error changes
-    /// nothing.
+    /// Makes the range `pages` pages long.
+    ///
+    /// Added pages are zero, and the contents of removed pages are lost. An error changes nothing.
     pub(crate) fn resize(&mut self, pages: usize) -> io::Result<()> {
         let old = self.mapping.pages();
         if pages < old {
             // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
             unsafe { self.mapping.truncate(pages) }
-                .map_err(error::context("taking pages from the end of a view", old - pages))?;
+                .map_err(error::context("removing pages from the end of a view", old - pages))?;
             self.known.truncate(pages);
             self.forget_private(&PageRange::new(pages, old).into());
             self.rewritten.truncate(pages);
             self.access.truncate(pages);
             match &mut self.backing {
                 Backing::Private(layout) => layout.truncated(pages),
-                // The file still has what was taken away, which must not come back if the range grows again.
+                // The file still has the removed pages. They must not be shown if the range grows again.
                 Backing::Direct(_) => self.backing = Backing::Torn,
                 Backing::Torn => {}
             }
         } else if pages > old {
             self.mapping.check_owner()?;
             let added = PageRange::new(old, pages);
-            let context = error::context("adding pages to a view", added.len());
+            let context = error::context("adding pages to the end of a view", added.len());
             match &mut self.backing {
                 Backing::Direct(file) => {
                     let longer = if file.pages() < pages { file.set_pages(pages) } else { Ok(()) };
@@ -137,7 +148,7 @@ impl State {
                     layout.extended(added);
                     self.tracker.renewed(&self.mapping, added);
                     self.known.set_all_write_protected(false);
-                    // A restore that failed after it shortened the range has left a longer `synced`.
+                    // If a restore failed after it had shortened the range, `synced` is longer than the range was.
                     self.known.may_differ(&PageSet::from(added).below(self.synced.pages));
                 }
                 Backing::Torn => self.mapping.extend(added.len(), Source::Zero).map_err(context)?,
@@ -146,7 +157,7 @@ impl State {
         Ok(())
     }
 
-    /// How written pages are found at present.
+    /// The tracking method in use.
     pub(crate) fn tracking(&self) -> Tracking {
         if self.log.is_some() { Tracking::Logged } else { self.tracker.tracking() }
     }

@@ -1,4 +1,7 @@
-//! The working tree: the addresses of a view, and the lock around its state. `state.rs` draws the states.
+//! The working tree of a view: its address range, and the lock around its state.
+//!
+//! This file translates each operation of a view into calls on the state. `state.rs` draws the states, and `capture.rs`
+//! and `checkout.rs` decide how a snapshot is taken and restored.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -24,42 +27,47 @@ use crate::sys::{
 };
 use crate::{error, page_size, trace};
 
-/// Invariant: `start..start + len` is the range of `state.mapping`, or `len` is 0 where that cannot be read and written
-/// ([`Mapping::check_usable`]). Its bytes are written through `&mut self` only, but for what `unsafe` code does with the
-/// pointer.
+/// The address range of a view and its state.
+///
+/// Invariant: `start..start + len` is the range of `state.mapping`, or `len` is 0 if that range cannot be read and
+/// written ([`Mapping::check_usable`]). Its bytes are written only through `&mut self`, except that `unsafe` code may
+/// use the pointer.
 pub(crate) struct Worktree {
     start: NonNull<u8>,
     len: usize,
     content_len: usize,
-    /// Pages to which it can grow.
+    /// The number of pages to which the range can grow.
     most: usize,
     executable: bool,
+    /// The image that the tree was opened with.
     root: Arc<Image>,
     /// The set to which the program's reports are added, if the view is logged.
     ///
-    /// It is that of the log in `state`, and is used here without the lock.
+    /// The log in `state` has the same set. Here it is used without the lock.
     reported: Option<Arc<AtomicPageSet>>,
-    /// Apart, for it is large and a view is moved around.
+    /// Boxed because it is large and views are moved.
     state: Box<Mutex<State>>,
 }
 
-// SAFETY: the bytes behind `start` belong to the working tree like those of a `Box<[u8]>`.
+// SAFETY: the working tree owns the bytes behind `start`, as a `Box<[u8]>` owns its bytes.
 unsafe impl Send for Worktree {}
 // SAFETY: as above; `&self` gives out shared references only.
 unsafe impl Sync for Worktree {}
 
 impl Worktree {
-    /// A range that shows `image`.
+    /// Opens a working tree that shows `image`.
     pub(crate) fn open(image: &Arc<Image>, settings: &Settings) -> io::Result<Self> {
         let (most, placement) = settings.place(image.pages, &image.label)?;
         let (mapping, layout) = Layout::map(image, &placement)?;
         Self::new(mapping, Backing::Private(layout), image, most, settings)
     }
 
-    /// A range that shows `image`, for a mutable view: pages that nobody else has are written in place.
+    /// Opens a working tree that shows `image`, for a mutable view.
+    ///
+    /// If the image is all zero and the system allows it, the tree is written in place.
     pub(crate) fn open_mut(image: &Arc<Image>, settings: &Settings) -> io::Result<Self> {
         let (most, placement) = settings.place(image.pages, &image.label)?;
-        // The file is to become the base of an image, which pages that are pinned would keep it from.
+        // The file will become the base of an image. This is not possible while pages of the file are pinned.
         if image.is_zero()
             && most > 0
             && writes_in_place()
@@ -69,7 +77,8 @@ impl Worktree {
         {
             return Self::new(mapping, Backing::Direct(file), image, most, settings);
         }
-        // What is written has to be compared when the view ends, also if the descriptor of the file is lost until then.
+        // When the view ends, its pages are compared with the image. So the base is mapped now, in case other code
+        // closes the descriptor of its file before that.
         image.reader()?;
         Self::open(image, settings)
     }
@@ -113,37 +122,43 @@ impl Worktree {
         Ok(tree)
     }
 
+    /// The bytes of the tree.
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
-        // SAFETY: the range is mapped, readable and writable for as long as `self` lives or it has no bytes (the type's
-        // invariant), at most `isize::MAX` bytes long, and not written while `&self` is borrowed.
+        // SAFETY: the range has no bytes, or it is mapped, readable and writable for as long as `self` lives (the
+        // type's invariant). It is at most `isize::MAX` bytes long, and is not written while `&self` is borrowed.
         unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
     }
 
+    /// The bytes of the tree, for writing.
     #[inline]
     pub(crate) fn bytes_mut(&mut self) -> &mut [u8] {
         // SAFETY: as above; `&mut self` makes this the only reference.
         unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
     }
 
+    /// The address of the first byte, which never changes.
     pub(crate) fn start(&self) -> NonNull<u8> {
         self.start
     }
 
+    /// The number of bytes, in whole pages; 0 if the mapping cannot be used.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
+    /// The number of bytes that count as content. The rest of the last page does not.
     pub(crate) fn content_len(&self) -> usize {
         self.content_len
     }
 
+    /// The image that the tree was opened with.
     pub(crate) fn root(&self) -> &Arc<Image> {
         &self.root
     }
 
-    /// An image of what the range shows now.
+    /// Captures the current bytes of the tree as an image.
     pub(crate) fn capture(&self) -> io::Result<Arc<Image>> {
         let _events = trace::hold();
         let mut state = self.lock();
@@ -157,13 +172,15 @@ impl Worktree {
         }
     }
 
-    /// The image last captured or shown, and the pages whose bytes differ from it. All pages can be read.
+    /// The image that was last captured or shown, and the pages whose bytes differ from it.
+    ///
+    /// The caller ensures that all pages can be read.
     pub(crate) fn changes(&self) -> io::Result<(Arc<Image>, PageSet)> {
         let mut state = self.lock();
         debug_assert!(state.access.is_empty());
         let candidates = match &state.backing {
             Backing::Private(_) if state.log.is_some() => {
-                state.harvest_log()?;
+                state.collect_and_check_log()?;
                 state.known.unsynced().clone()
             }
             Backing::Private(_) => state.find(Search::Written)?.pages.union(state.known.unsynced()),
@@ -173,7 +190,9 @@ impl Worktree {
         Ok((Arc::clone(&state.synced), differing))
     }
 
-    /// Shows `image` at the same address, but for the bytes in the ranges `keep`, as far as it has them.
+    /// Shows `image` at the same address, except that the bytes in the ranges `keep` do not change.
+    ///
+    /// Bytes of `keep` behind the end of `image` are not kept.
     pub(crate) fn show(&mut self, image: &Arc<Image>, keep: &[Range<usize>]) -> io::Result<()> {
         let (start, content_len) = (self.start, self.content_len);
         let state = self.state_mut();
@@ -191,21 +210,22 @@ impl Worktree {
         }
         let edges = if state.mapping.check_usable().is_ok() { edges } else { Vec::new() };
         for (offset, bytes) in edges {
-            // SAFETY: the bytes were the range's before, and are below the end of `image`, so that they are now; the
-            // tree is borrowed exclusively.
+            // SAFETY: the bytes were in the range before, and are below the end of `image`, so they are in the range
+            // now. The tree is borrowed exclusively.
             let target = unsafe { start.add(offset) };
             // SAFETY: as above, and no pages are protected.
             unsafe { target.copy_from_nonoverlapping(NonNull::from(&*bytes).cast(), bytes.len()) };
             self.report(&(offset..offset + bytes.len()));
         }
         self.content_len = if shown.is_ok() { image.content_len } else { content_len };
-        self.settle();
+        self.update_len();
         shown
     }
 
-    /// After a call that may have failed half-way: there are as many bytes as the mapping has, or none where it cannot be
-    /// used.
-    fn settle(&mut self) {
+    /// Sets the length of the tree after a call that may have failed half-way.
+    ///
+    /// The tree has as many bytes as the mapping, or none if the mapping cannot be used.
+    fn update_len(&mut self) {
         let mapping = &self.state_mut().mapping;
         let len = if mapping.check_usable().is_ok() { mapping.len() } else { 0 };
         self.len = len;
@@ -214,7 +234,7 @@ impl Worktree {
 
     /// Reports that the bytes of `range` were or will be written, if the view is logged.
     ///
-    /// The range is within the tree.
+    /// The range must be within the tree.
     #[inline]
     pub(crate) fn report(&self, range: &Range<usize>) {
         if let Some(reported) = &self.reported {
@@ -233,7 +253,9 @@ impl Worktree {
         self.lock().mapping.check_usable()
     }
 
-    /// Makes the range so many bytes long, which is not less than now, in whole pages. What is added is zero.
+    /// Makes the tree `content_len` bytes and `pages` pages long. The added bytes are zero.
+    ///
+    /// The tree must not be longer than that before.
     pub(crate) fn grow(&mut self, content_len: usize, pages: usize) -> io::Result<()> {
         let state = self.state_mut();
         state.mapping.check_usable()?;
@@ -243,21 +265,22 @@ impl Worktree {
         Ok(())
     }
 
-    /// The most bytes to which the range can grow.
+    /// The number of bytes to which the tree can grow.
     pub(crate) fn most(&self) -> usize {
         self.most * page_size()
     }
 
+    /// Whether pages of the tree may be made executable.
     pub(crate) fn is_executable(&self) -> bool {
         self.executable
     }
 
-    /// Says what may be done with the bytes of `range`.
+    /// Sets what may be done with the bytes of `range`.
     pub(crate) fn protect(&mut self, range: PageRange, access: Access) -> io::Result<()> {
         let state = self.state_mut();
         // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
         let result = unsafe { state.mapping.set_access(range, access) };
-        // After an error it may be anything, of which nothing is relied on.
+        // After an error, the access of these pages is not known, so nothing is assumed to be allowed.
         state.access.set(range, if result.is_ok() { access } else { Access::NONE });
         result.map_err(error::context("protecting pages of a view", range.len()))
     }
@@ -267,20 +290,23 @@ impl Worktree {
         self.lock().access.all(range, allows)
     }
 
+    /// Whether any page is not `Access::READ_WRITE`.
     pub(crate) fn is_protected(&self) -> bool {
         !self.lock().access.is_empty()
     }
 
-    /// Makes `range` zero, all of which can be written, and gives the memory of its whole pages back.
+    /// Sets the bytes of `range` to zero. Gives memory of its whole pages back if that is possible.
+    ///
+    /// The caller ensures that all these bytes can be written.
     pub(crate) fn zero(&mut self, range: &Range<usize>) -> io::Result<()> {
         let state = self.state_mut();
         state.mapping.check_owner()?;
         state.mapping.check_usable()?;
         let zeroed = state.zero(PageRange::within(range));
-        self.settle();
+        self.update_len();
         zeroed?;
         for part in edges(range) {
-            // SAFETY: the bytes are the range's, which is borrowed exclusively.
+            // SAFETY: the bytes are in the range, and the tree is borrowed exclusively.
             let start = unsafe { self.start.add(part.start) };
             // SAFETY: as above.
             unsafe { start.write_bytes(0, part.len()) };
@@ -289,8 +315,10 @@ impl Worktree {
         Ok(())
     }
 
-    /// Puts `range`, all of which can be written, back to what `synced` holds, and gives the memory of its whole pages
-    /// back where that can be done.
+    /// Puts the bytes of `range` back to what `synced` holds.
+    ///
+    /// Gives memory of its whole pages back if that is possible. The caller ensures that all these bytes can be
+    /// written.
     pub(crate) fn discard(&mut self, range: &Range<usize>) -> io::Result<()> {
         let state = self.state_mut();
         state.mapping.check_owner()?;
@@ -299,24 +327,27 @@ impl Worktree {
         let old = synced.reader()?;
         state.discard(PageRange::within(range), &old)?;
         for part in edges(range) {
-            // These writes need no report: a page that showed `synced` still does, and any other is in `unsynced`
+            // These writes need no report. A page that showed `synced` still does, and any other page is in `unsynced`
             // already.
             self.state_mut().log_private(&PageRange::around(&part).into());
             for page in PageRange::around(&part).iter() {
                 let bytes = PageRange::new(page, page + 1).bytes();
                 let (from, to) = (part.start.max(bytes.start), part.end.min(bytes.end));
                 let old = &old.page(page)[from - bytes.start..to - bytes.start];
-                // SAFETY: the bytes are the range's, which is borrowed exclusively.
+                // SAFETY: the bytes are in the range, and the tree is borrowed exclusively.
                 let start = unsafe { self.start.add(from) };
-                // SAFETY: as above; those of the image are elsewhere.
+                // SAFETY: as above. The bytes of the image are elsewhere.
                 unsafe { start.copy_from_nonoverlapping(NonNull::from(old).cast(), old.len()) };
             }
         }
         Ok(())
     }
 
-    /// Ends the tree with an image of what it shows. Where that fails, the tree comes back for another
-    /// [`end`](Self::end), unless what it showed was never this process's.
+    /// Ends the tree, and returns an image of what it shows.
+    ///
+    /// If that fails, returns the tree with the error, so that the caller can call [`end`](Self::end) again. Returns no
+    /// tree if another call cannot succeed: if the bytes belong to the parent of this forked process, or if the mapping
+    /// cannot be used.
     pub(crate) fn close(mut self) -> Result<Arc<Image>, (Option<Box<Self>>, io::Error)> {
         let state = self.state_mut();
         if let Backing::Direct(_) = &state.backing
@@ -324,31 +355,33 @@ impl Worktree {
         {
             return Err((None, error));
         }
-        // Then there is nothing to capture.
+        // A mapping that cannot be used has no bytes to capture.
         if let Err(error) = state.mapping.check_usable() {
             return Err((None, error));
         }
         self.end().map_err(|error| (Some(Box::new(self)), error))
     }
 
-    /// An image of what the tree shows, whose bytes are not used any more. To be called again after an error, and
-    /// nothing else.
+    /// Captures the last image of the tree. Nothing may use its bytes during the call or after it.
+    ///
+    /// After an error, the caller may only call this again.
     pub(crate) fn end(&mut self) -> io::Result<Arc<Image>> {
         let (pages, content_len) = (self.len / page_size(), self.content_len);
         let state = self.state_mut();
         match &state.backing {
-            // The file may be longer, after a growth that failed.
+            // If growing the tree has failed, the file may be longer than the tree.
             Backing::Direct(_) => state.end_in_place(pages, content_len),
             Backing::Private(_) | Backing::Torn => state.capture_changed(content_len),
         }
     }
 
-    /// Has the written pages be found in this way from now on.
+    /// Switches to the tracking method `tracking`.
     pub(crate) fn set_tracking(&mut self, tracking: Tracking) -> io::Result<()> {
         let state = self.state_mut();
         state.tracker.switch(&state.mapping, tracking)
     }
 
+    /// The statistics of the view.
     pub(crate) fn stats(&self) -> ViewStats {
         let mut state = self.lock();
         let in_place = matches!(state.backing, Backing::Direct(_));
@@ -383,10 +416,10 @@ impl Worktree {
         }
     }
 
-    /// Makes the next take or restore move a part of the image into a huge page, if that is possible.
+    /// Makes the next snapshot or restore move a part of the image into a huge page, if that is possible.
     #[cfg(all(test, unix))]
-    pub(crate) fn hurry(&mut self) {
-        self.state_mut().adaptation.hurry();
+    pub(crate) fn make_step_due(&mut self) {
+        self.state_mut().adaptation.make_step_due();
     }
 
     fn state_mut(&mut self) -> &mut State {
@@ -394,7 +427,7 @@ impl Worktree {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // A panic under the lock leaves at worst a tree that is marked as torn.
+        // If a call panics while it holds the lock, the state can be used further: at worst, it is `Backing::Torn`.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

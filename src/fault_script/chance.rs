@@ -1,10 +1,10 @@
-//! What is decided at random, and the record of it.
+//! The random decisions of a script, and a record of its operations.
 
 use std::io::{self, Write as _};
 
 use crate::sys::fault;
 
-/// A seed's random numbers, and what was done with them.
+/// The random numbers of a seed, and the operations so far.
 pub(super) struct Chance {
     state: u64,
     print: bool,
@@ -12,13 +12,13 @@ pub(super) struct Chance {
     names: usize,
     /// The operations so far, with their results.
     pub(super) trace: Vec<String>,
-    /// Whether a call failed in the last operation.
+    /// Whether a system call failed in the last operation.
     pub(super) failed: bool,
-    /// Operations in which a call failed.
+    /// The number of operations in which a system call failed.
     pub(super) failures: usize,
 }
 
-/// Which calls of an operation fail.
+/// The system calls of an operation that fail.
 #[derive(Clone, Copy)]
 struct Plan {
     first: u64,
@@ -30,7 +30,7 @@ impl Chance {
         Self { state: seed, print, step: 0, names: 0, trace: Vec::new(), failed: false, failures: 0 }
     }
 
-    /// The next number of SplitMix64.
+    /// Returns the next number of SplitMix64.
     fn next(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut mixed = self.state;
@@ -39,12 +39,12 @@ impl Chance {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `limit`, which is not 0.
+    /// Returns a number below `limit`, which must not be 0.
     pub(super) fn below(&mut self, limit: usize) -> usize {
         usize::try_from(self.next() % limit as u64).unwrap_or(0)
     }
 
-    /// True one time in `times`.
+    /// Returns true in one of `times` cases.
     pub(super) fn one_in(&mut self, times: usize) -> bool {
         self.below(times) == 0
     }
@@ -53,7 +53,7 @@ impl Chance {
         items[self.below(items.len())]
     }
 
-    /// Picks an item, each as often as its weight says.
+    /// Picks an item. The probability of each item is proportional to its weight.
     pub(super) fn weighted<T: Copy>(&mut self, items: &[(usize, T)]) -> T {
         let mut left = self.below(items.iter().map(|(weight, _)| weight).sum());
         for &(weight, item) in items {
@@ -65,7 +65,7 @@ impl Chance {
         unreachable!("the weights add up")
     }
 
-    /// A new name that starts with `kind`.
+    /// Returns a new name that starts with `kind`.
     pub(super) fn name(&mut self, kind: char) -> String {
         self.names += 1;
         format!("{kind}{}", self.names)
@@ -75,7 +75,7 @@ impl Chance {
         if self.one_in(2) {
             return None;
         }
-        // Most operations make few calls.
+        // Most operations make few system calls.
         let few = self.pick(&[0, 0, 1, 1, 1, 2, 2, 3, 3]);
         let some = self.below(12);
         let many = self.below(50);
@@ -91,7 +91,7 @@ impl Chance {
         self.trace.push(line);
     }
 
-    /// Runs `operation`, in which calls may fail. `self.failed` then says whether one did.
+    /// Runs `operation`, in which system calls may fail. Sets `self.failed` if one did.
     pub(super) fn call<T>(&mut self, what: &str, operation: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
         let plan = self.plan();
         let Plan { first, calls } = plan.unwrap_or(Plan { first: u64::MAX, calls: 0 });
@@ -115,7 +115,7 @@ impl Chance {
         result
     }
 
-    /// Drops `value`, while calls may fail.
+    /// Drops `value`. System calls may fail meanwhile.
     pub(super) fn drop<T>(&mut self, name: &str, value: T) {
         let dropped = self.call(&format!("drop {name}"), || {
             drop(value);

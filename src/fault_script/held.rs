@@ -1,4 +1,4 @@
-//! Snapshots, and what they must hold.
+//! Snapshots, and the bytes that they must hold.
 
 use std::cell::Cell;
 use std::io;
@@ -8,10 +8,10 @@ use std::sync::Arc;
 use super::chance::Chance;
 use crate::{Snapshot, page_size};
 
-/// The most pages of a snapshot that is made; enough for runs of pages to be mapped.
+/// The greatest number of pages of a new snapshot. It is enough for runs of pages to be mapped.
 pub(super) const MAX_PAGES: usize = 102;
 
-/// What a snapshot holds or a view shows: whole pages, of which so many bytes are content.
+/// What a snapshot holds or a view shows: whole pages, of which the first `content_len` bytes are content.
 #[derive(Clone)]
 pub(super) struct Memory {
     pub(super) bytes: Vec<u8>,
@@ -30,13 +30,13 @@ impl Memory {
     }
 }
 
-/// A snapshot, and what is known of it.
+/// A snapshot, and what it must hold.
 #[derive(Clone)]
 pub(super) struct Held {
     pub(super) real: Arc<Snapshot>,
     pub(super) name: String,
     pub(super) memory: Rc<Memory>,
-    /// Whether the end of a mutable view failed, which the next call reports. Clones have it in common.
+    /// Whether a mutable view ended with an error that the next call must report. Clones share this flag.
     pub(super) unreported: Rc<Cell<bool>>,
 }
 
@@ -54,18 +54,18 @@ impl Held {
         held
     }
 
-    /// Mostly the latest.
+    /// Picks a random snapshot, often the latest.
     pub(super) fn pick(chance: &mut Chance, snapshots: &[Self]) -> Option<Self> {
         let last = snapshots.len().checked_sub(1)?;
         Some(snapshots[if chance.one_in(3) { last } else { chance.below(last + 1) }].clone())
     }
 
-    /// Whether changes of a mutable view still have to be captured.
+    /// Returns whether changes of a mutable view still have to be captured.
     pub(super) fn waits(&self) -> bool {
         self.real.stats().images == 0
     }
 
-    /// Runs a fallible operation on the snapshot.
+    /// Runs an operation on the snapshot that may fail.
     pub(super) fn call<T>(
         &self,
         chance: &mut Chance,
@@ -77,8 +77,9 @@ impl Held {
         result
     }
 
-    /// After a fallible operation on `snapshots`: what failed at the end of a mutable view is reported by the next
-    /// call, and by that one only.
+    /// Checks the result of an operation on `snapshots` that may fail.
+    ///
+    /// If a mutable view ended with an error, the next call must report it, and only that one.
     pub(super) fn reported<T>(snapshots: &[&Self], result: &io::Result<T>) {
         match result {
             Ok(_) => {
@@ -92,7 +93,7 @@ impl Held {
         }
     }
 
-    /// Without failures: has changes captured that wait for it.
+    /// Captures the changes that are still to be captured. No call fails in this.
     pub(super) fn settle(&self) {
         if self.unreported.get() {
             Self::reported(&[self], &self.real.try_clone());
@@ -106,7 +107,7 @@ impl Held {
         assert_eq!(self.real.content_len(), *content_len, "the content of {}", self.name);
     }
 
-    /// Without failures: checks what the snapshot holds.
+    /// Checks the bytes of the snapshot. No call fails in this.
     pub(super) fn check(&self, by: By) {
         self.check_lengths();
         self.settle();
@@ -136,15 +137,17 @@ impl Held {
     }
 }
 
-/// How the bytes of a snapshot are looked at. To read them maps the base for good, after which no failure to do that
-/// can be tried any more; views make the image flat in the end.
+/// How a test gets the bytes of a snapshot.
+///
+/// Reading maps the base for good, so that this mapping cannot fail in later operations. Views make the image
+/// flat after some time.
 #[derive(Clone, Copy)]
 pub(super) enum By {
     Reading,
     Viewing,
 }
 
-/// Whether an error reports the end of a mutable view whose changes were kept.
+/// Returns whether an error reports that a mutable view ended and its changes were kept.
 pub(super) fn was_kept(error: &io::Error) -> bool {
     error.to_string().contains("they are kept")
 }

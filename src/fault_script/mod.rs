@@ -1,25 +1,26 @@
-//! A random script of every operation, in which calls into the operating system fail at random.
+//! A random script of all operations, in which system calls fail at random.
 //!
-//! A seed decides the whole script: which snapshots and views there are, what is done to them, and which calls
-//! fail, once, five times or from then on. About half of the operations run without a failure. After each one,
-//! what the documentation promises is checked against byte vectors:
+//! A seed determines the whole script: the snapshots and views, the operations on them, and the calls that
+//! fail. One call may fail, or five, or all from one on. About half of the operations run without a failure.
+//! After each operation, byte vectors are used to check what the documentation guarantees:
 //!
 //! - a failed call leaves all snapshots as they were;
-//! - a failed call leaves a view as it was, except for a failed restore, after which the view may show anything.
-//!   Whatever it shows then, a snapshot taken of it holds just that, and the next restore is exact. On Windows it may have no
-//!   bytes then, also after a failed `zero`, until that restore;
-//! - bytes excluded from a restore stay, also when the restore fails;
-//! - a mutable view whose end fails loses nothing, and its error is reported once.
+//! - a failed call leaves a view as it was, except for a failed restore, after which the view may show any
+//!   bytes. A snapshot of it then holds exactly these bytes, and the next restore is exact. On Windows, after a
+//!   failed restore or `zero`, the view may have no bytes until a restore;
+//! - bytes that are excluded from a restore stay, even if the restore fails;
+//! - if the end of a mutable view fails, nothing is lost, and the error is reported once.
 //!
 //! | environment variable | effect |
 //! |---|---|
-//! | none | runs the first seeds, for about ten seconds |
-//! | `MEMSNAP_SCRIPT_SECONDS=600` | runs seeds for so long |
+//! | none | runs the first seeds, which takes about ten seconds |
+//! | `MEMSNAP_SCRIPT_SECONDS=600` | runs seeds for this time |
 //! | `MEMSNAP_SCRIPT_SEED=7` | runs this seed only, and prints each operation before it runs |
-//! | both | runs seeds from this one on, for so long |
+//! | both | runs seeds from this one on, for this time |
 
 mod chance;
 mod held;
+mod opening;
 mod script;
 mod watched;
 
@@ -32,16 +33,16 @@ use std::time::{Duration, Instant};
 use chance::Chance;
 use script::Script;
 
-/// Seeds that are run unless told otherwise.
+/// The number of seeds that run by default.
 const SEEDS: u64 = 300;
 
-/// How long they may take on a slow machine, such as an emulated one.
+/// The longest time for these seeds on a slow machine, such as an emulated one.
 const AT_MOST: Duration = Duration::from_secs(30);
 
-/// Operations of a seed.
+/// The number of operations of a seed.
 const STEPS: usize = 60;
 
-/// Seeds after which a long run says how far it is.
+/// The number of seeds after which a long run reports its progress.
 const REPORT: u64 = 200;
 
 #[test]
@@ -59,7 +60,7 @@ fn a_random_script_with_failures_keeps_every_promise() {
         failed += run(seed, print);
         let over = seed == last || start.elapsed() >= time;
         if over || (seed - first + 1).is_multiple_of(REPORT) {
-            // Also where the output of tests is captured.
+            // This is printed even if the output of tests is captured.
             let _ = writeln!(
                 io::stderr(),
                 "\nfault_script: seeds {first} to {seed} passed, in which {failed} operations met a failure"
@@ -88,7 +89,7 @@ fn run(seed: u64, print: bool) -> usize {
     if let Err(panic) = ended {
         let chance = script.chance();
         let (step, trace) = (chance.step, chance.trace.join("\n"));
-        // What the script left behind may make a destructor fail as well.
+        // The values in the script may be in a state in which their destructors fail too.
         std::mem::forget(script);
         panic!(
             "seed {seed} failed in step {step}: {}\nrun it alone with MEMSNAP_SCRIPT_SEED={seed} cargo test --lib \

@@ -1,24 +1,27 @@
-//! Every operation on snapshots and views, in random order.
+//! All operations on snapshots and views, in random order.
 
 use std::fs::File;
-use std::io::{self, ErrorKind, Write as _};
+use std::io::{self, Write as _};
 use std::mem;
 use std::rc::Rc;
 use std::sync::Arc;
 
 use super::chance::Chance;
 use super::held::{By, Held, MAX_PAGES, Memory, was_kept};
-use super::watched::{Opening, Watched, allowed, assert_changes};
-use crate::{Snapshot, Tracking, page_size};
+use super::opening::Opening;
+use super::watched::{Watched, allowed, assert_changes};
+use crate::{Snapshot, page_size};
 
-/// How many there are at a time.
+/// The greatest numbers of snapshots and views at a time.
 const SNAPSHOTS: usize = 8;
 const VIEWS: usize = 2;
 
-/// Steps that mostly stay with a view after one of its operations failed.
+/// The number of steps that mostly use the same view after an operation on it failed.
 const FOCUS: usize = 6;
 
-/// What is looked at after each step. To look is an operation that may hide what goes wrong without it.
+/// What is checked after each step.
+///
+/// A check is an operation too, and may hide an error that shows without it.
 #[derive(Clone, Copy)]
 enum Checks {
     All(By),
@@ -64,7 +67,7 @@ pub(super) struct Script {
     lengths: Vec<usize>,
     snapshots: Vec<Held>,
     views: Vec<Watched<Arc<Snapshot>>>,
-    /// A view of which an operation failed, and the steps that mostly stay with it.
+    /// A view on which an operation failed, and the number of steps that mostly use it.
     focus: (String, usize),
 }
 
@@ -84,7 +87,7 @@ impl Script {
         &self.chance
     }
 
-    /// One random operation, and checks.
+    /// Runs one random operation, and checks.
     pub(super) fn step(&mut self) {
         self.chance.step += 1;
         self.focus.1 = self.focus.1.saturating_sub(1);
@@ -167,7 +170,10 @@ impl Script {
                 let read = held.call(chance, &what, || held.real.read_at(&mut buffer, at));
                 if let Ok(read) = allowed_or_kept(chance, read) {
                     let expected = bytes.get(at..).unwrap_or(&[]);
-                    assert!(buffer[..read] == expected[..len.min(expected.len())], "read other bytes");
+                    assert!(
+                        buffer[..read] == expected[..len.min(expected.len())],
+                        "the read returned other bytes"
+                    );
                 }
             }
         }
@@ -179,7 +185,8 @@ impl Script {
         match self.checks {
             Checks::All(by) => {
                 views.iter().for_each(Watched::check);
-                // Others may wait a while.
+                // A check captures changes that are still to be captured. So they are sometimes left for
+                // later.
                 snapshots
                     .iter()
                     .filter(|held| !held.waits() || chance.one_in(2))
@@ -194,7 +201,7 @@ impl Script {
         }
     }
 
-    /// Without failures: all snapshots and views are what they must be, and the views can be restored.
+    /// Checks all snapshots and views, and restores the views. No call fails in this.
     pub(super) fn finish(&mut self) {
         self.chance.step += 1;
         self.chance.note(format!("{}: the end", self.chance.step));
@@ -262,7 +269,9 @@ impl Script {
         }
     }
 
-    /// Opens a mutable view on a snapshot, or on a clone where views hold it, and works on it until it ends.
+    /// Opens a mutable view of a snapshot, or of a clone if views hold it.
+    ///
+    /// Runs operations on the view and ends it.
     fn mutate(&mut self) {
         let Self { chance, snapshots, .. } = self;
         let at = chance.below(snapshots.len());
@@ -279,7 +288,7 @@ impl Script {
         let is_due = unreported.get();
         let opened = chance.call(&what, || real.view_mut_with(&opening.options));
         let ended = opened.map(|view| {
-            assert!(!is_due, "an error was not reported");
+            assert!(!is_due, "an earlier error was not reported");
             Self::live(chance, snapshots, Watched::new(view, view_name, &memory, &opening))
         });
         let (memory, reported) = match ended {
@@ -308,7 +317,9 @@ impl Script {
         snapshots.push(held);
     }
 
-    /// Works on a mutable view and ends it. Returns what it showed, and the error of its end if that was told.
+    /// Runs operations on a mutable view and ends it.
+    ///
+    /// Returns what it showed, and the error of its end if `commit` returned one.
     fn live(
         chance: &mut Chance,
         snapshots: &mut Vec<Held>,
@@ -349,7 +360,7 @@ impl Script {
         }
     }
 
-    /// Has a snapshot go through a descriptor.
+    /// Passes a snapshot through a descriptor.
     #[cfg(all(target_os = "linux", not(memsnap_unix)))]
     fn pass_on(&mut self) {
         use std::os::unix::fs::FileExt as _;
@@ -378,14 +389,7 @@ impl Script {
     fn pass_on(&mut self) {}
 }
 
-impl Opening {
-    /// Whether a view may not be opened although no call fails.
-    fn may_fail(&self, error: &io::Error) -> bool {
-        error.kind() == ErrorKind::Unsupported && self.tracking != Tracking::Auto
-    }
-}
-
-/// An error is allowed where a call failed, or one failed earlier that is reported now.
+/// Checks that an error has a reason: a call failed in the operation, or an earlier failure is reported.
 fn allowed_or_kept<T>(chance: &Chance, result: io::Result<T>) -> io::Result<T> {
     match result {
         Err(error) if was_kept(&error) => Err(error),
@@ -396,7 +400,7 @@ fn allowed_or_kept<T>(chance: &Chance, result: io::Result<T>) -> io::Result<T> {
 fn pattern(len: usize, value: u8) -> Vec<u8> {
     let mut bytes = vec![0; len];
     for (i, piece) in bytes.chunks_mut(page_size() / 8).enumerate() {
-        // The third one has holes.
+        // The third pattern has holes.
         if value != 3 || i / 8 % 3 == 0 {
             piece.fill(i.to_le_bytes()[0].wrapping_mul(value));
         }

@@ -1,35 +1,36 @@
-//! A view, what it must show, and every operation on it.
+//! A view, what it must show, and all operations on it.
 
-use std::fmt;
 use std::io::{self, ErrorKind};
 use std::ops::Range;
 
 use super::chance::Chance;
-use super::held::{By, Held, MAX_PAGES, Memory, was_kept};
-use crate::engine::settings::Checks;
+use super::held::{By, Held, Memory, was_kept};
+use super::opening::{Opening, tracking};
 use crate::engine::worktree::Worktree;
 use crate::view::ProtectedView;
-use crate::{Access, Changes, Snapshot, Tracking, View, ViewOptions, page_size};
+use crate::{Access, Changes, Snapshot, Tracking, View, page_size};
 
-/// A view, and what is known of it.
+/// A view, and what it must show.
 pub(super) struct Watched<S> {
-    /// Of the type whose parts may be protected, also while none is. `None` while an operation has it.
+    /// The view, with the type whose parts can be protected, even while no part is.
+    ///
+    /// `None` during some operations.
     view: Option<ProtectedView<S>>,
     pub(super) name: String,
     address: *const u8,
     pub(super) shows: Memory,
-    /// What it was opened on.
+    /// The bytes that the view was opened on.
     root: Memory,
-    /// What it showed when it was last captured or restored.
+    /// The bytes at the last snapshot or restore of the view.
     synced: Vec<u8>,
-    /// Of each page.
+    /// The access to each page.
     access: Vec<Access>,
-    /// The most bytes to which it may grow.
+    /// The greatest length of the view, in bytes.
     most: usize,
     /// Whether the view is logged, so that writes are reported.
     ///
-    /// A logged view has the same type as others here, so that the operations are written only once. No part of it is
-    /// ever protected.
+    /// A logged view has the same type as the others here, so that the operations exist only once. No part of
+    /// it is ever protected.
     logged: bool,
 }
 
@@ -66,7 +67,9 @@ const OPS: [(usize, ViewOp); 13] = [
     (1, ViewOp::Stats),
 ];
 
-/// After a failure: above all what goes on from a view that a failed restore left behind.
+/// The weights after a failure.
+///
+/// Operations that continue with the view as a failed restore left it are more frequent.
 const OPS_AFTERWARDS: [(usize, ViewOp); 10] = [
     (2, ViewOp::Edit),
     (3, ViewOp::Take),
@@ -80,60 +83,7 @@ const OPS_AFTERWARDS: [(usize, ViewOp); 10] = [
     (3, ViewOp::Changes),
 ];
 
-/// The options that a view is opened with.
-pub(super) struct Opening {
-    pub(super) options: ViewOptions,
-    reserve: usize,
-    pub(super) tracking: Tracking,
-    pinned: bool,
-}
-
-impl fmt::Display for Opening {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { options, reserve, tracking, pinned } = self;
-        let (keep, populate, logged) =
-            (options.settings.keep_resident, options.settings.populate, options.settings.logged);
-        write!(
-            f,
-            "reserve {reserve}, keep {keep}, populate {populate:?}, track {tracking}, pinned {pinned}"
-        )?;
-        logged.map_or(Ok(()), |checks| write!(f, ", logged, checks {checks:?}"))
-    }
-}
-
-impl Opening {
-    pub(super) fn random(chance: &mut Chance) -> Self {
-        let page = page_size();
-        let most = (MAX_PAGES + 20) * page;
-        let some = chance.below(most);
-        let reserve = chance.pick(&[0, some, some, most, most, most]);
-        let tracking = if chance.one_in(3) { tracking(chance) } else { Tracking::Auto };
-        let mut options = ViewOptions::new();
-        options.reserve(reserve).tracking(tracking);
-        if chance.one_in(4) {
-            options.guard(chance.below(3 * page), chance.below(3 * page));
-        }
-        if chance.one_in(2) {
-            options.keep_resident(chance.below(9 * page));
-        }
-        if chance.one_in(5) {
-            options.populate(chance.pick(&[crate::Populate::Read, crate::Populate::Write]));
-        }
-        let pinned = chance.one_in(12);
-        options.pinned(pinned);
-        if chance.one_in(2) {
-            options.settings.logged = Some(chance.pick(&[Checks::Always, Checks::Never]));
-        }
-        Self { options, reserve, tracking, pinned }
-    }
-}
-
-fn tracking(chance: &mut Chance) -> Tracking {
-    use Tracking::{Armed, Auto, Compare, Pagemap, Scan, WorkingSet};
-    chance.pick(&[Armed, Armed, Armed, Auto, Scan, Pagemap, WorkingSet, Compare])
-}
-
-/// A range of bytes of a view, often of whole pages.
+/// Returns a range of bytes of a view. It often consists of whole pages.
 fn range(chance: &mut Chance, len: usize) -> Range<usize> {
     let page = page_size();
     let most = chance.pick(&[300, 12 * page, 12 * page, len + 1]);
@@ -154,15 +104,15 @@ impl<S> Watched<S> {
     }
 
     fn view(&self) -> &ProtectedView<S> {
-        self.view.as_ref().expect("no operation has it")
+        self.view.as_ref().expect("the view is not in an operation")
     }
 
     fn view_mut(&mut self) -> &mut ProtectedView<S> {
-        self.view.as_mut().expect("no operation has it")
+        self.view.as_mut().expect("the view is not in an operation")
     }
 
     pub(super) fn into_view(self) -> ProtectedView<S> {
-        self.view.expect("no operation has it")
+        self.view.expect("the view is not in an operation")
     }
 
     /// Checks that the view shows what it must.
@@ -186,8 +136,10 @@ impl<S> Watched<S> {
         }
     }
 
-    /// One random operation. What is captured becomes one of `snapshots`. After an operation
-    /// that `failed` others are more likely. Returns whether it worked.
+    /// Runs one random operation. Snapshots are added to `snapshots`.
+    ///
+    /// If the last operation `failed`, other operations are more likely. Returns whether the operation
+    /// worked.
     pub(super) fn step(&mut self, chance: &mut Chance, snapshots: &mut Vec<Held>, failed: bool) -> bool {
         let op = match chance.weighted(if failed { &OPS_AFTERWARDS[..] } else { &OPS }) {
             ViewOp::Protect | ViewOp::Unprotect if self.logged => ViewOp::Edit,
@@ -222,7 +174,7 @@ impl<S> Watched<S> {
             ViewOp::Track => self.track(chance),
             ViewOp::Stats => self.stats(chance),
         };
-        // To read a page is an operation as well, so it is not done to all pages after each step.
+        // Reading a page is an operation too, so not all pages are read after each step.
         if done.is_err() || chance.one_in(3) {
             self.check();
         }
@@ -232,7 +184,9 @@ impl<S> Watched<S> {
         done.is_ok()
     }
 
-    /// Without failures: a snapshot holds what the view shows, and nothing is different from it.
+    /// Checks that a snapshot holds what the view shows, and that nothing differs from it.
+    ///
+    /// No call fails in this.
     fn probe(&mut self, chance: &mut Chance, snapshots: &mut Vec<Held>) {
         let taken = self.view().take_snapshot().expect("no call fails");
         self.taken(chance, taken, snapshots).check(chance.pick(&[By::Reading, By::Viewing]));
@@ -240,12 +194,12 @@ impl<S> Watched<S> {
         self.with_open(|view| {
             assert!(
                 view.changes().expect("no call fails").is_empty(),
-                "changes since a snapshot taken just now"
+                "there are changes directly after a snapshot"
             );
         });
     }
 
-    /// At the end, without failures.
+    /// Checks and restores the view at the end of the script. No call fails in this.
     pub(super) fn finish(&mut self, chance: &mut Chance, snapshots: &mut Vec<Held>) {
         self.check();
         if chance.one_in(2) {
@@ -269,7 +223,7 @@ impl<S> Watched<S> {
 
     /// Runs `operation` on the view as a slice, if no part is protected.
     fn with_open<T>(&mut self, operation: impl FnOnce(&View<S>) -> T) -> Option<T> {
-        let view = self.view.take().expect("no operation has it");
+        let view = self.view.take().expect("the view is not in an operation");
         let may_be_open = self.access.iter().all(|&access| access == Access::READ_WRITE);
         let (view, result) = match view.into_open() {
             Ok(open) => {
@@ -278,7 +232,7 @@ impl<S> Watched<S> {
                 (open.into_protected(), Some(result))
             }
             Err(protected) => {
-                assert!(!may_be_open, "a view without protection became no slice");
+                assert!(!may_be_open, "a view without protected parts did not become a slice");
                 (protected, None)
             }
         };
@@ -286,7 +240,7 @@ impl<S> Watched<S> {
         result
     }
 
-    /// Writes somewhere, often near the end.
+    /// Writes at a random position, often near the end.
     fn edit(&mut self, chance: &mut Chance) {
         let len = self.shows.bytes.len();
         if len == 0 {
@@ -369,7 +323,7 @@ impl<S> Watched<S> {
         let view = self.view_mut();
         let restored = target.call(chance, &what, || view.restore_to(&target.real));
         if target.memory.bytes.len() > self.most {
-            let error = restored.expect_err("a view cannot become so long");
+            let error = restored.expect_err("the view has no room for this length");
             assert!(chance.failed || error.kind() == ErrorKind::InvalidInput || was_kept(&error), "{error}");
             self.check();
             return Err(error);
@@ -388,7 +342,7 @@ impl<S> Watched<S> {
             Ok(()) => self.restored(target, keep),
             Err(error) if was_kept(&error) => return Err(error),
             Err(error) => {
-                assert!(chance.failed, "without a failed call: {error}");
+                assert!(chance.failed, "an error without a failed call: {error}");
                 self.torn(target, keep);
                 return Err(error);
             }
@@ -408,20 +362,23 @@ impl<S> Watched<S> {
         self.access = vec![Access::READ_WRITE; target.pages()];
     }
 
-    /// After a failure: whether the view has lost its memory (Windows, where there was none for zeroes either). Then
-    /// nothing but a restore goes on from there, which is made.
+    /// Returns whether a failure left the view without memory, and restores it in this case.
+    ///
+    /// This happens on Windows if there is no memory for zeroes either. Only a restore works on such a view.
     fn was_lost(&mut self) -> bool {
         let lost = self.view().tree.as_ref().is_some_and(|tree| tree.check_usable().is_err());
         if lost {
-            assert!(self.view().is_empty(), "bytes without memory");
-            assert!(self.view().take_snapshot().is_err(), "a snapshot of no memory");
+            assert!(self.view().is_empty(), "a view without memory has bytes");
+            assert!(self.view().take_snapshot().is_err(), "a snapshot of a view without memory was taken");
             self.view_mut().restore().expect("no call fails");
             self.restored(&self.root.clone(), &[]);
         }
         lost
     }
 
-    /// Notes what the view shows after a failed restore to `target`, which may be anything outside of `keep`.
+    /// Records what the view shows after a failed restore to `target`.
+    ///
+    /// That may be anything outside of `keep`.
     fn torn(&mut self, target: &Memory, keep: &[Range<usize>]) {
         if self.was_lost() {
             return;
@@ -441,7 +398,8 @@ impl<S> Watched<S> {
                     bytes.extend_from_slice(shown);
                 }
                 None => {
-                    // Protection is taken away before anything changes.
+                    // A restore makes all pages accessible before it changes any of them. So this page is
+                    // unchanged.
                     access.push(Access::NONE);
                     bytes.extend_from_slice(&self.shows.bytes[range]);
                 }
@@ -475,7 +433,7 @@ impl<S> Watched<S> {
         let view = self.view_mut();
         let grown = chance.call(&what, || view.grow(len));
         if len < content || len.next_multiple_of(page) > most {
-            let error = grown.expect_err("a view cannot have such a length");
+            let error = grown.expect_err("the view cannot have this length");
             assert!(chance.failed || error.kind() == ErrorKind::InvalidInput, "{error}");
             return Err(error);
         }
@@ -489,7 +447,7 @@ impl<S> Watched<S> {
         Ok(())
     }
 
-    /// Zeroes a range, or discards what was written there.
+    /// Zeroes a range, or discards it.
     fn give_back(&mut self, chance: &mut Chance, discard: bool) -> io::Result<()> {
         let range = range(chance, self.shows.bytes.len());
         let what = format!("{} {range:?} of {}", if discard { "discard" } else { "zero" }, self.name);
@@ -498,7 +456,7 @@ impl<S> Watched<S> {
         let done = chance.call(&what, || if discard { view.discard(bytes) } else { view.zero(bytes) });
         let mut pages = range.start / page_size()..range.end.div_ceil(page_size());
         if !range.is_empty() && pages.any(|page| self.access[page] != Access::READ_WRITE) {
-            let error = done.expect_err("protected bytes stay as they are");
+            let error = done.expect_err("protected bytes must not change");
             assert!(chance.failed || error.kind() == ErrorKind::PermissionDenied, "{error}");
             return Err(error);
         }
@@ -517,7 +475,7 @@ impl<S> Watched<S> {
         let view = self.view_mut();
         let protected = chance.call(&what, || view.protect(range, access));
         let protected = allowed(chance, protected);
-        // After an error the view allows nothing.
+        // After an error, no access to these pages is allowed.
         self.access[pages].fill(if protected.is_ok() { access } else { Access::NONE });
         protected
     }
@@ -546,7 +504,12 @@ impl<S> Watched<S> {
     fn stats(&mut self, chance: &mut Chance) -> io::Result<()> {
         let what = format!("stats of {}", self.name);
         let stats = chance.call(&what, || Ok(self.view().stats()))?;
-        assert_eq!(stats.mapped, self.shows.bytes.len(), "the length in the numbers of {}", self.name);
+        assert_eq!(
+            stats.mapped,
+            self.shows.bytes.len(),
+            "the mapped length in the statistics of {}",
+            self.name
+        );
         Ok(())
     }
 }
@@ -555,15 +518,15 @@ fn content_len<S, A>(view: &View<S, A>) -> usize {
     view.tree.as_ref().map_or(0, Worktree::content_len)
 }
 
-/// An error is allowed only where a call failed.
+/// Checks that an error has a reason: a call failed in the operation.
 pub(super) fn allowed<T>(chance: &Chance, result: io::Result<T>) -> io::Result<T> {
     if let Err(error) = &result {
-        assert!(chance.failed, "without a failed call: {error}");
+        assert!(chance.failed, "an error without a failed call: {error}");
     }
     result
 }
 
-/// Checks the ranges and the bytes of both sides.
+/// Checks the ranges of the changes, and their old and new bytes.
 pub(super) fn assert_changes(changes: Changes<'_>, old: &[u8], new: &[u8]) {
     let page = page_size();
     let page_of = |bytes: &[u8], at: usize| bytes.get(at..at + page).unwrap_or(&[]).to_vec();
@@ -576,11 +539,11 @@ pub(super) fn assert_changes(changes: Changes<'_>, old: &[u8], new: &[u8]) {
             }
         }
     }
-    assert_eq!(changes.ranges(), expected, "the ranges that differ");
+    assert_eq!(changes.ranges(), expected, "the ranges of the changes");
     for change in changes {
         for part in change.pages() {
-            assert!(part.old == page_of(old, part.offset), "what page {} was", part.offset / page);
-            assert!(part.new == page_of(new, part.offset), "what page {} is", part.offset / page);
+            assert!(part.old == page_of(old, part.offset), "the old bytes of page {}", part.offset / page);
+            assert!(part.new == page_of(new, part.offset), "the new bytes of page {}", part.offset / page);
         }
     }
 }

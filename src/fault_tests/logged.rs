@@ -1,4 +1,4 @@
-//! Logged views while calls fail: no report is lost until the page is captured or put back.
+//! Logged views in which calls fail. No report may be lost until its page is captured or restored.
 
 use std::io;
 
@@ -9,7 +9,7 @@ use crate::{Logged, LoggedView, Snapshot, Tracking, ViewOptions, page_size};
 /// An operation on a logged view, in which a system call may fail.
 type OnLogged = fn(&mut LoggedView<&Snapshot>, &Snapshot) -> io::Result<()>;
 
-/// Whichever call fails, the view is unchanged or can be restored, and the next snapshot is exact.
+/// If a call fails, the view is unchanged or can be restored, and the next snapshot is exact.
 #[test]
 fn no_failure_loses_what_was_reported() {
     let page = page_size();
@@ -36,7 +36,7 @@ fn no_failure_loses_what_was_reported() {
         for (what, operation) in operations {
             for (kept, checks) in [(0, true), (usize::MAX, true), (3 * page, false)] {
                 let options = logged_options(kept, checks);
-                // The n-th call fails, alone or with all after it, until there is none.
+                // One call fails, or all calls from one on, until the operation makes fewer calls.
                 for first in 0.. {
                     let failures = [1, u64::MAX].map(|count| {
                         let mut view = root.view_with(&options).unwrap();
@@ -50,7 +50,8 @@ fn no_failure_loses_what_was_reported() {
                             assert!(*view == *before, "a failed call changed the view: {what}");
                         }
                         if view.is_empty() {
-                            view.restore().unwrap(); // Windows, without memory for zeroes.
+                            // On Windows, there was no memory for zeroes either.
+                            view.restore().unwrap();
                         }
                         let (shown, name) = (view.to_vec(), format!("{what}, call {first} of {count}"));
                         let taken = view.take_snapshot().unwrap();
@@ -72,7 +73,7 @@ fn no_failure_loses_what_was_reported() {
     }
 }
 
-/// A restore works after failed restores, without a snapshot in between.
+/// A restore works after failed restores, even without a snapshot in between.
 #[test]
 fn a_restore_of_a_logged_view_puts_right_what_a_failed_one_left() {
     let page = page_size();

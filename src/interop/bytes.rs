@@ -1,10 +1,10 @@
-//! A view as [`Bytes`] of the `bytes` crate.
+//! The content of a view as [`Bytes`] of the `bytes` crate.
 
 use ::bytes::Bytes;
 
 use crate::view::ArcView;
 
-/// What [`Bytes`] owns: it shows what its owner gives as a slice.
+/// The owner of the memory of a [`Bytes`], which shows the slice from `as_ref`.
 struct Content(ArcView);
 
 impl AsRef<[u8]> for Content {
@@ -13,12 +13,12 @@ impl AsRef<[u8]> for Content {
     }
 }
 
-/// The [content](crate::View::content) of a view, without a copy. Needs the feature `bytes`.
+/// Converts a view into [`Bytes`] of its [content](crate::View::content), without a copy. Needs the feature `bytes`.
 ///
-/// `Bytes` owns the view, and can be cloned and sliced: it shows the view's own memory, as it was when
-/// converted. When the last clone or slice is dropped, so is the view, and its memory is given back.
+/// The `Bytes` own the view and show its memory. They can be cloned and sliced, and can be sent to other threads. The
+/// view is dropped and its memory is freed when the last clone or slice is dropped.
 ///
-/// The rest of the last page is not part of it; `Bytes::from_owner(view)` has all of the view.
+/// The padding of the last page is not part of the content. `Bytes::from_owner(view)` has all bytes of the view.
 ///
 /// # Examples
 ///
@@ -35,7 +35,7 @@ impl AsRef<[u8]> for Content {
 /// let world = bytes.slice(7..12);
 /// drop(bytes);
 /// assert_eq!(world, "World");
-/// drop(world); // now the view is dropped, and no longer keeps the snapshot alive
+/// drop(world); // drops the view, which kept the snapshot alive
 /// assert_eq!(Arc::strong_count(&snapshot), 1);
 /// # Ok(())
 /// # }

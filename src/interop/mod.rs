@@ -1,4 +1,4 @@
-//! What memsnap offers to other crates and to other processes.
+//! What memsnap offers to other crates (`bytes`, `vm-memory`) and to other processes.
 
 #[cfg(feature = "bytes")]
 mod bytes;

@@ -1,4 +1,7 @@
-//! What a snapshot holds while mutable views of it come and go.
+//! The state of a snapshot: its image, or the changes of a mutable view that could not be captured yet.
+//!
+//! It decides when such an error is reported and when capturing is tried again. The working tree captures the
+//! changes.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -8,21 +11,25 @@ use crate::error;
 use crate::image::Image;
 use crate::page_size;
 
-/// What a snapshot holds. Shared with the mutable view that is open on it, if any.
+/// The state of a snapshot. While a mutable view is open, both share it.
 #[derive(Clone)]
 pub(crate) enum Head {
     Image(Arc<Image>),
+    /// Shared by the clones that were made before the changes were captured.
     Kept(Arc<Mutex<Kept>>),
 }
 
-/// The end of a mutable view whose changes could not be captured: nothing written is lost.
+/// The written bytes of a mutable view that could not be captured when the view ended.
 pub(crate) enum Kept {
     Waiting { tree: Box<Worktree>, unreported: Option<io::Error> },
     Captured(Arc<Image>),
 }
 
 impl Kept {
-    /// The captured changes, or why there are none: first what went wrong when the view ended.
+    /// Returns the image of the written bytes.
+    ///
+    /// If the error with which the view ended was not reported yet, this returns that error. Otherwise it tries to
+    /// capture them again.
     fn capture(&mut self) -> io::Result<Arc<Image>> {
         let image = match self {
             Self::Captured(image) => return Ok(Arc::clone(image)),
@@ -37,8 +44,9 @@ impl Kept {
 }
 
 impl Head {
-    /// Makes `head` what `tree` shows, at the end of a mutable view. If that fails now, the changes are
-    /// kept for the next call on the snapshot.
+    /// Ends a mutable view and stores in `head` the image of what `tree` shows.
+    ///
+    /// If that fails, the tree is kept, and the next call on the snapshot tries again.
     pub(crate) fn finish(head: &Mutex<Self>, tree: Worktree) -> io::Result<()> {
         match tree.close() {
             Ok(image) => {
@@ -53,7 +61,7 @@ impl Head {
         }
     }
 
-    /// Has the next fallible call on the snapshot return `error`, which nobody has seen yet.
+    /// Makes the next fallible call on the snapshot return `error`, which no call has returned yet.
     pub(crate) fn report_later(head: &Mutex<Self>, error: io::Error) {
         if let Self::Kept(kept) = &*lock(head)
             && let Kept::Waiting { unreported, .. } = &mut *lock(kept)
@@ -64,7 +72,7 @@ impl Head {
 }
 
 impl Head {
-    /// The number of pages, and of bytes that are content.
+    /// Returns the number of pages, and the length of the content in bytes.
     pub(crate) fn size(&self) -> (usize, usize) {
         let of_image = |image: &Image| (image.pages, image.content_len);
         match self {
@@ -76,7 +84,7 @@ impl Head {
         }
     }
 
-    /// The image, unless changes of a mutable view still have to be captured.
+    /// Returns the image, unless changes of a mutable view still have to be captured.
     pub(crate) fn settled(&self) -> Option<Arc<Image>> {
         match self {
             Self::Image(image) => Some(Arc::clone(image)),
@@ -87,7 +95,9 @@ impl Head {
         }
     }
 
-    /// The image, once an error of the last mutable view was reported.
+    /// Returns the image. Captures the changes of the last mutable view first, if they were kept.
+    ///
+    /// If the error of that view was not reported yet, this returns the error once.
     pub(crate) fn image(&mut self) -> io::Result<Arc<Image>> {
         let image = match self {
             Self::Image(image) => return Ok(Arc::clone(image)),
@@ -99,6 +109,6 @@ impl Head {
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What these locks protect is replaced in single steps, so that a panic leaves nothing half-done.
+    // Each value behind such a lock is replaced in a single step, so it is valid even after a panic.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,6 @@
-//! `Snapshot`: making one, viewing it, comparing two.
+//! `Snapshot`: making, reading and comparing snapshots.
+//!
+//! `view/opening.rs` opens views, and `image/` decides how the bytes are stored.
 #![allow(unsafe_code)]
 
 pub(crate) mod head;
@@ -23,32 +25,53 @@ use crate::{error, page_size, trace};
 
 /// An immutable image of memory.
 ///
-/// A snapshot is made from [bytes](Self::from_slice), a [file](Self::from_file), a
-/// [stream](Self::from_reader) or [zeroes](Self::zeroed), or [taken](View::take_snapshot) of a view. It is
-/// read and changed through views, which never change it, with one exception: what is written through
-/// a [`MutView`] is what the snapshot holds afterwards.
+/// Make a snapshot from [bytes](Self::from_slice), a [file](Self::from_file), a [stream](Self::from_reader) or
+/// [zeroes](Self::zeroed), or [take](crate::View::take_snapshot) one of a view. Open [views](Self::view) to read and
+/// write its bytes:
 ///
-/// A snapshot is a handle: [`clone`](Clone::clone) takes the same time whatever the size, and clones share
-/// all memory. So do a snapshot and those taken of its views, but for the pages that differ; a page's
-/// memory is free for reuse as soon as the last snapshot that shows it is dropped.
+/// ```
+/// use memsnap::Snapshot;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let snapshot = Snapshot::from_slice(b"Hello, World!")?;
+/// let mut view = snapshot.view()?;
+/// view[0] = b'h';
+/// let changed = view.take_snapshot()?;
+///
+/// assert_eq!(snapshot.view()?.content(), b"Hello, World!");
+/// assert_eq!(changed.view()?.content(), b"hello, World!");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// Writes to views never change the snapshot. There is one exception: when a [`MutView`](crate::MutView) ends, its
+/// snapshot contains the bytes that were written to it. Clones of that snapshot stay as they are.
+///
+/// A `Snapshot` is a handle. [`clone`](Clone::clone) takes the same short time for any size, and clones share all
+/// memory. A snapshot that is taken of a view shares all memory with the view's last snapshot, except for the pages
+/// that differ. The memory of a page can be used again as soon as the last snapshot that contains the page is
+/// dropped.
 ///
 /// # Lengths
 ///
-/// Memory comes in pages: [`len`](Self::len) is a multiple of [`page_size()`], the bytes behind
-/// [`content_len`](Self::content_len) are zero at first. An empty snapshot is allowed everywhere.
+/// Memory consists of pages, so [`len`](Self::len) is a multiple of [`page_size()`].
+/// [`content_len`](Self::content_len) is the number of bytes that the snapshot was made from. The bytes after the
+/// content are zero at first. All methods accept empty snapshots.
 pub struct Snapshot {
     head: Arc<Mutex<Head>>,
 }
 
+/// Making snapshots.
 impl Snapshot {
-    /// A snapshot of `len` zero bytes.
+    /// Makes a snapshot of `len` zero bytes.
     ///
-    /// Takes no memory, and neither does reading a view of it: only pages written do. Windows has to promise a view all
-    /// the memory that it could write, also this one.
+    /// The snapshot takes no memory. Reading a view of it takes no memory either, since only written pages do. The
+    /// exception is Windows, which has to reserve memory for all bytes that a view could write (commit charge).
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if `len` is more than a slice can hold (`isize::MAX` bytes, in whole pages).
+    /// `InvalidInput` if `len` exceeds the length of the longest slice: `isize::MAX` bytes, rounded down to whole
+    /// pages.
     ///
     /// # Examples
     ///
@@ -67,9 +90,9 @@ impl Snapshot {
         Self::make_zeroed(len, Label::default())
     }
 
-    /// A snapshot of a copy of `bytes`.
+    /// Makes a snapshot of a copy of `bytes`.
     ///
-    /// Costs one copy, written in whole pages into fresh memory.
+    /// The call copies the bytes once, to new memory. The rest of the last page is zero.
     ///
     /// # Errors
     ///
@@ -89,32 +112,34 @@ impl Snapshot {
         Self::make_from_slice(bytes, Label::default())
     }
 
-    /// A snapshot of the current contents of `file`.
+    /// Makes a snapshot of the current contents of `file`.
     ///
     /// The file is captured from its first byte. The call neither uses nor moves the file offset, which other handles
-    /// may share ([`File::try_clone`]). Later changes to the file do not affect the snapshot. If somebody else writes
-    /// to the file *during* the call, each page may be old or new.
+    /// may share ([`File::try_clone`]). Later changes to the file do not affect the snapshot. If another thread or
+    /// process writes to the file *during* the call, the snapshot may contain the old or the new bytes of each page.
     ///
-    /// Where the file system can clone a file (XFS, Btrfs), files of a mebibyte and more are cloned. This copies
-    /// nothing and leaves the pages on disk until they are read. Otherwise the bytes are copied, and holes stay
-    /// holes. To find the holes, the file is opened anew (on Linux, through `/proc`). Where that fails, holes are
-    /// read, and only long ones stay holes.
+    /// If the file system can clone files (XFS, Btrfs), files of a mebibyte and more are cloned. This copies no
+    /// bytes, and pages stay on disk until they are read. Otherwise, the bytes are copied, and holes stay holes. To
+    /// find the holes, the file is opened again (on Linux, through `/proc`). If that fails, holes are read, and only
+    /// long ones stay holes.
     ///
-    /// A block device is captured like a file. A pipe or a socket has no first byte: it is read to its end. If it may
+    /// A block device is captured like a file. A pipe or a socket has no first byte and is read to its end. If it may
     /// never end, limit it by [`Read::take`] and use [`from_reader`](Self::from_reader).
     ///
     /// # Windows
     ///
-    /// On Windows, reading a file moves its offset, so the file is opened anew to be read. That is refused if
-    /// somebody, perhaps the caller, opened the file without sharing it or locked a part of it. Then `file` itself is
-    /// read, and its offset is put back afterwards. During such a call nobody else may read or write at the offset
-    /// that they share with `file`: the offset is elsewhere, and any change that they make to it is lost.
+    /// On Windows, reading a file moves its offset, so the file is opened again for reading. The system refuses that
+    /// if the file was opened without sharing it, possibly by the caller, or if a part of it is locked. Then `file`
+    /// itself is read, and its offset is restored afterwards. During such a call, no other code may read or write at
+    /// the offset that it shares with `file`: the offset is elsewhere, and any change to it is lost.
     ///
     /// # Errors
     ///
-    /// `IsADirectory`; `PermissionDenied` if the file is not open for reading; `InvalidInput` if it is a character
-    /// device (a terminal, `/dev/zero`), which may never end, or if it is longer than a slice can be; those of the
-    /// operating system: reading, no memory, no descriptor.
+    /// - `IsADirectory` if the file is a directory.
+    /// - `PermissionDenied` if the file is not open for reading.
+    /// - `InvalidInput` if it is a character device (a terminal, `/dev/zero`), which may never end, or if it is
+    ///   longer than the longest slice.
+    /// - Those of the operating system: reading failed, no memory, no file descriptor.
     ///
     /// # Examples
     ///
@@ -134,14 +159,15 @@ impl Snapshot {
         Self::make_from_file(&file, Label::default())
     }
 
-    /// A snapshot of all that `reader` gives until its end.
+    /// Makes a snapshot of all bytes that `reader` returns.
     ///
-    /// The call returns when the reader is at its end. Limit a reader that may never end by [`Read::take`]; otherwise
-    /// it is read until memory is exhausted.
+    /// The call reads until the end of the reader. Limit a reader that may never end by [`Read::take`]. Otherwise it
+    /// is read until no memory is left.
     ///
     /// # Errors
     ///
-    /// Those of `reader`, but for `Interrupted`; those of the operating system: no memory, no descriptor.
+    /// - Those of `reader`, except for `Interrupted`, after which the call reads again.
+    /// - Those of the operating system: no memory, no file descriptor.
     ///
     /// # Examples
     ///
@@ -156,23 +182,25 @@ impl Snapshot {
         Self::make_from_reader(reader, Label::default())
     }
 
-    /// A snapshot that is the file itself, mapped in place.
+    /// Makes a snapshot that maps `file` in place instead of copying it.
     ///
-    /// Copies and reads nothing now: pages are read when they are first looked at. Never writes to the
-    /// file. Keeps a descriptor of its own, so that `file` may be closed. Does not use the file offset. On Windows the
-    /// last page is read if it is not a whole one, with the same effect on the offset as in
+    /// The call copies and reads nothing. Pages are read when they are first accessed. memsnap never writes to the
+    /// file, and does not use the file offset. The snapshot has a descriptor of its own, so `file` can be closed.
+    ///
+    /// On Windows, the last page is read if the file does not fill it. This has the same effect on the file offset as
     /// [`from_file`](Self::from_file).
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if it is not a regular file or longer than a slice can be; `PermissionDenied` if it is
-    /// not open for reading; those of the operating system: no descriptor, no address space.
+    /// - `InvalidInput` if it is not a regular file or is longer than the longest slice.
+    /// - `PermissionDenied` if the file is not open for reading.
+    /// - Those of the operating system: no file descriptor, no address space.
     ///
     /// # Safety
     ///
-    /// As long as this snapshot exists, or any view or snapshot that descends from it, nobody may change
-    /// the file's bytes or make it shorter, in this process or another. If somebody does, slices change
-    /// behind shared references, and reading beyond the new end kills the process (`SIGBUS`).
+    /// As long as this snapshot exists, or any view or snapshot that descends from it, nothing may change the file's
+    /// bytes or make it shorter, in this process or another. Otherwise, bytes change behind shared references, and
+    /// reading beyond the new end kills the process (`SIGBUS`).
     ///
     /// # Examples
     ///
@@ -182,7 +210,7 @@ impl Snapshot {
     /// # fn main() -> std::io::Result<()> {
     /// let mut file = tempfile::tempfile()?;
     /// file.write_all(b"in place")?;
-    /// // SAFETY: the file is unnamed and only open here, where nothing writes to it any more.
+    /// // SAFETY: the file has no name and is open only here, and nothing writes to it after this line.
     /// let snapshot = unsafe { memsnap::Snapshot::map_file(&file) }?;
     /// assert_eq!(snapshot.view()?.content(), b"in place");
     /// # Ok(())
@@ -193,77 +221,14 @@ impl Snapshot {
         let (file, len) = sys::borrowed(file).map_err(error::on("mapping a file in place", len))?;
         Ok(Self::of_file(file, len, Label::default()))
     }
+}
 
-    /// Another handle on the same image, in the same short time whatever its size.
+/// Reading and comparing snapshots.
+impl Snapshot {
+    /// Copies bytes from `offset` on to `buffer`, and returns their number.
     ///
-    /// # Errors
-    ///
-    /// What [`clone`](Clone::clone) would put off: the changes of a mutable view that could not be captured
-    /// when it was dropped, and still cannot.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// let snapshot = memsnap::Snapshot::from_slice(b"one")?;
-    /// assert!(snapshot.try_clone()?.diff(&snapshot)?.is_empty());
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn try_clone(&self) -> io::Result<Self> {
-        let image = self.image()?;
-        Ok(Self::from(image))
-    }
-
-    /// The length in bytes of a view: whole pages.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// assert_eq!(memsnap::Snapshot::zeroed(1)?.len(), memsnap::page_size());
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn len(&self) -> usize {
-        lock(&self.head).size().0 * page_size()
-    }
-
-    /// The number of bytes that the snapshot, or the first of its ancestors, was made with.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// let snapshot = memsnap::Snapshot::from_slice(b"123")?;
-    /// assert_eq!(snapshot.content_len(), 3);
-    /// assert_eq!(snapshot.view()?.take_snapshot()?.content_len(), 3);
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn content_len(&self) -> usize {
-        lock(&self.head).size().1
-    }
-
-    /// Whether there is not a single byte.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// assert!(memsnap::Snapshot::from_slice(b"")?.is_empty());
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// Copies bytes from `offset` on into `buffer`, and gives their number: less than `buffer` holds
-    /// where [`len`](Self::len) comes first, 0 beyond it. Needs no view.
+    /// The number is less than the length of `buffer` if the snapshot ends before, and 0 if `offset` is at or after
+    /// the end ([`len`](Self::len)). The call needs no view.
     ///
     /// # Errors
     ///
@@ -297,12 +262,14 @@ impl Snapshot {
         Ok(read)
     }
 
-    /// Where the two snapshots differ, with the bytes of both: `self` is the old one, `other` the new. Whole pages,
-    /// ascending, neighbours as one range.
+    /// Lists the pages in which two snapshots differ, with the bytes of both.
     ///
-    /// Of snapshots that descend from one another, what they share is skipped without a look; the cost
-    /// follows the pages that differ. Otherwise all pages are compared that are not known to be zero.
-    /// Beyond the end of the shorter one, everything differs.
+    /// `self` is the old snapshot, `other` the new one. The ranges consist of whole pages and are in ascending order.
+    /// Adjacent pages are in one range. Pages beyond the end of the shorter snapshot count as different.
+    ///
+    /// If one snapshot descends from the other, or both from a common one, the pages that they share are skipped, and
+    /// the time depends on the pages that differ. Otherwise, the call compares all pages, except those that are known
+    /// to be zero.
     ///
     /// # Errors
     ///
@@ -333,10 +300,89 @@ impl Snapshot {
         Ok(Changes::new(Side::Image(old), Side::Image(new), &pages))
     }
 
-    /// What the snapshot holds.
+    /// Returns the length in bytes of a view of the snapshot, a multiple of the page size.
     ///
-    /// If a mutable view has ended and its changes could not be captured yet (see [`View::commit`]), only `mapped` is
-    /// known. All other numbers are then 0.
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// assert_eq!(memsnap::Snapshot::zeroed(1)?.len(), memsnap::page_size());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn len(&self) -> usize {
+        lock(&self.head).size().0 * page_size()
+    }
+
+    /// Returns the number of bytes that are content, without the padding of the last page.
+    ///
+    /// It is the number of bytes that the snapshot was made from. A snapshot that is taken of a view has the content
+    /// length of the view's last snapshot, or the length that was passed to [`View::grow`](crate::View::grow) since.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::from_slice(b"123")?;
+    /// assert_eq!(snapshot.content_len(), 3);
+    /// assert_eq!(snapshot.view()?.take_snapshot()?.content_len(), 3);
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn content_len(&self) -> usize {
+        lock(&self.head).size().1
+    }
+
+    /// Returns `true` if the snapshot has no bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// assert!(memsnap::Snapshot::from_slice(b"")?.is_empty());
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Returns another handle on the same bytes, and reports an earlier error.
+    ///
+    /// It differs from [`clone`](Clone::clone) if the changes of a mutable view could not be captured when it was
+    /// dropped. `try_clone` then tries to capture them again, and fails if that is still impossible. `clone` leaves
+    /// this to later calls.
+    ///
+    /// # Errors
+    ///
+    /// The error with which the last mutable view of the snapshot ended, if no call has returned it yet; otherwise
+    /// that of the new attempt.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::Snapshot;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut snapshot = Snapshot::from_slice(b"one")?;
+    /// snapshot.view_mut()?[..3].copy_from_slice(b"two"); // cannot return the error of the drop
+    /// let copy = snapshot.try_clone()?; // returns it, if there was one
+    /// assert_eq!(copy.view()?.content(), b"two");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn try_clone(&self) -> io::Result<Self> {
+        let image = self.image()?;
+        Ok(Self::from(image))
+    }
+
+    /// Returns statistics: how much memory the snapshot and its relatives take.
+    ///
+    /// If a mutable view has ended and its changes could not be captured yet (see
+    /// [`View::commit`](crate::View::commit)), only `mapped` is known. All other numbers are then 0.
     ///
     /// # Examples
     ///
@@ -364,17 +410,22 @@ impl Snapshot {
             store: StoreStats { live: usage.live * page_size(), recyclable: usage.kept * page_size() },
         }
     }
+}
 
+impl Snapshot {
     pub(crate) fn new(image: Image) -> Self {
         Self::from(Arc::new(image))
     }
 
-    /// Where a mutable view leaves its changes.
+    /// Returns the place where a mutable view stores its bytes when it ends.
     pub(crate) fn head(&self) -> &Arc<Mutex<Head>> {
         &self.head
     }
 
-    /// The image, once an error of the last mutable view was reported.
+    /// Returns the image.
+    ///
+    /// If the changes of the last mutable view could not be captured, this returns its error once, and then tries
+    /// again.
     pub(crate) fn image(&self) -> io::Result<Arc<Image>> {
         let _events = trace::hold();
         lock(&self.head).image()
@@ -448,10 +499,12 @@ impl fmt::Debug for Snapshot {
     }
 }
 
-/// The whole pages of `len` bytes.
+/// Returns the number of pages for `len` bytes, if a slice can be that long.
 fn checked_pages(len: usize) -> io::Result<usize> {
     whole_pages(len).ok_or_else(|| {
         let limit = isize::MAX as usize / page_size() * page_size();
-        error::invalid(format!("a snapshot of {len} bytes is more than a slice can hold ({limit} bytes)"))
+        error::invalid(format!(
+            "cannot make a snapshot of {len} bytes: they are more than a slice can hold ({limit} bytes)"
+        ))
     })
 }

@@ -1,4 +1,7 @@
-//! `SnapshotOptions`: a builder in the manner of `std::fs::OpenOptions`.
+//! `SnapshotOptions`: the name of a snapshot's memory, and its huge pages.
+//!
+//! This is a builder in the manner of `std::fs::OpenOptions`. It checks the options. `snapshot/mod.rs` makes the
+//! snapshots.
 
 use std::ffi::{CStr, CString};
 use std::fs::File;
@@ -10,11 +13,11 @@ use crate::image::label::Label;
 use crate::snapshot::Snapshot;
 use crate::sys::HugePages;
 
-/// How a snapshot is made.
+/// Options with which a snapshot is made: the name of its memory, and huge pages.
 ///
 /// [`Snapshot::zeroed`], [`from_slice`](Snapshot::from_slice), [`from_file`](Snapshot::from_file) and
-/// [`from_reader`](Snapshot::from_reader) are the same without options. Snapshots taken of views have the options
-/// of the one that they descend from.
+/// [`from_reader`](Snapshot::from_reader) do the same with default options. Snapshots that are taken of views have
+/// the options of the snapshot from which they descend.
 ///
 /// # Examples
 ///
@@ -34,69 +37,166 @@ pub struct SnapshotOptions {
 }
 
 impl SnapshotOptions {
-    /// No name, and [`HugePages::Auto`].
+    /// Returns the default options: no name, and [`HugePages::Auto`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::SnapshotOptions;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut options = SnapshotOptions::new();
+    /// options.name("worker-heap");
+    /// let (first, second) = (options.zeroed(1 << 20)?, options.zeroed(1 << 24)?);
+    /// assert_eq!((first.len(), second.len()), (1 << 20, 1 << 24));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Has the system show the snapshot's memory, and that of its views, under this name: on Linux in
-    /// `/proc/self/maps`, as `/memfd:NAME` or, where it is all zeroes and the kernel knows how (5.17), `[anon:NAME]`.
-    /// What a file system cloned (see [`from_file`](Self::from_file)) has no name.
+    /// Sets the name under which the system lists the snapshot's memory and that of its views.
     ///
-    /// At most 79 printable ASCII characters, none of them ``[]\$` ``; otherwise making the snapshot fails with
-    /// `InvalidInput`.
+    /// On Linux, the name appears in `/proc/self/maps`, as `/memfd:NAME`. If the memory is all zeroes and the kernel
+    /// is new enough (5.17), it appears as `[anon:NAME]`. Files that were cloned by the file system (see
+    /// [`from_file`](Self::from_file)) have no name.
+    ///
+    /// The name has 1 to 79 printable ASCII characters, without ``[]\$` ``. With any other name, making the snapshot
+    /// fails (`InvalidInput`).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::SnapshotOptions;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = SnapshotOptions::new().name("guest-ram").from_slice(b"boot")?;
+    /// let view = snapshot.view()?;
+    /// # if cfg!(all(target_os = "linux", not(memsnap_unix))) {
+    /// let maps = std::fs::read_to_string("/proc/self/maps")?;
+    /// assert!(maps.contains("/memfd:guest-ram"));
+    /// # }
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn name(&mut self, name: &str) -> &mut Self {
         self.name = Some(name.to_owned());
         self
     }
 
-    /// Whether the snapshot's own bytes are to be in huge pages.
+    /// Sets whether the snapshot's own bytes are in huge pages.
     ///
-    /// - [`Auto`](HugePages::Auto), the default: a large view moves the bytes into huge pages while it is in use, once
-    ///   that saves time. See [`ViewOptions::huge_pages`].
-    /// - [`Advise`](HugePages::Advise): the bytes are moved when the snapshot is made (Linux 6.1), which takes the time
-    ///   of another copy. Views then take one page fault for each huge page that they read.
+    /// - [`Auto`](HugePages::Auto), the default: a large view moves the bytes into huge pages while it is in use,
+    ///   once that saves time. See [`ViewOptions::huge_pages`](crate::ViewOptions::huge_pages).
+    /// - [`Advise`](HugePages::Advise): the bytes are moved when the snapshot is made (Linux 6.1), which takes as
+    ///   long as copying them once more. Views then take one page fault for each huge page that they read.
     /// - [`Never`](HugePages::Never): the bytes are in pages of the usual size, and no view moves them.
     ///
-    /// Snapshots of files that the file system cloned, and `map_file`, go without.
+    /// Files that were cloned by the file system, and [`map_file`](Snapshot::map_file), have no huge pages.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::{HugePages, SnapshotOptions};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let model = vec![1; 4 << 20];
+    /// let snapshot = SnapshotOptions::new().huge_pages(HugePages::Advise).from_slice(&model)?;
+    /// assert_eq!(snapshot.view()?.content(), model);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn huge_pages(&mut self, huge_pages: HugePages) -> &mut Self {
         self.huge_pages = huge_pages;
         self
     }
 
-    /// A snapshot of `len` zero bytes. See [`Snapshot::zeroed`].
+    /// Makes a snapshot of `len` zero bytes. See [`Snapshot::zeroed`].
     ///
     /// # Errors
     ///
-    /// Those of [`Snapshot::zeroed`]; `InvalidInput` for a [`name`](Self::name) that is none.
+    /// Those of [`Snapshot::zeroed`]; `InvalidInput` if the [`name`](Self::name) is not valid.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::SnapshotOptions;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let heap = SnapshotOptions::new().name("heap").zeroed(1 << 20)?;
+    /// assert_eq!(heap.stats().base, 0);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn zeroed(&self, len: usize) -> io::Result<Snapshot> {
         Snapshot::make_zeroed(len, self.label()?)
     }
 
-    /// A snapshot of a copy of `bytes`. See [`Snapshot::from_slice`].
+    /// Makes a snapshot of a copy of `bytes`. See [`Snapshot::from_slice`].
     ///
     /// # Errors
     ///
-    /// Those of [`Snapshot::from_slice`]; `InvalidInput` for a [`name`](Self::name) that is none.
+    /// Those of [`Snapshot::from_slice`]; `InvalidInput` if the [`name`](Self::name) is not valid.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::SnapshotOptions;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = SnapshotOptions::new().name("firmware").from_slice(b"boot code")?;
+    /// assert_eq!(snapshot.content_len(), 9);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn from_slice(&self, bytes: &[u8]) -> io::Result<Snapshot> {
         Snapshot::make_from_slice(bytes, self.label()?)
     }
 
-    /// A snapshot of the bytes that `file` holds now. See [`Snapshot::from_file`].
+    /// Makes a snapshot of the current contents of `file`. See [`Snapshot::from_file`].
     ///
     /// # Errors
     ///
-    /// Those of [`Snapshot::from_file`]; `InvalidInput` for a [`name`](Self::name) that is none.
+    /// Those of [`Snapshot::from_file`]; `InvalidInput` if the [`name`](Self::name) is not valid.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::SnapshotOptions;
+    /// use std::io::Write;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut file = tempfile::tempfile()?;
+    /// file.write_all(b"disk image")?;
+    /// let snapshot = SnapshotOptions::new().name("disk").from_file(file)?;
+    /// assert_eq!(snapshot.view()?.content(), b"disk image");
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn from_file(&self, file: File) -> io::Result<Snapshot> {
         Snapshot::make_from_file(&file, self.label()?)
     }
 
-    /// A snapshot of all that `reader` gives until its end. See [`Snapshot::from_reader`].
+    /// Makes a snapshot of all bytes that `reader` returns. See [`Snapshot::from_reader`].
     ///
     /// # Errors
     ///
-    /// Those of [`Snapshot::from_reader`]; `InvalidInput` for a [`name`](Self::name) that is none.
+    /// Those of [`Snapshot::from_reader`]; `InvalidInput` if the [`name`](Self::name) is not valid.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::SnapshotOptions;
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let download = &b"any stream"[..];
+    /// let snapshot = SnapshotOptions::new().name("download").from_reader(download)?;
+    /// assert_eq!(snapshot.content_len(), 10);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn from_reader(&self, reader: impl Read) -> io::Result<Snapshot> {
         Snapshot::make_from_reader(reader, self.label()?)
     }
@@ -107,12 +207,13 @@ impl SnapshotOptions {
     }
 }
 
+/// Returns the name, if the kernel accepts it as the name of a memfd and of anonymous memory.
 fn checked_name(name: &str) -> io::Result<Arc<CStr>> {
     let allowed = |byte: u8| matches!(byte, b' '..=b'~') && !br"[]\$`".contains(&byte);
     match CString::new(name) {
         Ok(checked) if (1..80).contains(&name.len()) && name.bytes().all(allowed) => Ok(checked.into()),
         _ => Err(error::invalid(format!(
-            "{name:?} cannot be the name of memory; up to 79 printable ASCII characters without []\\$` can"
+            "{name:?} cannot be the name of memory; choose 1 to 79 printable ASCII characters without []\\$`"
         ))),
     }
 }

@@ -1,15 +1,20 @@
-//! Reading files that were opened without the system's cache (`O_DIRECT`, `FILE_FLAG_NO_BUFFERING`): they give whole blocks
-//! only, into memory that starts at a multiple of a block.
+//! Reads any part of a file that can only be read in whole blocks.
+//!
+//! That is so for files opened without the system's cache (`O_DIRECT`, `FILE_FLAG_NO_BUFFERING`). The memory that they
+//! are read into also has to start at a multiple of the block size. The caller decides when to read in this way, and
+//! makes the system calls.
 
 use std::io;
 
-/// A multiple of the blocks of every disk and file system in use.
+/// A multiple of the block size of every disk and file system in use.
 const BLOCK: usize = 64 * 1024;
 
-/// The smallest block that a disk has, of which each read gives a multiple but for the end of a file.
+/// The smallest block size of disks. Each read returns a multiple of it, except at the end of a file.
 const SECTOR: usize = 512;
 
-/// Reads what there is at byte `offset`, by a `read` that gets whole blocks to fill, and the offset of the first.
+/// Reads from byte `offset` into `buffer` with `read`, and returns the number of bytes read.
+///
+/// `read` gets memory for whole blocks, and the byte offset of the first of them.
 pub(super) fn read_at(
     buffer: &mut [u8],
     offset: usize,
@@ -21,7 +26,7 @@ pub(super) fn read_at(
     let start = memory.as_ptr().addr().wrapping_neg() % BLOCK;
     let blocks = &mut memory[start..start + len];
     let mut filled = 0;
-    // A read that ends before `offset` may have been cut short, by a bad block for one, and is no end of the file.
+    // A read that ends before `offset` is not the end of the file: a bad block may have cut it short, for example.
     while filled <= before && filled % SECTOR == 0 {
         match read(&mut blocks[filled..], offset - before + filled)? {
             0 => break,
@@ -63,7 +68,9 @@ mod tests {
         }
     }
 
-    /// A read that was cut short by a bad block counted as the end of the file, so that the copy was cut short as well.
+    /// Regression test: a read that a bad block cut short counted as the end of the file.
+    ///
+    /// So the copy ended there too.
     #[test]
     fn an_error_behind_a_short_read_is_an_error() {
         let read = |wanted: &mut [u8], from: usize| match from {

@@ -1,6 +1,6 @@
-//! Memory from the allocator in place of a mapping, for Miri, which knows next to no system calls.
+//! Memory from the allocator in place of a mapping, for Miri, which supports few system calls.
 //!
-//! The store has it there, so that Miri checks how captured pages are handed out, read and recycled.
+//! The store uses it under Miri, which then checks how captured pages are allocated, read and recycled.
 #![allow(unsafe_code)]
 
 use std::alloc::{Layout, alloc_zeroed, dealloc};
@@ -13,7 +13,7 @@ use super::{Source, Span, page_size};
 use crate::pages::{PageRange, PageSet};
 use crate::sys::Populate;
 
-/// Pages of zeroes, as far as the store needs a mapping of them.
+/// Pages of zeroes, with the methods of a mapping that the store needs.
 pub(crate) struct Boxed(Span);
 
 impl Deref for Boxed {
@@ -31,7 +31,7 @@ fn layout(pages: usize) -> io::Result<Layout> {
 
 impl Boxed {
     pub(crate) fn new(pages: usize, _: Source<'_>) -> io::Result<Self> {
-        // SAFETY: the size is not zero.
+        // SAFETY: `layout` returns an error for a size of zero.
         let start = unsafe { alloc_zeroed(layout(pages)?) };
         let start = NonNull::new(start).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self(Span { start, pages }))
@@ -41,16 +41,19 @@ impl Boxed {
         Ok(())
     }
 
-    /// Makes the bytes of `pages` uninitialized, so that Miri reports whoever reads one before it is written.
+    /// Makes the bytes of `pages` uninitialized.
+    ///
+    /// Miri then reports reads of bytes that were not written since.
     ///
     /// # Safety
     ///
-    /// Nobody holds a reference to bytes of these pages.
+    /// No reference to bytes of these pages may exist.
     pub(crate) unsafe fn give_back(&self, pages: &PageSet) -> io::Result<()> {
         let nothing = Box::<[u8]>::new_uninit_slice(page_size());
         for page in pages.iter() {
             let bytes = self.page_ptr(page).cast::<MaybeUninit<u8>>().as_ptr();
-            // SAFETY: both are one page long, the box is of nobody else, and the bytes are the caller's to change.
+            // SAFETY: both are one page long and do not overlap, since the box was allocated just now. The caller
+            // promises that no reference to the page exists.
             unsafe { bytes.copy_from_nonoverlapping(nothing.as_ptr(), nothing.len()) };
         }
         Ok(())
@@ -60,7 +63,7 @@ impl Boxed {
 impl Drop for Boxed {
     fn drop(&mut self) {
         if let Ok(layout) = layout(self.0.pages) {
-            // SAFETY: the memory was allocated by `new` with this layout, and its owner is done with it.
+            // SAFETY: `new` allocated the memory with this layout, and no reference to it outlives its owner.
             unsafe { dealloc(self.0.start.as_ptr(), layout) };
         }
     }

@@ -1,5 +1,7 @@
-//! Makes chosen calls into the operating system fail, on the thread that asked for it.
-// It is const; the lint misreads what the macro makes for Windows.
+//! Makes chosen calls into the operating system fail, for tests. Applies to the calling thread only.
+//!
+//! Which calls can fail is up to the backends, which announce each call with [`call`](super::call).
+// The initializer is const, but the lint does not recognize the expansion of the macro on Windows.
 #![allow(clippy::missing_const_for_thread_local)]
 
 use std::cell::Cell;
@@ -14,7 +16,7 @@ thread_local! {
     static STRICT: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Calls are numbered from 0; those in `fail_from..fail_until` fail.
+/// The calls that fail: those with numbers in `fail_from..fail_until`, counted from 0.
 #[derive(Clone, Copy)]
 struct Plan {
     calls: u64,
@@ -22,8 +24,9 @@ struct Plan {
     fail_until: u64,
 }
 
-/// Runs `script` with `failures` calls failing from the `first` on. Gives back what the script
-/// returned, and the number of calls it made.
+/// Runs `script`, in which `failures` calls fail, beginning with call number `first`.
+///
+/// Returns the result of the script and the number of calls it made.
 pub(crate) fn inject<T>(first: u64, failures: u64, script: impl FnOnce() -> T) -> (T, u64) {
     PLAN.set(Plan { calls: 0, fail_from: first, fail_until: first.saturating_add(failures) });
     let result = script();
@@ -32,7 +35,7 @@ pub(crate) fn inject<T>(first: u64, failures: u64, script: impl FnOnce() -> T) -
     (result, calls)
 }
 
-/// Runs `script` without failures, and without counting its calls.
+/// Runs `script` without failures and without counting its calls.
 pub(crate) fn suspend<T>(script: impl FnOnce() -> T) -> T {
     let plan = PLAN.replace(Plan { calls: 0, fail_from: u64::MAX, fail_until: u64::MAX });
     let result = script();
@@ -40,7 +43,7 @@ pub(crate) fn suspend<T>(script: impl FnOnce() -> T) -> T {
     result
 }
 
-/// Runs `script` as where memory is promised strictly.
+/// Runs `script` as if the system used strict overcommit accounting.
 #[cfg(unix)]
 pub(crate) fn commit_strictly<T>(script: impl FnOnce() -> T) -> T {
     STRICT.set(true);
@@ -50,10 +53,12 @@ pub(crate) fn commit_strictly<T>(script: impl FnOnce() -> T) -> T {
 }
 
 #[cfg(unix)]
+/// Returns whether the calling thread is inside [`commit_strictly`].
 pub(super) fn commits_strictly() -> bool {
     STRICT.get()
 }
 
+/// Counts a call, and returns an error if it is one of those that fail.
 pub(super) fn check(name: &'static str) -> io::Result<()> {
     let mut plan = PLAN.get();
     let call = plan.calls;

@@ -1,6 +1,8 @@
-//! Which limits are behind a shortage, for those who read an error.
+//! The limits that a system error may be due to, as text for error messages.
+//!
+//! Which errors get this text is up to `error.rs`.
 
-/// The numbers of errors, and what is short.
+/// Error numbers, each with the limits that may have been reached.
 pub(crate) const LIMITS: &[(i32, &str)] = if cfg!(windows) {
     &[
         (8, COMMIT),    // ERROR_NOT_ENOUGH_MEMORY
@@ -11,8 +13,8 @@ pub(crate) const LIMITS: &[(i32, &str)] = if cfg!(windows) {
     // The same numbers on every Unix: ENOMEM and EMFILE.
     &[
         (12, "the limits are memory, address space (`ulimit -v`) and mappings (`vm.max_map_count`)"),
-        (24, "the limit is open files (`ulimit -n`), a snapshot takes one"),
+        (24, "the limit is open files (`ulimit -n`); each snapshot takes one"),
     ]
 };
 
-const COMMIT: &str = "the limits are address space and what may be committed, memory and page file together";
+const COMMIT: &str = "the limits are address space and the commit limit (memory and page file together)";

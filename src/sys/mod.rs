@@ -1,31 +1,81 @@
-//! The seam: what memsnap needs of an operating system, and the choice of one.
+//! What memsnap requires of an operating system (the contract), and the choice of a backend that provides it.
 //!
-//! A platform provides, with these meanings (sizes in pages, offsets equal on both sides: page n of
-//! a mapping shows page n of its file):
+//! Only this folder and the public extras for one system (`interop/os`) depend on the operating system. What is done
+//! with mappings and files is up to the layers above. `conformance` tests each item of the contract.
+//!
+//! A backend provides the items below. Sizes are in pages unless the item says otherwise. Offsets are equal on both
+//! sides: page n of a mapping shows page n of its file.
 //!
 //! | item | contract |
 //! |---|---|
-//! | `page_size()` | bytes a page, a power of two of at most 64 KiB |
-//! | `MemoryFile` | memory that can be mapped: `create` (with room to become longer by `set_pages`), `write_at`, `write_pages`, `punch`, `finish` (immutable from then on; the file was never mapped for writing), `may_be_sealed` and `seal` (the same for one that was: whether the system guarantees that nobody writes to it any more, by a mapping, a descriptor or a page that it pinned), `share` (a `Handle` on it for other processes, only where nobody can write to it by any means; none elsewhere), `data` (at least the pages that are other than zero), `allocated` (bytes held, at least; 0 only if all is zero), `holes` (the number of pages in a range of a mapping for which the file has no memory; `None` for a file on a disk or somebody else's), `collapse` |
-//! | `Mapping` | an owned address range ([`Span`]), with inaccessible pages around it as `Placement` says: `new`, `placed`, `replace`, `replace_part`, `discard` private pages, `give_back` the memory of pages that nobody needs, `extend` and `truncate`, `set_access`, `populate`, `entries` (how many pages are in huge pages, if the system says), `inaccessible`, `check_owner`, `check_usable` |
-//! | `replaces_unseen()` | whether `replace` with the bytes that are there already goes unnoticed by threads that read them |
-//! | `writes_in_place()` | whether each page of `Source::Shared` has memory when it is written: elsewhere the process would be stopped for lack of it |
-//! | `RUNS_CODE` | whether `set_access` can make pages executable, which are then run as they are at that moment |
-//! | `Tracker` | `find`: every page of a private mapping that may differ from what it shows, or showed when it was closed; more is allowed, fewer never. `arm`, `close`: best effort, for the pages of a `Scope`. `of_pinned`: for a mapping whose pages may be written past the page table |
-//! | `huge_region()` | the number of pages in a huge page; `None` if parts of a file cannot be moved into huge pages while they are mapped. If it is not `None`, a mapping of at least `LARGE` bytes of a file gets an address that is a multiple of this size, as far as `Placement` and free addresses allow |
-//! | `Tracker::collapse` | moves as many pages of a file as `huge_region()` says into a huge page, if none of them is private. No byte changes, and no later write is missed. `Collapsed::opened` says whether closed pages may be open now |
-//! | `copy_of`, `borrowed` | a file's bytes as they are now, and a file mapped in place |
-//! | `received` | a `Handle` that another process sent, as a file in place |
-//! | `stream` | all that a reader gives |
-//! | `available_memory` | bytes that can be had without pushing anything out, if known |
-//! | `file_limit` | files that the process may have open |
+//! | `page_size()` | the number of bytes in a page: a power of two, at most 64 KiB |
+//! | `MemoryFile` | a file whose pages can be mapped; see the next table |
+//! | `Mapping` | an owned address range ([`Span`]); see the next table |
+//! | `replaces_unseen()` | whether other threads can read a mapping while `replace` maps the same bytes in its place, and see no difference |
+//! | `writes_in_place()` | whether each page of a [`Source::Shared`] mapping is sure to get memory when it is written; if not, a write may end the process for lack of memory |
+//! | `RUNS_CODE` | whether `set_access` can make pages executable; the processor then executes the bytes that the pages have at that moment |
+//! | `Tracker` | finds written pages; see the next table |
+//! | `huge_region()` | the number of pages in a huge page, or `None` if parts of a file cannot be moved into huge pages while they are mapped. If it is not `None`, a mapping of at least [`LARGE`] bytes of a file gets an address that is a multiple of this size, as far as `Placement` and free addresses allow |
+//! | `copy_of` | a file with the bytes that another file has now |
+//! | `borrowed` | another file itself, to be mapped in place |
+//! | `received` | the file of a `Handle` that another process sent, to be mapped in place |
+//! | `stream` | a file with all bytes that a reader returns |
+//! | `available_memory` | the number of bytes that can be allocated without evicting anything, if known |
+//! | `file_limit` | the number of files that the process may have open |
 //!
-//! A failed call changes nothing, except that after a failed `replace` or `replace_part` the pages that were to be
-//! replaced show anything. They are still the mapping's own, and can be read and written unless `check_usable`
-//! fails: there was no memory even for zeroes (Windows). Then nothing may touch the mapping's bytes until `replace`
-//! has succeeded. Where a system leaves addresses that may be somebody else's by now, the process is aborted. In a forked child every inherited object stays usable, but for mappings that are
-//! `Source::Shared` and files that are neither finished nor sealed: those stay with the parent, and say so. A file whose
-//! descriptor was closed by other code says so as well, and never shows or changes another one.
+//! | method | contract |
+//! |---|---|
+//! | `MemoryFile::create`, `set_pages` | makes a file of zeroes with room to become longer; sets its length |
+//! | `write_at`, `write_pages` | writes bytes; writes whole pages |
+//! | `punch` | zeroes pages and gives back their memory |
+//! | `finish` | makes the file immutable; the file was never mapped for writing |
+//! | `may_be_sealed`, `seal` | does the same for a file that was mapped for writing. `seal` returns whether the system guarantees that nothing writes to the file any more: no mapping, no descriptor, and no device to a page that it pinned |
+//! | `share` | a `Handle` on the file for other processes, or none unless nothing can write to the file by any means |
+//! | `data` | the pages that are not all zero; may contain others |
+//! | `allocated` | the number of bytes of memory or disk that the file takes, or more; 0 only if all bytes are zero |
+//! | `holes` | the number of pages in a range of a mapping for which the file has no memory; `None` for files on a disk and files of others |
+//! | `MemoryFile::collapse` | asks for huge pages for the whole file; best effort |
+//! | `Mapping::new`, `placed` | maps a source at a new address; `placed` also reserves the inaccessible pages around it that `Placement` asks for |
+//! | `replace`, `replace_part` | maps another source in place of all or some pages |
+//! | `discard` | drops private pages, which then show their source again |
+//! | `give_back` | gives back the memory of pages whose bytes nothing needs |
+//! | `extend`, `truncate` | makes inaccessible pages behind the last page accessible; makes the last pages inaccessible |
+//! | `set_access` | sets what may be done with the bytes of pages |
+//! | `populate` | prepares pages in advance so that they take no page faults later |
+//! | `entries` | how many pages are in huge pages, if the system reports that |
+//! | `inaccessible` | the numbers of inaccessible pages before and behind |
+//! | `check_owner` | fails in a forked child if the mapping stays with the parent |
+//! | `check_usable` | fails if a failed call left pages that cannot be both read and written |
+//! | `Tracker::new`, `switch` | makes a tracker for a mapping; changes its tracking method. Fails with `Unsupported` if the method cannot work |
+//! | `Tracker::find` | lists every page of a private mapping that may differ from what the mapping shows there, or from what the page showed when it was write-protected. It may list more pages, never fewer |
+//! | `arm`, `close` | write-protects the pages of a [`Scope`]; best effort |
+//! | `renewed`, `disarm` | must be called after other memory was mapped in a part of the mapping; in all of it |
+//! | `of_pinned` | makes a tracker for a mapping whose pages may be written without a page fault |
+//! | `Tracker::collapse` | moves as many pages of a file as `huge_region()` says into a huge page if none of them is private. No byte changes, and no later write is missed. [`Collapsed::opened`] says whether pages may have lost their write-protection |
+//!
+//! # Failures
+//!
+//! A failed call changes nothing, with the exceptions below. A call that fails with `Unsupported` never changes
+//! anything.
+//!
+//! - After a failed `replace` or `replace_part`, the bytes of the pages that were to be replaced are unspecified. These
+//!   pages still belong to the mapping, and can be read and written unless `check_usable` fails. It fails if there was
+//!   no memory even for zeroes (Windows). Then the bytes of the mapping must not be accessed until `replace` has
+//!   succeeded.
+//! - After a failed `discard` or `give_back`, the bytes of these pages are unspecified. The pages can be written.
+//! - After a failed `set_access`, the access of each of these pages is unspecified.
+//! - If a system leaves addresses that may belong to other code by now, the process is aborted.
+//!
+//! # Forks
+//!
+//! In a forked child every inherited object stays usable, with two exceptions: mappings of [`Source::Shared`], and
+//! files that are neither finished nor sealed. Those stay with the parent, and their methods return an error in the
+//! child.
+//!
+//! # Descriptors
+//!
+//! If other code closed the descriptor of a file, the methods of the file return an error. They never read or change
+//! another file.
 
 use std::ffi::CStr;
 use std::fmt::Display;
@@ -54,7 +104,7 @@ pub use vocabulary::{HugePages, Populate, Tracking, WhyNotFaster};
 #[cfg(unix)]
 mod unix;
 
-// `--cfg memsnap_unix` has Linux use the backend of all other Unix systems, to test that.
+// With `--cfg memsnap_unix`, Linux uses the backend of all other Unix systems, so that it can be tested.
 #[cfg(all(target_os = "linux", not(memsnap_unix)))]
 mod linux;
 #[cfg(all(target_os = "linux", not(memsnap_unix)))]
@@ -78,64 +128,81 @@ pub(crate) use system::{
     huge_region, page_size, replaces_unseen, stream, writes_in_place,
 };
 
-/// What a range of addresses shows. Page n of the mapping shows page n of the file.
+/// What pages of a mapping show. Page n of the mapping shows page n of the file.
 #[derive(Clone, Copy)]
 pub(crate) enum Source<'a> {
-    /// Zeroes; writes are private. In huge pages only if asked for: one byte would cost 2 MiB.
+    /// Zeroes; writes are private.
+    ///
+    /// In huge pages only if `Placement` asks for them: otherwise one written byte would take 2 MiB.
     Zero,
     /// The file; writes are private.
     Private(&'a MemoryFile),
-    /// The file; writes go into it. Kept out of forked children.
+    /// The file; writes go into it. Forked children do not get the mapping.
     Shared(&'a MemoryFile),
     /// The file, read-only.
     ReadOnly(&'a MemoryFile),
 }
 
-/// A mapping of at least so many bytes of a file gets an address at which huge pages can be mapped.
+/// A mapping of a file that has at least this many bytes gets an address that suits huge pages.
 ///
-/// Unit tests use smaller files.
+/// It is smaller in unit tests, which use smaller files.
 pub(crate) const LARGE: usize = if cfg!(test) { 4 << 20 } else { 32 << 20 };
 
-/// Another source for some of the pages of a mapping. Of several for one page the last counts.
+/// Another source for some of the pages of a mapping.
+///
+/// If several name the same page, the last one counts.
 pub(crate) type Overlay<'a> = (PageRange, Source<'a>);
 
-/// What is wanted of the place of a mapping.
+/// What a new mapping needs around it, and how its pages are used.
 #[derive(Clone, Default)]
 pub(crate) struct Placement {
-    /// Inaccessible pages before the first and behind the last.
+    /// The least number of inaccessible pages before the first page.
     pub(crate) before: usize,
+    /// The least number of inaccessible pages behind the last page.
     pub(crate) behind: usize,
-    #[allow(dead_code, reason = "a wish, which not every system can grant")]
+    /// Whether to ask for huge pages.
+    #[allow(dead_code, reason = "some systems ignore this request")]
     pub(crate) huge_pages: HugePages,
-    /// Pages may be made executable.
-    #[allow(dead_code, reason = "only some systems have to know in advance")]
+    /// Whether pages may be made executable later.
+    #[allow(dead_code, reason = "some systems need not know this in advance")]
     pub(crate) executable: bool,
-    /// For those who look at the process.
-    #[allow(dead_code, reason = "a wish, which not every system can grant")]
+    /// A name for the memory, shown by tools that list the mappings of a process.
+    #[allow(dead_code, reason = "some systems ignore this request")]
     pub(crate) name: Option<Arc<CStr>>,
 }
 
-/// What to look for.
+/// Which pages [`Tracker::find`] looks for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Search {
-    /// Pages that have a frame of their own. Those closed count only while they are in memory, and where pages cannot
-    /// be closed, those not in memory need not count: only an armed mapping can be restored by it.
+    /// Private pages.
+    ///
+    /// A write-protected page counts only while it is in memory. If the system cannot write-protect pages, the search
+    /// may leave out private pages that are not in memory. So only an armed mapping can be restored by this search
+    /// alone.
     Private,
-    /// Pages that may differ from what they showed when they were closed or, if they never were, before they
-    /// were written. Pages swapped out, written by the kernel, or inherited through a fork are among them.
+    /// Pages that may have been written since they were write-protected.
+    ///
+    /// A page that was never write-protected counts if it may have been written since it was mapped. This includes
+    /// pages that were swapped out, written by the kernel, or inherited through a fork.
     Written,
-    /// The same, and closes them in the same step, where pages can be closed. They will not be reported again, so
-    /// the caller remembers them; after an error any page may have been written.
+    /// The same pages, which are write-protected in the same step if the system can do that.
+    ///
+    /// The next search does not list them again, so the caller has to remember them. After an error, any page may have
+    /// been written.
     WrittenAndClose,
 }
 
-/// Which pages an armed tracker closes.
+/// Which pages an armed tracker write-protects.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Scope {
-    /// All pages. The kernel makes page tables for the whole mapping, but searches take a third of the time for each
-    /// entry.
+    /// All pages.
+    ///
+    /// The kernel then makes page tables for the whole mapping. A search takes a third of the time that it takes with
+    /// `InMemory`, for each page-table entry.
     All,
-    /// Pages in memory or swapped out. A page that is first used later counts as written until it is closed as well.
+    /// Pages in memory or swapped out.
+    ///
+    /// A page that is first used later counts as written until it is write-protected as well.
     InMemory,
 }
 
@@ -144,45 +211,55 @@ pub(crate) enum Scope {
 pub(crate) struct Entries {
     /// The number of pages in huge pages.
     pub(crate) huge: usize,
-    /// The number of other pages that are in memory, swapped out or closed. Each has a page-table entry.
+    /// The number of other pages that are in memory, swapped out or write-protected.
+    ///
+    /// Each has a page-table entry.
     pub(crate) small: usize,
 }
 
 /// What [`Tracker::collapse`] did.
 pub(crate) struct Collapsed {
+    /// Whether the pages are in a huge page now, and if not, why.
     pub(crate) moved: io::Result<()>,
-    /// Whether pages that were closed before may be open now.
+    /// Whether pages that were write-protected before may not be now.
     pub(crate) opened: bool,
 }
 
-/// What an armed tracker closed.
+/// Which pages a tracker write-protected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Closed {
-    /// Nothing: closing was not asked for, is not allowed or failed.
+    /// None: it was not asked to, must not, or failed to.
     Nothing,
-    /// Pages in memory or swapped out.
+    /// Those in memory or swapped out.
     InMemory,
     /// All pages.
     All,
 }
 
-/// What a tracker found.
+/// The result of a search.
 pub(crate) struct Found {
+    /// The pages that the search lists.
     pub(crate) pages: PageSet,
-    /// Whether the kernel named them; otherwise they are all that there are.
+    /// Whether the kernel named these pages as private or written.
+    ///
+    /// If not, they are all pages of which the kernel does not say that they are unwritten.
     pub(crate) known: bool,
-    /// Whether they are those written since all were closed, so that others may have a frame of their own.
+    /// Whether these are only the pages written since pages were write-protected.
+    ///
+    /// If so, other pages may be private.
     pub(crate) since_closed: bool,
-    /// Whether no other page has a frame of its own, in memory or swapped out.
+    /// Whether no other page is private, neither in memory nor swapped out.
     pub(crate) complete: bool,
+    /// The pages that the search write-protected.
     pub(crate) closed: Closed,
-    /// Pages that were looked at and found to be neither closed nor written.
+    /// The number of pages that the search looked at and that are neither write-protected nor private.
     pub(crate) unwritten: usize,
-    /// Pages in memory that are not the mapping's own, where they were counted.
+    /// The number of pages in memory that are not private, if the search counted them.
     pub(crate) others: Option<usize>,
 }
 
 impl Found {
+    /// The result if `pages` are all private pages of the mapping.
     pub(crate) fn all_private(pages: PageSet) -> Self {
         let (known, complete) = (true, true);
         Self {
@@ -197,9 +274,10 @@ impl Found {
     }
 }
 
-/// What tests want in place of the automatic choice. A library that was not built with `MEMSNAP_TESTING` set does not
-/// look at its environment.
-#[allow(dead_code, reason = "where all pages are compared there is no choice")]
+/// Returns the tracking method that tests choose in place of the automatic one.
+///
+/// Always `None` unless the library was built with `MEMSNAP_TESTING` set. Otherwise the environment is not read.
+#[allow(dead_code, reason = "a system that compares all pages has no choice")]
 fn forced_tracking() -> Option<Tracking> {
     option_env!("MEMSNAP_TESTING")?;
     let name = std::env::var("MEMSNAP_TIER").ok()?;
@@ -213,17 +291,20 @@ fn forced_tracking() -> Option<Tracking> {
     })
 }
 
-/// Of a way to find written pages that cannot work here, because of `obstacle`.
+/// Returns the error for a tracking method that cannot work here because of `obstacle`.
+///
+/// `needs` says what it needs.
 fn cannot_track(tracking: Tracking, obstacle: impl Display, needs: &str) -> io::Error {
     io::Error::new(
         io::ErrorKind::Unsupported,
         format!(
-            "tracking by {tracking:?} cannot work here ({obstacle}): it needs {needs}; Tracking::Auto takes what works"
+            "tracking by {tracking:?} cannot work here ({obstacle}): it needs {needs}; \
+             Tracking::Auto chooses a method that works"
         ),
     )
 }
 
-/// The error if [`Tracking::Logged`] is chosen, which is for logged views alone.
+/// Returns the error for [`Tracking::Logged`], which only logged views have.
 fn cannot_be_chosen() -> io::Error {
     io::Error::new(
         io::ErrorKind::Unsupported,
@@ -231,7 +312,9 @@ fn cannot_be_chosen() -> io::Error {
     )
 }
 
-/// The place where tests make the n-th call into the operating system fail.
+/// Counts a call into the operating system, which tests can make fail.
+///
+/// Backends call it before each such call.
 #[inline]
 fn call(_name: &'static str) -> io::Result<()> {
     #[cfg(test)]

@@ -1,4 +1,6 @@
-//! Pages in memory, by their addresses.
+//! Access to the bytes of mapped pages by page number.
+//!
+//! A span owns no memory. Mappings own it, and decide which pages are mapped and accessible.
 #![allow(unsafe_code)]
 
 use std::ptr::{self, NonNull};
@@ -7,22 +9,22 @@ use std::slice;
 use super::page_size;
 use crate::pages::PageRange;
 
-/// A range of whole pages.
+/// A range of addresses of whole pages.
 ///
-/// Whoever makes one keeps them mapped as long as it lives; what may be done with their bytes is decided by those
-/// who turn addresses into references.
+/// Invariant: the pages stay mapped as long as the span exists. The code that makes a span guarantees this. The methods
+/// that turn addresses into references or write bytes are `unsafe`; their callers know which access the pages have.
 pub(crate) struct Span {
     pub(super) start: NonNull<u8>,
     pub(super) pages: usize,
 }
 
-// SAFETY: a span is a range of addresses of the process, the same in each thread.
+// SAFETY: a span is a range of addresses, which are the same in each thread of the process.
 unsafe impl Send for Span {}
-// SAFETY: as above; methods that touch bytes are `unsafe`.
+// SAFETY: as above. Methods that access bytes are `unsafe`.
 unsafe impl Sync for Span {}
 
 impl Span {
-    /// No pages; the address is that of a page.
+    /// Returns a span without pages. Its address is aligned to a page.
     pub(super) fn empty() -> Self {
         let start = NonNull::new(ptr::without_provenance_mut(page_size())).unwrap_or(NonNull::dangling());
         Self { start, pages: 0 }
@@ -32,14 +34,15 @@ impl Span {
         self.start
     }
 
-    /// The first byte of `page`, which is at most the number of pages.
+    /// Returns the address of `page`, which is at most the number of pages.
     pub(crate) fn page_ptr(&self, page: usize) -> NonNull<u8> {
         debug_assert!(page <= self.pages);
-        // SAFETY: the offset is within the span or one past its end.
+        // SAFETY: `page` is at most the number of pages, so the result is inside the span or one past its end. The
+        // length of a mapping fits an `isize`.
         unsafe { self.start.add(page * page_size()) }
     }
 
-    /// The bytes of `page`.
+    /// Returns the bytes of `page`.
     ///
     /// # Safety
     ///
@@ -49,14 +52,15 @@ impl Span {
         unsafe { self.range(PageRange::new(page, page + 1)) }
     }
 
-    /// The bytes of `range`.
+    /// Returns the bytes of `range`.
     ///
     /// # Safety
     ///
-    /// The pages are the span's and can be read, and nobody writes to them as long as the slice is in use.
+    /// The pages must be inside the span and readable. Nothing may write to them as long as the slice is in use.
     pub(crate) unsafe fn range(&self, range: PageRange) -> &[u8] {
         debug_assert!(range.end <= self.pages);
-        // SAFETY: the caller's promise.
+        // SAFETY: the caller promises that these bytes are inside the span, readable and not written. Mapped memory is
+        // initialized, and a byte needs no alignment.
         unsafe { slice::from_raw_parts(self.page_ptr(range.start).as_ptr(), range.len() * page_size()) }
     }
 
@@ -64,14 +68,15 @@ impl Span {
     ///
     /// # Safety
     ///
-    /// The pages are the span's and writable; nobody holds a reference to their bytes, of which `bytes` are none.
+    /// The pages must be inside the span and writable. No reference to their bytes may exist, and `bytes` must not
+    /// overlap them.
     pub(crate) unsafe fn write(&self, page: usize, bytes: &[u8]) {
         debug_assert!(
             bytes.len().is_multiple_of(page_size()) && page + bytes.len() / page_size() <= self.pages
         );
         let source = NonNull::from(bytes).cast();
-        // SAFETY: both are as long as `bytes`; that the pages may be written and are not the source is the
-        // caller's promise.
+        // SAFETY: the caller promises that the pages have room for `bytes`, can be written and do not overlap `bytes`.
+        // Bytes need no alignment.
         unsafe { self.page_ptr(page).copy_from_nonoverlapping(source, bytes.len()) };
     }
 
@@ -79,12 +84,12 @@ impl Span {
         self.pages
     }
 
-    /// All of its pages.
+    /// Returns the range of all pages.
     pub(super) fn all(&self) -> PageRange {
         PageRange::new(0, self.pages)
     }
 
-    /// The length in bytes.
+    /// Returns the length in bytes.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.pages * page_size()

@@ -1,61 +1,118 @@
-//! What the layers above ask of a system: how pages are made ready, backed and tracked.
+//! The words in which the upper layers ask a system how pages are populated, backed and tracked.
+//!
+//! The crate root makes these types public. Each backend in `sys/` decides what it can provide.
 
 use std::fmt;
 use std::io;
 
-/// Whether pages are made ready in advance.
+/// Whether the pages of a view are prepared when it is opened.
+///
+/// See [`ViewOptions::populate`](crate::ViewOptions::populate).
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::{Populate, Snapshot, ViewOptions};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let snapshot = Snapshot::from_slice(&[1; 1 << 20])?;
+/// let view = snapshot.view_with(ViewOptions::new().populate(Populate::Read))?;
+/// assert_eq!(view[1 << 19], 1); // takes no page fault
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
 pub enum Populate {
-    /// They are not.
+    /// No page is prepared. Pages are prepared by page faults when they are first used.
     #[default]
     No,
-    /// For reading: later reads cause no fault, and the first write to a page costs its copy.
+    /// All pages are prepared for reading. Reads take no page faults. The first write to a page takes a copy-on-write
+    /// fault.
     Read,
-    /// For writing: all pages are the view's own from the start, and take up memory as if all were written.
+    /// All pages are prepared for writing. Neither reads nor writes take page faults. All pages are private from the
+    /// start, and take as much memory as if all had been written.
     Write,
 }
 
-/// Whether memory is to be in huge pages, in which the system then has fewer to look after.
+/// Whether memory is in huge pages, of which the system has to manage fewer.
 ///
-/// If the system has no huge pages, or does not permit them, all memory is in pages of the usual size.
+/// If the system has no huge pages, or does not permit them, all memory is in pages of the usual size. See
+/// [`ViewOptions::huge_pages`](crate::ViewOptions::huge_pages) and
+/// [`SnapshotOptions::huge_pages`](crate::SnapshotOptions::huge_pages).
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::{HugePages, SnapshotOptions, ViewOptions};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let model = SnapshotOptions::new().huge_pages(HugePages::Advise).from_slice(&vec![1; 4 << 20])?;
+/// let view = model.view_with(ViewOptions::new().huge_pages(HugePages::Never))?;
+/// println!("{} bytes of the view are in huge pages", view.stats().huge);
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
 pub enum HugePages {
-    /// Views move a snapshot's bytes into huge pages while they are in use, once that saves time.
+    /// A view moves its snapshot's bytes into huge pages while it is in use, once that saves time.
     ///
     /// See [`ViewOptions::huge_pages`](crate::ViewOptions::huge_pages).
     #[default]
     Auto,
-    /// The system is not asked for huge pages.
+    /// memsnap does not ask the system for huge pages.
     Never,
-    /// The system is asked for huge pages from the start.
+    /// memsnap asks the system for huge pages from the start.
     Advise,
 }
 
-/// How the written pages of a view are found, from the way that is fastest on a large view in use to the slowest.
+/// A tracking method: how the written pages of a view are found.
+///
+/// The methods are listed from the fastest to the slowest for a large view in use. They find the same changes, in
+/// different times. [`ViewOptions::tracking`](crate::ViewOptions::tracking) chooses a method, and
+/// [`ViewStats::tracker`](crate::ViewStats::tracker) is the present one.
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::{Snapshot, Tracking, ViewOptions};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let snapshot = Snapshot::zeroed(1 << 20)?;
+/// let view = snapshot.view_with(ViewOptions::new().tracking(Tracking::Compare))?;
+/// assert_eq!(view.stats().tracker, Tracking::Compare);
+/// assert_eq!(Tracking::Compare.to_string(), "compare");
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Tracking {
-    /// The best way that works here, `Armed` once that pays.
+    /// The best method that works here. It changes to `Armed` once that saves time.
     #[default]
     Auto,
-    /// Pages are write-protected asynchronously: finding those written takes 1 to 2 ns for each page in memory, and
-    /// the first write to each page after a snapshot about 1 us. Linux 6.7, userfaultfd.
+    /// Pages are write-protected asynchronously: the kernel records the first write to a page, and the program
+    /// continues.
+    ///
+    /// Finding the written pages takes 1 to 2 ns for each page in memory. The first write to each page after a
+    /// snapshot takes about 1 us. Needs Linux 6.7 and userfaultfd.
     ///
     /// Writes to [pinned memory](crate::View#pinned-memory) are not noticed if the kernel does not count the pins.
     Armed,
-    /// The kernel lists private pages: some 20 ns for each page in memory. Linux 6.7 (`PAGEMAP_SCAN`).
+    /// The kernel lists private pages, which takes some 20 ns for each page in memory. Needs Linux 6.7
+    /// (`PAGEMAP_SCAN`).
     Scan,
-    /// The same, read from `/proc/self/pagemap`: some 50 ns for each page.
+    /// Private pages are listed by reading `/proc/self/pagemap`, which takes some 50 ns for each page. Linux.
     Pagemap,
-    /// The system tells which pages are in memory and the view's own; these, and all that are not in memory, are
-    /// compared. Windows.
+    /// The system lists the pages that are in memory and private. These are compared, and also all pages that are not
+    /// in memory. Windows.
     WorkingSet,
-    /// All bytes are compared. Works anywhere.
+    /// All bytes are compared. Works everywhere.
     Compare,
-    /// The program reports them to a [logged view](crate::LoggedView). It cannot be chosen.
+    /// The program reports the written pages. This is the method of [logged views](crate::LoggedView), and cannot be
+    /// chosen.
     Logged,
 }
 
@@ -73,25 +130,40 @@ impl fmt::Display for Tracking {
     }
 }
 
-/// Why the written pages of a view are not found in a faster way.
+/// The reason why a view does not use a faster tracking method.
+///
+/// [`ViewStats::why_not_faster`](crate::ViewStats::why_not_faster) contains it.
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::{Snapshot, Tracking, ViewOptions, WhyNotFaster};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let snapshot = Snapshot::zeroed(1 << 20)?;
+/// let view = snapshot.view_with(ViewOptions::new().tracking(Tracking::Compare))?;
+/// assert_eq!(view.stats().why_not_faster, Some(WhyNotFaster::Chosen));
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "snake_case"))]
 #[non_exhaustive]
 pub enum WhyNotFaster {
-    /// A faster way has not been worth its price so far.
+    /// A faster method would not have saved time so far.
     NotWorthIt,
-    /// This way was asked for ([`ViewOptions::tracking`](crate::ViewOptions::tracking)).
+    /// The program chose this method ([`ViewOptions::tracking`](crate::ViewOptions::tracking)).
     Chosen,
-    /// The view is written in place, where all pages in use count as written until the first snapshot is taken.
+    /// The view is written in place. Until its first snapshot is taken, all pages in use count as written.
     InPlace,
-    /// The process has pinned or locked memory, or the view was opened with
+    /// Memory of the process is pinned or locked, or the view was opened with
     /// [`ViewOptions::pinned`](crate::ViewOptions::pinned). Devices may write to such memory unnoticed.
     PinnedMemory,
-    /// The system refused it, with this error number.
+    /// The system refused the faster method.
     Refused {
-        /// What was refused.
+        /// The method that was refused.
         tracking: Tracking,
-        /// As in [`std::io::Error::from_raw_os_error`].
+        /// The error number, as in [`std::io::Error::from_raw_os_error`].
         os_error: i32,
     },
 }
@@ -99,8 +171,8 @@ pub enum WhyNotFaster {
 impl fmt::Display for WhyNotFaster {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotWorthIt => f.write_str("a faster way has not been worth its price so far"),
-            Self::Chosen => f.write_str("this way was asked for"),
+            Self::NotWorthIt => f.write_str("a faster method would not have saved time so far"),
+            Self::Chosen => f.write_str("this method was chosen"),
             Self::InPlace => f.write_str("the view is written in place until its first snapshot"),
             Self::PinnedMemory => f.write_str("memory of the process or the view may be pinned"),
             Self::Refused { tracking, os_error } => {

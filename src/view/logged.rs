@@ -1,4 +1,7 @@
-//! Views to which the program reports what it writes.
+//! `View<S, Logged>`: reporting written bytes.
+//!
+//! These methods check their arguments and add to the log. `engine/dirty_log.rs` keeps the log, and
+//! `engine/logged_tree.rs` decides what snapshots and restores do with it.
 
 use std::io;
 use std::ops::RangeBounds;
@@ -6,20 +9,20 @@ use std::ops::RangeBounds;
 use crate::view::View;
 use crate::view::kind::Logged;
 
-/// Reporting what the program writes. See [`LoggedView`](crate::LoggedView).
+/// Reporting written bytes. See [`LoggedView`](crate::LoggedView).
 impl<S> View<S, Logged> {
-    /// Reports that the program has written the bytes of `range`, or is about to.
+    /// Reports that the bytes of `range` were written or will be written.
     ///
-    /// Call this for every range that is written through a pointer, by other code or by the kernel. Call it before the
-    /// next call that takes a snapshot, restores, lists changes or discards these bytes. Each page that has a byte of the range counts as
-    /// written.
+    /// Call this for each range that is written through a pointer, by other code or by the kernel. Call it before the
+    /// next call that takes a snapshot, restores, lists changes or discards these bytes. Each page that contains a
+    /// byte of the range counts as written.
     ///
-    /// A report takes some nanoseconds for a page, and less for each further page of a long range. Several threads may
-    /// call this at the same time.
+    /// A report takes some nanoseconds for the first page, and less for each further page of a long range. Several
+    /// threads may call this at the same time.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if the range is not within the view. Then nothing is reported.
+    /// `InvalidInput` if the range is not within the view. Nothing is reported then.
     ///
     /// # Examples
     ///
@@ -38,7 +41,7 @@ impl<S> View<S, Logged> {
     /// # }
     /// ```
     pub fn mark_written(&self, range: impl RangeBounds<usize>) -> io::Result<()> {
-        let range = self.within("report bytes", &range)?;
+        let range = self.within("report", &range)?;
         if let Some(tree) = &self.tree {
             tree.report(&range);
         }
@@ -48,6 +51,9 @@ impl<S> View<S, Logged> {
     /// Borrows the bytes of `range` for writing, and reports them as written.
     ///
     /// Returns `None` if the range is not within the view.
+    ///
+    /// The report takes as long as for [`mark_written`](Self::mark_written). All bytes of the range count as written,
+    /// even if the program does not write to them. So borrow only what is written.
     ///
     /// # Examples
     ///
@@ -64,7 +70,7 @@ impl<S> View<S, Logged> {
     /// # }
     /// ```
     ///
-    /// A logged view cannot be written like a slice, since such a write would not be reported:
+    /// A logged view cannot be written like a slice, because such a write would not be reported:
     ///
     /// ```compile_fail,E0594
     /// # use memsnap::{Snapshot, ViewOptions};
@@ -74,7 +80,7 @@ impl<S> View<S, Logged> {
     /// ```
     #[must_use]
     pub fn get_mut(&mut self, range: impl RangeBounds<usize>) -> Option<&mut [u8]> {
-        let range = self.within("borrow bytes", &range).ok()?;
+        let range = self.within("borrow", &range).ok()?;
         let tree = self.tree.as_mut()?;
         tree.report(&range);
         tree.bytes_mut().get_mut(range)

@@ -1,4 +1,6 @@
-//! The length of a view, and memory that it gives back.
+//! `View`: changing the length, and returning memory to the system.
+//!
+//! These methods check their arguments. `Worktree` decides how memory is returned.
 
 use std::io;
 use std::ops::RangeBounds;
@@ -9,17 +11,22 @@ use crate::page_size;
 use crate::pages::{PageRange, whole_pages};
 use crate::view::View;
 
+/// Growing, and returning memory to the system.
 impl<S, A> View<S, A> {
-    /// Makes the view `len` bytes long, in whole pages, at the same address. The new bytes are zero.
+    /// Makes the view `len` bytes long, rounded up to whole pages. The new bytes are zero.
     ///
-    /// Snapshots taken from now on have the new length, of which `len` bytes are their content. A restore to a
-    /// shorter snapshot shrinks the view again, and what it grew by is inaccessible and holds nothing then.
-    /// Takes no memory.
+    /// The address of the view stays the same, and the new pages take no memory until they are written. Snapshots
+    /// that are taken later have the new length, and their [content](crate::Snapshot::content_len) is `len` bytes
+    /// long. A restore to a shorter snapshot shrinks the view again. The pages by which it had grown are then
+    /// inaccessible, and their memory is freed.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if `len` is more than was [reserved](crate::ViewOptions::reserve) or less than the
-    /// content is now; those of the operating system: no memory, too many mappings. Nothing has changed then.
+    /// - `InvalidInput` if `len` exceeds the length of the view and the [reserved](crate::ViewOptions::reserve)
+    ///   addresses after it, or if it is less than the length of the current content.
+    /// - Those of the operating system: no memory, too many mappings.
+    ///
+    /// Nothing has changed after an error.
     ///
     /// # Examples
     ///
@@ -47,26 +54,31 @@ impl<S, A> View<S, A> {
         match pages {
             Some(pages) if len >= content => tree.grow(len, pages),
             Some(_) => Err(error::invalid(format!(
-                "a view with a content of {content} bytes cannot grow to {len}; restore it to a shorter snapshot"
+                "a view with {content} bytes of content cannot grow to {len} bytes; to shrink it, restore it to a \
+                 shorter snapshot"
             ))),
             None => Err(error::invalid(format!(
-                "a view with room for {most} bytes cannot grow to {len}; open it with more ViewOptions::reserve"
+                "a view with room for {most} bytes cannot grow to {len} bytes; open it with a larger \
+                 ViewOptions::reserve"
             ))),
         }
     }
 
-    /// Makes these bytes zero, and gives the memory of whole pages among them back instead of writing to it.
+    /// Makes the bytes of `range` zero, and returns the memory of whole pages to the system.
     ///
-    /// Over the bytes of a file or of captured pages, runs of less than 8 pages are written; so is all that the view has of
-    /// its own on Windows, where single pages cannot be given back. A snapshot taken afterwards keeps zero pages without
-    /// memory.
+    /// A snapshot that is taken afterwards uses no memory for pages that are zero.
+    ///
+    /// The call writes zeroes instead of returning memory in two cases: to runs of less than 8 pages over the bytes
+    /// of a file or over captured pages; and, on Windows, to all private pages, because Windows cannot discard single
+    /// pages.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a range that is not within the view, `PermissionDenied` for bytes that are
-    /// [protected](Self::protect) against writing or belong to the parent of a forked process. Nothing has changed
-    /// then. On Windows `OutOfMemory`: the view is then as after a [restore](Self::restore) that failed for lack of
-    /// memory.
+    /// - `InvalidInput` if the range is not within the view. Nothing has changed then.
+    /// - `PermissionDenied` if some of the bytes are [protected](Self::protect) against writing, or if the view
+    ///   belongs to the parent of this forked process. Nothing has changed then.
+    /// - `OutOfMemory`, on Windows only. The view is then in the same state as after a [restore](Self::restore) that
+    ///   failed because there was no memory.
     ///
     /// # Examples
     ///
@@ -82,35 +94,41 @@ impl<S, A> View<S, A> {
     /// # }
     /// ```
     pub fn zero(&mut self, range: impl RangeBounds<usize>) -> io::Result<()> {
-        let range = self.within("zero bytes", &range)?;
+        let range = self.within("zero", &range)?;
         let Some(tree) = &mut self.tree else { return Ok(()) };
         if !tree.allows(PageRange::around(&range), Access::can_write) {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
-                format!("bytes {range:?} of a view cannot be zeroed: some are protected against writing"),
+                format!(
+                    "bytes {range:?} of a view cannot be zeroed: some are protected against writing; make them \
+                     writable by View::protect"
+                ),
             ));
         }
         tree.zero(&range)
     }
 
-    /// Puts these bytes back to the last snapshot, and gives the memory of whole pages among them back.
+    /// Restores the bytes of `range` from the last snapshot, and returns the memory of whole pages to the system.
     ///
-    /// The last snapshot is the one that was last taken of the view or restored to it; at first, it is the one that
-    /// the view was opened on. `discard` undoes what [`changes`](View::changes) lists in the range. Bytes beyond the
-    /// end of that snapshot, by which the view grew, become zero.
+    /// The last snapshot is the one that was last taken of the view or restored to it. Before the first such call, it
+    /// is the one that the view was opened on. `discard` undoes what [`changes`](View::changes) lists in the range.
+    /// Bytes beyond the end of that snapshot, by which the view grew, become zero.
     ///
-    /// Use this for memory whose contents are no longer needed, such as pages that a balloon or an allocator returns:
-    /// `madvise` must not be used there. Unlike [`zero`](Self::zero), it leaves nothing for the next snapshot to
-    /// capture.
+    /// Use this for memory whose contents are not needed any more, such as pages that a balloon or an allocator
+    /// returns. Do not use `madvise` there. Unlike [`zero`](Self::zero), `discard` leaves nothing for the next
+    /// snapshot to capture.
     ///
-    /// Pages that were captured from a view are copied back and keep their memory, unless the view maps them. On
-    /// Windows all pages are copied back, since single pages cannot be given back.
+    /// The call copies pages that were captured from a view, and these pages keep their memory, unless the view maps
+    /// them. On Windows it copies all pages, because single pages cannot be discarded.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a range that is not within the view, `PermissionDenied` for bytes that are
-    /// [protected](Self::protect) against writing or belong to the parent of a forked process; those of the operating
-    /// system: no memory, no address space. Nothing has changed then.
+    /// - `InvalidInput` if the range is not within the view.
+    /// - `PermissionDenied` if some of the bytes are [protected](Self::protect) against writing, or if the view
+    ///   belongs to the parent of this forked process.
+    /// - Those of the operating system: no memory, no address space.
+    ///
+    /// Nothing has changed after an error.
     ///
     /// # Examples
     ///
@@ -128,12 +146,15 @@ impl<S, A> View<S, A> {
     /// # }
     /// ```
     pub fn discard(&mut self, range: impl RangeBounds<usize>) -> io::Result<()> {
-        let range = self.within("discard bytes", &range)?;
+        let range = self.within("discard", &range)?;
         let Some(tree) = &mut self.tree else { return Ok(()) };
         if !tree.allows(PageRange::around(&range), Access::can_write) {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
-                format!("bytes {range:?} of a view cannot be discarded: some are protected against writing"),
+                format!(
+                    "bytes {range:?} of a view cannot be discarded: some are protected against writing; make them \
+                     writable by View::protect"
+                ),
             ));
         }
         tree.discard(&range)

@@ -1,53 +1,161 @@
-//! `View`: snapshots of it, restores, growth. How they work is told in `worktree.rs`.
+//! `View`: its type, what its methods share, and its end.
+//!
+//! The methods are in the modules below. `engine::worktree::Worktree` does their work.
 
-// In the order in which the documentation is to show what each adds to the types.
-pub(crate) mod kind;
-mod logged;
+// rustdoc shows the methods of `View` in the order of these modules. The empty lines keep rustfmt from sorting them.
+mod snapshots;
+
+mod slice;
+
+mod properties;
+
 mod memory;
+
+mod logged;
+
+mod protected;
+
+pub(crate) mod kind;
 mod opening;
 pub(crate) mod options;
-mod protected;
-mod slice;
-mod snapshots;
 
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
 use std::ops::{Bound, Range, RangeBounds};
-use std::ptr;
 use std::sync::{Arc, Mutex};
 
 use crate::engine::worktree::Worktree;
 use crate::error;
-use crate::page_size;
 use crate::snapshot::Snapshot;
 use crate::snapshot::head::Head;
 use crate::stats::ViewStats;
-use crate::sys::Tracking;
 use crate::view::kind::{Logged, Open, Protected};
 
-/// A copy-on-write view that borrows its snapshot. See [`View`].
+/// A copy-on-write view that borrows its snapshot.
+///
+/// [`Snapshot::view`] opens one. See [`View`] for the methods.
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::{CowView, Snapshot};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let snapshot = Snapshot::from_slice(b"template")?;
+/// let mut view: CowView<'_> = snapshot.view()?;
+/// view[0] = b'T';
+/// assert_eq!(snapshot.view()?.content(), b"template");
+/// # Ok(())
+/// # }
+/// ```
 pub type CowView<'a> = View<&'a Snapshot>;
 
-/// A view whose changes its snapshot holds afterwards. See [`View`] and [`Snapshot::view_mut`].
+/// A mutable view: when it ends, its snapshot contains its bytes.
+///
+/// [`Snapshot::view_mut`] opens one, and [`View::commit`] ends it. See [`View`] for the methods.
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::{MutView, Snapshot};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let mut snapshot = Snapshot::from_slice(b"draft")?;
+/// let mut view: MutView<'_> = snapshot.view_mut()?;
+/// view[..5].copy_from_slice(b"final");
+/// view.commit()?;
+/// assert_eq!(snapshot.view()?.content(), b"final");
+/// # Ok(())
+/// # }
+/// ```
 pub type MutView<'a> = View<&'a mut Snapshot>;
 
-/// A copy-on-write view that owns a handle on its snapshot. See [`View`] and [`Snapshot::into_view`].
+/// A copy-on-write view that owns a handle on its snapshot.
+///
+/// A struct can store it, and it can be sent to another thread. [`Snapshot::into_view`] opens one. See [`View`] for
+/// the methods.
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::{OwnedView, Snapshot};
+///
+/// struct Instance {
+///     memory: OwnedView,
+/// }
+///
+/// # fn main() -> std::io::Result<()> {
+/// let template = Snapshot::from_slice(b"template")?;
+/// let mut instance = Instance { memory: template.clone().into_view()? };
+/// instance.memory.fill(0);
+/// instance.memory.restore()?;
+/// assert_eq!(instance.memory.content(), b"template");
+/// # Ok(())
+/// # }
+/// ```
 pub type OwnedView = View<Snapshot>;
 
-/// A copy-on-write view that keeps its snapshot alive. See [`View`].
+/// A copy-on-write view that shares the ownership of its snapshot through an [`Arc`].
+///
+/// [`Snapshot::view_arc`] opens one. See [`View`] for the methods.
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::{ArcView, Snapshot};
+/// use std::sync::Arc;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let snapshot = Arc::new(Snapshot::from_slice(b"shared")?);
+/// let view: ArcView = snapshot.view_arc()?;
+/// drop(snapshot);
+/// assert_eq!(view.content(), b"shared");
+/// # Ok(())
+/// # }
+/// ```
 pub type ArcView = View<Arc<Snapshot>>;
 
-/// A view of which parts may be protected. See [`View::protect`].
+/// A view of which parts can be protected against reading and writing.
+///
+/// [`View::into_protected`] makes one, [`View::protect`] protects a part of it, and [`View::into_open`] converts it
+/// back.
+///
+/// A protected view cannot be used like a slice. An access to protected memory stops the process, and the compiler
+/// may add reads of any byte behind a `&[u8]` and writes of any byte behind a `&mut [u8]`. So no such reference to
+/// protected bytes may exist. Instead, [`get`](View::get) and [`get_mut`](View::get_mut) borrow ranges that have the
+/// necessary access. Code that takes care of the access itself, such as a virtual machine, uses the pointers from
+/// [`as_ptr`](View::as_ptr) and [`as_mut_ptr`](View::as_mut_ptr).
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::{Access, ProtectedView, Snapshot, page_size};
+///
+/// # fn main() -> std::io::Result<()> {
+/// let snapshot = Snapshot::zeroed(4 * page_size())?;
+/// let mut memory: ProtectedView<&Snapshot> = snapshot.view()?.into_protected();
+/// memory.get_mut(..5).expect("nothing is protected").copy_from_slice(b"const");
+/// memory.protect(..page_size(), Access::READ)?;
+/// assert_eq!(memory.get(..5), Some(&b"const"[..]));
+/// assert_eq!(memory.get_mut(..5), None);
+///
+/// let taken = memory.take_snapshot()?; // also captures protected pages
+/// assert_eq!(&taken.view()?[..5], b"const");
+/// memory.restore()?; // also removes the protection
+/// assert!(memory.into_open().is_ok());
+/// # Ok(())
+/// # }
+/// ```
 pub type ProtectedView<S> = View<S, Protected>;
 
 /// A view to which the program reports the bytes that it writes.
 ///
 /// Use a logged view if the program knows which bytes it writes. Examples are an emulator, a virtual machine with a
-/// dirty log, a database and a page cache. The time of a snapshot or restore then depends on the number of pages that
-/// were reported, not on the length of the view. This holds on every system, since a logged view neither asks the
-/// system for written pages nor compares pages. Where the system cannot name written pages ([`Tracking::Compare`]), all
-/// other views compare all of their bytes.
+/// dirty log, a database and a page cache. The time of a snapshot or restore then depends on the number of reported
+/// pages, not on the length of the view. This holds on every system, since a logged view neither asks the system for
+/// written pages nor compares pages. Where the system cannot name written pages
+/// ([`Tracking::Compare`](crate::Tracking::Compare)), all other views compare all of their bytes.
 ///
 /// [`ViewOptions::logged`](crate::ViewOptions::logged) opens a logged view. There are two ways to write to it:
 ///
@@ -56,19 +164,19 @@ pub type ProtectedView<S> = View<S, Protected>;
 ///   the next call on the view. Report bytes that the kernel writes (`read` into the view) in the same way, and pages
 ///   in the dirty log of a hypervisor.
 ///
-/// A logged view can be read like a slice, but not written like one.
+/// A logged view can be read like a slice, but cannot be written like one.
 ///
 /// If a program writes a page and does not report it, the next snapshot does not contain the new bytes, and a restore
-/// does not put the old bytes back. [`ViewOptions::checked`](crate::ViewOptions::checked) detects such pages. Checks
+/// does not restore the old bytes. [`ViewOptions::checked`](crate::ViewOptions::checked) detects such pages. Checks
 /// are the default in programs that are built with debug assertions.
 ///
-/// # Costs
+/// # Cost
 ///
 /// A reported page counts as changed. A snapshot captures it without a comparison, even if its bytes are the same. A
-/// restore copies the old bytes back. The page then remains private memory of the view, unless the view has more of
-/// that than [`ViewOptions::keep_resident`](crate::ViewOptions::keep_resident) permits. Reporting a page takes some
-/// nanoseconds. The log takes two bits of address space for each page of the view. It takes memory only for pages that
-/// were written.
+/// restore copies the old bytes back. The page then remains private memory of the view, unless the view has more
+/// private memory than [`ViewOptions::keep_resident`](crate::ViewOptions::keep_resident) permits. Reporting a page
+/// takes some nanoseconds. The log takes two bits of address space for each page of the view. It takes memory only
+/// for pages that were written.
 ///
 /// # Examples
 ///
@@ -92,21 +200,61 @@ pub type ProtectedView<S> = View<S, Protected>;
 /// ```
 pub type LoggedView<S> = View<S, Logged>;
 
-/// A range of memory that shows a snapshot and can be written, without changing any other view.
+/// A range of memory that shows a snapshot and can be written without changing the snapshot or other views.
 ///
-/// A view is a slice of bytes: it indexes and dereferences like one. Its address never changes, its length only
-/// by [`grow`](Self::grow) and by going back from that. [`take_snapshot`](Self::take_snapshot) makes a snapshot of what it shows,
-/// [`restore`](Self::restore) and [`restore_to`](Self::restore_to) have it show a snapshot again. All of
-/// them cost what changed, not what there is. Bytes that the kernel writes for a system call
-/// (`read` into the view) count like others.
+/// A view is used like a slice of bytes. [`take_snapshot`](Self::take_snapshot) makes a snapshot of its current
+/// bytes. [`restore`](Self::restore) restores the snapshot that it was opened on, and
+/// [`restore_to`](Self::restore_to) shows another one:
 ///
-/// Dropping a view frees what it holds privately; for a [`MutView`] see [`commit`](Self::commit).
+/// ```
+/// use memsnap::Snapshot;
+///
+/// # fn main() -> std::io::Result<()> {
+/// let start = Snapshot::from_slice(b"version 1")?;
+/// let mut view = start.view()?;
+/// view[8] = b'2';
+/// let saved = view.take_snapshot()?;
+///
+/// view.restore()?;
+/// assert_eq!(view.content(), b"version 1");
+/// view.restore_to(&saved)?;
+/// assert_eq!(view.content(), b"version 2");
+/// # Ok(())
+/// # }
+/// ```
+///
+/// The address of a view never changes. Its length changes only by [`grow`](Self::grow) and by restores to snapshots
+/// of another length. The view also finds bytes that the kernel writes for a system call, such as `read` into the
+/// view.
+///
+/// The time of a snapshot or restore mostly depends on how many pages changed, not on how many there are.
+/// [`Tracking`](crate::Tracking) lists the ways to find the written pages and what each costs.
+///
+/// Dropping a view frees its private memory. Dropping a [`MutView`] stores its bytes in its snapshot first; see
+/// [`commit`](Self::commit).
+///
+/// # Kinds of views
+///
+/// The first type parameter is the owner of the snapshot. The type aliases name the usual cases: [`CowView`],
+/// [`MutView`], [`OwnedView`] and [`ArcView`]. The second type parameter decides how the bytes can be used:
+///
+/// | type | reading | writing | opened by |
+/// |---|---|---|---|
+/// | `View<S>` | like a slice | like a slice | [`Snapshot::view`] |
+/// | [`LoggedView<S>`](LoggedView) | like a slice | `get_mut`, `mark_written` | [`ViewOptions::logged`][logged] |
+/// | [`ProtectedView<S>`](ProtectedView) | `get` | `get_mut` | [`into_protected`](View::into_protected) |
+///
+/// [logged]: crate::ViewOptions::logged
 ///
 /// # Memory for other code
 ///
-/// A database, a runtime or a virtual machine that works on the memory of a view is given its
-/// [address](Self::as_mut_ptr) once. While such code may write, no slice of the view may be in use, and no call on the
-/// view may run. It goes before the view does, which the order of fields sees to:
+/// A database, a runtime or a virtual machine can work on the memory of a view. Pass it the
+/// [address](Self::as_mut_ptr) once. Three rules apply:
+///
+/// - While the other code can write, no slice of the view may be in use.
+/// - While the other code can write, no call on the view may run.
+/// - The other code must stop before the view is dropped. In a struct, declare the field of the other code before the
+///   view:
 ///
 /// ```
 /// use memsnap::{OwnedView, Snapshot};
@@ -124,7 +272,7 @@ pub type LoggedView<S> = View<S, Logged>;
 /// impl Machine {
 ///     fn new(image: Snapshot) -> std::io::Result<Self> {
 ///         let mut memory = image.into_view()?;
-///         // SAFETY: the memory stays where it is and goes after the engine, which only `run` lets write to it.
+///         // SAFETY: the memory keeps its address and is dropped after the engine, which writes only during `run`.
 ///         let engine = unsafe { Engine::new(memory.as_mut_ptr(), memory.len()) };
 ///         Ok(Self { engine, memory })
 ///     }
@@ -149,19 +297,19 @@ pub type LoggedView<S> = View<S, Logged>;
 ///
 /// - `madvise` with `MADV_DONTNEED`, `MADV_FREE` or `MADV_REMOVE`, by which memory balloons and allocators return
 ///   memory. Call [`discard`](Self::discard) or [`zero`](Self::zero) instead. After such an `madvise`, snapshots and
-///   restores of a write-protected view ([`Tracking::Armed`]) can miss the pages. (With `Tracking::Scan` and
-///   `Tracking::Pagemap` the pages are found.)
+///   restores of a write-protected view ([`Tracking::Armed`](crate::Tracking::Armed)) can miss the pages. (With
+///   `Tracking::Scan` and `Tracking::Pagemap`, the pages are found.)
 /// - `madvise` with `MADV_DONTFORK`, `MADV_WIPEONFORK` or their opposites. They change what a forked child inherits.
 /// - `mprotect`, or `madvise` with `MADV_GUARD_INSTALL`. Call [`protect`](View::protect) instead. `take_snapshot`
-///   reads the pages that were written; if one was made inaccessible without memsnap's knowledge, reading it kills
-///   the process.
+///   reads the written pages. If one of them was made inaccessible without memsnap's knowledge, reading it kills the
+///   process.
 /// - `munmap`, `mremap`, or `mmap` with `MAP_FIXED`.
-/// - `userfaultfd` registration. It fails (`EBUSY`) while the view is armed; otherwise it keeps the view from being
-///   armed. A program that needs it chooses [`Tracking::Scan`], and registers again after a restore, which may map
-///   the view anew.
+/// - `userfaultfd` registration. It fails (`EBUSY`) while the view is armed. Otherwise, it keeps the view from being
+///   armed. A program that needs it chooses [`Tracking::Scan`](crate::Tracking::Scan), and registers again after a
+///   restore, which may map the whole view again.
 ///
-/// The same holds for calls of other systems that have these effects (`VirtualProtect`, `VirtualFree` and
-/// `UnmapViewOfFile` on Windows). Advice that changes no byte is harmless: `MADV_WILLNEED`, `MADV_PAGEOUT`,
+/// The same applies to the calls of other systems that have these effects (on Windows, `VirtualProtect`,
+/// `VirtualFree` and `UnmapViewOfFile`). Advice that changes no byte is harmless: `MADV_WILLNEED`, `MADV_PAGEOUT`,
 /// `MADV_HUGEPAGE`, `MADV_MERGEABLE`, `MADV_DONTDUMP`, `mlock`.
 ///
 /// # Pinned memory
@@ -171,58 +319,65 @@ pub type LoggedView<S> = View<S, Logged>;
 /// captures each pinned page as it is at that moment. Programs that pin memory of a view follow three rules:
 ///
 /// - **Open the view with [`ViewOptions::pinned`](crate::ViewOptions::pinned)**, which is exact in all cases. Without
-///   this option, writes to pinned pages are not noticed while the view is write-protected ([`Tracking::Armed`]).
-///   memsnap write-protects nothing while the kernel counts pinned or locked memory of the process (`VmPin` and
-///   `VmLck` in `/proc/self/status`), which covers the usual case. But for the process that owns the memory, the
-///   kernel does not count pins by a ring or device that another process opened, such as a ring made before `fork`
-///   and used in the child. Nor does it count rings whose own memory the program provides (`IORING_SETUP_NO_MMAP`),
-///   or AF_XDP.
+///   this option, writes to pinned pages are not noticed while the view is write-protected
+///   ([`Tracking::Armed`](crate::Tracking::Armed)). memsnap does not write-protect any page while the kernel counts
+///   pinned or locked memory of the process (`VmPin` and `VmLck` in `/proc/self/status`), which covers the usual
+///   case. But for the process that owns the memory, the kernel does not count pins by a ring or device that another
+///   process opened, such as a ring that was made before `fork` and is used in the child. It counts neither rings
+///   whose own memory the program provides (`IORING_SETUP_NO_MMAP`) nor AF_XDP.
 /// - **Register pinned memory again after a restore, [`zero`](Self::zero) and [`discard`](Self::discard).** These
-///   calls may give a page another frame. What a device then writes to the old frame does not appear in the view.
-/// - **Write to a page once before it is pinned.** Linux does not note that io_uring wrote to a fixed buffer. If
+///   calls may replace the physical memory of a page. What a device then writes to the old memory does not appear in
+///   the view.
+/// - **Write to a page once before it is pinned.** Linux does not record that io_uring wrote to a fixed buffer. If
 ///   nothing else ever wrote to the page, Linux can drop these bytes under memory pressure, in a view that is written
 ///   in place (seen on Linux 6.18). `ViewOptions::pinned` keeps views from being written in place.
 ///
-/// The memory of a virtual machine (KVM) is not pinned. It is registered only once, since the kernel makes it follow
-/// the view.
+/// The memory of a virtual machine (KVM) is not pinned. Register it only once, since KVM follows changes of the
+/// view's mapping.
 ///
 /// # Fork
 ///
-/// A copy-on-write view and its snapshots go on in a forked child, where they and the parent's never
-/// see each other's changes. A [`MutView`] of a snapshot that was all zeroes stays with the parent: in
-/// the child its bytes must not be touched, and its methods return errors. As ever with `fork`, objects that
+/// A copy-on-write view and its snapshots can be used in a forked child. The parent and the child do not see each
+/// other's changes. There is one exception: the [`MutView`] of a snapshot that was all zeroes stays with the parent.
+/// In the child, its bytes must not be accessed, and its methods return errors. As always with `fork`, objects that
 /// another thread was using at that moment must not be used in the child.
 ///
 /// A child cannot change its parent's memory. All descriptors that memsnap opens are closed on `exec`. In a child
-/// that goes on without `exec`, memsnap closes the descriptors that lead to the parent's memory before `fork` returns
-/// there: those by which written pages are found, and the files of views that are written in place. If the child is
-/// to run code that is not trusted, three limits matter:
+/// that continues without `exec`, memsnap closes the descriptors that lead to the parent's memory before `fork`
+/// returns there: those by which written pages are found, and the files of views that are written in place. If the
+/// child runs untrusted code, three limits matter:
 ///
 /// - If the C library runs no fork handlers (a bare `clone`, `_Fork`, `vfork`), the child has these descriptors until
-///   it first uses memsnap. The same is true if another thread opens one at the very moment of the fork. With its
-///   parent's userfaultfd a child can write to the parent's memory. Close all descriptors before such code runs
+///   it first uses memsnap. The same is true if another thread opens one at the moment of the fork. With its parent's
+///   userfaultfd, a child can write to the parent's memory. Close all descriptors before such code runs
 ///   (`close_range(3, ~0, 0)`), or `exec` a separate program.
-/// - The files of snapshots stay open. They can only be read, and the child has their bytes anyway. Where there are
-///   no memfds, this is different: see `PLATFORM.md`.
-/// - memsnap does not keep a process from tracing another process of the same user, or from taking its descriptors
-///   (`/proc/PID/mem`, `pidfd_getfd`). Give the child another user or a filter of system calls, or make the parent
-///   undumpable (`PR_SET_DUMPABLE`).
+/// - The files of snapshots stay open. They can only be read, and the child has their bytes anyway. Systems without
+///   memfds are different: see `PLATFORM.md`.
+/// - memsnap does not keep a process from tracing another process of the same user, or from copying its descriptors
+///   (`/proc/PID/mem`, `pidfd_getfd`). Run the child as another user or under a system call filter, or make the
+///   parent undumpable (`PR_SET_DUMPABLE`).
 ///
-/// # Descriptors that others close
+/// # Descriptors that other code closes
 ///
-/// Code that closes descriptors that it did not open, as daemons do, has to run before memsnap is used. Each snapshot
-/// of bytes and each view that is written in place keeps a descriptor open, and each process keeps one or two more.
+/// Some code, such as that of daemons, closes descriptors that it did not open. Run such code before memsnap is used.
+/// Each snapshot of bytes and each view that is written in place keeps a descriptor open, and each process keeps one
+/// or two more.
 ///
-/// If such code runs later, memsnap does not use the file that the number then refers to. Open views go on and find
-/// written pages, possibly in a slower way. Calls that have to map the closed file return an error: opening a new
-/// view of the snapshot, restoring to another snapshot, and, for a snapshot of bytes of which no view was captured or
-/// restored before, the first such call on a view that is not mutable. When a mutable view ends, its bytes are in its
-/// snapshot. All of this also holds in a thread with a file table of its own (`unshare(CLONE_FILES)`); the other
-/// threads are not affected.
+/// If such code runs later, memsnap does not use the file to which the number of the descriptor then refers. Open
+/// views continue to work and find written pages, possibly in a slower way. Calls that have to map the closed file
+/// return an error:
+///
+/// - opening a new view of the snapshot,
+/// - restoring to another snapshot,
+/// - for a snapshot of bytes of which no view was captured or restored before: the first such call on a view that is
+///   not mutable.
+///
+/// When a mutable view ends, its bytes are in its snapshot. All of this also applies to a thread that has its own
+/// file table (`unshare(CLONE_FILES)`). Other threads are not affected.
 pub struct View<S, A = Open> {
-    /// `None`, like `snapshot`, only while the view is being dropped, committed or converted.
+    /// `None` only while the view is dropped, committed or converted. The same holds for `snapshot`.
     pub(crate) tree: Option<Worktree>,
-    /// Where a mutable view leaves its changes.
+    /// Where a mutable view stores its bytes when it ends. `None` for other views.
     head: Option<Arc<Mutex<Head>>>,
     snapshot: Option<S>,
     access: PhantomData<A>,
@@ -238,133 +393,31 @@ impl<S, A> View<S, A> {
         View { tree, head, snapshot, access: PhantomData }
     }
 
-    /// The address of the first byte, aligned to a page. It stays the same as long as the view lives.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// let snapshot = memsnap::Snapshot::zeroed(1)?;
-    /// let mut view = snapshot.view()?;
-    /// let address = view.as_ptr();
-    /// view.restore()?;
-    /// assert_eq!(view.as_ptr(), address);
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[inline]
-    #[must_use]
-    pub fn as_ptr(&self) -> *const u8 {
-        self.tree.as_ref().map_or(ptr::dangling(), |tree| tree.start().as_ptr())
-    }
-
-    /// The address of the first byte, aligned to a page. It stays the same as long as the view lives.
-    ///
-    /// The pointer may be kept as long as the view: snapshots, restores and growth leave it valid. The exception is a
-    /// [restore](Self::restore) on Windows when memory is exhausted.
-    ///
-    /// Writes through it are tracked like others. In a [logged view](LoggedView), the program has to
-    /// [report](View::mark_written) them. They must not race with calls on the view, nor happen
-    /// while a slice of it is in use. See [memory for other code](Self#memory-for-other-code).
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// let snapshot = memsnap::Snapshot::zeroed(1)?;
-    /// let mut view = snapshot.view()?;
-    /// let pointer = view.as_mut_ptr();
-    /// // SAFETY: the view has at least one byte, and no slice of it is in use.
-    /// unsafe { pointer.write(1) };
-    /// assert_eq!(view.changes()?.len(), 1);
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[inline]
-    #[must_use]
-    pub fn as_mut_ptr(&mut self) -> *mut u8 {
-        self.tree.as_mut().map_or(ptr::dangling_mut(), |tree| tree.start().as_ptr())
-    }
-
-    /// The length in bytes: whole pages.
-    #[inline]
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.tree.as_ref().map_or(0, Worktree::len)
-    }
-
-    /// Whether there is not a single byte.
-    #[inline]
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
-
-    /// What the view holds.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// let snapshot = memsnap::Snapshot::from_slice(&[1; 1 << 20])?;
-    /// let mut view = snapshot.view()?;
-    /// view[0] = 2;
-    /// assert!(view.stats().private >= memsnap::page_size());
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn stats(&self) -> ViewStats {
-        self.tree.as_ref().map_or_else(ViewStats::default, Worktree::stats)
-    }
-
-    /// Has the written pages be found in another way from now on, which changes nothing but costs: what
-    /// [`ViewOptions::tracking`](crate::ViewOptions::tracking) says when the view is opened.
-    ///
-    /// # Errors
-    ///
-    /// `Unsupported` where that way cannot work; the view goes on as before.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// use memsnap::{Snapshot, Tracking};
-    ///
-    /// # fn main() -> std::io::Result<()> {
-    /// let snapshot = Snapshot::zeroed(1)?;
-    /// let mut view = snapshot.view()?;
-    /// view.set_tracking(Tracking::Compare)?;
-    /// assert_eq!(view.stats().tracker, Tracking::Compare);
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn set_tracking(&mut self, tracking: Tracking) -> io::Result<()> {
-        match &mut self.tree {
-            Some(tree) => tree.set_tracking(tracking),
-            None => Ok(()),
-        }
-    }
-
-    /// The length of the snapshot that the view was opened on, in whole pages.
+    /// Returns the length in bytes of the snapshot that the view was opened on.
     #[cfg(feature = "vm-memory")]
     pub(crate) fn root_len(&self) -> usize {
-        self.tree.as_ref().map_or(0, |tree| tree.root().pages * page_size())
+        self.tree.as_ref().map_or(0, |tree| tree.root().pages * crate::page_size())
     }
 
-    /// The bytes that `range` means, if they are within the view.
+    /// Returns `range` with its bounds, if it is within the view. Otherwise, the error says that the program tried to
+    /// `what` these bytes.
     pub(crate) fn within(&self, what: &str, range: &impl RangeBounds<usize>) -> io::Result<Range<usize>> {
         let (len, range) = (self.len(), resolve(range, self.len()));
         if range.start > range.end || range.end > len { Err(self.outside(what, &range)) } else { Ok(range) }
     }
 
-    /// Why there are no such bytes.
+    /// Returns the error for bytes of `range` that the view does not have.
     fn outside(&self, what: &str, range: &Range<usize>) -> io::Error {
         match self.tree.as_ref().map(Worktree::check_usable) {
             Some(Err(error)) => error,
-            _ => error::invalid(format!("cannot {what} {range:?} of a view of {} bytes", self.len())),
+            _ => error::invalid(format!(
+                "cannot {what} bytes {range:?}: the range is not within the view, which has {} bytes",
+                self.len()
+            )),
         }
     }
 
+    /// Drops the working tree. A mutable view stores its bytes in its snapshot first.
     fn finish(&mut self) -> io::Result<()> {
         match (self.tree.take(), &self.head) {
             (Some(tree), Some(head)) => Head::finish(head, tree),
@@ -373,7 +426,7 @@ impl<S, A> View<S, A> {
     }
 }
 
-/// The bytes that `range` means in a slice of `len` bytes. They may be outside of the slice.
+/// Returns the bounds of `range` in a slice of `len` bytes. They may be outside of the slice.
 pub(crate) fn resolve(range: &impl RangeBounds<usize>, len: usize) -> Range<usize> {
     let start = match range.start_bound() {
         Bound::Included(&start) => start,
@@ -386,34 +439,6 @@ pub(crate) fn resolve(range: &impl RangeBounds<usize>, len: usize) -> Range<usiz
         Bound::Unbounded => len,
     };
     start..end
-}
-
-impl<A> View<&mut Snapshot, A> {
-    /// Ends the view: the snapshot holds what it shows.
-    ///
-    /// Dropping the view does the same, but cannot say if it failed: then the next fallible call on the
-    /// snapshot returns the error.
-    ///
-    /// # Errors
-    ///
-    /// Those of the operating system: no memory, no address space. Nothing written is lost: the changes are
-    /// kept, and the next call on the snapshot tries again.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// let mut snapshot = memsnap::Snapshot::from_slice(b"draft")?;
-    /// let mut view = snapshot.view_mut()?;
-    /// view[..5].copy_from_slice(b"final");
-    /// view.commit()?;
-    /// assert_eq!(snapshot.view()?.content(), b"final");
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn commit(mut self) -> io::Result<()> {
-        self.finish()
-    }
 }
 
 impl<S, A> Drop for View<S, A> {

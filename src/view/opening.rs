@@ -1,4 +1,7 @@
-//! How views of a snapshot are opened.
+//! `Snapshot`: opening views.
+//!
+//! Each method chooses the owner of the snapshot. `Worktree` decides how the image is mapped and whether the view is
+//! written in place.
 
 use std::io;
 use std::sync::Arc;
@@ -8,18 +11,23 @@ use crate::snapshot::Snapshot;
 use crate::view::options::ViewOptions;
 use crate::view::{ArcView, CowView, MutView, OwnedView, View};
 
-/// Opening views.
+/// Opening views of the snapshot.
 impl Snapshot {
-    /// A copy-on-write view: writes to it never show in the snapshot.
+    /// Opens a copy-on-write view. Writes to it never change the snapshot.
     ///
-    /// The first view of a snapshot whose pages were captured copies or maps these pages; a snapshot that
-    /// is viewed again and again is made flat, so that its views cost one mapping each.
+    /// The view borrows the snapshot. Use [`into_view`](Self::into_view) for a view that a struct stores, and
+    /// [`view_mut`](Self::view_mut) for a view whose bytes the snapshot contains afterwards.
     ///
-    /// Opening and dropping a view takes some microseconds, during which other threads of the process may have to wait
-    /// in the kernel. The first write to each page of the view takes a page fault. A program that starts from the same
-    /// snapshot again and again is faster if it keeps the view and calls [`restore`](View::restore), or
-    /// [`restore_to`](View::restore_to) with another snapshot. Pages that are written each time then take no page
-    /// fault.
+    /// # Cost
+    ///
+    /// Opening and dropping a view takes some microseconds. In this time, other threads of the process may have to
+    /// wait in the kernel. The first write to each page of the view takes a copy-on-write fault. A program that
+    /// starts from the same snapshot again and again is faster if it keeps the view and calls
+    /// [`restore`](View::restore), or [`restore_to`](View::restore_to) with another snapshot. Pages that are written
+    /// each time then take no page fault.
+    ///
+    /// If the snapshot has captured pages, its first views copy or map these pages. If many views of the snapshot are
+    /// opened, memsnap writes its pages into one file, so that each further view takes a single mapping.
     ///
     /// # Errors
     ///
@@ -40,13 +48,15 @@ impl Snapshot {
         self.view_with(&ViewOptions::default())
     }
 
-    /// A copy-on-write view, opened as `options` say.
+    /// Opens a copy-on-write view with options. See [`view`](Self::view).
     ///
     /// # Errors
     ///
-    /// Those of [`view`](Self::view); `InvalidInput` for more address space than there is; `Unsupported` for a way of
-    /// [tracking](ViewOptions::tracking) that cannot work here; no memory for pages to
-    /// [populate](ViewOptions::populate).
+    /// - Those of [`view`](Self::view).
+    /// - `InvalidInput` if the options need more addresses than there are.
+    /// - `Unsupported` if the chosen [tracking method](ViewOptions::tracking) cannot work here, or if the view is to
+    ///   be [executable](ViewOptions::executable) and memsnap does not support that on this processor.
+    /// - Those of the operating system, if there is no memory for the pages to [populate](ViewOptions::populate).
     ///
     /// # Examples
     ///
@@ -65,13 +75,17 @@ impl Snapshot {
         Ok(View::new(Worktree::open(&self.image()?, &options.settings)?, None, self))
     }
 
-    /// A mutable view: what is written through it is what this snapshot holds afterwards.
+    /// Opens a mutable view. When it ends, the snapshot contains its bytes.
     ///
-    /// Clones of this snapshot, and snapshots taken earlier, never see it. A view of a snapshot that is all zeroes is
-    /// written in place, so that filling it costs no second copy, and what later views map is one run of memory. The
-    /// exception is Linux with strict overcommit accounting (`vm.overcommit_memory=2`). The changes of any other view
-    /// are captured when the view ends, by being dropped or by [`commit`](View::commit). A view that is leaked
-    /// ([`std::mem::forget`]) leaves the snapshot as it was.
+    /// The view ends when it is dropped or by [`commit`](View::commit). Clones of this snapshot, and snapshots that
+    /// were taken earlier, stay as they are. If the view is leaked ([`std::mem::forget`]), the snapshot stays as it
+    /// was.
+    ///
+    /// # Cost
+    ///
+    /// A view of a snapshot that is all zeroes is written in place: its memory becomes the memory of the snapshot
+    /// without a copy, and later views map it in one piece. The exception is Linux with strict overcommit accounting
+    /// (`vm.overcommit_memory=2`). The changed pages of any other view are copied when the view ends.
     ///
     /// # Errors
     ///
@@ -93,7 +107,7 @@ impl Snapshot {
         self.view_mut_with(&ViewOptions::default())
     }
 
-    /// A mutable view, opened as `options` say.
+    /// Opens a mutable view with options. See [`view_mut`](Self::view_mut).
     ///
     /// # Errors
     ///
@@ -119,12 +133,14 @@ impl Snapshot {
         Ok(View::new(tree, Some(Arc::clone(self.head())), self))
     }
 
-    /// A copy-on-write view that owns this handle on the snapshot, so that it can be kept anywhere and go to another
-    /// thread. Of a clone, if the snapshot is needed as well.
+    /// Converts this handle into a copy-on-write view that owns it.
+    ///
+    /// A struct can store such a view, and it can be sent to another thread. If the snapshot is still needed, convert
+    /// a clone: `snapshot.clone().into_view()`.
     ///
     /// # Errors
     ///
-    /// Those of [`view`](Self::view).
+    /// Those of [`view`](Self::view). The handle is dropped then.
     ///
     /// # Examples
     ///
@@ -147,11 +163,11 @@ impl Snapshot {
         self.into_view_with(&ViewOptions::default())
     }
 
-    /// A copy-on-write view that owns this handle on the snapshot, opened as `options` say.
+    /// Converts this handle into a copy-on-write view that owns it, with options. See [`into_view`](Self::into_view).
     ///
     /// # Errors
     ///
-    /// Those of [`view_with`](Self::view_with).
+    /// Those of [`view_with`](Self::view_with). The handle is dropped then.
     ///
     /// # Examples
     ///
@@ -170,7 +186,9 @@ impl Snapshot {
         Ok(View::new(Worktree::open(&self.image()?, &options.settings)?, None, self))
     }
 
-    /// A copy-on-write view that keeps its snapshot alive, and can go to another thread.
+    /// Opens a copy-on-write view that shares the ownership of the snapshot.
+    ///
+    /// The view keeps the snapshot alive, and can be sent to another thread.
     ///
     /// # Errors
     ///
@@ -192,7 +210,8 @@ impl Snapshot {
         self.view_arc_with(&ViewOptions::default())
     }
 
-    /// A copy-on-write view that keeps its snapshot alive, opened as `options` say.
+    /// Opens a copy-on-write view that shares the ownership of the snapshot, with options. See
+    /// [`view_arc`](Self::view_arc).
     ///
     /// # Errors
     ///

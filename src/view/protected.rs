@@ -1,4 +1,6 @@
-//! Views of which parts may be inaccessible.
+//! `View<S, Protected>`: protecting parts of a view, and borrowing what is not protected.
+//!
+//! These methods check their arguments. `engine/worktree.rs` changes the access and records it.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -11,27 +13,26 @@ use crate::view::View;
 use crate::view::kind::Protected;
 use crate::{error, page_size};
 
-/// While parts may be protected.
-///
-/// To read or write protected memory stops the process, but it is Rust's rule that a `&[u8]` can be read and a
-/// `&mut [u8]` written in all its bytes, at any time, by code that the compiler makes up as well. So such a view is
-/// no slice: [`get`](Self::get) and [`get_mut`](Self::get_mut) give those parts that have the access it takes, and
-/// pointers ([`as_ptr`](Self::as_ptr), [`as_mut_ptr`](Self::as_mut_ptr)) are for those who take care themselves.
+/// Protecting parts of the view. See [`ProtectedView`](crate::ProtectedView).
 impl<S> View<S, Protected> {
-    /// Says what may be done with the bytes of `range`, whole pages. [`restore`](Self::restore) and
-    /// [`restore_to`](Self::restore_to) put all access back.
+    /// Sets the access to the bytes of `range`, which consists of whole pages.
     ///
-    /// [`take_snapshot`](Self::take_snapshot) works as ever; while it runs, pages that cannot be read but were
-    /// written before can be read. Kernel calls that write to the view fail (`EFAULT`) where it is
-    /// protected. Costs one system call, and one or two mappings for each range that is protected; on processors that do not keep
-    /// their instruction caches coherent by themselves (Arm, RISC-V), `READ_EXECUTE` also walks through the range.
+    /// A [`restore`](Self::restore) or [`restore_to`](Self::restore_to) makes all pages readable and writable again.
+    /// [`take_snapshot`](Self::take_snapshot) also captures protected pages. While it runs, written pages that cannot
+    /// be read are readable. If the kernel has to write to protected bytes of the view, the system call fails
+    /// (`EFAULT`).
+    ///
+    /// The call takes one system call. Each range that is protected takes one or two mappings of the process. Some
+    /// processors do not keep their instruction caches coherent by themselves (Arm, RISC-V). There, `READ_EXECUTE`
+    /// also takes time that depends on the length of the range.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if the range is not within the view or does not start and end between two pages;
-    /// `PermissionDenied` for [`Access::READ_EXECUTE`] in a view opened without
-    /// [`ViewOptions::executable`](crate::ViewOptions::executable). Those of the operating system, above all too many
-    /// mappings; the bytes have no access that could be relied on then, until the next call or restore.
+    /// - `InvalidInput` if the range is not within the view, or if it does not start and end at page boundaries.
+    /// - `PermissionDenied` for [`Access::READ_EXECUTE`] if the view was opened without
+    ///   [`ViewOptions::executable`](crate::ViewOptions::executable).
+    /// - Those of the operating system, mostly too many mappings. The access to the bytes is then unspecified until
+    ///   the next call of `protect` for them that succeeds, or the next restore.
     ///
     /// # Examples
     ///
@@ -47,13 +48,13 @@ impl<S> View<S, Protected> {
     /// assert!(memory.get(..2 * page).is_some() && memory.get(2 * page..).is_none());
     /// assert!(memory.get_mut(..page).is_some() && memory.get_mut(page..2 * page).is_none());
     /// memory.restore()?;
-    /// let view = memory.into_open().expect("a restore puts access back");
+    /// let view = memory.into_open().expect("after a restore, nothing is protected");
     /// assert_eq!(view[2 * page], 0);
     /// # Ok(())
     /// # }
     /// ```
     ///
-    /// What cannot compile, since it would be a slice of bytes that cannot be read:
+    /// The compiler rejects a slice of bytes that may not be readable:
     ///
     /// ```compile_fail,E0608
     /// # let snapshot = memsnap::Snapshot::zeroed(1).unwrap();
@@ -69,24 +70,27 @@ impl<S> View<S, Protected> {
     /// println!("{bytes:?}");
     /// ```
     pub fn protect(&mut self, range: impl RangeBounds<usize>, access: Access) -> io::Result<()> {
-        let range = self.within("protect bytes", &range)?;
+        let range = self.within("protect", &range)?;
         let Some(tree) = &mut self.tree else { return Ok(()) };
         if !range.start.is_multiple_of(page_size()) || !range.end.is_multiple_of(page_size()) {
             return Err(error::invalid(format!(
-                "bytes {range:?} of a view cannot be protected: they are not whole pages of {} bytes",
+                "cannot protect bytes {range:?} of a view: they are not whole pages of {} bytes; round both ends to \
+                 a multiple of page_size()",
                 page_size()
             )));
         }
         if access.can_execute() && !tree.is_executable() {
             return Err(io::Error::new(
                 io::ErrorKind::PermissionDenied,
-                "bytes of a view can be made executable only if it was opened with ViewOptions::executable",
+                "cannot make bytes of a view executable: the view was opened without ViewOptions::executable",
             ));
         }
         tree.protect(PageRange::new(range.start / page_size(), range.end / page_size()), access)
     }
 
-    /// These bytes, if they are within the view and all can be read.
+    /// Borrows the bytes of `range` for reading.
+    ///
+    /// Returns `None` if the range is not within the view, or if some of the bytes cannot be read.
     ///
     /// # Examples
     ///
@@ -104,13 +108,16 @@ impl<S> View<S, Protected> {
         let (tree, range) = self.allowed(&range, Access::can_read)?;
         // SAFETY: `within` found the range to be inside the view, which is one mapping.
         let start = unsafe { tree.start().add(range.start) };
-        // SAFETY: the bytes are mapped and initialized, and at most `isize::MAX`. Each page of them is recorded as readable.
-        // That lasts while `self` is borrowed: `protect` and restores need `&mut self`, and `take_snapshot` changes the access
-        // of pages only that are recorded as unreadable. Nobody writes, which would need `&mut self` too.
+        // SAFETY: the bytes are mapped and initialized, and at most `isize::MAX`. Each page of them is recorded as
+        // readable. This does not change while `self` is borrowed: `protect` and restores need `&mut self`, and
+        // `take_snapshot` changes the access only to pages that are recorded as unreadable. Nothing writes to the bytes,
+        // since a write needs `&mut self` too.
         Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), range.len()) })
     }
 
-    /// These bytes, if they are within the view and all can be written.
+    /// Borrows the bytes of `range` for writing.
+    ///
+    /// Returns `None` if the range is not within the view, or if some of the bytes cannot be written.
     ///
     /// # Examples
     ///
@@ -132,16 +139,18 @@ impl<S> View<S, Protected> {
         let (tree, range) = self.allowed(&range, Access::can_write)?;
         // SAFETY: `within` found the range to be inside the view, which is one mapping.
         let start = unsafe { tree.start().add(range.start) };
-        // SAFETY: the bytes are mapped and initialized, and at most `isize::MAX`. Each page of them is recorded as writable,
-        // and `self` is borrowed exclusively, so that no call changes that and nobody else refers to them.
+        // SAFETY: the bytes are mapped and initialized, and at most `isize::MAX`. Each page of them is recorded as
+        // writable. `self` is borrowed exclusively, so no call changes that, and no other reference to the bytes exists.
         Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), range.len()) })
     }
 
-    /// The view as a slice again, if nothing is protected at present.
+    /// Converts the view back into a slice, if no part of it is protected.
+    ///
+    /// The conversion takes no time, and the address stays the same.
     ///
     /// # Errors
     ///
-    /// The view itself, where something is.
+    /// The view itself, if a part of it is protected.
     ///
     /// # Examples
     ///
@@ -152,9 +161,10 @@ impl<S> View<S, Protected> {
     /// let snapshot = Snapshot::zeroed(1)?;
     /// let mut memory = snapshot.view()?.into_protected();
     /// memory.protect(.., Access::NONE)?;
-    /// let mut memory = memory.into_open().expect_err("it cannot be read");
+    /// let mut memory = memory.into_open().expect_err("the view is protected");
     /// memory.protect(.., Access::READ_WRITE)?;
-    /// assert_eq!(memory.into_open().expect("it can")[0], 0);
+    /// let view = memory.into_open().expect("nothing is protected");
+    /// assert_eq!(view[0], 0);
     /// # Ok(())
     /// # }
     /// ```
@@ -166,12 +176,13 @@ impl<S> View<S, Protected> {
         }
     }
 
+    /// Returns the working tree and the bounds of `range`, if each of its pages has an access that `allows`.
     fn allowed(
         &self,
         range: &impl RangeBounds<usize>,
         allows: impl Fn(Access) -> bool,
     ) -> Option<(&Worktree, Range<usize>)> {
-        let range = self.within("borrow bytes", range).ok()?;
+        let range = self.within("borrow", range).ok()?;
         let tree = self.tree.as_ref()?;
         tree.allows(PageRange::around(&range), allows).then_some((tree, range))
     }

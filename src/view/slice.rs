@@ -1,6 +1,7 @@
-//! A view as a slice of bytes.
+//! `View` as a slice of bytes, and its changes.
 //!
-//! All bytes can be read. Unless the view is logged, they can also be written.
+//! All bytes can be read. Unless the view is logged, they can also be written. `protected.rs` and `logged.rs` have
+//! the methods that replace the slice in other kinds of views.
 
 use std::io;
 use std::ops::{Deref, DerefMut, Index, IndexMut};
@@ -11,16 +12,59 @@ use crate::engine::worktree::Worktree;
 use crate::view::kind::Readable;
 use crate::view::{ProtectedView, View};
 
-/// While all bytes can be read.
+/// Reading the bytes.
 impl<S, A: Readable> View<S, A> {
-    /// Where the view differs from the snapshot that was last taken of it or restored to it, with the bytes
-    /// of both: whole pages, ascending, neighbours as one range. What the view grew by counts as different.
+    /// Returns all bytes of the view, as `&view[..]` does. The length is a multiple of the page size.
     ///
-    /// Costs what finding the changes for a snapshot costs, and a comparison of each page found.
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::from_slice(b"abc")?;
+    /// assert!(snapshot.view()?.as_slice().starts_with(b"abc\0"));
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[inline]
+    #[must_use]
+    pub fn as_slice(&self) -> &[u8] {
+        self.tree.as_ref().map_or(&[], Worktree::bytes)
+    }
+
+    /// Returns the content of the view: its bytes without the padding of the last page.
+    ///
+    /// Its length is the [`content_len`](crate::Snapshot::content_len) of the snapshot that the view was opened on or
+    /// that was last restored, or the length that was passed to [`grow`](Self::grow) afterwards. Use
+    /// [`as_slice`](Self::as_slice) for all bytes.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = memsnap::Snapshot::from_slice(b"13 characters")?;
+    /// assert_eq!(snapshot.view()?.content(), b"13 characters");
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[inline]
+    #[must_use]
+    pub fn content(&self) -> &[u8] {
+        &self.as_slice()[..self.tree.as_ref().map_or(0, Worktree::content_len)]
+    }
+    /// Lists the pages that differ from the last snapshot, with their old and new bytes.
+    ///
+    /// The last snapshot is the one that was last taken of the view or restored to it. Before the first such call, it
+    /// is the one that the view was opened on. The ranges consist of whole pages and are in ascending order. Adjacent
+    /// pages are in one range. Bytes by which the view grew count as different.
+    ///
+    /// The call finds the written pages as [`take_snapshot`](Self::take_snapshot) does, and compares each of them.
+    /// The result borrows the view.
     ///
     /// # Errors
     ///
-    /// Those of the operating system: no memory, no address space.
+    /// - Those of the operating system: no memory, no address space.
+    /// - `InvalidData` if a [logged view](crate::LoggedView) [checks](crate::ViewOptions::checked) its reports and
+    ///   finds a written page that was not reported.
     ///
     /// # Examples
     ///
@@ -49,45 +93,11 @@ impl<S, A: Readable> View<S, A> {
             None => Ok(Changes::new(Side::Slice(&[]), Side::Slice(&[]), &Default::default())),
         }
     }
-
-    /// All bytes of the view, whole pages; the same as `&view[..]`.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// let snapshot = memsnap::Snapshot::from_slice(b"abc")?;
-    /// assert!(snapshot.view()?.as_slice().starts_with(b"abc\0"));
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[inline]
-    #[must_use]
-    pub fn as_slice(&self) -> &[u8] {
-        self.tree.as_ref().map_or(&[], Worktree::bytes)
-    }
-
-    /// As many bytes as the snapshot that the view shows was made with: without the rest of the last page.
-    ///
-    /// # Examples
-    ///
-    /// ```
-    /// # fn main() -> std::io::Result<()> {
-    /// let snapshot = memsnap::Snapshot::from_slice(b"13 characters")?;
-    /// assert_eq!(snapshot.view()?.content(), b"13 characters");
-    /// # Ok(())
-    /// # }
-    /// ```
-    #[inline]
-    #[must_use]
-    pub fn content(&self) -> &[u8] {
-        &self.as_slice()[..self.tree.as_ref().map_or(0, Worktree::content_len)]
-    }
 }
 
-/// While all bytes can be read and written.
+/// Writing the bytes.
 impl<S> View<S> {
-    /// All bytes of the view, whole pages; the same as `&mut view[..]`.
+    /// Returns all bytes of the view for writing, as `&mut view[..]` does. The length is a multiple of the page size.
     ///
     /// # Examples
     ///
@@ -108,11 +118,24 @@ impl<S> View<S> {
         self.tree.as_mut().map_or(&mut [], Worktree::bytes_mut)
     }
 
-    /// Lets parts of the view be [protected](View::protect); it is no slice from then on. Costs nothing.
+    /// Converts the view into one of which parts can be [protected](View::protect).
+    ///
+    /// The result is not a slice. The conversion takes no time, and the address stays the same.
+    /// [`into_open`](View::into_open) converts it back.
     ///
     /// # Examples
     ///
-    /// See [`protect`](View::protect).
+    /// ```
+    /// use memsnap::{Access, Snapshot};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = Snapshot::from_slice(b"tables")?;
+    /// let mut memory = snapshot.view()?.into_protected();
+    /// memory.protect(.., Access::READ)?;
+    /// assert_eq!(memory.get(..6), Some(&b"tables"[..]));
+    /// # Ok(())
+    /// # }
+    /// ```
     #[must_use]
     pub fn into_protected(self) -> ProtectedView<S> {
         self.with_access()

@@ -1,4 +1,6 @@
-//! Snapshots of a view, and restores.
+//! `View`: taking snapshots and restoring.
+//!
+//! These methods check their arguments. `Worktree` decides which pages are captured and rewritten.
 
 use std::io;
 use std::ops::Range;
@@ -9,16 +11,24 @@ use crate::page_size;
 use crate::snapshot::Snapshot;
 use crate::view::View;
 
+/// Taking snapshots and restoring.
 impl<S, A> View<S, A> {
-    /// A new snapshot of what the view shows now.
+    /// Takes a snapshot of the view's current bytes.
     ///
-    /// Captures the pages that changed since the last snapshot taken or restored, and shares all others.
-    /// The view goes on as it was. Two threads may take snapshots of one view at the same time.
+    /// The snapshot has copies of the pages that changed since a snapshot of the view was last taken or restored, and
+    /// shares all other pages. The bytes of the view stay the same, and the view can be written as before. Several
+    /// threads may take snapshots of one view at the same time; their calls wait for each other.
+    ///
+    /// The call first finds the written pages. The time for that depends on the [tracking method](crate::Tracking).
+    /// It then copies the pages that changed.
     ///
     /// # Errors
     ///
-    /// Those of the operating system: no memory, no address space. `InvalidData` if a [logged view](LoggedView)
-    /// [checks](crate::ViewOptions::checked) and finds a written page that was not reported. The view stays as it was.
+    /// - Those of the operating system: no memory, no address space.
+    /// - `InvalidData` if a [logged view](crate::LoggedView) [checks](crate::ViewOptions::checked) its reports and
+    ///   finds a written page that was not reported.
+    ///
+    /// After an error, the bytes of the view are the same as before.
     ///
     /// # Examples
     ///
@@ -40,20 +50,27 @@ impl<S, A> View<S, A> {
         }
     }
 
-    /// Puts the view back to the snapshot that it was opened on, at the same address.
+    /// Restores the snapshot that the view was opened on.
     ///
-    /// For a [`MutView`] that is what the snapshot held when the view was opened.
+    /// The address of the view stays the same. If the view had grown, it shrinks. A [`MutView`](crate::MutView) then
+    /// shows what its snapshot contained when the view was opened.
+    ///
+    /// The call first finds the written pages. The time for that depends on the [tracking method](crate::Tracking).
+    /// It then copies the old bytes back to the pages that were written, or discards these pages.
+    /// [`keep_resident`](crate::ViewOptions::keep_resident) limits how many of them remain private memory of the
+    /// view.
     ///
     /// # Errors
     ///
-    /// Those of the operating system: no address space, too many mappings. The view then shows what it
-    /// showed before, or a mixture, and is as long as before or as the snapshot; either way the next restore puts
-    /// everything right, and snapshots taken of it are exact. `InvalidData` as for
-    /// [`take_snapshot`](Self::take_snapshot); after this error, the view shows what it showed before.
+    /// - Those of the operating system: no address space, too many mappings. The view then shows what it showed
+    ///   before, or a mixture of that and the snapshot. It is as long as before or as long as the snapshot. In each
+    ///   case, snapshots that are taken of the view are exact, and the next restore that succeeds restores all bytes.
+    /// - `InvalidData`, as for [`take_snapshot`](Self::take_snapshot). After this error, the view shows what it
+    ///   showed before.
     ///
-    /// On Windows, if there is not even enough memory for that, the view has no bytes: its length is 0, and its other
-    /// methods return errors until a restore succeeds. Its addresses stay reserved, but must not be accessed
-    /// meanwhile.
+    /// On Windows, a restore can fail because there is no memory even for zeroes. The view then has no bytes: its
+    /// length is 0, and its other methods return errors until a restore succeeds. Its addresses stay reserved, but
+    /// must not be accessed before a restore has succeeded.
     ///
     /// # Examples
     ///
@@ -74,17 +91,20 @@ impl<S, A> View<S, A> {
         }
     }
 
-    /// The same as [`restore`](Self::restore), but for the bytes in these ranges, which stay as they are: the coverage
-    /// map of a fuzzer, a log, a shared counter.
+    /// Does the same as [`restore`](Self::restore), except for the bytes in `ranges`, which stay as they are.
     ///
-    /// Exact to the byte; whole pages in the ranges cost nothing. Later calls know that they may differ from the
-    /// snapshot. Ranges may overlap; bytes beyond the end of a shorter snapshot go.
+    /// Use this for data that must outlive a restore, such as the coverage map of a fuzzer, a log or a shared
+    /// counter.
+    ///
+    /// `ranges` are ranges of bytes. They need not be whole pages, may overlap and may have any order. Whole pages
+    /// within them take no time, unless the restore has to map the whole view again. Later calls count the excluded
+    /// bytes as possibly different from the snapshot. Bytes beyond the end of a shorter snapshot are not kept.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` for a range that is not within the view, which changes nothing; otherwise as for
-    /// [`restore`](Self::restore). The bytes in the ranges stay in any
-    /// case, unless the view has lost its memory (on Windows, where even memory for zeroes could not be had).
+    /// - `InvalidInput` if a range is not within the view. Nothing has changed then.
+    /// - Otherwise as for [`restore`](Self::restore). The bytes in the ranges stay the same after these errors,
+    ///   unless the view has no bytes afterwards (on Windows, if there is no memory even for zeroes).
     ///
     /// # Examples
     ///
@@ -102,7 +122,7 @@ impl<S, A> View<S, A> {
     pub fn restore_excluding(&mut self, ranges: &[Range<usize>]) -> io::Result<()> {
         let len = self.len();
         if let Some(range) = ranges.iter().find(|range| range.start > range.end || range.end > len) {
-            return Err(self.outside("leave bytes out of a restore", range));
+            return Err(self.outside("exclude", range));
         }
         match &mut self.tree {
             Some(tree) => tree.show(&Arc::clone(tree.root()), ranges),
@@ -110,17 +130,21 @@ impl<S, A> View<S, A> {
         }
     }
 
-    /// Has the view show another snapshot, at the same address. To a snapshot of another length, the view shrinks, or
-    /// grows as far as [`grow`](Self::grow) can. Other code that keeps the view's length has to be told, and if the view
-    /// shrinks, before: what is behind its end then cannot be accessed.
+    /// Makes the view show `snapshot`, at the same address.
     ///
-    /// Between snapshots that descend from one another this costs the pages that differ and the pages
-    /// changed; to an unrelated one, mapping it.
+    /// `snapshot` may be any snapshot, not only one that was taken of this view. If it has another length, the view
+    /// shrinks, or grows as far as [`grow`](Self::grow) can. If other code keeps the view's length, inform that code
+    /// of the change. If the view becomes shorter, inform it before this call, because the bytes behind the new end
+    /// then cannot be accessed.
+    ///
+    /// If the view's last snapshot and `snapshot` descend from one another or from a common snapshot, the time
+    /// depends on the pages that differ between them and on the pages that were written. If they are unrelated, or if
+    /// most pages differ, the call maps all of `snapshot`.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if the snapshot is longer than the view can be, which changes nothing; otherwise as for
-    /// [`restore`](Self::restore).
+    /// - `InvalidInput` if the snapshot is longer than the view can become. Nothing has changed then.
+    /// - Otherwise as for [`restore`](Self::restore).
     ///
     /// # Examples
     ///
@@ -144,9 +168,41 @@ impl<S, A> View<S, A> {
         if wanted > most {
             return Err(error::invalid(format!(
                 "a view with room for {most} bytes cannot show a snapshot of {wanted} bytes; open a view of that \
-                 snapshot, or this one with ViewOptions::reserve"
+                 snapshot, or open this view with a larger ViewOptions::reserve"
             )));
         }
         tree.show(&image, &[])
+    }
+}
+
+/// Ending a mutable view.
+impl<A> View<&mut Snapshot, A> {
+    /// Ends the view and stores its bytes in its snapshot.
+    ///
+    /// Dropping the view does the same, but cannot return an error. Instead, the next fallible call on the snapshot
+    /// returns it.
+    ///
+    /// # Errors
+    ///
+    /// Those of the operating system: no memory, no address space. The written bytes are kept, and the next call on
+    /// the snapshot tries again to store them.
+    ///
+    /// In two cases there is nothing to keep, and the snapshot stays as it was: if the view belongs to the parent of
+    /// this forked process, and if the view has no bytes after a [restore](Self::restore) that failed (Windows).
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// let mut snapshot = memsnap::Snapshot::from_slice(b"draft")?;
+    /// let mut view = snapshot.view_mut()?;
+    /// view[..5].copy_from_slice(b"final");
+    /// view.commit()?;
+    /// assert_eq!(snapshot.view()?.content(), b"final");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn commit(mut self) -> io::Result<()> {
+        self.finish()
     }
 }

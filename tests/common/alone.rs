@@ -5,17 +5,20 @@ use std::process::{self, Command, Output, Stdio};
 
 use super::tell;
 
-/// Names the test that a re-executed test binary is to run.
+/// The environment variable that names the test that a re-executed test binary runs.
 const ALONE: &str = "MEMSNAP_TEST_ALONE";
 
-/// Names the access, by the test and a number, that a re-executed test binary is to end with.
+/// The environment variable that names the access, by test and number, that a re-executed test binary ends
+/// with.
 const DOOMED: &str = "MEMSNAP_TEST_DOOMED";
 
-/// The exit code of a process that was to be stopped and was not.
+/// The exit code of a process that the system did not stop.
 const NOT_STOPPED: i32 = 77;
 
-/// Runs `body`, which is all of the test named `test`, in a process of its own: limits, memory and
-/// descriptors belong to processes, and other tests run in this one.
+/// Runs `body` in a process of its own.
+///
+/// `body` is the whole of the test named `test`. Limits, memory and descriptors belong to a process, and
+/// other tests run in this one.
 pub(crate) fn alone(test: &str, body: impl FnOnce()) {
     alone_with(test, &[], body);
 }
@@ -27,20 +30,38 @@ pub(crate) fn alone_with(test: &str, environment: &[(&str, &str)], body: impl Fn
     }
     let output = run(test, &[environment, &[(ALONE, test)]].concat());
     let (said, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    let passed = output.status.success() && said.contains("test result: ok. 1 passed");
-    assert!(passed, "{test} in a process of its own: {}\n{said}\n{error}", output.status);
+    assert!(passed(&output), "{test} in a process of its own: {}\n{said}\n{error}", output.status);
     error.lines().filter(|line| line.starts_with("skipped: ") || line.starts_with("note: ")).for_each(tell);
 }
 
-/// Runs this test binary for one test, which is at the root of its crate or in one of the modules of that.
+/// The modules of test crates that have tests in processes of their own. The empty name is the root.
+const MODULES: [&str; 9] = [
+    "",
+    "address_space::",
+    "copies::",
+    "descriptors::",
+    "kept::",
+    "keys::",
+    "linux::",
+    "mappings::",
+    "refused::",
+];
+
+/// A command that runs this test binary for one test, which is in one of [`MODULES`].
+pub(crate) fn command(test: &str) -> Command {
+    let mut command = Command::new(env::current_exe().unwrap());
+    command.args(MODULES.map(|module| format!("{module}{test}"))).args(["--exact", "--nocapture"]);
+    command
+}
+
+/// Whether the process of a [`command`] ran its test, and the test passed.
+pub(crate) fn passed(output: &Output) -> bool {
+    let said = String::from_utf8_lossy(&output.stdout);
+    output.status.success() && said.contains("test result: ok. 1 passed")
+}
+
 fn run(test: &str, environment: &[(&str, &str)]) -> Output {
-    Command::new(env::current_exe().unwrap())
-        .args(["", "unix::", "linux::", "keys::"].map(|module| format!("{module}{test}")))
-        .args(["--exact", "--nocapture"])
-        .envs(environment.iter().copied())
-        .stdin(Stdio::null())
-        .output()
-        .unwrap()
+    command(test).envs(environment.iter().copied()).stdin(Stdio::null()).output().unwrap()
 }
 
 /// Processes that do what a test does, up to an access that the system may stop them for.

@@ -1,4 +1,4 @@
-//! Descriptors by which one process can look into another's memory, or write there.
+//! Descriptors with which one process can read or write another process's memory.
 
 use std::fs::{self, File};
 use std::io;
@@ -12,18 +12,18 @@ use super::unix::is_closed_on_exec;
 pub(crate) enum Kind {
     Pagemap,
     Userfaultfd,
-    /// A memory file of memsnap.
+    /// A memory file of memsnap that is sealed against writes.
     Sealed,
-    /// One that can be written.
+    /// A memory file of memsnap that can be written.
     Unsealed,
 }
 
-/// The numbers of these descriptors in the file table of the calling thread.
+/// Returns the kinds and numbers of these descriptors in the file table of the calling thread.
 pub(crate) fn keys() -> Vec<(Kind, RawFd)> {
     let mut keys = Vec::new();
     for entry in fs::read_dir("/proc/thread-self/fd").unwrap() {
         let entry = entry.unwrap();
-        // The descriptor of the directory is listed too; it is of no interest.
+        // `/proc` also lists the descriptor of the directory, which is closed by now.
         let Ok(target) = fs::read_link(entry.path()) else { continue };
         let target = target.to_string_lossy().into_owned();
         let number = entry.file_name().to_str().unwrap().parse().unwrap();
@@ -40,7 +40,7 @@ pub(crate) fn keys() -> Vec<(Kind, RawFd)> {
     keys
 }
 
-/// Those that a child must not have of its parent.
+/// Returns the kinds of open descriptors that a child must not inherit.
 pub(crate) fn forbidden() -> Vec<Kind> {
     let mut kinds: Vec<_> = keys().into_iter().map(|(kind, _)| kind).collect();
     kinds.retain(|kind| *kind != Kind::Sealed);
@@ -48,12 +48,12 @@ pub(crate) fn forbidden() -> Vec<Kind> {
     kinds
 }
 
-/// The numbers of open descriptors.
+/// Returns the numbers of open descriptors of this kind.
 pub(crate) fn numbers_of(kind: Kind) -> Vec<RawFd> {
     keys().into_iter().filter(|key| key.0 == kind).map(|(_, number)| number).collect()
 }
 
-/// The number of open descriptors, but for the sockets by which the tests' processes talk to each other.
+/// Returns the number of open descriptors, without the sockets that connect the processes of a test.
 pub(crate) fn open_descriptors() -> usize {
     let entries = fs::read_dir("/proc/thread-self/fd").unwrap();
     let targets = entries.filter_map(|entry| fs::read_link(entry.unwrap().path()).ok());
@@ -61,26 +61,27 @@ pub(crate) fn open_descriptors() -> usize {
 }
 
 fn is_sealed(number: RawFd) -> bool {
-    // Another open file, whose seals are the same.
+    // This is another open file of the same memory. Seals belong to the memory.
     let file = File::open(format!("/proc/thread-self/fd/{number}")).unwrap();
     fcntl_get_seals(&file).unwrap().contains(SealFlags::WRITE)
 }
 
-/// Has `number` stand for another file from now on, as when somebody closed it and opened that.
+/// Makes `number` refer to another file, as if other code had closed it and opened that file.
 pub(crate) fn put_in_place(other: &impl AsRawFd, number: RawFd) {
-    // SAFETY: takes numbers only. What the number stood for is closed against memsnap's will, which is what is tested.
+    // SAFETY: takes numbers only. It closes a descriptor of memsnap behind its back, which is what these
+    // tests are about.
     let result = unsafe { libc::dup3(other.as_raw_fd(), number, libc::O_CLOEXEC) };
     assert_eq!(result, number, "{}", io::Error::last_os_error());
 }
 
-/// Gives the calling thread a file table of its own.
+/// Gives the calling thread its own file table.
 pub(crate) fn unshare_files() {
-    // SAFETY: the flag concerns nothing but the file table.
+    // SAFETY: the flag affects only the file table.
     let result = unsafe { libc::unshare(libc::CLONE_FILES) };
     assert_eq!(result, 0, "{}", io::Error::last_os_error());
 }
 
-/// A userfaultfd that write-protects asynchronously like memsnap's.
+/// Opens a userfaultfd that write-protects asynchronously, like memsnap's.
 pub(crate) fn userfaultfd() -> io::Result<OwnedFd> {
     const USER_MODE_ONLY: libc::c_int = 1;
     const API: libc::Ioctl = libc::_IOWR::<[u64; 3]>(0xaa, 0x3f);
@@ -89,7 +90,7 @@ pub(crate) fn userfaultfd() -> io::Result<OwnedFd> {
     if number < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor was made just now.
+    // SAFETY: the descriptor was just created.
     let fd = unsafe { OwnedFd::from_raw_fd(number.try_into().unwrap()) };
     let mut api: [u64; 3] = [0xaa, 1 << 15, 0];
     // SAFETY: `api` is a `struct uffdio_api`.

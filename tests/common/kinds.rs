@@ -1,13 +1,14 @@
-//! Snapshots of every kind, and what is done with any of them.
+//! Snapshots of every kind, and a test that runs on each of them.
 
 use std::io::Write;
+use std::ops::Range;
 
 use memsnap::{Snapshot, Tracking, View, page_size};
 
 use super::script::read;
 use super::{LINUX, assert_same, pattern};
 
-/// All ways of tracking.
+/// All tracking methods.
 pub(crate) const ALL_TRACKINGS: [Tracking; 6] = [
     Tracking::Auto,
     Tracking::Armed,
@@ -17,7 +18,7 @@ pub(crate) const ALL_TRACKINGS: [Tracking; 6] = [
     Tracking::Compare,
 ];
 
-/// Those that may work on this system.
+/// The tracking methods that may work on this system.
 pub(crate) const TRACKINGS: &[Tracking] = if LINUX {
     &[Tracking::Auto, Tracking::Armed, Tracking::Scan, Tracking::Pagemap, Tracking::Compare]
 } else if cfg!(windows) {
@@ -26,17 +27,17 @@ pub(crate) const TRACKINGS: &[Tracking] = if LINUX {
     &[Tracking::Auto, Tracking::Compare]
 };
 
-/// Pages of each.
+/// The number of pages of each snapshot.
 pub(crate) const PAGES: usize = 150;
 
-/// A snapshot, what it holds, and what it is called.
+/// A snapshot with its name and its bytes.
 pub(crate) struct Kind {
     pub(crate) name: &'static str,
     pub(crate) snapshot: Snapshot,
     pub(crate) bytes: Vec<u8>,
 }
 
-/// One of each kind.
+/// Returns one snapshot of each kind.
 pub(crate) fn all() -> Vec<Kind> {
     let bytes = pattern(PAGES, 1);
     let mut file = tempfile::tempfile().unwrap();
@@ -70,7 +71,9 @@ fn kind(name: &'static str, snapshot: Snapshot, bytes: Vec<u8>) -> Kind {
     Kind { name, snapshot, bytes }
 }
 
-/// Some of its pages views copy; some, in long runs, they map.
+/// Takes a snapshot with captured pages.
+///
+/// Views copy some of these pages. The others form long runs, which views map.
 fn captured(name: &'static str, root: &Snapshot, mut bytes: Vec<u8>) -> Kind {
     let mut view = root.view().unwrap();
     for page in [2, 5, 6, 140] {
@@ -82,7 +85,13 @@ fn captured(name: &'static str, root: &Snapshot, mut bytes: Vec<u8>) -> Kind {
     kind(name, view.take_snapshot().unwrap(), bytes)
 }
 
-/// Writes, takes and restores in a view of any kind.
+/// Returns ranges that are invalid for a view of `len` bytes.
+#[allow(clippy::reversed_empty_ranges)]
+pub(crate) fn ranges_outside(len: usize) -> [Range<usize>; 5] {
+    [0..len + 1, len + 1..len + 1, 9..8, 0..usize::MAX, usize::MAX..usize::MAX]
+}
+
+/// Writes to a view, takes snapshots of it and restores it.
 pub(crate) fn goes_on<S>(what: &str, view: &mut View<S>, root: &[u8]) {
     let mut bytes = root.to_vec();
     assert_same(what, view, root);

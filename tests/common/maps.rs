@@ -1,4 +1,4 @@
-//! What the system says of a range of addresses, without touching it in a way that could stop the process.
+//! What the system reports about a range of addresses, obtained without accesses that could stop the process.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -14,15 +14,15 @@ use super::LINUX;
 #[derive(Debug)]
 pub(crate) struct Area {
     pub(crate) range: Range<usize>,
-    /// As in `rw-p`.
+    /// The permissions, such as `rw-p`.
     pub(crate) access: String,
     pub(crate) name: String,
-    /// The lines of `/proc/self/smaps` below the first.
+    /// The lines of `/proc/self/smaps` after the first line of the mapping.
     details: String,
 }
 
 impl Area {
-    /// A number of `/proc/self/smaps`, in bytes; 0 if it is not there.
+    /// Returns a number from `/proc/self/smaps`, in bytes, or 0 if the field is missing.
     pub(crate) fn bytes(&self, field: &str) -> usize {
         let line = self.details.lines().find_map(|line| line.strip_prefix(field)?.strip_prefix(':'));
         let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).map_or("0", str::trim);
@@ -30,7 +30,7 @@ impl Area {
     }
 }
 
-/// Of Linux: the mappings that have some of the `len` bytes from `start` on.
+/// Returns the mappings that overlap the `len` bytes from `start`. Linux only.
 pub(crate) fn areas(start: *const u8, len: usize) -> Vec<Area> {
     let wanted = start.addr()..start.addr() + len;
     let mut areas: Vec<Area> = Vec::new();
@@ -56,7 +56,8 @@ fn first_line(line: &str) -> Option<Area> {
     Some(Area { range, access, name, details: String::new() })
 }
 
-/// What may be done with each of `pages` pages from `start` on, as in `rw-`; `gap` where nothing is mapped.
+/// Returns the access to each of `pages` pages from `start`, such as `rw-`, or `gap` if nothing is mapped
+/// there.
 fn access(start: *const u8, pages: usize) -> Vec<String> {
     let areas = areas(start, pages * page_size());
     let addresses = (0..pages).map(|page| start.addr() + page * page_size());
@@ -64,8 +65,10 @@ fn access(start: *const u8, pages: usize) -> Vec<String> {
     addresses.map(|address| of(address).map_or("gap".into(), |area| area.access[..3].to_owned())).collect()
 }
 
-/// Checks that each of `pages` pages from `start` on is accessible like this, as in `rw-`. Where no mappings can be
-/// listed some are tried, by writing the byte that is there if any can be written.
+/// Checks that each of `pages` pages from `start` has the access `expected`, such as `rw-`.
+///
+/// If the system does not list mappings, this reads and writes some of the pages instead. It writes the byte
+/// that is there already.
 #[track_caller]
 pub(crate) fn assert_access(what: &str, start: *const u8, pages: usize, expected: &str) {
     if LINUX {
@@ -83,7 +86,7 @@ pub(crate) fn assert_access(what: &str, start: *const u8, pages: usize, expected
     }
 }
 
-/// The pages from `start` on that are in memory, the page of zeroes included, if the system tells.
+/// Returns how many pages from `start` are resident, including zero pages, if the system reports it.
 pub(crate) fn present(start: *const u8, pages: usize) -> Option<usize> {
     const PRESENT: u64 = 1 << 63;
     if !LINUX {
@@ -98,17 +101,17 @@ pub(crate) fn present(start: *const u8, pages: usize) -> Option<usize> {
     Some(entries.filter(|entry| entry & PRESENT != 0).count())
 }
 
-/// Of the memory that is mapped in this process, in bytes.
+/// The memory that is mapped in this process, in bytes.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Memory {
     pub(crate) rss: usize,
-    /// Memory of the process's own.
+    /// Anonymous memory.
     pub(crate) anonymous: usize,
-    /// Pages of memory files, as far as they are mapped.
+    /// Pages of memory files that are mapped.
     pub(crate) shared: usize,
 }
 
-/// What the system says, if it does.
+/// Returns the memory that is mapped in this process, if the system reports it.
 pub(crate) fn memory() -> Option<Memory> {
     if !LINUX {
         return None;
@@ -123,17 +126,17 @@ pub(crate) fn kib(report: &str, name: &str) -> Option<usize> {
     Some(line.trim().strip_suffix("kB")?.trim().parse::<usize>().ok()? * 1024)
 }
 
-/// A file for bytes that the system is to copy.
+/// A file into which the system copies bytes.
 fn file() -> MutexGuard<'static, File> {
     static FILE: LazyLock<Mutex<File>> = LazyLock::new(|| Mutex::new(tempfile::tempfile().unwrap()));
     FILE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// The byte at `address`, if the system can read it for this process.
+/// Returns the byte at `address` if the system can read it for this process.
 pub(crate) fn try_read(address: *const u8) -> Option<u8> {
     let mut file = file();
     file.rewind().unwrap();
-    // SAFETY: only the system reads there, or says that it cannot.
+    // SAFETY: only the system reads at this address, and it returns an error if it cannot.
     let there = unsafe { slice::from_raw_parts(address, 1) };
     if file.write(there).ok()? == 0 {
         return None;
@@ -144,13 +147,15 @@ pub(crate) fn try_read(address: *const u8) -> Option<u8> {
     Some(byte[0])
 }
 
-/// Has the system write `byte` at `address`, of memory that is the caller's and that no reference is to.
+/// Makes the system write `byte` at `address`, in memory that belongs to the caller and that no reference
+/// points to.
 pub(crate) fn try_write(address: *mut u8, byte: u8) -> bool {
     let mut file = file();
     file.rewind().unwrap();
     file.write_all(&[byte]).unwrap();
     file.rewind().unwrap();
-    // SAFETY: only the system writes there, where the caller may, or says that it cannot.
+    // SAFETY: only the system writes at this address, which belongs to the caller, and it returns an error if
+    // it cannot.
     let there = unsafe { slice::from_raw_parts_mut(address, 1) };
     file.read(there).is_ok_and(|read| read == 1)
 }

@@ -1,5 +1,7 @@
-//! What the test files share: bytes that are told from others, what is done with snapshots of every kind, and
-//! how a test is run on its own, or says that it was skipped.
+//! The code that the test files share.
+//!
+//! It makes distinguishable bytes, runs operations on snapshots of every kind, runs tests in processes of
+//! their own, and reports skipped tests.
 //!
 //! What only some systems have is in modules named `unix` and `linux`, here as in the tests.
 #![allow(dead_code, unused_imports)] // Each test file is a crate of its own and uses a part.
@@ -16,14 +18,14 @@ pub(crate) mod linux;
 #[cfg(unix)]
 pub(crate) mod unix;
 
-/// What only Linux tells.
+/// What only Linux reports.
 #[cfg(not(all(target_os = "linux", not(memsnap_unix))))]
 mod linux {
     pub(crate) fn memory_file_bytes() -> Option<u64> {
         None
     }
 
-    /// Not known.
+    /// Other systems do not report this.
     pub(crate) fn addresses_are_limited() -> bool {
         true
     }
@@ -40,22 +42,25 @@ use memsnap::page_size;
 pub(crate) use alone::alone;
 pub(crate) use linux::{addresses_are_limited, memory_file_bytes};
 
-/// Whether these are tests of the backend for Linux.
+/// Whether these tests use the backend for Linux.
 pub(crate) const LINUX: bool = cfg!(all(target_os = "linux", not(memsnap_unix)));
 
-/// The way of finding written pages that takes the place of the automatic choice, by the name in `CONTRIBUTING.md`.
+/// Returns the tracking tier that replaces the automatic choice, by its name in `CONTRIBUTING.md`.
 pub(crate) fn forced_tier() -> Option<String> {
     option_env!("MEMSNAP_TESTING")?;
     env::var("MEMSNAP_TIER").ok()
 }
 
-/// Says why a test cannot run here, in lines that CI counts.
+/// Prints why a test cannot run here, in a line that CI counts.
 pub(crate) fn skip(test: &str, reason: impl Display) {
     tell(&format!("skipped: {test}: {reason}"));
 }
 
-/// What was made; where this system is unable to (`Unsupported`), nothing, and the test is skipped. Any other error fails
-/// the test, which would test nothing otherwise.
+/// Returns the value, or `None` if the system does not support it (`Unsupported`).
+///
+/// In that case the test is skipped.
+///
+/// Any other error fails the test, since otherwise it would test nothing.
 #[track_caller]
 pub(crate) fn supported<T>(test: &str, made: io::Result<T>) -> Option<T> {
     match made {
@@ -68,18 +73,18 @@ pub(crate) fn supported<T>(test: &str, made: io::Result<T>) -> Option<T> {
     }
 }
 
-/// Writes a line to the real standard error, also where the test's output is captured.
+/// Writes a line to the real standard error, even if the output of the test is captured.
 pub(crate) fn tell(line: &str) {
     let _ = io::stderr().write_all(format!("\n{line}\n").as_bytes());
 }
 
-/// Lets only one test of the file run until the guard is dropped.
+/// Makes other tests of this file wait until the guard is dropped.
 pub(crate) fn serial() -> MutexGuard<'static, ()> {
     static SERIAL: Mutex<()> = Mutex::new(());
     SERIAL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// `pages` pages that are told from each other, and from those of another `seed`, by each byte.
+/// Returns `pages` pages. Each byte of a page differs from that of the next pages and of other seeds.
 pub(crate) fn pattern(pages: usize, seed: u8) -> Vec<u8> {
     let mut bytes = vec![0; pages * page_size()];
     for (page, bytes) in bytes.chunks_exact_mut(page_size()).enumerate() {
@@ -89,7 +94,7 @@ pub(crate) fn pattern(pages: usize, seed: u8) -> Vec<u8> {
     bytes
 }
 
-/// `len` bytes, no two pages of them alike.
+/// Returns `len` bytes in which no two pages are equal.
 pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut bytes = Vec::with_capacity(len + 8);
@@ -103,25 +108,25 @@ pub(crate) fn noise(len: usize, seed: u64) -> Vec<u8> {
     bytes
 }
 
-/// `bytes`, and zeroes up to a whole number of pages.
+/// Returns `bytes` with zeroes appended, up to a whole number of pages.
 pub(crate) fn padded(mut bytes: Vec<u8>) -> Vec<u8> {
     bytes.resize(bytes.len().next_multiple_of(page_size()), 0);
     bytes
 }
 
-/// Compares without printing megabytes.
+/// Compares two slices without printing them whole.
 #[track_caller]
 pub(crate) fn assert_same(what: &str, real: &[u8], expected: &[u8]) {
     assert_eq!(real.len(), expected.len(), "{what}: length");
     if real != expected {
         let at = real.iter().zip(expected).position(|(real, expected)| real != expected).unwrap_or(0);
-        // Read again: a page that is torn may look different now.
+        // This reads the byte again, since a torn page may look different by now.
         let (page, real, expected) = (at / page_size(), real[at], expected[at]);
         panic!("{what}: byte {at} (page {page}) is {real}, expected {expected}");
     }
 }
 
-/// The message of an error with all that it was caused by.
+/// Returns the message of an error and of all its sources.
 pub(crate) fn message(error: &io::Error) -> String {
     let mut message = error.to_string();
     let mut source = std::error::Error::source(error);
@@ -132,7 +137,7 @@ pub(crate) fn message(error: &io::Error) -> String {
     message
 }
 
-/// A pipe's reading end, to which a thread writes `bytes`.
+/// Returns the reading end of a pipe, to which a thread writes `bytes`.
 pub(crate) fn pipe_of(bytes: Vec<u8>) -> PipeReader {
     let (reader, mut writer) = io::pipe().unwrap();
     thread::spawn(move || writer.write_all(&bytes));

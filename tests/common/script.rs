@@ -1,4 +1,4 @@
-//! All operations in an order that a seed decides, against plain byte vectors.
+//! Runs all operations in an order that a seed determines, and compares the results with byte vectors.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -7,13 +7,13 @@ use memsnap::{ArcView, Snapshot, Tracking, page_size};
 
 use super::{assert_same, pattern};
 
-/// Enough for long runs of pages to be mapped rather than copied.
+/// Enough pages for long runs, which are mapped rather than copied.
 const PAGES: usize = 100;
 
-/// Snapshots held at a time.
+/// The number of snapshots that are kept at a time.
 const HELD: usize = 10;
 
-/// Snapshots and views of one length, and what they must show.
+/// Snapshots and views of one length, with the bytes that they must show.
 pub(crate) struct Script {
     random: Random,
     snapshots: Vec<(Arc<Snapshot>, Vec<u8>)>,
@@ -27,7 +27,7 @@ struct Tree {
     synced: Vec<u8>,
 }
 
-/// `SplitMix64`.
+/// A `SplitMix64` generator.
 pub(crate) struct Random(pub(crate) u64);
 
 impl Random {
@@ -61,12 +61,12 @@ impl Script {
         script
     }
 
-    /// Goes on with the same snapshots and views, but another order.
+    /// Continues with the same snapshots and views, but in another order.
     pub(crate) fn reseed(&mut self, seed: u64) {
         self.random = Random(seed);
     }
 
-    /// Has the views that are open find what was written in this way, if it can work.
+    /// Sets the tracking method of the open views, if it can work.
     pub(crate) fn track(&mut self, tracking: Tracking) {
         self.views.iter_mut().for_each(|tree| drop(tree.view.set_tracking(tracking)));
     }
@@ -78,13 +78,15 @@ impl Script {
         self.check();
     }
 
-    /// How the first view finds what was written. Only known once it has looked for it.
+    /// Returns the tracking method of the first view.
+    ///
+    /// It searches for written pages first, since the method is unknown before.
     pub(crate) fn tracker(&self) -> Tracking {
         self.views[0].view.changes().unwrap();
         self.views[0].view.stats().tracker
     }
 
-    /// The same, with the tier that `scan` becomes after a while by the same name.
+    /// Like `tracker`, but returns `Scan` for `Armed`, which a view in tier `scan` changes to after a while.
     pub(crate) fn scanner(&self) -> Tracking {
         match self.tracker() {
             Tracking::Armed => Tracking::Scan,
@@ -176,7 +178,7 @@ impl Script {
         assert_same("view after a step", &tree.view, &tree.bytes);
     }
 
-    /// Writes through a mutable view of a copy of a snapshot.
+    /// Writes through a mutable view of a clone of a snapshot.
     fn mutate(&mut self, snapshot: usize) {
         let (snapshot, mut bytes) = self.snapshots[snapshot].clone();
         let mut snapshot = Snapshot::clone(&snapshot);
@@ -202,24 +204,31 @@ impl Script {
     }
 }
 
-/// All bytes of a snapshot, without a view.
+/// Returns all bytes of a snapshot, without opening a view.
 pub(crate) fn read(snapshot: &Snapshot) -> Vec<u8> {
     let mut bytes = vec![0xA5; snapshot.len()];
     assert_eq!(snapshot.read_at(&mut bytes, 0).unwrap(), bytes.len());
     bytes
 }
 
-/// The ranges of whole pages in which two slices of one length differ.
+/// Returns the ranges of whole pages in which two slices differ.
+///
+/// If one slice is longer, the pages that only this one has count as different.
 pub(crate) fn differing(left: &[u8], right: &[u8]) -> Vec<Range<usize>> {
     let page = page_size();
     let mut ranges: Vec<Range<usize>> = Vec::new();
-    for (i, (left, right)) in left.chunks(page).zip(right.chunks(page)).enumerate() {
-        if left != right {
+    for at in (0..left.len().max(right.len())).step_by(page) {
+        if page_at(left, at) != page_at(right, at) {
             match ranges.last_mut() {
-                Some(last) if last.end == i * page => last.end += page,
-                _ => ranges.push(i * page..(i + 1) * page),
+                Some(last) if last.end == at => last.end += page,
+                _ => ranges.push(at..at + page),
             }
         }
     }
     ranges
+}
+
+/// Returns the page of `bytes` at `at`, if there is one. The last page may be shorter.
+fn page_at(bytes: &[u8], at: usize) -> Option<&[u8]> {
+    bytes.get(at..bytes.len().min(at + page_size()))
 }

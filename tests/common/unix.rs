@@ -1,4 +1,4 @@
-//! What the tests ask of Unix: forked children, and limits of the process.
+//! What the tests need from Unix: forked children, and limits of the process.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -14,13 +14,13 @@ use rustix::process::{
 
 use super::skip;
 
-/// The side of a fork on which the caller finds itself.
+/// The side of a fork on which the caller runs.
 pub(crate) enum Fork {
     InParent(Child),
     InChild(Parent),
 }
 
-/// What the parent holds: a line to the child, and where it reports a panic.
+/// The parent's side: a socket to the child, and a socket on which the child reports a panic.
 pub(crate) struct Child {
     pid: Pid,
     line: UnixStream,
@@ -28,11 +28,13 @@ pub(crate) struct Child {
     reaped: bool,
 }
 
-/// What the child holds: a line to the parent. The child ends with it: well by `exit`, badly when it
-/// is dropped, as a panic does on its way out, so that a child never returns to the test harness.
+/// The child's side: a socket to the parent.
+///
+/// The child ends when this value does, so that it never returns to the test harness. `exit` ends it with
+/// success. Dropping the value, as a panic does, ends it with failure.
 pub(crate) struct Parent(UnixStream);
 
-/// Forks. The caller holds [`serial`](super::serial), so that no other thread is using memsnap.
+/// Forks. The caller must hold [`serial`](super::serial), so that no other thread is using memsnap.
 pub(crate) fn fork() -> Fork {
     let (line, childs_line) = UnixStream::pair().unwrap();
     let (report, reporter) = UnixStream::pair().unwrap();
@@ -42,7 +44,7 @@ pub(crate) fn fork() -> Fork {
         -1 => panic!("fork: {}", io::Error::last_os_error()),
         0 => {
             drop((line, report));
-            // SAFETY: `alarm` touches no memory; the signal ends a child that hangs.
+            // SAFETY: `alarm` touches no memory. Its signal ends a child that hangs.
             unsafe { libc::alarm(600) };
             panic::set_hook(Box::new(move |info| {
                 let _ = writeln!(&reporter, "{info}");
@@ -56,8 +58,12 @@ pub(crate) fn fork() -> Fork {
     }
 }
 
-/// What was made of io_uring; nothing, and the test is skipped, where the kernel has none, lets nobody use it, or counts it
-/// as locked memory of one who is not root.
+/// Returns what was made with io_uring, or `None` if that is not possible here.
+///
+/// In that case the test is skipped.
+///
+/// It is not possible if the kernel has no io_uring or forbids it, or if it counts the memory of the ring as
+/// locked and the user is not root.
 #[track_caller]
 pub(crate) fn of_ring<T>(test: &str, made: io::Result<T>) -> Option<T> {
     match made {
@@ -72,9 +78,11 @@ pub(crate) fn of_ring<T>(test: &str, made: io::Result<T>) -> Option<T> {
     }
 }
 
-/// Keeps these bytes in memory. Whoever is not root may not be allowed to, so that the test is skipped.
+/// Locks these bytes in memory.
+///
+/// Skips the test and returns `false` if a user other than root may not do this.
 pub(crate) fn lock(test: &str, bytes: &[u8]) -> bool {
-    // SAFETY: the bytes are mapped; to lock them changes none.
+    // SAFETY: the bytes are mapped, and locking changes none of them.
     if unsafe { libc::mlock(bytes.as_ptr().cast(), bytes.len()) } == 0 {
         return true;
     }
@@ -91,7 +99,7 @@ pub(crate) fn is_closed_on_exec(number: RawFd) -> bool {
     flags & libc::FD_CLOEXEC != 0
 }
 
-/// Runs `script` in a forked child, and fails if it does.
+/// Runs `script` in a forked child, and fails if the child fails.
 #[track_caller]
 pub(crate) fn run_in_child(script: impl FnOnce()) {
     match fork() {
@@ -105,12 +113,12 @@ pub(crate) fn run_in_child(script: impl FnOnce()) {
 
 impl Parent {
     pub(crate) fn signal(&mut self) {
-        self.0.write_all(b".").expect("the parent is there");
+        self.0.write_all(b".").expect("the parent has not ended");
     }
 
-    /// Waits for a `signal` of the parent.
+    /// Waits for a `signal` from the parent.
     pub(crate) fn wait(&mut self) {
-        self.0.read_exact(&mut [0]).expect("the parent is there");
+        self.0.read_exact(&mut [0]).expect("the parent has not ended");
     }
 
     pub(crate) fn exit(self) -> ! {
@@ -135,7 +143,7 @@ impl Child {
         }
     }
 
-    /// Waits for a `signal` of the child.
+    /// Waits for a `signal` from the child.
     #[track_caller]
     pub(crate) fn wait(&mut self) {
         if self.line.read_exact(&mut [0]).is_err() {
@@ -144,13 +152,13 @@ impl Child {
         }
     }
 
-    /// Whether the child has come to its end, so that `join` does not wait.
+    /// Returns whether the child has ended, so that `join` does not have to wait.
     pub(crate) fn has_ended(&self) -> bool {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
         waitid(WaitId::Pid(self.pid), options).unwrap().is_some()
     }
 
-    /// Waits for the end of the child, and fails if it failed.
+    /// Waits for the child to end, and fails if the child failed.
     #[track_caller]
     pub(crate) fn join(mut self) {
         self.finish();
@@ -182,28 +190,28 @@ impl Drop for Child {
     }
 }
 
-/// A soft limit of the process, in force until it is dropped.
+/// A soft limit of the process, in force until the value is dropped.
 pub(crate) struct Limit {
     resource: Resource,
     before: Rlimit,
-    /// Whatever takes up the descriptors below the limit.
+    /// Files that use up the descriptors below the limit.
     fill: Vec<File>,
 }
 
 impl Limit {
-    /// No further descriptor can be opened.
+    /// Prevents the process from opening any more descriptors.
     pub(crate) fn descriptors() -> Self {
         let mut limit = Self::set(Resource::Nofile, 64);
         limit.fill();
         limit
     }
 
-    /// As many descriptors as `most` can be open.
+    /// Limits the number of open descriptors to `most`.
     pub(crate) fn descriptors_to(most: u64) -> Self {
         Self::set(Resource::Nofile, most)
     }
 
-    /// Takes the descriptors that were closed meanwhile.
+    /// Uses up the descriptors that were closed since.
     pub(crate) fn fill(&mut self) {
         while let Ok(file) = File::open("/dev/null") {
             self.fill.push(file);
@@ -223,7 +231,7 @@ impl Drop for Limit {
     }
 }
 
-/// A pipe's reading end as a file, to which a thread writes `bytes`.
+/// Returns the reading end of a pipe as a file. A thread writes `bytes` to the pipe.
 pub(crate) fn pipe_of(bytes: Vec<u8>) -> File {
     File::from(OwnedFd::from(super::pipe_of(bytes)))
 }

@@ -1,4 +1,4 @@
-//! What is done to the views, how often it was done, and what all threads and processes of the test see.
+//! What the test does to the views, how often it did so, and the memory that its threads and processes share.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind};
@@ -18,7 +18,7 @@ use crate::common::skip;
 
 macro_rules! kinds {
     ($($kind:ident $name:literal),* $(,)?) => {
-        /// What is done to views, and what comes of it.
+        /// What the test does to views, and the effects of it.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub(crate) enum Kind { $($kind),* }
 
@@ -45,7 +45,7 @@ kinds! {
     OwnMem "writes to /proc/self/mem",
     PeerVmWrite "process_vm_writev by another process",
     PeerMem "writes to /proc/PID/mem by another process",
-    // What changes no byte, and goes on during all calls.
+    // Calls that change no byte. They go on while the views are called.
     PageOut "MADV_PAGEOUT",
     PageOutAll "MADV_PAGEOUT of the whole process",
     Cold "MADV_COLD",
@@ -61,12 +61,12 @@ kinds! {
     Incore "mincore",
     ClearRefs "writes to clear_refs",
     VmRead "process_vm_readv of its own",
-    Load "looks at all bytes of some pages",
+    Load "reads of all bytes of some pages",
     PeerVmRead "process_vm_readv by another process",
     PeerAdvice "process_madvise by another process",
     ForkAndExit "children that just ended",
     ForkElsewhere "children with views of their own",
-    // By the thread that owns the views, and by its forked children.
+    // Calls of the thread that owns the views, and of its forked children.
     ForkAndUse "children that used what they inherited",
     Take "snapshots",
     TakeInPlace "snapshots of a view written in place",
@@ -77,36 +77,36 @@ kinds! {
     Discard "discards",
     Zero "zeroings",
     Commit "mutable views ended",
-    // What came of it.
+    // Effects of these calls.
     SwappedOut "pages found in swap",
     Collapsed "collapses into huge pages",
     MergedZero "pages merged into the zero page",
     Merged "pages merged with others",
-    Armed "looks at a view that was armed",
+    Armed "checks of a view that was armed",
 }
 
-/// Ways to write.
+/// The ways to write.
 pub(crate) const WRITES: Range<usize> = Kind::Store as usize..Kind::PageOut as usize;
 
-/// What [`nuisances`](crate::nuisances) do.
+/// What the [`nuisances`](crate::nuisances) do.
 pub(crate) const NUISANCES: Range<usize> = Kind::PageOut as usize..Kind::Load as usize;
 
-/// What must have happened in the end, unless the system lacks it.
+/// What must have happened at the end, unless the system does not support it.
 const REQUIRED: Range<usize> = Kind::Store as usize..Kind::SwappedOut as usize;
 
-/// Views that may be there at a time.
+/// The greatest number of views at a time.
 pub(crate) const VIEWS: usize = 5;
 
-/// Shared memory of all threads and processes. All zero at first.
+/// Memory that all threads and processes share. It is all zero at first.
 pub(crate) struct Shared {
-    /// All are to end.
+    /// Whether all threads and processes are to end.
     stop: AtomicBool,
-    /// The nuisances of the moment: a bit for each kind.
-    weather: AtomicU64,
+    /// The kinds that may happen at present, with a bit for each kind.
+    active: AtomicU64,
     counts: [AtomicUsize; Kind::ALL.len()],
-    /// Kinds that the system lacks.
+    /// The kinds that the system does not support.
     lacking: AtomicU64,
-    /// Address and length of each view.
+    /// The address and length of each view.
     views: [[AtomicUsize; 2]; VIEWS],
 }
 
@@ -115,14 +115,15 @@ pub(crate) fn shared() -> &'static Shared {
     SHARED.get_or_init(|| {
         let access = ProtFlags::READ | ProtFlags::WRITE;
         let len = size_of::<Shared>().next_multiple_of(page_size());
-        // SAFETY: a new mapping at an address that the kernel picks touches no memory in use.
+        // SAFETY: a new mapping at an address that the kernel chooses touches no memory in use.
         let memory = unsafe { mmap_anonymous(ptr::null_mut(), len, access, MapFlags::SHARED) }.unwrap();
-        // SAFETY: the mapping is as large, aligned to a page, and never unmapped; zeroes are a valid value.
+        // SAFETY: the mapping is large enough, aligned to a page, and never unmapped. Zeroes are a valid
+        // value.
         unsafe { &*memory.cast() }
     })
 }
 
-/// Notes that `kind` was done.
+/// Counts one `kind`.
 pub(crate) fn done(kind: Kind) {
     add(kind, 1);
 }
@@ -135,20 +136,22 @@ pub(crate) fn count(kind: Kind) -> usize {
     shared().counts[kind as usize].load(Acquire)
 }
 
-/// Raises a count to `count`, if it is less.
+/// Raises the count of `kind` to `count` if it is lower.
 pub(crate) fn at_least(kind: Kind, count: usize) {
     shared().counts[kind as usize].fetch_max(count, AcqRel);
 }
 
-/// The system cannot do this. Said once.
+/// Notes that the system does not support `kind`. The first call for each kind prints why.
 pub(crate) fn lack(kind: Kind, why: impl Display) {
     if shared().lacking.fetch_or(1 << kind as u32, AcqRel) & 1 << kind as u32 == 0 {
         skip("companion", format!("{}: {why}", kind.name()));
     }
 }
 
-/// The same of what the system says to an attempt: that it does not know this, or does not allow it. Anything else is a
-/// failure, unless this is not root, who may do the least.
+/// Like `lack`, for an error that the system returned.
+///
+/// The error must say that the system does not support the call or does not allow it. Any other error fails
+/// the test, unless the process does not have root's rights.
 #[track_caller]
 pub(crate) fn refused(kind: Kind, error: &io::Error) {
     let kinds =
@@ -162,16 +165,16 @@ pub(crate) fn has(kind: Kind) -> bool {
     shared().lacking.load(Acquire) & 1 << kind as u32 == 0
 }
 
-pub(crate) fn set_weather(kinds: impl Iterator<Item = Kind>) {
-    shared().weather.store(kinds.fold(0, |bits, kind| bits | 1 << kind as u32), Release);
+pub(crate) fn set_active(kinds: impl Iterator<Item = Kind>) {
+    shared().active.store(kinds.fold(0, |bits, kind| bits | 1 << kind as u32), Release);
 }
 
-/// Whether this is to be done at present.
-pub(crate) fn is_in_season(kind: Kind) -> bool {
-    has(kind) && shared().weather.load(Acquire) & 1 << kind as u32 != 0
+/// Returns whether `kind` may happen at present.
+pub(crate) fn is_active(kind: Kind) -> bool {
+    has(kind) && shared().active.load(Acquire) & 1 << kind as u32 != 0
 }
 
-/// Kinds that should have happened and did not.
+/// Returns the kinds that should have happened and did not.
 pub(crate) fn missing() -> Vec<&'static str> {
     let required = Kind::ALL[REQUIRED].iter().filter(|&&kind| has(kind) && count(kind) == 0);
     required.map(|kind| kind.name()).collect()
@@ -189,7 +192,9 @@ pub(crate) fn publish(index: usize, address: usize, len: usize) {
     length.store(len, Release);
 }
 
-/// Pages of one of the views, or of what was there before: all of it or a part. None if there is no view yet.
+/// Returns pages of a view, or of one that is gone by now: all of its pages or some.
+///
+/// `None` if there is no view.
 pub(crate) fn somewhere(random: &mut Random) -> Option<Range<usize>> {
     let [address, len] = &shared().views[random.below(VIEWS)];
     let (len, address) = (len.load(Acquire), address.load(Acquire));
@@ -198,7 +203,7 @@ pub(crate) fn somewhere(random: &mut Random) -> Option<Range<usize>> {
     }
     let pages = len / page_size();
     let most = [1, 8, 100][random.below(3)];
-    // All of a large view takes long.
+    // It takes long to use all pages of a large view, so this is rarer for large views.
     let (first, count) = match random.below(4 + pages / 100) {
         0 => (0, pages),
         _ => (random.below(pages), 1 + random.below(most)),
@@ -207,7 +212,7 @@ pub(crate) fn somewhere(random: &mut Random) -> Option<Range<usize>> {
     Some(start..start + count.min(pages - first) * page_size())
 }
 
-/// Memory of a view that may be made one huge page, if any view has such.
+/// Returns memory of a view that can become one huge page, if a view is large enough.
 pub(crate) fn huge_place(random: &mut Random) -> Option<Range<usize>> {
     const HUGE: usize = 2 << 20;
     let places = views().into_iter().flat_map(|view| {
@@ -218,15 +223,16 @@ pub(crate) fn huge_place(random: &mut Random) -> Option<Range<usize>> {
     places.get(random.below(places.len().max(1))).cloned()
 }
 
-/// Where the views are.
+/// Returns the addresses of the views.
 pub(crate) fn views() -> Vec<Range<usize>> {
     let views = shared().views.iter();
     let ranges = views.map(|[address, len]| (address.load(Acquire), len.load(Acquire)));
     ranges.filter(|&(_, len)| len > 0).map(|(address, len)| address..address + len).collect()
 }
 
-/// Has all threads and processes end as soon as one thread panics, and before it says so: while it does, a forked
-/// child could not say what it has to say.
+/// Makes all threads and processes end as soon as one thread panics, before the panic is printed.
+///
+/// A child that is forked while the panic is printed could print nothing itself.
 pub(crate) fn stop_on_panic() {
     shared();
     let hook = panic::take_hook();

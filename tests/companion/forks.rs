@@ -1,4 +1,6 @@
-//! Forked children: those that go on with the views they inherit, those that just end, and those of another thread.
+//! Forked children of the companion test.
+//!
+//! Some use the views that they inherited, some end immediately, and some are forked by another thread.
 
 use std::sync::{Arc, RwLock};
 use std::thread;
@@ -13,7 +15,7 @@ use crate::common::{assert_same, pattern};
 use crate::raw;
 use crate::subject::{Shown, Subject, some_range, write};
 
-/// Forks a child that goes on with these views and their snapshots, at the same time as the parent.
+/// Forks a child that uses these views and their snapshots at the same time as the parent.
 pub(crate) fn inherit(
     owned: &mut Vec<Subject<Snapshot>>,
     mutable: &mut Subject<&mut Snapshot>,
@@ -21,7 +23,7 @@ pub(crate) fn inherit(
     seed: u64,
 ) -> Child {
     let in_place = mutable.is_in_place();
-    // No other thread holds the lock when the process is copied, so that the child can take it.
+    // No other thread holds this lock when the process is copied, so the child can take it.
     let alone = write(shown);
     match fork() {
         Fork::InParent(child) => {
@@ -51,7 +53,7 @@ fn goes_on(
         uses(subject, random);
     }
     match random.below(3) {
-        // The parent must not notice that this is given back.
+        // The parent must not notice that the child drops these.
         0 => owned.clear(),
         1 => owned.iter_mut().for_each(|subject| subject.held.clear()),
         _ => {}
@@ -60,12 +62,12 @@ fn goes_on(
     mutable.check_held(random);
 }
 
-/// Checks what was inherited, and writes, captures and restores.
+/// Checks an inherited view, and then writes, takes snapshots and restores.
 fn uses<S>(subject: &mut Subject<S>, random: &mut Random) {
     subject.check("inherited");
     let range = subject.view.as_ptr().addr()..subject.view.as_ptr().addr() + subject.view.len();
     for step in 0..random.below(5) {
-        // These are hints to this process now, and may fail.
+        // The child may be refused these calls, which are only hints.
         let _ = match random.below(4) {
             0 => raw::advise(&range, libc::MADV_PAGEOUT),
             1 => raw::advise(&range, libc::MADV_MERGEABLE),
@@ -82,8 +84,10 @@ fn uses<S>(subject: &mut Subject<S>, random: &mut Random) {
     }
 }
 
-/// Waits for the end of a child. Where a thread has failed, not for long: a child that was forked while that thread held
-/// a lock of the standard library may never end.
+/// Waits for a child to end.
+///
+/// If a thread has failed, this waits only some seconds. A child that was forked while that thread held a
+/// lock of the standard library may never end.
 pub(crate) fn join(child: Child) {
     let mut patience = 10_000;
     while !child.has_ended() {
@@ -96,8 +100,9 @@ pub(crate) fn join(child: Child) {
     child.join();
 }
 
-/// Forks at any time, also while the other threads call their views. The children end at once, or use what belongs to
-/// this thread.
+/// Forks at any time, even while the other threads call their views.
+///
+/// Each child ends immediately, or uses the views of this thread.
 pub(crate) fn elsewhere(tracking: Tracking, seed: u64) {
     let mut random = Random(seed);
     let root = pattern(40, 3);
@@ -109,7 +114,7 @@ pub(crate) fn elsewhere(tracking: Tracking, seed: u64) {
         if is_over() {
             return;
         }
-        if !account::is_in_season(Kind::ForkElsewhere) {
+        if !account::is_active(Kind::ForkElsewhere) {
             continue;
         }
         let part = some_range(&mut random, bytes.len());

@@ -1,12 +1,15 @@
-//! A hostile companion: other threads and processes do to views, all at once, what the documents allow, while one thread
-//! takes snapshots and restores, and every byte is checked.
+//! Tests memsnap with a hostile companion, and checks every byte.
 //!
-//! Rounds go in two phases. First everybody writes, in many ways and at once, where nobody else writes. Then nobody
-//! writes, and one thread calls the views. What changes no byte goes on all the time: pages are swapped out and read in,
-//! merged, collapsed and locked, other processes look at them, other threads fork, children use what they inherit.
+//! While one thread takes snapshots and restores them, other threads and processes do everything to the views
+//! that the documentation allows, all at once.
 //!
-//! A test for each way of finding written pages, `MEMSNAP_COMPANION_SECONDS` (3) long. What happens depends on the
-//! kernel's timing too, but `MEMSNAP_COMPANION_SEED` has the same calls be made in the same order.
+//! Each round has two phases. First, all threads and processes write at once, in many ways, each to its own
+//! bytes. Then nobody writes, and one thread calls the views. Operations that change no byte go on all the
+//! time: pages are swapped out and read in, merged, collapsed and locked; other processes read them; other
+//! threads fork; children use what they inherited.
+//!
+//! There is one test for each tracking method, which runs for `MEMSNAP_COMPANION_SECONDS` (3 by default). The
+//! kernel's timing differs between runs, but `MEMSNAP_COMPANION_SEED` repeats the calls in the same order.
 #![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
 mod account;
@@ -37,10 +40,10 @@ use peers::Writer;
 use rounds::Rounds;
 use writers::Peers;
 
-/// Tells the process of a test why there is no swap; empty where there is.
+/// Tells the process of a test why there is no swap. The variable is empty if there is swap.
 const NO_SWAP: &str = "MEMSNAP_COMPANION_NO_SWAP";
 
-/// The same of KSM.
+/// Tells the process of a test why there is no KSM. The variable is empty if there is KSM.
 const NO_KSM: &str = "MEMSNAP_COMPANION_NO_KSM";
 
 #[test]
@@ -68,7 +71,7 @@ fn companion_of_compared_views() {
     companion("companion_of_compared_views", Tracking::Compare);
 }
 
-/// Sets up what belongs to the system, and runs the test in a process of its own.
+/// Adds swap and switches KSM on, if possible, and runs the test in a process of its own.
 fn companion(test: &str, tracking: Tracking) {
     if env::var_os(NO_SWAP).is_some() {
         return alone_with(test, &[], || run(tracking));
@@ -85,13 +88,13 @@ fn companion(test: &str, tracking: Tracking) {
     let no_swap = swap.as_ref().err().filter(|_| swaps < 2).map(why).unwrap_or_default();
     let no_ksm = ksm.as_ref().err().map(why).unwrap_or_default();
     alone_with(test, &[(NO_SWAP, &no_swap), (NO_KSM, &no_ksm)], || {
-        unreachable!("the process sees the variables")
+        unreachable!("the process has the variables")
     });
 }
 
 fn number(variable: &str) -> Option<u64> {
     let text = env::var(variable).ok()?;
-    Some(text.parse().unwrap_or_else(|_| panic!("{variable} is to be a number, not {text}")))
+    Some(text.parse().unwrap_or_else(|_| panic!("{variable} must be a number, but is {text:?}")))
 }
 
 fn run(tracking: Tracking) {
@@ -118,7 +121,7 @@ fn run(tracking: Tracking) {
 
     let start = Instant::now();
     let end = start + Duration::from_secs(seconds);
-    // On a slow machine, until everything has happened once.
+    // On a slow machine, the test continues until everything has happened once.
     let last_end = end + Duration::from_secs(120);
     let rounds = thread::scope(|scope| {
         let mut rounds = Rounds::new(scope, tracking, &peers, &mut next_seed);
@@ -135,19 +138,19 @@ fn run(tracking: Tracking) {
         start.elapsed().as_secs(),
         account::report()
     ));
-    assert_eq!(account::missing(), [""; 0], "of all that the system can do, this never happened");
+    assert_eq!(account::missing(), [""; 0], "the system supports these, but they never happened");
     assert!(tracking != Tracking::Armed || count(Kind::Armed) > 0, "no view was armed");
-    // What the kernel was asked for and need not do.
+    // The kernel does not have to grant these requests.
     for (asked, effect) in [
         (Kind::PageOut, Kind::SwappedOut),
         (Kind::Collapse, Kind::Collapsed),
         (Kind::Merge, Kind::Merged),
         (Kind::Merge, Kind::MergedZero),
     ] {
-        // Huge pages are not made of pages that are write-protected.
+        // The kernel makes no huge pages of write-protected pages.
         let not_at_all = (tracking, asked) == (Tracking::Armed, Kind::Collapse);
         if has(asked) && count(effect) == 0 && !not_at_all {
-            skip("companion", format!("{tracking}: {}: there were none", effect.name()));
+            skip("companion", format!("{tracking}: {}: this never happened", effect.name()));
         }
     }
 }

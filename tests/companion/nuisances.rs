@@ -1,5 +1,7 @@
-//! Threads that change no byte and leave nothing else as it is: pages go out and come back, are merged, collapsed, locked
-//! and looked at, at any time, also while a snapshot is taken or restored.
+//! Threads that change no byte, but disturb everything else.
+//!
+//! They swap pages out and in, merge, collapse, lock and read them, at any time, even while a snapshot is
+//! taken or restored.
 
 use std::fs::{self, File};
 use std::io;
@@ -11,23 +13,23 @@ use std::time::Duration;
 use memsnap::page_size;
 use rustix::process::getpid;
 
-use crate::account::{self, Kind, NUISANCES, add, done, is_in_season, is_over, refused, somewhere};
+use crate::account::{self, Kind, NUISANCES, add, done, is_active, is_over, refused, somewhere};
 use crate::common::assert_same;
 use crate::common::script::Random;
 use crate::raw;
 use crate::subject::{Shown, read};
 
-/// Nobody locks memory while this is held.
+/// While a thread holds this lock, no other thread locks memory.
 static LOCKING: Mutex<()> = Mutex::new(());
 
-/// Finds out what the system can do.
+/// Tries all nuisances once, to find out which ones the system supports.
 pub(crate) fn probe() {
     let target = vec![1_u8; 3 * page_size()];
     let start = target.as_ptr().expose_provenance().next_multiple_of(page_size());
     let range = start..start + page_size();
     let mut random = Random(0);
     for &kind in &Kind::ALL[NUISANCES] {
-        // Without a huge page's worth of memory it cannot be tried.
+        // `range` is too small to become a huge page, so this kind needs memory of its own.
         let result = if kind == Kind::Collapse { can_collapse() } else { act(kind, &range, &mut random) };
         if let Err(error) = result {
             refused(kind, &error);
@@ -41,28 +43,28 @@ fn can_collapse() -> io::Result<()> {
     let target = vec![1_u8; 2 * HUGE];
     let start = target.as_ptr().expose_provenance().next_multiple_of(HUGE);
     match raw::advise(&(start..start + HUGE), raw::MADV_COLLAPSE) {
-        // There may be no huge page just now.
+        // The kernel may have no huge page free at this moment.
         Err(error) if error.raw_os_error() != Some(libc::EINVAL) => Ok(()),
         result => result,
     }
 }
 
-/// Does one after the other until all is over.
+/// Makes random calls until the test ends.
 pub(crate) fn run(seed: u64) {
     let mut random = Random(seed);
     while !is_over() {
         thread::sleep(Duration::from_micros(random.below(400) as u64));
         let Some(range) = somewhere(&mut random) else { continue };
         let kind = match random.below(3) {
-            // The most hostile of all.
+            // Paging out disturbs the most, so it is the most frequent.
             0 => Kind::PageOut,
             _ => Kind::ALL[NUISANCES.start + random.below(NUISANCES.len())],
         };
-        // Dear, and much the same each time.
-        if !is_in_season(kind) || (kind == Kind::PageOutAll && random.below(30) > 0) {
+        // Paging out everything is expensive, and its effect is similar each time. So it is rare.
+        if !is_active(kind) || (kind == Kind::PageOutAll && random.below(30) > 0) {
             continue;
         }
-        // The view may be gone, or the kernel busy.
+        // This may fail if the view is gone or the kernel is busy.
         let worked = act(kind, &range, &mut random).is_ok();
         done(kind);
         if worked && kind == Kind::Collapse {
@@ -97,7 +99,7 @@ fn act(kind: Kind, range: &Range<usize>, random: &mut Random) -> io::Result<()> 
         Kind::Lock => {
             let _locking = LOCKING.lock().unwrap_or_else(PoisonError::into_inner);
             match somewhere(random) {
-                Some(_) if !is_in_season(kind) => Ok(()),
+                Some(_) if !is_active(kind) => Ok(()),
                 Some(range) if random.below(3) == 0 => raw::unlock(&range),
                 Some(range) => raw::lock(&range, random.below(2) == 0),
                 None => raw::lock(range, false),
@@ -109,7 +111,7 @@ fn act(kind: Kind, range: &Range<usize>, random: &mut Random) -> io::Result<()> 
     }
 }
 
-/// Unlocks all views, and lets `change` what is there before any is locked again.
+/// Unlocks all views, and calls `change` before other threads can lock memory again.
 pub(crate) fn unlocked<T>(change: impl FnOnce() -> T) -> T {
     let _locking = LOCKING.lock().unwrap_or_else(PoisonError::into_inner);
     for range in account::views() {
@@ -118,7 +120,7 @@ pub(crate) fn unlocked<T>(change: impl FnOnce() -> T) -> T {
     change()
 }
 
-/// Looks at views through a slice, whenever nobody writes to them, and checks what it sees.
+/// Reads views through slices while nobody writes to them, and checks the bytes.
 pub(crate) fn look(shown: &RwLock<Vec<Shown>>, seed: u64) {
     let mut random = Random(seed);
     while !is_over() {

@@ -1,6 +1,6 @@
-//! Other processes that write to this one's memory, and one that looks at it all the time.
+//! Other processes: two that write to this process's memory, and one that reads it all the time.
 //!
-//! They are forked before anything of memsnap is there, and use nothing of it.
+//! They are forked before this process uses memsnap, and do not use it themselves.
 
 use std::fs::OpenOptions;
 use std::io::{self, Read, Write};
@@ -15,18 +15,18 @@ use std::time::Duration;
 use memsnap::page_size;
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, pidfd_open, set_parent_process_death_signal};
 
-use crate::account::{Kind, count, done, has, is_in_season, is_over, refused, somewhere};
+use crate::account::{Kind, count, done, has, is_active, is_over, refused, somewhere};
 use crate::common::script::Random;
 use crate::common::unix::{Child, Fork, fork};
 use crate::raw;
 
-/// A process that writes to this one what it is told.
+/// A process that writes the bytes that this process sends it to this process's memory.
 pub(crate) struct Writer {
     line: Mutex<UnixStream>,
     child: Child,
 }
 
-/// How the other process does it.
+/// A function that writes to the memory of another process.
 pub(crate) type WriteTo = fn(Pid, usize, &[u8]) -> io::Result<()>;
 
 pub(crate) fn by_vm_write(pid: Pid, address: usize, bytes: &[u8]) -> io::Result<()> {
@@ -38,14 +38,15 @@ pub(crate) fn by_mem(pid: Pid, address: usize, bytes: &[u8]) -> io::Result<()> {
     memory.write_all_at(bytes, address as u64)
 }
 
-/// Forks, with this process as the parent that a child may write to and goes with.
+/// Forks a child that may write to the memory of this process, and that ends when this process ends.
 fn fork_peer() -> (Pid, Fork) {
     let pid = getpid();
-    // SAFETY: where the Yama module is, this allows children to do what they may do elsewhere.
+    // SAFETY: the call takes numbers only. If the Yama module is active, it allows children to trace this
+    // process, which they may do on other systems.
     let _ = unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY) };
     let fork = fork();
     if let Fork::InChild(_) = fork {
-        // SAFETY: no more than that the alarm does not ring.
+        // SAFETY: the call takes a number only. It cancels the alarm.
         unsafe { libc::alarm(0) };
         let _ = set_parent_process_death_signal(Some(Signal::KILL));
     }
@@ -53,7 +54,7 @@ fn fork_peer() -> (Pid, Fork) {
 }
 
 impl Writer {
-    /// Starts one, and has it try.
+    /// Starts the process, and makes it try one write.
     pub(crate) fn start(kind: Kind, write: WriteTo) -> Self {
         let (line, theirs) = UnixStream::pair().unwrap();
         let child = match fork_peer() {
@@ -73,7 +74,7 @@ impl Writer {
         writer
     }
 
-    /// Has it write `bytes`, where nobody uses what is there meanwhile.
+    /// Makes the process write `bytes` at `address`. Nobody may use these bytes meanwhile.
     pub(crate) fn write(&self, address: usize, bytes: &[u8]) -> io::Result<()> {
         let mut line = self.line.lock().unwrap();
         line.write_all(&address.to_ne_bytes())?;
@@ -88,13 +89,13 @@ impl Writer {
     }
 
     pub(crate) fn join(self) {
-        // Dropped, it would be open still in the peers that were forked later.
+        // Dropping the socket is not enough, since the peers that were forked later have it open too.
         self.line.lock().unwrap().shutdown(Shutdown::Both).unwrap();
         self.child.join();
     }
 }
 
-/// Does what comes in, until nothing can come any more.
+/// Performs the requested writes until the socket is shut down.
 fn serve(mut line: UnixStream, parent: Pid, write: WriteTo) -> io::Result<()> {
     loop {
         let mut number = [0; size_of::<usize>()];
@@ -111,13 +112,13 @@ fn serve(mut line: UnixStream, parent: Pid, write: WriteTo) -> io::Result<()> {
     }
 }
 
-/// Starts a process that reads this one's memory and gives it advice, until all is over.
+/// Starts a process that reads this process's memory and gives advice on it until the test ends.
 pub(crate) fn watch(seed: u64) -> Child {
     let (mut line, mut theirs) = UnixStream::pair().unwrap();
     let child = match fork_peer() {
         (parent, Fork::InChild(this)) => {
             drop(line);
-            // Of the parent too: this is a fork of it.
+            // The parent has this page too, since this process is a fork of it.
             let page = vec![1_u8; 3 * page_size()];
             let start = page.as_ptr().expose_provenance().next_multiple_of(page_size());
             let probe = start..start + page_size();
@@ -137,9 +138,9 @@ pub(crate) fn watch(seed: u64) -> Child {
                 thread::sleep(Duration::from_micros(random.below(400) as u64));
                 let Some(range) = somewhere(&mut random) else { continue };
                 match [Kind::PeerVmRead, Kind::PeerAdvice][random.below(2)] {
-                    kind if !is_in_season(kind) => {}
+                    kind if !is_active(kind) => {}
                     Kind::PeerVmRead => {
-                        // What is there no more is an error.
+                        // This fails if the view is gone.
                         let _ = raw::vm_read(parent.as_raw_nonzero().get(), &range);
                         done(Kind::PeerVmRead);
                     }

@@ -25,7 +25,7 @@ mod available {
             IoUring::new(4).map(Self)
         }
 
-        /// Reads from the start of `file` to where nobody else uses what is there.
+        /// Reads from the start of `file` to `address`. Nobody else may use the bytes there meanwhile.
         pub(crate) fn read(&mut self, file: &File, address: usize, len: usize) -> io::Result<()> {
             let length = u32::try_from(len).map_err(io::Error::other)?;
             let target = ptr::with_exposed_provenance_mut(address);
@@ -33,7 +33,8 @@ mod available {
         }
 
         fn submit(&mut self, entry: &squeue::Entry, len: usize) -> io::Result<()> {
-            // SAFETY: file and target live until the read is complete, for which this waits.
+            // SAFETY: this function waits until the read is complete. The file and the target live until
+            // then.
             unsafe { self.0.submission().push(entry) }.map_err(io::Error::other)?;
             self.0.submit_and_wait(1)?;
             match self.0.completion().next().map(|entry| entry.result()) {
@@ -65,7 +66,8 @@ mod available {
         pub(crate) fn pin(&mut self, range: Range<usize>) -> io::Result<()> {
             let iov_base = ptr::with_exposed_provenance_mut(range.start);
             let buffer = libc::iovec { iov_base, iov_len: range.len() };
-            // SAFETY: the kernel keeps the pages, whatever becomes of the addresses; it writes there when told to only.
+            // SAFETY: the kernel keeps the pages, even if the addresses are unmapped. It writes to them only
+            // when `write` makes it.
             unsafe { self.ring.0.submitter().register_buffers(&[buffer]) }?;
             self.pinned = Some(range);
             Ok(())
@@ -78,7 +80,7 @@ mod available {
             }
         }
 
-        /// Has the kernel write to the pinned pages, which nobody else uses meanwhile.
+        /// Makes the kernel write to the pinned pages. Nobody else may use them meanwhile.
         pub(crate) fn write(&mut self, bytes: &[u8]) -> io::Result<()> {
             let Some(pinned) = self.pinned.clone() else { return Ok(()) };
             assert_eq!(bytes.len(), pinned.len());
@@ -91,7 +93,7 @@ mod available {
     }
 }
 
-/// The bindings are for 64 bits.
+/// The bindings for `io_uring` are for 64-bit systems only.
 #[cfg(not(target_pointer_width = "64"))]
 mod lacking {
     use std::fs::File;
@@ -104,7 +106,10 @@ mod lacking {
 
     impl Ring {
         pub(crate) fn new() -> io::Result<Self> {
-            Err(io::Error::new(io::ErrorKind::Unsupported, "no bindings for 32 bits"))
+            Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the bindings for io_uring are for 64-bit systems only",
+            ))
         }
 
         pub(crate) fn read(&mut self, _: &File, _: usize, _: usize) -> io::Result<()> {
@@ -114,7 +119,10 @@ mod lacking {
 
     impl Pins {
         pub(crate) fn new() -> io::Result<Self> {
-            Err(io::Error::new(io::ErrorKind::Unsupported, "no bindings for 32 bits"))
+            Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "the bindings for io_uring are for 64-bit systems only",
+            ))
         }
 
         pub(crate) fn pin(&mut self, _: Range<usize>) -> io::Result<()> {

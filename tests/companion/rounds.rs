@@ -1,4 +1,4 @@
-//! The thread that owns the views: rounds of writes and calls.
+//! The thread that owns the views: in each round, it makes others write to them, and then calls them.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, RwLock};
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use memsnap::{HugePages, Populate, Snapshot, Tracking, ViewOptions, page_size};
 
-use crate::account::{self, Kind, VIEWS, WRITES, at_least, count, done, has, is_in_season, refused};
+use crate::account::{self, Kind, VIEWS, WRITES, at_least, count, done, has, is_active, refused};
 use crate::common::linux::ksm;
 use crate::common::script::Random;
 use crate::common::unix::Child;
@@ -17,13 +17,13 @@ use crate::subject::{AllShown, Held, Shown, Subject, check_held, some_range, wri
 use crate::writers::{Job, Lanes, Peers};
 use crate::{forks, nuisances};
 
-/// Pages of a small view.
+/// The number of pages of a small view.
 const SMALL: usize = 150;
 
-/// Bytes of the large ones, over bytes and over zeroes.
+/// The lengths of the large views, over bytes and over zeroes.
 const LARGE: [usize; 2] = [4 << 20, 16 << 20];
 
-/// Children at a time.
+/// The greatest number of children at a time.
 const CHILDREN: usize = 2;
 
 pub(crate) struct Rounds {
@@ -31,7 +31,7 @@ pub(crate) struct Rounds {
     random: Random,
     shown: AllShown,
     owned: Vec<Subject<Snapshot>>,
-    /// Of the mutable views so far.
+    /// Snapshots of mutable views that ended.
     committed: Vec<Held>,
     lanes: Lanes,
     pins: Option<Pins>,
@@ -40,7 +40,7 @@ pub(crate) struct Rounds {
     rounds: usize,
 }
 
-/// Pages of a view that are a fixed buffer, and for how many more rounds.
+/// The pages of a view that are a fixed buffer, and for how many more rounds.
 struct Pinned {
     index: usize,
     range: std::ops::Range<usize>,
@@ -114,7 +114,7 @@ impl Rounds {
         self.owned.push(Subject::new((index, name), view, root, most_held, &self.shown));
     }
 
-    /// The life of a mutable view, beside the others.
+    /// Runs rounds with the other views and one mutable view, from its opening to its end.
     pub(crate) fn epoch(&mut self) {
         let options = self.options();
         let mut snapshot = Snapshot::zeroed(2 * SMALL * page_size()).unwrap();
@@ -122,7 +122,7 @@ impl Rounds {
         let mut mutable = Subject::new((VIEWS - 1, "mutable view"), view, root.into(), 2, &self.shown);
         for round in 0..self.random.below(25) {
             if round % 6 == 0 {
-                self.change_weather();
+                self.choose_active();
             }
             assert!(!account::is_over(), "another thread has failed");
             self.round(&mut mutable);
@@ -151,7 +151,7 @@ impl Rounds {
         }
     }
 
-    /// A view of something else in the place of one.
+    /// Replaces one of the views by a view of another snapshot.
     fn reopen(&mut self) {
         let i = self.random.below(self.owned.len());
         self.unpin();
@@ -163,16 +163,16 @@ impl Rounds {
         self.open(index, name, snapshot, root);
     }
 
-    fn change_weather(&mut self) {
+    fn choose_active(&mut self) {
         let first = self.rounds == 0;
         let random = &mut self.random;
         let mut allowed = |&kind: &Kind| match kind {
-            // While anything is locked no view is armed.
+            // While memory is locked, no view is armed. So this kind is rare.
             Kind::Lock => random.below(5) == 0,
             _ => first || random.below(4) > 0,
         };
         let kinds: Vec<_> = Kind::ALL.iter().copied().filter(&mut allowed).collect();
-        nuisances::unlocked(|| account::set_weather(kinds.into_iter()));
+        nuisances::unlocked(|| account::set_active(kinds.into_iter()));
         at_least(Kind::Merged, usize::try_from(ksm::merged_pages()).unwrap());
         at_least(Kind::MergedZero, usize::try_from(ksm::zero_pages()).unwrap());
     }
@@ -207,7 +207,7 @@ impl Rounds {
         }
     }
 
-    /// Everybody writes.
+    /// Makes all threads and processes write.
     fn write(&mut self) {
         let mut shown = write(&self.shown);
         let ways: Vec<_> =
@@ -231,7 +231,7 @@ impl Rounds {
                 }
                 let bytes = match random.below(5) {
                     0 => noise(range.len(), random.below(1 << 30) as u64),
-                    // Zeroes more often, since they are merged into the zero page.
+                    // Zeroes are more frequent, since KSM merges them into the zero page.
                     value => vec![value.saturating_sub(2).to_le_bytes()[0]; range.len()],
                 };
                 view.bytes[range.clone()].copy_from_slice(&bytes);
@@ -248,17 +248,18 @@ impl Rounds {
         });
     }
 
-    /// Lets what was just written be swapped out or merged before it is captured, for a while and now and then.
+    /// Sometimes waits until written pages were swapped out or merged, so that this happens before they are
+    /// captured.
     fn settle(&mut self) {
         let patience = Duration::from_millis(1);
         match self.random.below(8) {
-            0 if has(Kind::Merge) && is_in_season(Kind::Merge) => {
-                // A page is merged when it was the same in two rounds.
+            0 if has(Kind::Merge) && is_active(Kind::Merge) => {
+                // KSM merges a page once it was the same in two scans.
                 account::views().iter().for_each(|view| drop(crate::raw::advise(view, libc::MADV_MERGEABLE)));
                 let start = ksm::full_scans();
                 (0..300).take_while(|_| ksm::full_scans() < start + 3).for_each(|_| thread::sleep(patience));
             }
-            1 | 2 if is_in_season(Kind::PageOut) => {
+            1 | 2 if is_active(Kind::PageOut) => {
                 let start = count(Kind::PageOut);
                 (0..100)
                     .take_while(|_| count(Kind::PageOut) < start + 5)
@@ -268,7 +269,9 @@ impl Rounds {
         }
     }
 
-    /// Pins pages of a view for some rounds; again when its memory may have been replaced.
+    /// Pins pages of a view for some rounds.
+    ///
+    /// Pins them again if the memory of the view may have been replaced.
     fn pin(&mut self, mutable: &mut Subject<&mut Snapshot>) {
         if let Some(mut pinned) = self.pinned.take() {
             pinned.rounds -= 1;
@@ -289,7 +292,7 @@ impl Rounds {
             return;
         }
         let rounds = 2 + self.random.below(6);
-        // While a view is written in place, what is pinned is the file that is to become the base of a snapshot.
+        // While a view is written in place, this pins pages of the file that becomes the base of a snapshot.
         let in_place = mutable.is_in_place() && self.random.below(2) == 0;
         let i = if in_place { self.owned.len() } else { self.random.below(self.owned.len() + 1) };
         let (index, len) = match self.owned.get_mut(i) {
@@ -313,9 +316,11 @@ impl Rounds {
         self.pins.as_mut().unwrap().pin(start..start + pinned.range.len()).unwrap();
     }
 
-    /// Ends a pin. The kernel does not mark as dirty what io_uring wrote to a fixed buffer: once unpinned, a page that
-    /// was only read through the page table before is thrown away when memory is reclaimed, with all that was written.
-    /// A store of the byte that is there marks it, while it is pinned still.
+    /// Unpins the pages, after marking them as dirty.
+    ///
+    /// The kernel does not mark pages as dirty when io_uring writes to a fixed buffer. Once such a page is
+    /// unpinned, the kernel may discard it with all that was written, if the page table was only used to read
+    /// it. Storing the byte that is there already marks the page while it is still pinned.
     fn release(&mut self, pinned: &Pinned) {
         let shown = write(&self.shown);
         let view = &shown[pinned.index];
@@ -331,7 +336,7 @@ impl Rounds {
         }
     }
 
-    /// Checks all, and has the other threads end. Gives the number of rounds.
+    /// Checks all views and snapshots, and makes the other threads end. Returns the number of rounds.
     pub(crate) fn end(mut self) -> usize {
         for subject in &self.owned {
             subject.check("in the end");

@@ -1,4 +1,4 @@
-//! A view, what it must show, and all that is called on it.
+//! A view, what it must show, and all calls on it.
 
 use std::ops::Range;
 use std::slice;
@@ -11,17 +11,21 @@ use crate::common::assert_same;
 use crate::common::script::{Random, differing};
 use crate::nuisances;
 
-/// What one view shows. The bytes of views change under the lock for writing only, and so does this.
+/// What one view must show.
+///
+/// The bytes of a view and this value change only while the lock is held for writing.
 #[derive(Clone, Default)]
 pub(crate) struct Shown {
     pub(crate) address: usize,
     pub(crate) bytes: Vec<u8>,
-    /// What was written last, and how.
+    /// The latest writes, with the kind of each.
     pub(crate) writes: Vec<(Range<usize>, Kind)>,
 }
 
 impl Shown {
-    /// The bytes of the view itself. The caller holds the lock, so that nobody writes to them, and the view is there.
+    /// Returns bytes of the view itself.
+    ///
+    /// The caller holds the lock, so that the view exists and nobody writes to it.
     pub(crate) fn slice(&self, range: Range<usize>) -> &[u8] {
         assert!(range.end <= self.bytes.len());
         let start = std::ptr::with_exposed_provenance(self.address + range.start);
@@ -30,10 +34,10 @@ impl Shown {
     }
 }
 
-/// What all views show.
+/// What all views must show.
 pub(crate) type AllShown = Arc<RwLock<Vec<Shown>>>;
 
-/// The place of a view among all, empty again once this is dropped.
+/// The index of a view among all views. Dropping the value frees the index.
 struct Place {
     index: usize,
     all: AllShown,
@@ -56,24 +60,24 @@ pub(crate) fn write(shown: &RwLock<Vec<Shown>>) -> RwLockWriteGuard<'_, Vec<Show
 /// A snapshot and its bytes.
 pub(crate) type Held = (Snapshot, Arc<[u8]>);
 
-/// A view that this thread calls.
+/// A view that the owning thread calls.
 pub(crate) struct Subject<S> {
-    /// Goes before the view, so that no other thread looks at it any more.
+    /// This field is dropped before the view, so that no other thread uses the view after its end.
     place: Place,
     pub(crate) name: &'static str,
     pub(crate) view: View<S>,
-    /// What it was opened on.
+    /// The bytes that the view was opened on.
     root: Arc<[u8]>,
-    /// What it showed when it was last captured or restored.
+    /// The bytes at the last snapshot or restore of the view.
     synced: Arc<[u8]>,
     pub(crate) held: Vec<Held>,
     most_held: usize,
-    /// Its memory may have been replaced.
+    /// Whether the memory of the view may have been replaced.
     pub(crate) replaced: bool,
 }
 
 impl<S> Subject<S> {
-    /// Has all others know of the view, which shows `root`.
+    /// Announces the view to all other threads and processes. It shows `root`.
     pub(crate) fn new(
         (index, name): (usize, &'static str),
         mut view: View<S>,
@@ -89,13 +93,13 @@ impl<S> Subject<S> {
         Self { place, name, view, root, synced, held, most_held, replaced: false }
     }
 
-    /// Has all others forget the view.
+    /// Makes all other threads and processes forget the view.
     pub(crate) fn retire(self) -> View<S> {
         nuisances::unlocked(|| publish(self.index(), 0, 0));
         self.view
     }
 
-    /// Whether a forked child must not touch it.
+    /// Returns whether the view is written in place, so that a forked child must not use it.
     pub(crate) fn is_in_place(&self) -> bool {
         self.view.stats().why_not_faster == Some(WhyNotFaster::InPlace)
     }
@@ -104,12 +108,12 @@ impl<S> Subject<S> {
         self.place.index
     }
 
-    /// What the view must show.
+    /// Returns the bytes that the view must show.
     pub(crate) fn bytes(&self) -> Arc<[u8]> {
         read(&self.place.all)[self.index()].bytes.as_slice().into()
     }
 
-    /// The view is what it must be.
+    /// Checks the bytes of the view.
     pub(crate) fn check(&self, what: &str) {
         let shown = read(&self.place.all);
         let shown = &shown[self.index()];
@@ -130,7 +134,7 @@ impl<S> Subject<S> {
         }
     }
 
-    /// Calls the view, in a way that `random` decides, and checks it.
+    /// Makes a random call on the view, and checks the view.
     pub(crate) fn act(&mut self, random: &mut Random, strangers: &[Held]) {
         let (all_shown, index) = (Arc::clone(&self.place.all), self.index());
         let all = self.view.len();
@@ -156,7 +160,7 @@ impl<S> Subject<S> {
             12..16 => {
                 let from = if self.held.is_empty() || random.below(10) == 0 { strangers } else { &self.held };
                 let Some((snapshot, bytes)) = from.get(random.below(from.len().max(1))) else { return };
-                // Not of a small view, which has no room for it.
+                // A small view has no room for this.
                 if bytes.len() != all {
                     return;
                 }
@@ -198,7 +202,7 @@ impl<S> Subject<S> {
         self.check(what.name());
     }
 
-    /// Writes plainly.
+    /// Writes with plain stores.
     pub(crate) fn fill(&mut self, range: Range<usize>, value: u8) {
         let mut shown = write(&self.place.all);
         self.view[range.clone()].fill(value);
@@ -225,7 +229,7 @@ impl<S> Subject<S> {
     }
 }
 
-/// A snapshot holds its bytes, in one of the ways to look at it.
+/// Checks the bytes of a snapshot, by reading it or through a view.
 pub(crate) fn check_held(name: &str, (snapshot, bytes): &Held, random: &mut Random) {
     if random.below(2) == 0 {
         let mut read = vec![0xA5; bytes.len()];
@@ -236,11 +240,11 @@ pub(crate) fn check_held(name: &str, (snapshot, bytes): &Held, random: &mut Rand
     }
 }
 
-/// Some of `len` bytes: a few, some pages, or many.
+/// Returns a random range within `len` bytes: some bytes, some pages, or many pages.
 pub(crate) fn some_range(random: &mut Random, len: usize) -> Range<usize> {
     let start = match random.below(3) {
         0 => random.below(len),
-        // Whole pages, and some of them again and again.
+        // The start is at a page boundary. Some pages are used again and again.
         1 => random.below(len / page_size()) * page_size(),
         _ => (random.below(8) * 7 + 1) % (len / page_size()) * page_size(),
     };

@@ -1,4 +1,4 @@
-//! Threads that write into views, each in the ways that there are, all at once.
+//! Threads that write to views at the same time, in all ways that there are.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Write};
@@ -17,20 +17,20 @@ use crate::peers::Writer;
 use crate::raw;
 use crate::ring::Ring;
 
-/// A write. Nobody but who has the job uses the bytes at `address` until it is done.
+/// A write. Only the thread that has the job uses the bytes at `address` until the job is done.
 pub(crate) struct Job {
     pub(crate) kind: Kind,
     pub(crate) address: usize,
     pub(crate) bytes: Vec<u8>,
 }
 
-/// Threads that take jobs.
+/// Threads that perform jobs.
 pub(crate) struct Lanes {
     jobs: Vec<Sender<Job>>,
     done: Receiver<Result<(), String>>,
 }
 
-/// Other processes, and how they write.
+/// Other processes that write in their own ways.
 pub(crate) struct Peers {
     pub(crate) by_vm_write: Writer,
     pub(crate) by_mem: Writer,
@@ -63,11 +63,11 @@ impl Lanes {
         Self { jobs: (0..lanes).map(start).collect(), done }
     }
 
-    /// Has all these writes be made, at once, while `meanwhile` runs.
+    /// Performs all these writes at the same time, and calls `meanwhile` while they run.
     pub(crate) fn write(&self, jobs: Vec<Job>, meanwhile: impl FnOnce()) {
         let count = jobs.len();
         for (i, job) in jobs.into_iter().enumerate() {
-            self.jobs[i % self.jobs.len()].send(job).expect("the lane is there");
+            self.jobs[i % self.jobs.len()].send(job).expect("the thread has not ended");
         }
         meanwhile();
         for _ in 0..count {
@@ -82,18 +82,18 @@ impl Lanes {
     }
 }
 
-/// What one lane writes with.
+/// The files and sockets with which one thread writes.
 struct Tools {
     file: File,
     own_memory: File,
-    /// Read around the page cache.
+    /// A file that is read around the page cache.
     direct: Option<(File, File)>,
     pipe: (PipeReader, PipeWriter),
     sockets: (UnixStream, UnixStream),
     ring: Option<Ring>,
 }
 
-/// Bytes that a pipe and a socket have room for.
+/// The number of bytes that fit into a pipe and into a socket.
 const CHUNK: usize = 16 << 10;
 
 impl Tools {
@@ -113,7 +113,7 @@ impl Tools {
     fn write(&mut self, job: &Job, peers: &Peers) -> io::Result<()> {
         let Job { kind, address, ref bytes } = *job;
         let mut kind = kind;
-        // What lacks where this thread started goes another way.
+        // A kind that the system does not support is replaced by plain stores.
         if !has(kind) {
             kind = Kind::Store;
         }
@@ -163,7 +163,7 @@ impl Tools {
     }
 }
 
-/// A file to write to, and the same file to read around the page cache.
+/// Returns a file to write to, and the same file for reads around the page cache.
 fn direct_file() -> io::Result<(File, File)> {
     let named = tempfile::NamedTempFile::new()?;
     named.as_file().write_all_at(&vec![0; page_size()], 0)?;

@@ -1,4 +1,4 @@
-//! Files of Linux's own, holes, and file systems that clone.
+//! Special files of Linux, files with holes, and file systems that can clone files.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Seek, SeekFrom};
@@ -26,7 +26,7 @@ fn what_happens_to_a_file_in_memory_later_changes_nothing() {
     files_can_change(directory);
 }
 
-/// Files that a snapshot can be made of in no way, with what the error has to say.
+/// Returns files of which no snapshot can be made, with the kind and a part of the message of the error.
 fn unusable() -> Vec<(&'static str, File, ErrorKind, &'static str)> {
     let path = NamedTempFile::new().unwrap();
     let [(_, write_only), (_, append_only)] = write_only();
@@ -62,7 +62,7 @@ fn a_file_that_cannot_be_mapped_is_refused_and_the_error_says_why() {
     unusable.push(("directory", directory, ErrorKind::InvalidInput, "regular file"));
     unusable.push(("pipe", pipe, ErrorKind::InvalidInput, "regular file"));
     for (what, file, kind, reason) in unusable {
-        // SAFETY: it is refused, and so not mapped.
+        // SAFETY: the file is refused, so it is not mapped.
         let error = unsafe { Snapshot::map_file(&file) }.unwrap_err();
         assert_eq!(error.kind(), kind, "{what}: {error}");
         let message = message(&error);
@@ -82,7 +82,7 @@ fn a_file_in_proc_is_read_to_its_end() {
     assert!(text.starts_with("Name:") && text.ends_with('\n'), "{text}");
 }
 
-/// A regular file that says that it is empty was read from the offset of its handle on, and moved that.
+/// A regular file with a reported length of 0 was read from the offset of its handle, and the offset moved.
 #[test]
 fn a_file_in_proc_is_read_from_its_first_byte_and_its_offset_stays() {
     let mut file = File::open("/proc/version").unwrap();
@@ -96,14 +96,17 @@ fn a_file_in_proc_is_read_from_its_first_byte_and_its_offset_stays() {
 
 #[test]
 fn a_file_in_sys_is_read_to_its_end() {
-    // Its files claim to be a page long, and mostly are not.
+    // These files report a length of one page, but most are shorter.
     let paths = ["/sys/devices/system/cpu/online", "/sys/kernel/mm/transparent_hugepage/enabled"];
     let usable = |path: &&&str| {
         let claimed = fs::metadata(path).map_or(0, |metadata| metadata.len());
         fs::read(path).is_ok_and(|bytes| !bytes.is_empty() && (bytes.len() as u64) < claimed)
     };
     let Some(path) = paths.iter().find(usable) else {
-        return skip("a_file_in_sys_is_read_to_its_end", "no file in /sys is shorter than it claims");
+        return skip(
+            "a_file_in_sys_is_read_to_its_end",
+            "no file in /sys is shorter than its reported length",
+        );
     };
     assert_holds(path, &Snapshot::from_file(File::open(path).unwrap()).unwrap(), &fs::read(path).unwrap());
 }
@@ -122,14 +125,14 @@ fn holes_stay_holes() {
     file.seek(SeekFrom::Start(12_345)).unwrap();
     let mut handle = file.try_clone().unwrap();
     if allocated(&file) > 1 << 20 {
-        return skip("holes_stay_holes", "the file system of the temporary directory knows no holes");
+        return skip("holes_stay_holes", "the file system of the temporary directory does not support holes");
     }
 
     let snapshot = Snapshot::from_file(file).unwrap();
     assert_eq!(handle.stream_position().unwrap(), 12_345, "the caller's offset moved");
     assert_eq!(snapshot.content_len() as u64, LEN);
     let held = snapshot.stats().base;
-    assert!(held >= 3 * page as u64 && held < 1 << 20, "{held} bytes held for three pages");
+    assert!(held >= 3 * page as u64 && held < 1 << 20, "the snapshot takes {held} bytes for three pages");
 
     let view = snapshot.view().unwrap();
     let mut read = vec![0xA5; page];
@@ -144,11 +147,11 @@ fn holes_stay_holes() {
     let data: Vec<_> = places.iter().map(|&place| place..place + page).collect();
     assert_eq!(snapshot.diff(&zeroed).unwrap().ranges(), data);
     let held = snapshot.stats().base;
-    assert!(held < 2 << 20, "{held} bytes held after a look at a few pages");
+    assert!(held < 2 << 20, "the snapshot takes {held} bytes after reads of a few pages");
 }
 
-/// A thread can have descriptors of its own. `/proc/self/fd` shows those of the process, where the same number is another
-/// file, and that file's holes were to be left out of the copy.
+/// A thread can have its own file table. `/proc/self/fd` shows that of the process, in which the same number
+/// may be another file. The holes of that file were left out of the copy.
 #[test]
 fn in_a_thread_with_descriptors_of_its_own_no_other_file_is_looked_at() {
     alone("in_a_thread_with_descriptors_of_its_own_no_other_file_is_looked_at", || {
@@ -158,12 +161,13 @@ fn in_a_thread_with_descriptors_of_its_own_no_other_file_is_looked_at() {
         let data = tempfile().unwrap();
         data.write_all_at(&bytes, 0).unwrap();
         let in_thread = || {
-            // SAFETY: the process goes on with its descriptors, and the thread with a copy of them.
+            // SAFETY: the process keeps its descriptors, and the thread gets a copy of them.
             assert_eq!(unsafe { libc::unshare(libc::CLONE_FILES) }, 0, "{}", io::Error::last_os_error());
-            // SAFETY: both are open and stay so, the second for another file, which only this thread sees.
+            // SAFETY: both descriptors are open and stay open. Only in this thread, the second one refers to
+            // another file.
             let number = unsafe { libc::dup2(data.as_raw_fd(), hole.as_raw_fd()) };
             assert_eq!(number, hole.as_raw_fd());
-            // SAFETY: the descriptor is open, and this thread's to close.
+            // SAFETY: the descriptor is open, and this thread may close it.
             let snapshot = Snapshot::from_file(unsafe { File::from_raw_fd(number) }).unwrap();
             let mut read = vec![0xA5; snapshot.len()];
             assert_eq!(snapshot.read_at(&mut read, 0).unwrap(), bytes.len());
@@ -180,7 +184,7 @@ fn a_failed_stream_or_file_leaves_nothing_behind() {
         let before = fs::read_dir("/proc/self/fd").unwrap().count();
         Snapshot::from_reader(Odd { fail: true, ..Odd::new(&bytes, 1000) }).unwrap_err();
         for (_, file, ..) in unusable() {
-            // SAFETY: it is refused, and so not mapped.
+            // SAFETY: the file is refused, so it is not mapped.
             unsafe { Snapshot::map_file(&file) }.unwrap_err();
             Snapshot::from_file(file).unwrap_err();
         }
@@ -201,14 +205,14 @@ fn a_mapped_file_is_used_in_place_and_lazily() {
         drop(file);
         let view = snapshot.view().unwrap();
         let read = memory().unwrap().rss.saturating_sub(before);
-        assert!(read < 4 << 20, "{read} bytes came in before anybody looked");
+        assert!(read < 4 << 20, "{read} bytes were read before any access");
         assert_eq!(memory_files().len(), 0, "a copy was made");
         assert_same("in place", view.content(), &bytes);
         assert_holds("in place", &snapshot, &bytes);
     });
 }
 
-/// `Err` says what the machine lacks for it to make a device of a file.
+/// Returns `Ok` if the machine can make a device of a file. `Err` says what it lacks.
 fn has_loop_devices() -> Result<(), String> {
     if !is_capable_of(CAP_SYS_ADMIN) {
         return Err("devices need root".into());
@@ -217,14 +221,14 @@ fn has_loop_devices() -> Result<(), String> {
     if control.exists() { Ok(()) } else { Err("there are no loop devices".into()) }
 }
 
-/// A file system in a file, mounted until this is dropped.
+/// A file system in a file. Dropping the value unmounts it.
 struct Mounted {
     directory: TempDir,
     mounted: bool,
 }
 
 impl Mounted {
-    /// `Err` says what the machine lacks for it.
+    /// Makes and mounts a file system. `Err` says what the machine lacks for it.
     fn new(mkfs: &[&str]) -> Result<Self, String> {
         has_loop_devices()?;
         let mut mounted = Self { directory: TempDir::new().unwrap(), mounted: false };
@@ -238,14 +242,14 @@ impl Mounted {
             output => assert_success(mkfs[0], &output.unwrap()),
         }
         let output = Command::new("mount").args(["-o", "loop"]).args([&image, &point]).output().unwrap();
-        // If the kernel can have the file system, it does by now.
+        // If the kernel supports the file system, its module is loaded by now.
         let name = mkfs[0].trim_start_matches("mkfs.");
         if !fs::read_to_string("/proc/filesystems")
             .unwrap()
             .split_ascii_whitespace()
             .any(|known| known == name)
         {
-            return Err(format!("the kernel has no {name}"));
+            return Err(format!("the kernel does not support {name}"));
         }
         assert_success("mount", &output);
         mounted.mounted = true;
@@ -262,7 +266,7 @@ impl Mounted {
         (stat.f_blocks - stat.f_bfree) * stat.f_frsize
     }
 
-    /// Fails if anybody still has a file of it open or mapped.
+    /// Unmounts the file system. Fails if one of its files is still open or mapped.
     fn unmount(mut self) {
         run(Command::new("umount").arg(self.point()));
         self.mounted = false;
@@ -288,7 +292,7 @@ fn assert_success(what: &str, output: &Output) {
     assert!(output.status.success(), "{what}: {}", String::from_utf8_lossy(&output.stderr).trim());
 }
 
-/// What has to hold on a file system that can clone files. `Err` says what the machine lacks for it.
+/// Checks snapshots on a file system that can clone files. `Err` says what the machine lacks for it.
 fn is_cloned_and_isolated(mkfs: &[&str]) -> Result<(), String> {
     const LEN: usize = 64 << 20;
     let mounted = Mounted::new(mkfs)?;
@@ -302,10 +306,10 @@ fn is_cloned_and_isolated(mkfs: &[&str]) -> Result<(), String> {
     assert!(cloned < 4 << 20, "a clone took {cloned} bytes of disk");
     assert_eq!(memory_file_bytes(), Some(0), "the file was copied into memory");
     assert!(snapshot.stats().base >= LEN as u64, "{:?}", snapshot.stats());
-    assert_eq!(fs::read_dir(mounted.point()).unwrap().count(), 1, "a named file is left");
-    // To see that the measure can tell.
+    assert_eq!(fs::read_dir(mounted.point()).unwrap().count(), 1, "a file with a name was left");
+    // This copy shows that the used space is a usable measure.
     fs::write(mounted.point().join("copy"), &bytes).unwrap();
-    assert!(mounted.used() - before >= LEN as u64, "used space is no measure here");
+    assert!(mounted.used() - before >= LEN as u64, "the used space does not include the copy");
     fs::remove_file(mounted.point().join("copy")).unwrap();
 
     let untouched = snapshot.view().unwrap();
@@ -320,7 +324,7 @@ fn is_cloned_and_isolated(mkfs: &[&str]) -> Result<(), String> {
     drop((untouched, written));
     drop((snapshot, taken));
 
-    // Where no unnamed file can be made beside it, a file is copied.
+    // If no unnamed file can be made next to it, the file is copied.
     fs::write(&path, &bytes).unwrap();
     run(Command::new("mount").args(["-o", "remount,ro"]).arg(mounted.point()));
     let snapshot = Snapshot::from_file(File::open(&path).unwrap()).unwrap();
@@ -354,7 +358,7 @@ fn open_directly(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(direct).open(path)
 }
 
-/// Whether files in `directory` that are opened with `O_DIRECT` can only be read in whole blocks.
+/// Returns whether files in `directory` that are opened with `O_DIRECT` can only be read in whole blocks.
 fn demands_blocks(directory: &Path) -> bool {
     let file = NamedTempFile::new_in(directory).unwrap();
     fs::write(file.path(), noise(10_000, 13)).unwrap();
@@ -362,7 +366,7 @@ fn demands_blocks(directory: &Path) -> bool {
     refused.is_ok_and(|read| read.is_err_and(|error| error.kind() == ErrorKind::InvalidInput))
 }
 
-/// Runs `body` with a directory in which they can, or says why there is none.
+/// Runs `body` with a directory in which files can only be read in whole blocks, or says why there is none.
 fn with_blocks(test: &str, body: impl FnOnce(&Path)) {
     let here = std::env::temp_dir();
     if demands_blocks(&here) {
@@ -370,16 +374,18 @@ fn with_blocks(test: &str, body: impl FnOnce(&Path)) {
     }
     let mounted = match Mounted::new(&["mkfs.ext4", "-q"]) {
         Ok(mounted) => mounted,
-        Err(reason) => return skip(test, format!("no file system at hand demands whole blocks: {reason}")),
+        Err(reason) => {
+            return skip(test, format!("no available file system requires whole blocks: {reason}"));
+        }
     };
     if demands_blocks(&mounted.point()) {
         body(&mounted.point());
     } else {
-        skip(test, "no file system at hand demands whole blocks");
+        skip(test, "no available file system requires whole blocks");
     }
 }
 
-/// Files were read in pieces that `O_DIRECT` does not allow, and refused with EINVAL.
+/// Files were read in pieces that `O_DIRECT` does not allow, so that the reads failed with EINVAL.
 #[test]
 fn a_file_opened_without_the_cache_is_taken_whole() {
     const TEST: &str = "a_file_opened_without_the_cache_is_taken_whole";
@@ -404,7 +410,10 @@ fn a_file_opened_without_the_cache_is_taken_whole() {
                     let snapshot = Snapshot::from_file(file.try_clone().unwrap()).unwrap();
                     let data = bytes.iter().filter(|&&byte| byte != 0).count();
                     let held = snapshot.stats().base;
-                    assert!(held < data as u64 + (1 << 20), "{what}: {held} bytes held for {data}");
+                    assert!(
+                        held < data as u64 + (1 << 20),
+                        "{what}: the snapshot takes {held} bytes for {data} bytes of data"
+                    );
                     assert_holds(what, &snapshot, bytes);
                     // SAFETY: nobody writes to the file any more.
                     let mapped = unsafe { Snapshot::map_file(file) }.unwrap();
@@ -426,11 +435,11 @@ fn a_file_opened_without_the_cache_is_taken_whole() {
     });
 }
 
-/// A device with the bytes of a file, until this is dropped.
+/// A device with the bytes of a file. Dropping the value removes the device.
 struct Loop(PathBuf);
 
 impl Loop {
-    /// `Err` says what the machine lacks for it.
+    /// Makes a device of a file. `Err` says what the machine lacks for it.
     fn of(image: &Path) -> Result<Self, String> {
         has_loop_devices()?;
         let mut command = Command::new("losetup");
@@ -449,7 +458,7 @@ impl Drop for Loop {
     }
 }
 
-/// A block device was read from the offset of its handle on, and the offset moved.
+/// A block device was read from the offset of its handle, and the offset moved.
 #[test]
 fn a_block_device_is_taken_from_its_first_byte_and_its_offset_stays() {
     const TEST: &str = "a_block_device_is_taken_from_its_first_byte_and_its_offset_stays";

@@ -1,5 +1,7 @@
-//! Snapshots of files and streams: whole, isolated from what happens to the file later, sparse where it
-//! is sparse, cloned where the file system can.
+//! Snapshots of files and streams.
+//!
+//! They are complete and isolated from later changes of the file. They are sparse if the file is sparse, and
+//! cloned if the file system supports it.
 #![allow(clippy::single_range_in_vec_init)] // What is compared with is a list of ranges.
 
 #[path = "../common/mod.rs"]
@@ -20,7 +22,7 @@ use common::{assert_same, message, noise, padded, pipe_of};
 use memsnap::{Snapshot, page_size};
 use tempfile::{NamedTempFile, tempfile};
 
-/// Below and above the size from which files are cloned rather than copied, at and around whole pages.
+/// Returns sizes below and above the one from which files are cloned, around whole pages.
 fn sizes() -> [usize; 6] {
     let page = page_size();
     [100, page, 3 * page + 3, (1 << 20) - 1, 1 << 20, (3 << 20) + 7]
@@ -57,13 +59,13 @@ fn a_file_is_taken_whole_whatever_its_offset() {
     }
 }
 
-/// To find holes, or on Windows to read at all, a snapshot once moved the offset that the caller's handle shares with others:
-/// what another thread wrote meanwhile went to the wrong place.
+/// To find holes, or on Windows to read at all, a snapshot moved the offset that the caller's handle shares
+/// with others. What another thread wrote meanwhile went to the wrong place.
 #[test]
 fn a_file_is_taken_without_disturbing_who_writes_to_it() {
     let records: Vec<u8> = (1..=60_000_u64).flat_map(u64::to_le_bytes).collect();
     let mut expected = records.clone();
-    // A thousand holes behind them, so that looking for them takes a while.
+    // A thousand holes follow, so that searching for them takes some time.
     expected.resize(records.len() + 8_000_000, 0);
     expected[records.len()..].iter_mut().step_by(8_000).for_each(|byte| *byte = 0xEE);
     let named = NamedTempFile::new().unwrap();
@@ -84,10 +86,10 @@ fn a_file_is_taken_without_disturbing_who_writes_to_it() {
         written.join().unwrap().unwrap();
     });
     assert_eq!(file.stream_position().unwrap(), records.len() as u64);
-    assert_same("written by somebody else", &fs::read(named.path()).unwrap(), &expected);
+    assert_same("written by another thread", &fs::read(named.path()).unwrap(), &expected);
 }
 
-/// Overwrites, grows, truncates and deletes a file, and calls `check` after each.
+/// Overwrites, extends, truncates and deletes a file, and calls `check` after each step.
 fn damage(path: &Path, len: usize, check: impl Fn(&str)) {
     let mut file = OpenOptions::new().write(true).open(path).unwrap();
     file.write_all(&vec![0xEE; len]).unwrap();
@@ -115,7 +117,7 @@ fn files_can_change(directory: &Path) {
         let path = NamedTempFile::new_in(directory).unwrap().into_temp_path().keep().unwrap();
         fs::write(&path, &bytes).unwrap();
         let snapshot = Snapshot::from_file(File::open(&path).unwrap()).unwrap();
-        // Neither view has looked at the file's bytes before.
+        // Neither view has read the bytes of the file before.
         let before = snapshot.view().unwrap();
         let mut written = snapshot.view().unwrap();
         written[0] ^= 0xFF;
@@ -148,7 +150,7 @@ fn an_empty_file_makes_an_empty_snapshot() {
     assert_eq!((snapshot.len(), snapshot.content_len()), (0, 0));
 }
 
-/// Files that are open for writing only.
+/// Returns files that are open for writing only.
 fn write_only() -> [(&'static str, File); 2] {
     let path = NamedTempFile::new().unwrap();
     fs::write(path.path(), noise(5000, 1)).unwrap();
@@ -160,7 +162,7 @@ fn write_only() -> [(&'static str, File); 2] {
 #[test]
 fn a_file_that_cannot_be_read_is_refused() {
     for (what, file) in write_only() {
-        // SAFETY: it is refused, and so not mapped.
+        // SAFETY: the file is refused, so it is not mapped.
         let error = unsafe { Snapshot::map_file(&file) }.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::PermissionDenied, "{what}: {error}");
         assert!(message(&error).contains("mapping a file in place"), "{what}: {error}");
@@ -170,7 +172,7 @@ fn a_file_that_cannot_be_read_is_refused() {
     }
 }
 
-/// A reader that gives what it has in odd ways.
+/// A reader that returns its bytes in unusual pieces, with errors in between.
 struct Odd<'a> {
     rest: &'a [u8],
     most: usize,
@@ -184,7 +186,7 @@ struct Midway;
 
 impl fmt::Display for Midway {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("the tape tore")
+        f.write_str("the reader failed midway")
     }
 }
 
@@ -253,7 +255,7 @@ fn the_error_of_a_reader_passes_through() {
         assert_eq!(error.kind(), ErrorKind::ConnectionReset, "{error}");
         let text = message(&error);
         assert!(text.contains("making a snapshot of a stream"), "{text}");
-        assert!(text.contains("the tape tore"), "{text}");
+        assert!(text.contains("the reader failed midway"), "{text}");
         let own = error.source().and_then(|source| source.downcast_ref::<io::Error>());
         let own = own.and_then(|own| own.get_ref()).and_then(|own| own.downcast_ref::<Midway>());
         assert!(own.is_some(), "the reader's own error is not among the sources of {error:?}");
@@ -267,7 +269,7 @@ fn a_mapped_file_leaves_the_offset_of_its_handle_alone() {
     // SAFETY: nobody else has the unnamed file, and it is not written again.
     let snapshot = unsafe { Snapshot::map_file(&file) }.unwrap();
     let stranger = Snapshot::zeroed(snapshot.len()).unwrap();
-    // An offset that is moved and put back shows to whoever looks meanwhile.
+    // If the offset were moved and restored, other threads could see that.
     thread::scope(|scope| {
         let differs =
             scope.spawn(|| (0..20_000).for_each(|_| assert_eq!(snapshot.diff(&stranger).unwrap().len(), 1)));
@@ -289,7 +291,7 @@ fn a_mapped_file_is_never_written() {
             assert_same(what, &now, &bytes);
         };
         let file = File::open(named.path()).unwrap();
-        // SAFETY: nobody else knows the file, and this test never writes to it again.
+        // SAFETY: nobody else knows the file, and this test does not write to it again.
         let mut snapshot = unsafe { Snapshot::map_file(&file) }.unwrap();
         drop(file);
         let original = snapshot.clone();

@@ -1,4 +1,4 @@
-//! Files that have no size.
+//! Files without a size.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};
@@ -27,12 +27,12 @@ fn what_has_no_size_is_read_to_its_end() {
     }
 }
 
-/// Of `/dev/zero` a snapshot was made until memory was gone.
+/// A snapshot of `/dev/zero` was read until memory was exhausted.
 #[test]
 fn a_device_that_may_never_end_is_refused_and_the_error_says_what_to_do() {
-    // The first would do no harm if it were read.
+    // Reading the first device would do no harm, but it is refused too.
     for path in ["/dev/null", "/dev/tty", "/dev/ptmx", "/dev/urandom", "/dev/zero"] {
-        // Not every process has a terminal.
+        // Some processes have no terminal.
         let Ok(device) = File::open(path) else { continue };
         let error = Snapshot::from_file(device).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{path}: {error}");

@@ -1,4 +1,4 @@
-//! Growing at the limits of the process.
+//! Views that grow at the limits of the process.
 
 use memsnap::{Snapshot, ViewOptions, page_size};
 
@@ -57,7 +57,8 @@ fn what_is_reserved_can_be_used_where_no_address_is_left() {
     });
 }
 
-/// The length of the content was still that of before, beyond the end of the view.
+/// After a failed restore that had shrunk the view, the content still had its old length, which was beyond
+/// the end of the view.
 #[test]
 fn a_restore_that_fails_after_it_shrank_leaves_a_view_in_order() {
     let _serial = serial();
@@ -66,7 +67,7 @@ fn a_restore_that_fails_after_it_shrank_leaves_a_view_in_order() {
     view.grow(10 * page_size()).unwrap();
     view[0] = 9;
     view[9 * page_size()] = 1;
-    // In a child the kernel has to be asked through another descriptor, of which there is none.
+    // The child needs another descriptor to ask the kernel for written pages, and cannot open one.
     run_in_child(|| {
         let limit = Limit::descriptors();
         let restored = view.restore();

@@ -1,4 +1,5 @@
-//! Views grow within what was reserved for them, at the same address, and shrink by being restored.
+//! Views grow at the same address, within the addresses that were reserved for them, and restores shrink
+//! them.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -17,7 +18,7 @@ use common::script::{differing, read};
 use common::{alone, assert_same, pattern, serial, skip, supported};
 use memsnap::{Populate, Snapshot, Tracking, View, ViewOptions, page_size};
 
-/// Room for pages beyond those of each kind of snapshot.
+/// The number of pages that views can grow by.
 const MORE: usize = 60;
 
 fn with_room() -> ViewOptions {
@@ -26,14 +27,14 @@ fn with_room() -> ViewOptions {
     options
 }
 
-/// `bytes` with zeroes behind them.
+/// Returns `bytes`, followed by zeroes up to `pages` pages.
 fn longer(bytes: &[u8], pages: usize) -> Vec<u8> {
     let mut longer = bytes.to_vec();
     longer.resize(pages * page_size(), 0);
     longer
 }
 
-/// Grows, writes, takes, shrinks and grows again.
+/// Grows the view, writes to it, takes snapshots, shrinks it and grows it again.
 fn grows_and_shrinks<S>(what: &str, view: &mut View<S>, root: &[u8]) {
     let (page, pages) = (page_size(), root.len() / page_size());
     let address = view.as_ptr();
@@ -65,7 +66,10 @@ fn grows_and_shrinks<S>(what: &str, view: &mut View<S>, root: &[u8]) {
         assert_same(what, view, root);
         let behind = address.wrapping_add(root.len());
         assert_access(what, behind, MORE + 1, "---");
-        assert!(present(behind, MORE).is_none_or(|present| present == 0), "{what}: memory behind the end");
+        assert!(
+            present(behind, MORE).is_none_or(|present| present == 0),
+            "{what}: pages behind the end are resident"
+        );
         assert_eq!(try_read(behind), None);
         assert!(view.changes().unwrap().is_empty());
 
@@ -148,7 +152,7 @@ fn restores_to_snapshots_of_any_length_follow_it() {
                 assert_eq!((taken.len(), taken.content_len()), (bytes.len(), bytes.len()));
             }
         }
-        // Without room: shorter it can be, longer it cannot.
+        // A view without reserved addresses can be restored to shorter snapshots, but not to longer ones.
         let mut narrow = snapshot.view().unwrap();
         narrow[7] = 0x55;
         let before = narrow.to_vec();
@@ -161,7 +165,7 @@ fn restores_to_snapshots_of_any_length_follow_it() {
         assert_same(name, &narrow, bytes);
         assert_eq!(snapshot.diff(&large).unwrap().ranges(), [bytes.len()..large.len()]);
         assert_eq!(large.diff(snapshot).unwrap().ranges(), [bytes.len()..large.len()]);
-        // The pages of one side only are named, with no bytes on the other.
+        // The pages that only one snapshot has are listed, with no bytes for the other one.
         for change in snapshot.diff(&large).unwrap() {
             for page in change.pages() {
                 assert!(page.old.is_empty());
@@ -249,7 +253,7 @@ fn who_touches_what_is_beyond_the_end_is_stopped() {
     let root = Snapshot::from_slice(&pattern(2, 1)).unwrap();
     let mut view = root.view_with(ViewOptions::new().reserve(10 * page_size())).unwrap();
     let end = view.as_mut_ptr().wrapping_add(2 * page_size());
-    // SAFETY: in a process that the system stops, or else that ends.
+    // SAFETY: this runs in a process that the system stops, or that ends afterwards.
     let touch = || unsafe { end.write_volatile(1) };
     doomed.assert_stopped(true, touch);
     view.grow(10 * page_size()).unwrap();
@@ -267,7 +271,9 @@ fn grown_pages_take_no_memory_and_give_it_back() {
     const TEST: &str = "grown_pages_take_no_memory_and_give_it_back";
     alone(TEST, || {
         const LARGE: usize = 64 << 20;
-        let Some(before) = memory() else { return skip(TEST, "the memory of the process is not known") };
+        let Some(before) = memory() else {
+            return skip(TEST, "the system does not report the memory of the process");
+        };
         let root = Snapshot::from_slice(&pattern(2, 1)).unwrap();
         let much = usize::try_from(1_u64 << 36).unwrap_or(1 << 30);
         let mut view = root.view_with(ViewOptions::new().reserve(much)).unwrap();
@@ -327,7 +333,11 @@ fn views_that_are_armed_stay_so_as_they_grow() {
             view.changes().map(drop).unwrap();
             assert_eq!(view.stats().why_not_faster, None, "{name}");
             let taken = view.take_snapshot().unwrap();
-            assert_eq!(taken.stats().captured, snapshot.stats().captured, "{name}: nothing was written");
+            assert_eq!(
+                taken.stats().captured,
+                snapshot.stats().captured,
+                "{name}: pages were captured although nothing was written"
+            );
         }
     }
 }

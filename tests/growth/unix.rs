@@ -1,4 +1,4 @@
-//! Views that grow on both sides of a fork.
+//! Views that grow in the parent and in the child after a fork.
 
 use memsnap::{Snapshot, page_size};
 
@@ -8,7 +8,8 @@ use super::common::unix::{Fork, fork, run_in_child};
 use super::common::{assert_same, serial};
 use super::{grows_and_shrinks, with_room};
 
-/// A view of no pages was written in place, of a file that a child had too: both could grow into it then.
+/// A view without pages was written in place, in a file that a forked child had too. So both processes could
+/// grow their views into the same file.
 #[test]
 fn a_view_written_in_place_grows_in_its_own_process_only() {
     let _serial = serial();

@@ -1,4 +1,4 @@
-//! What images are to the kernel: sealed memory files, few mappings, and as much memory as was written.
+//! What the kernel shows of images: sealed memory files, few mappings, and as much memory as was written.
 
 use std::fs::{self, OpenOptions};
 use std::os::fd::AsRawFd;
@@ -11,19 +11,19 @@ use super::common::linux::{allocated, closed_on_exec, memory_files};
 use super::common::{alone, assert_same, memory_file_bytes, noise, skip};
 use super::{change, scattered};
 
-/// Checks that this many memory files are open, and that nobody can change any.
+/// Checks that `count` memory files are open, and that nobody can change any of them.
 #[track_caller]
 fn assert_sealed(what: &str, count: usize) {
     let files = memory_files();
-    assert_eq!(files.len(), count, "{what}: memory files");
+    assert_eq!(files.len(), count, "{what}: the number of memory files");
     for file in files {
         let seals = fcntl_get_seals(&file).unwrap();
         assert!(seals.contains(SealFlags::GROW | SealFlags::SHRINK), "{what}: {seals:?}");
         assert!(seals.intersects(SealFlags::WRITE | SealFlags::FUTURE_WRITE), "{what}: {seals:?}");
         let path = format!("/proc/self/fd/{}", file.as_raw_fd());
         if let Ok(writable) = OpenOptions::new().write(true).open(path) {
-            assert!(writable.write_all_at(&[1], 0).is_err(), "{what}: written to");
-            assert!(writable.set_len(0).is_err(), "{what}: emptied");
+            assert!(writable.write_all_at(&[1], 0).is_err(), "{what}: the file could be written");
+            assert!(writable.set_len(0).is_err(), "{what}: the file could be emptied");
         }
     }
     assert_closed_on_exec(what, count);
@@ -31,7 +31,7 @@ fn assert_sealed(what: &str, count: usize) {
 
 #[track_caller]
 fn assert_closed_on_exec(what: &str, count: usize) {
-    assert_eq!(closed_on_exec(), vec![true; count], "{what}: closed on exec");
+    assert_eq!(closed_on_exec(), vec![true; count], "{what}: not all files are closed on exec");
 }
 
 fn mappings() -> usize {
@@ -125,11 +125,11 @@ fn many_runs_of_changed_pages_take_a_bounded_number_of_mappings() {
             let view = taken.view().unwrap();
             let took = mappings() - before;
             assert!(took <= RUNS, "{took} mappings for {RUNS} runs");
-            // The heap may take some too.
+            // The heap may have made some mappings too.
             assert!(took <= view.stats().mappings + 8, "{took} mappings and {:?}", view.stats());
             views.push(view);
             if views.len() > 1 {
-                // The first is left as it is, others come and go.
+                // The first view stays, and the others are dropped.
                 assert_same("runs", &views.pop().unwrap(), &written);
             }
         }
@@ -160,7 +160,7 @@ fn a_sparse_image_does_not_become_dense_by_being_viewed() {
         let sum: usize = (0..view.len()).step_by(page_size()).map(|at| usize::from(view[at])).sum();
         assert_eq!(sum, 100);
         let held = memory_file_bytes().unwrap();
-        assert!(held <= 1 << 20, "{held} bytes in memory files for 100 pages");
+        assert!(held <= 1 << 20, "memory files take {held} bytes for 100 pages");
     });
 }
 
@@ -171,7 +171,7 @@ fn the_flat_image_of_a_sparse_file_is_sparse() {
     file.set_len(512 << 20).unwrap();
     file.write_all_at(&noise(page_size(), 6), 100 << 20).unwrap();
     if allocated(&file) > 1 << 20 {
-        return skip(TEST, "the file system of the temporary directory knows no holes");
+        return skip(TEST, "the file system of the temporary directory does not support holes");
     }
     // SAFETY: nobody else has the unnamed file, and it is not written again.
     let mapped = unsafe { Snapshot::map_file(&file) }.unwrap();
@@ -200,12 +200,12 @@ fn views_of_a_flat_image_leave_neither_mappings_nor_files_behind() {
             let view = taken.view().unwrap();
             assert_eq!(view[..page_size()], bytes[..page_size()]);
         }
-        assert!(mappings() <= before + 1, "views that are gone left mappings behind");
+        assert!(mappings() <= before + 1, "dropped views left mappings behind");
         assert_eq!(memory_files().len(), descriptors + 1);
 
         let (view, root) = (taken.view().unwrap(), base.view().unwrap());
         let flat = taken.stats().flat;
-        // What the views are mapped from goes with them and the snapshot.
+        // The flat file is dropped together with the views and the snapshot.
         let held = memory_file_bytes().unwrap();
         drop((first, view, root));
         drop(taken);

@@ -1,4 +1,4 @@
-//! Views of images take few mappings and little memory of their own, whatever was captured where.
+//! Views of images need few mappings and little private memory, whatever was captured and where.
 #![allow(clippy::single_range_in_vec_init)] // What is compared with is a list of ranges.
 
 #[path = "../common/mod.rs"]
@@ -11,12 +11,12 @@ use std::thread;
 use common::{assert_same, noise};
 use memsnap::{CowView, Snapshot, Tracking, ViewOptions, page_size};
 
-/// Whether the tracker knows which pages are private, rather than that they may be.
+/// Returns whether the tracking method knows which pages are private, rather than which ones may be.
 fn knows_private(view: &CowView<'_>) -> bool {
     view.stats().tracker != Tracking::Compare
 }
 
-/// Fills `len` pages at each multiple of `step` pages with something of their own.
+/// Fills `len` pages at each multiple of `step` pages. Each run gets its own bytes.
 fn change(bytes: &mut [u8], len: usize, step: usize) {
     for (i, run) in bytes.chunks_mut(step * page_size()).enumerate() {
         run[..len * page_size()].fill((i % 250).to_le_bytes()[0] + 1);
@@ -39,9 +39,9 @@ fn a_long_run_of_changed_pages_is_mapped() {
             }
             assert!(view.stats().mappings <= 3, "{:?}", view.stats());
             assert_same("mapped", &view, &written);
-            // The others cannot tell a zero page that was read.
+            // The other tracking methods count a zero page that was read as private.
             if view.stats().tracker == Tracking::Scan {
-                assert_eq!(view.stats().private, 0, "copied by reading");
+                assert_eq!(view.stats().private, 0, "reading made pages private");
             }
         }
         let flat = usize::try_from(taken.stats().flat).unwrap();
@@ -63,8 +63,8 @@ fn short_runs_of_changed_pages_are_copied() {
     assert_same("copied", &view, &written);
 }
 
-/// Pages beyond the end of a view that shrank are mapped as zeroes when it grows again, whatever the flat image that it
-/// was opened on has there: a restore must not take those for shown.
+/// A view opened on a flat image shrinks and then grows. The added pages are mapped as zeroes, whatever the
+/// flat file has there. A restore to the image must not assume that they show the flat file.
 #[test]
 fn a_view_of_a_flat_image_that_shrank_and_grew_shows_it_again() {
     let page = page_size();
@@ -82,7 +82,7 @@ fn a_view_of_a_flat_image_that_shrank_and_grew_shows_it_again() {
         view.restore_to(&base).unwrap();
         assert_same("shrunk", &view, &base.view().unwrap());
         view.grow(len).unwrap();
-        assert!(view[200 * page..].iter().all(|&byte| byte == 0), "what was added is zero");
+        assert!(view[200 * page..].iter().all(|&byte| byte == 0), "the added pages are not zero");
         view.restore_to(&large).unwrap();
         assert_same("grown", &view, &bytes);
         view.grow(400 * page).unwrap();
@@ -91,7 +91,8 @@ fn a_view_of_a_flat_image_that_shrank_and_grew_shows_it_again() {
     }
 }
 
-/// A snapshot over 64 MiB in which each fourth page was captured, and its bytes.
+/// Returns a base of 64 MiB, a snapshot of it in which each fourth page was captured, and the bytes of the
+/// snapshot.
 fn scattered() -> (Snapshot, Snapshot, Vec<u8>) {
     let mut bytes = noise(64 << 20, 5);
     let base = Snapshot::from_slice(&bytes).unwrap();
@@ -126,7 +127,7 @@ fn the_hundredth_view_of_an_image_costs_what_one_of_a_flat_image_does() {
     assert!(flat <= bytes.len() + page_size(), "{flat} bytes for an image of {}", bytes.len());
     assert_eq!(taken.stats().captured, bytes.len() / 4);
 
-    // Views of either kind, and of relatives, are put back and forth alike.
+    // Restores between such views, and to related snapshots, are exact too.
     let root = base.view().unwrap();
     for (which, view) in [("first", &mut first), ("flat", &mut view)] {
         view[7 * page_size()..9 * page_size()].fill(7);
@@ -167,7 +168,7 @@ fn threads_that_view_one_image_at_the_same_time_see_the_same_bytes() {
     let view = taken.view().unwrap();
     assert_eq!(view.stats().mappings, 1);
     if knows_private(&view) {
-        assert_eq!(view.stats().private, 0, "not flat after so many views");
+        assert_eq!(view.stats().private, 0, "the image is not flat after so many views");
     }
     assert_same("base", &base.view().unwrap(), &root);
 }

@@ -1,4 +1,4 @@
-//! Writes that go around the page cache, or to pages that were pinned before.
+//! Reads that bypass the page cache, and writes to pages that were pinned before.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -9,7 +9,7 @@ use memsnap::page_size;
 use super::common::{pattern, serial, skip};
 use super::each_kind_of_view;
 
-/// A file with these bytes, from which reads go to the memory given, not to the page cache.
+/// Makes a file with these bytes. Reads of it go directly to the target, past the page cache.
 fn direct_file_with(bytes: &[u8]) -> io::Result<File> {
     let mut file = tempfile::NamedTempFile::new()?;
     file.write_all(bytes)?;
@@ -26,11 +26,11 @@ fn bytes_read_around_the_page_cache_are_captured_and_undone() {
     let probed =
         direct_file_with(&pattern(1, 1)).and_then(|mut file| file.read_exact(&mut probe[aligned..][..page]));
     match probed {
-        // What a file system says that cannot.
+        // A file system that does not support O_DIRECT returns one of these errors.
         Err(error) if matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported) => {
             return skip(
                 "bytes_read_around_the_page_cache_are_captured_and_undone",
-                format!("no O_DIRECT for temporary files: {error}"),
+                format!("temporary files do not support O_DIRECT: {error}"),
             );
         }
         probed => probed.unwrap(),
@@ -40,7 +40,7 @@ fn bytes_read_around_the_page_cache_are_captured_and_undone() {
         .unwrap();
 }
 
-/// What the kernel writes past the page table, where write-protection would notice it.
+/// Writes of the kernel that bypass the page table, so that write-protection does not notice them.
 #[cfg(target_pointer_width = "64")]
 mod pinned {
     use std::fs::File;
@@ -56,15 +56,15 @@ mod pinned {
     use super::super::common::unix::{of_ring, run_in_child};
     use super::super::common::{assert_same, pattern, serial, supported};
 
-    /// Has the kernel pin these bytes of the view.
+    /// Makes the kernel pin these bytes of the view.
     fn register<S>(ring: &IoUring, view: &mut View<S>, range: &Range<usize>) -> io::Result<()> {
         let bytes = &mut view[range.clone()];
         let buffer = libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() };
-        // SAFETY: the view outlives the use of the buffer, which is unregistered or written to by `write` only.
+        // SAFETY: the view outlives the use of the buffer, which is unregistered or used only by `write`.
         unsafe { ring.submitter().register_buffers(&[buffer]) }
     }
 
-    /// Has the kernel write `value` to the pinned bytes `range`.
+    /// Makes the kernel write `value` to the pinned bytes `range`.
     fn write<S>(ring: &mut IoUring, view: &mut View<S>, range: &Range<usize>, value: u8) {
         let mut file: File = tempfile::tempfile().unwrap();
         file.write_all(&vec![value; range.len()]).unwrap();
@@ -72,15 +72,15 @@ mod pinned {
         let length = u32::try_from(range.len()).unwrap();
         let start = view[range.clone()].as_mut_ptr();
         let read_fixed = opcode::ReadFixed::new(types::Fd(file.as_raw_fd()), start, length, 0).build();
-        // SAFETY: file and buffer live until the read is complete.
+        // SAFETY: the file and the buffer live until the read is complete.
         unsafe { ring.submission().push(&read_fixed) }.unwrap();
         ring.submit_and_wait(1).unwrap();
         let done: Vec<_> = ring.completion().map(|entry| entry.result()).collect();
         assert_eq!(done, [i32::try_from(range.len()).unwrap()]);
     }
 
-    /// Pages that are registered with an io_uring are written by the kernel without a look at the page table, where
-    /// write-protection would be noticed: a view that closed them once would never learn of it.
+    /// The kernel writes to pages that are registered with an io_uring without using the page table. If a
+    /// view write-protected these pages, it would never find the writes.
     #[test]
     fn writes_into_memory_pinned_before_are_captured_and_undone() {
         let test = "writes_into_memory_pinned_before_are_captured_and_undone";
@@ -94,7 +94,7 @@ mod pinned {
         let pinned = 5 * page_size()..7 * page_size();
         view[pinned.clone()].fill(1);
         bytes[pinned.clone()].fill(1);
-        // Closed by this, if pages are closed here at all.
+        // If this view write-protects pages, this call does it.
         view.take_snapshot().unwrap();
         if of_ring(test, register(&ring, &mut view, &pinned)).is_none() {
             return;
@@ -114,13 +114,15 @@ mod pinned {
         assert_same("restored in the end", &view, &root);
     }
 
-    /// Captures and undoes what the kernel writes to pinned pages of a view that was in use before, and is in use.
+    /// Captures and undoes what the kernel writes to pinned pages.
+    ///
+    /// The view was used before, and is used between the writes.
     fn is_exact<S>(what: &str, ring: &mut IoUring, view: &mut View<S>, root: &[u8]) {
         let mut bytes = root.to_vec();
         let pinned = 5 * page_size()..7 * page_size();
         view[pinned.clone()].fill(1);
         bytes[pinned.clone()].fill(1);
-        // So often that a view which may be write-protected is.
+        // A view that may write-protect its pages does so within these rounds.
         for _ in 0..8 {
             assert_same(what, view, &bytes);
             view.take_snapshot().unwrap();
@@ -141,7 +143,7 @@ mod pinned {
             write(ring, view, &pinned, 99);
             view.restore_to(&before).unwrap();
             assert_same(what, view, &bytes);
-            // A restore may have given the pages other frames.
+            // The restore may have replaced the pages.
             ring.submitter().unregister_buffers().unwrap();
             register(ring, view, &pinned).unwrap();
             write(ring, view, &pinned, 100);
@@ -154,8 +156,9 @@ mod pinned {
         view.restore().unwrap();
     }
 
-    /// The kernel charges pins to the process that made the ring. So `VmPin` of a forked child that uses its parent's ring
-    /// stays 0, views of the child were write-protected nevertheless, and writes to pinned pages were missed.
+    /// The kernel charges pins to the process that made the ring. So `VmPin` of a forked child that uses its
+    /// parent's ring stays 0. The views of the child were write-protected, and writes to pinned pages were
+    /// missed.
     #[test]
     fn views_that_are_said_to_be_pinned_are_exact_whatever_the_kernel_counts() {
         const PAGES: usize = 2048;

@@ -1,5 +1,4 @@
-//! Bytes that the kernel writes into a view on behalf of a system call are captured, listed and undone
-//! like any others.
+//! Bytes that the kernel writes to a view for a system call are captured, listed and undone like any others.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -17,10 +16,10 @@ use memsnap::{Snapshot, View, page_size};
 
 const PAGES: usize = 120;
 
-/// Has the kernel write all of `bytes` to `destination`, which is as long.
+/// Makes the kernel write all of `bytes` to `destination`, which has the same length.
 type KernelWrite<'a> = &'a dyn Fn(&mut [u8], &[u8]) -> io::Result<()>;
 
-/// Has the kernel write to `ranges` of views of every kind, untouched and touched before.
+/// Makes the kernel write to `ranges` of views of every kind, touched before or not.
 fn each_kind_of_view(ranges: &[Range<usize>], kernel_write: KernelWrite<'_>) -> io::Result<()> {
     let root = pattern(PAGES, 1);
     let zeroes = vec![0; root.len()];
@@ -30,7 +29,7 @@ fn each_kind_of_view(ranges: &[Range<usize>], kernel_write: KernelWrite<'_>) -> 
         let of_zeroes = Snapshot::zeroed(root.len())?;
         captured_and_undone(&mut of_zeroes.view()?, &zeroes, touched, ranges, kernel_write)?;
 
-        // Some pages of it are copied into a view, and some mapped.
+        // Some pages of this snapshot are copied into a view, and some are mapped.
         let mut changed = root.clone();
         let mut view = of_bytes.view()?;
         changed[3 * page_size()..4 * page_size()].fill(2);
@@ -76,7 +75,7 @@ fn captured_and_undone<S>(
     assert_eq!(taken.diff(&view.take_snapshot()?)?.ranges(), differing(&bytes, &again));
     view.restore_to(&taken)?;
     assert_same("restored to", view, &bytes);
-    // Over what the image has captured, and over what it has not.
+    // The range has pages that the image captured and pages that it did not.
     kernel_write(&mut view[range.clone()], &again[range.clone()])?;
     view.restore_to(&taken)?;
     assert_same("restored to again", view, &bytes);
@@ -90,7 +89,7 @@ fn captured_and_undone<S>(
     Ok(())
 }
 
-/// Within a page, across pages, and at the end.
+/// Returns ranges within a page, across pages, and at the end.
 fn ranges() -> [Range<usize>; 4] {
     let page = page_size();
     [

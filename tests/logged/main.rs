@@ -56,9 +56,8 @@ fn pages_that_are_borrowed_for_writing_are_captured_and_put_back() {
     }
 }
 
-/// A restore and `zero` write at the edges of ranges that are not whole pages.
-///
-/// The log needs these writes too.
+/// A restore that excludes bytes, and `zero`, write parts of pages at the edges of their ranges. The log has
+/// to contain these pages too.
 #[test]
 fn edges_that_the_view_writes_itself_are_reported() {
     let snapshot = Snapshot::from_slice(&filled(PAGES)).unwrap();
@@ -92,7 +91,7 @@ fn a_page_that_was_not_reported_is_named_and_then_counts_as_reported() {
     let clean = snapshot.view().unwrap().to_vec();
     let mut view = snapshot.view_with(&options()).unwrap();
     write(&mut view, 3, 1);
-    // SAFETY: the byte is within the view, of which no slice is in use.
+    // SAFETY: the byte is within the view, and no slice of the view is in use.
     unsafe { view.as_mut_ptr().wrapping_add(5 * page_size()).write(0x77) };
     let error = view.take_snapshot().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::InvalidData);
@@ -103,7 +102,7 @@ fn a_page_that_was_not_reported_is_named_and_then_counts_as_reported() {
     // SAFETY: as above.
     unsafe { view.as_mut_ptr().wrapping_add(7 * page_size()).write(0x77) };
     assert_eq!(view.restore().unwrap_err().kind(), ErrorKind::InvalidData);
-    assert_eq!(view[7 * page_size()], 0x77, "an error changes nothing");
+    assert_eq!(view[7 * page_size()], 0x77, "the error changed the page");
     // SAFETY: as above.
     unsafe { view.as_mut_ptr().wrapping_add(8 * page_size()).write(0x77) };
     assert_eq!(view.changes().map(drop).unwrap_err().kind(), ErrorKind::InvalidData);
@@ -111,10 +110,10 @@ fn a_page_that_was_not_reported_is_named_and_then_counts_as_reported() {
     assert_same("restored", &view, &clean);
 }
 
-/// The check once missed a page that was zeroed or discarded, and then written without a report.
+/// The check missed a page that was zeroed or discarded, and then written without a report.
 ///
-/// It took the page for a reported one. The next restore took it for a page that is not private, and left the written
-/// bytes.
+/// The check counted the page as reported. The next restore counted it as not private, and so left the
+/// written bytes.
 #[test]
 fn pages_written_after_they_were_given_back_are_named() {
     let page = page_size();
@@ -131,11 +130,11 @@ fn pages_written_after_they_were_given_back_are_named() {
         if discards {
             view.discard(pages.clone()).unwrap();
         } else {
-            // After a snapshot, the pages do not count as reported any more.
+            // After a snapshot, the pages no longer count as reported.
             view.take_snapshot().unwrap();
             view.zero(pages.clone()).unwrap();
         }
-        // SAFETY: the byte is within the view, of which no slice is in use.
+        // SAFETY: the byte is within the view, and no slice of the view is in use.
         unsafe { view.as_mut_ptr().wrapping_add(5 * page).write(0x77) };
         let restored = view.restore();
         // On systems where `zero` and `discard` cannot give pages back, the pages count as reported.
@@ -148,14 +147,14 @@ fn pages_written_after_they_were_given_back_are_named() {
     }
 }
 
-/// The check must not complain about a page that was only read, or written with the same bytes.
+/// The check must not return an error for a page that was only read, or written with the same bytes.
 #[test]
 fn only_pages_that_differ_are_missed() {
     let snapshot = Snapshot::from_slice(&filled(PAGES)).unwrap();
     let mut view = snapshot.view_with(&options()).unwrap();
     assert_eq!(view.iter().map(|&byte| usize::from(byte)).sum::<usize>() % 2, 0);
     let same = view[5 * page_size()];
-    // SAFETY: the byte is within the view, of which no slice is in use.
+    // SAFETY: the byte is within the view, and no slice of the view is in use.
     unsafe { view.as_mut_ptr().wrapping_add(5 * page_size()).write(same) };
     view.take_snapshot().unwrap();
     view.restore().unwrap();
@@ -213,9 +212,8 @@ fn a_logged_view_grows_and_shrinks() {
     assert_same("restored to", &view, &long.view().unwrap());
 }
 
-/// `discard` writes captured bytes into pages that `zero` gave back, so that they are private again.
-///
-/// The log once did not learn this. The next restore took the pages for zero and left the bytes.
+/// `discard` writes captured bytes to pages that `zero` gave back, so that the pages become private again.
+/// The log did not record this. The next restore took the pages for zeroes and left the bytes.
 #[test]
 fn what_a_discard_writes_is_put_back() {
     let snapshot = Snapshot::zeroed(PAGES * page_size()).unwrap();
@@ -236,9 +234,8 @@ fn what_a_discard_writes_is_put_back() {
     }
 }
 
-/// Captured pages that a restore copies into the view become private.
-///
-/// The next restore gives them back if the view may not keep them.
+/// A restore copies captured pages into the view, so that they become private. The next restore gives them
+/// back if the view may not keep them.
 #[test]
 fn what_a_restore_copies_is_known_to_be_private() {
     let snapshot = Snapshot::from_slice(&filled(PAGES)).unwrap();
@@ -258,7 +255,7 @@ fn what_a_restore_copies_is_known_to_be_private() {
     }
 }
 
-/// Threads that run the guest report what they write, without a lock and without `&mut`.
+/// Threads of a guest report what they write, without a lock and without `&mut`.
 #[test]
 fn threads_report_at_the_same_time() {
     let snapshot = Snapshot::zeroed(PAGES * page_size()).unwrap();
@@ -271,8 +268,8 @@ fn threads_report_at_the_same_time() {
                 scope.spawn(move || {
                     for page in (thread..PAGES).step_by(4) {
                         let byte = std::ptr::with_exposed_provenance_mut::<u8>(start + page * page_size());
-                        // SAFETY: the byte is within the view. No slice of the view is in use, and each thread has pages
-                        // of its own.
+                        // SAFETY: the byte is within the view. No slice of the view is in use, and each
+                        // thread has its own pages.
                         unsafe { byte.write(round) };
                         view.mark_written(page * page_size()..page * page_size() + 1).unwrap();
                     }
@@ -288,13 +285,13 @@ fn threads_report_at_the_same_time() {
     }
 }
 
-/// Private memory that the log did not know of once stayed with the view for good: pages that were populated, and the
+/// Private pages that were not in the log stayed with the view for good. These were populated pages, and the
 /// neighbours of a written page in a huge page.
 #[test]
 fn private_memory_that_was_not_reported_is_given_back() {
     let test = "private_memory_that_was_not_reported_is_given_back";
     if !common::LINUX {
-        return common::skip(test, "single pages cannot be given back here");
+        return common::skip(test, "on this system, single pages cannot be given back");
     }
     const MORE: usize = 2_048;
     let (mut populated, mut advised) = (options(), options());
@@ -335,7 +332,8 @@ fn private_memory_stays_within_what_the_view_may_keep() {
             view.restore().unwrap();
             // On other systems, single private pages cannot be given back.
             if LINUX {
-                // Beside what the view may keep: 64 pages that a sweep leaves, and twice the pages of a round.
+                // Besides the pages that the view may keep, a sweep leaves up to 64 pages, and up to twice the
+                // 7 pages of a round.
                 assert!(view.stats().private <= (kept + 64 + 14) * page_size(), "{:?}", view.stats());
             }
             drop(taken);

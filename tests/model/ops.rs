@@ -1,18 +1,18 @@
-//! What happens to the model: every operation, and how they are drawn at random.
+//! The operations of the model test, and the strategies that draw them at random.
 
 use std::ops::Range;
 
 use memsnap::{Access, Populate, Tracking, ViewOptions, page_size};
 use proptest::prelude::*;
 
-/// Where to write. Resolved against the length of the view.
+/// The bytes that an edit writes. The position depends on the length of the view.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Edit {
-    /// A few bytes anywhere.
+    /// Some bytes at any position.
     Bytes { at: prop::sample::Index, len: usize, value: u8 },
-    /// A run of pages, every byte.
+    /// All bytes of a run of pages.
     Run { at: prop::sample::Index, pages: usize, value: u8 },
-    /// One byte in every n-th page.
+    /// One byte of every n-th page.
     Stride { step: usize, value: u8 },
 }
 
@@ -42,7 +42,7 @@ pub(crate) enum Op {
     DropSnapshot(prop::sample::Index),
 }
 
-/// What concerns the length of a view, or a part of it.
+/// An operation on a part of a view or on its length.
 #[derive(Clone, Debug)]
 pub(crate) enum Part {
     Grow(usize),
@@ -53,16 +53,16 @@ pub(crate) enum Part {
     Protect(Vec<(Span, Access)>, Unprotect),
 }
 
-/// A range of bytes. Resolved against the length of the view.
+/// A range of bytes, which depends on the length of the view.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Span {
     pub(crate) at: prop::sample::Index,
     pub(crate) len: usize,
-    /// Whether it starts and ends between two pages.
+    /// Whether the range starts and ends at page boundaries.
     pub(crate) pages: bool,
 }
 
-/// How access comes back.
+/// How a test gets access to the protected parts again.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Unprotect {
     ByTheSame,
@@ -79,7 +79,7 @@ pub(crate) struct Options {
     pub(crate) pinned: bool,
 }
 
-/// What happens in the life of a mutable view.
+/// An operation on a mutable view.
 #[derive(Clone, Debug)]
 pub(crate) enum MutOp {
     Edit(Edit),
@@ -168,7 +168,8 @@ pub(crate) fn tracking() -> impl Strategy<Value = Tracking> {
 
 pub(crate) fn op() -> impl Strategy<Value = Op> {
     let index = any::<prop::sample::Index>;
-    // What is forgotten is lost until the end of the test, descriptors among it.
+    // A forgotten view keeps its resources, including descriptors, until the test ends. So views are rarely
+    // forgotten.
     let end = prop_oneof![30 => Just(End::Drop), 30 => Just(End::Commit), 1 => Just(End::Forget)];
     prop_oneof![
         1 => (0..4_u8).prop_map(|value| Op::FromSlice { value }),
@@ -197,8 +198,10 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-/// Sizes at the edges of a page, large enough for runs to be mapped, and, seldom, large enough for more
-/// scattered pages than the kernel reports at once (512).
+/// Returns sizes around page boundaries.
+///
+/// Some are large enough for views to map runs of pages. A few have room for more scattered pages than the
+/// kernel reports at once (512).
 pub(crate) fn content_len() -> impl Strategy<Value = usize> {
     let page = page_size();
     let usual = vec![0, 1, page - 1, page, page + 1, 3 * page, 17 * page + 5, 64 * page, 150 * page];
@@ -225,7 +228,7 @@ impl Span {
 }
 
 impl Edit {
-    /// The ranges of `len` bytes that are written, and the value that is written to them.
+    /// Returns the ranges that the edit writes in a view of `len` bytes, and the value that it writes.
     pub(crate) fn parts(self, len: usize) -> (Vec<Range<usize>>, u8) {
         if len == 0 {
             return (Vec::new(), 0);

@@ -1,8 +1,11 @@
-//! A script as bytes, which a fuzzer can cut, join and change: two bytes decide the length, and two each operation.
+//! A script in the form of bytes, which a fuzzer can cut, join and change.
 //!
-//! They are seeds of what proptest draws, so that the operations and how often each comes are those of the model
-//! test. Its way of drawing from the bytes themselves (`RngAlgorithm::PassThrough`) would not do: each choice
-//! between strategies sets half of the bytes left aside for those not chosen.
+//! Two bytes determine the length, and two bytes determine each operation.
+//!
+//! The bytes are seeds for proptest's generator. So the operations, and their frequencies, are those of the
+//! model test. proptest can also draw from the bytes themselves (`RngAlgorithm::PassThrough`). That does not
+//! work here: at each choice between strategies, it reserves half of the remaining bytes for the strategies
+//! that are not chosen.
 
 use proptest::prelude::*;
 use proptest::strategy::ValueTree;
@@ -11,7 +14,7 @@ use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 use super::ops::{End, Op, content_len};
 use super::views::{Step, step};
 
-/// What happens to a model, from its beginning.
+/// A script: the length of the first snapshot, and the steps.
 #[derive(Clone, Debug)]
 pub(crate) struct Script {
     content_len: usize,
@@ -40,7 +43,7 @@ fn drawn<T>(strategy: &impl Strategy<Value = T>, seed: [u8; 2]) -> T {
     strategy.new_tree(&mut runner).expect("no strategy rejects what it drew").current()
 }
 
-/// A fuzzer is one process for hours, in which forgotten views would pile up.
+/// Replaces operations whose effects accumulate, since the fuzzer is one process that runs for hours.
 fn bounded(mut step: Step) -> Step {
     if let Op::Mutate(_, _, _, end @ End::Forget) = &mut step.op {
         *end = End::Drop;

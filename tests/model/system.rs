@@ -1,12 +1,12 @@
-//! What only some systems can do.
+//! Operations that only some systems support.
 
 use std::ops::Range;
 
 use memsnap::{Snapshot, View};
 
-/// The snapshot as another process receives it.
+/// Returns the snapshot as another process receives it.
 #[cfg(all(target_os = "linux", not(memsnap_unix)))]
-#[allow(clippy::unnecessary_wraps)] // Not everywhere.
+#[allow(clippy::unnecessary_wraps)] // Other systems return `None`.
 pub(crate) fn passed_on(snapshot: &Snapshot) -> Option<Snapshot> {
     use memsnap::os::linux::SnapshotExt as _;
 
@@ -18,7 +18,7 @@ pub(crate) fn passed_on(_: &Snapshot) -> Option<Snapshot> {
     None
 }
 
-/// Discards private pages of a view as other code does, without its knowledge, where that is found.
+/// Discards private pages of a view without its knowledge, as other code may, if memsnap detects this.
 #[cfg(all(target_os = "linux", not(memsnap_unix)))]
 pub(crate) fn purge<S>(view: &mut View<S>, range: Range<usize>) {
     use memsnap::{Tracking, WhyNotFaster};
@@ -36,17 +36,17 @@ pub(crate) fn purge<S>(view: &mut View<S>, range: Range<usize>) {
 #[cfg(not(all(target_os = "linux", not(memsnap_unix))))]
 pub(crate) fn purge<S>(_: &mut View<S>, _: Range<usize>) {}
 
-/// Forgets a view without leaving its addresses taken for the rest of the test, where it can be told what they are.
+/// Forgets a view and unmaps its pages, if the system can.
 ///
 /// # Safety
 ///
-/// No pointer into the view is used afterwards.
+/// No pointer into the view may be used afterwards.
 pub(crate) unsafe fn forget<S, A>(view: View<S, A>) {
     let (_start, _len) = (view.as_ptr(), view.len());
     std::mem::forget(view);
     #[cfg(unix)]
     if _len > 0 {
-        // SAFETY: the range was the forgotten view's, whose destructor does not run.
+        // SAFETY: the range belonged to the forgotten view, whose destructor does not run.
         unsafe { rustix::mm::munmap(_start.cast_mut().cast(), _len) }.unwrap();
     }
 }

@@ -1,4 +1,4 @@
-//! Open views and logged views, to which the same operations are applied.
+//! Open and logged views as one type, so that the same operations apply to both.
 
 use std::io;
 use std::ops::{Deref, Range};
@@ -37,15 +37,15 @@ enum Kind {
 
 #[derive(Clone, Copy, Debug)]
 enum Report {
-    /// The bytes are borrowed for writing.
+    /// The view lends the bytes for writing.
     Borrow,
-    /// The bytes are reported, and then written by pointer.
+    /// The bytes are reported and then written through a pointer.
     Before,
-    /// The bytes are written by pointer, and then reported.
+    /// The bytes are written through a pointer and then reported.
     After,
-    /// The bytes are written by pointer.
+    /// The bytes are written through a pointer.
     ///
-    /// They are not reported if the view checks, so that it returns an error.
+    /// They are not reported, if the view checks for unreported writes. The view then returns an error.
     Never,
 }
 
@@ -62,7 +62,10 @@ pub(crate) fn logging() -> impl Strategy<Value = Logging> {
     (kind, report, times, more).prop_map(|(kind, report, times, more)| Logging { kind, report, times, more })
 }
 
-/// The operation is drawn first, so that it depends only on the seed and not on what is drawn after it.
+/// Returns a strategy for steps.
+///
+/// It draws the operation first, so that the operation depends only on the seed and not on what is drawn
+/// later.
 pub(crate) fn step() -> impl Strategy<Value = Step> {
     (op(), logging()).prop_map(|(op, logging)| Step { op, logging })
 }
@@ -70,7 +73,7 @@ pub(crate) fn step() -> impl Strategy<Value = Step> {
 /// A view of either kind.
 pub(crate) enum AnyView<S> {
     Open(View<S>),
-    /// The view, and whether it checks.
+    /// A logged view, and whether it checks for unreported writes.
     Logged(View<S, Logged>, bool),
 }
 
@@ -158,9 +161,9 @@ impl<S> AnyView<S> {
     ///
     /// # Safety
     ///
-    /// As there.
+    /// Those of [`system::forget`].
     pub(crate) unsafe fn forget(self) {
-        // SAFETY: forwarded to the caller.
+        // SAFETY: the caller guarantees the conditions of `system::forget`.
         both!(self, view => unsafe { system::forget(view) });
     }
 }
@@ -174,7 +177,9 @@ impl<S> Deref for AnyView<S> {
 }
 
 impl Logging {
-    /// The options of an open view. For a logged view, an `Err` with its options, and whether it checks.
+    /// Returns the options of an open view, or `Err` for a logged view.
+    ///
+    /// `Err` has the options and whether the view checks for unreported writes.
     fn options(self, options: Options) -> Result<ViewOptions, (ViewOptions<Logged>, bool)> {
         let checks = match self.kind {
             Kind::Open => return Ok(options.on(ViewOptions::new())),
@@ -215,7 +220,8 @@ impl Logging {
         if let Report::Never = self.report
             && checks
         {
-            // Pages that differ and were not reported before are found, and count as reported then.
+            // `changes` returns an error if pages differ that were not reported, and counts them as reported
+            // from then on.
             if let Err(error) = view.changes().map(drop) {
                 assert_eq!(error.kind(), io::ErrorKind::InvalidData, "{error}");
             }
@@ -224,7 +230,7 @@ impl Logging {
     }
 }
 
-/// Writes by pointer, which reports nothing.
+/// Writes through a pointer, which reports nothing.
 fn write<S>(view: &mut View<S, Logged>, part: Range<usize>, value: u8) {
     let start = view.as_mut_ptr().wrapping_add(part.start);
     assert!(part.end <= view.len());

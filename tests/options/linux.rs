@@ -1,4 +1,4 @@
-//! What `/proc` shows of the options, and what becomes of them where the system refuses calls.
+//! What `/proc` shows of the options, and what they do if the system refuses calls.
 
 use memsnap::{Populate, Snapshot, SnapshotOptions, Tracking, View, ViewOptions, WhyNotFaster, page_size};
 
@@ -16,11 +16,11 @@ fn names<S>(view: &View<S>) -> Vec<String> {
     areas(view.as_ptr(), view.len()).into_iter().map(|area| area.name).collect()
 }
 
-/// Whether the kernel gives anonymous memory names.
+/// Returns whether the kernel supports names for anonymous memory.
 fn kernel_names_memory() -> bool {
     const SET_VMA: libc::c_int = 0x5356_4d41;
     const ANON_NAME: libc::c_ulong = 0;
-    // SAFETY: the range is empty, and the name a string that lives through the call.
+    // SAFETY: the range is empty, and the name is a string that outlives the call.
     unsafe { libc::prctl(SET_VMA, ANON_NAME, 0_usize, 0_usize, c"name".as_ptr()) == 0 }
 }
 
@@ -49,7 +49,7 @@ fn memory_is_shown_under_its_name() {
 
     let unnamed = Snapshot::zeroed(1).unwrap();
     if !kernel_names_memory() {
-        return skip(TEST, "the kernel has no names for anonymous memory");
+        return skip(TEST, "the kernel does not support names for anonymous memory");
     }
     assert_eq!(names(&of_zeroes.view().unwrap()), [anon]);
     assert_ne!(names(&unnamed.view().unwrap()), [anon]);
@@ -62,12 +62,12 @@ fn memory_is_shown_under_its_name() {
     assert_eq!(names(&zeroes.view().unwrap()), [anon]);
 }
 
-/// The page faults of this thread while `script` runs.
+/// Returns the number of page faults of this thread while `script` runs.
 fn faults(script: impl FnOnce()) -> libc::c_long {
     let count = || {
-        // SAFETY: a structure of numbers, for which zero is a value.
+        // SAFETY: the structure consists of numbers, for which zero is a valid value.
         let mut usage: libc::rusage = unsafe { std::mem::zeroed() };
-        // SAFETY: the structure lives through the call, which fills it in.
+        // SAFETY: the structure outlives the call, which fills it in.
         assert_eq!(unsafe { libc::getrusage(libc::RUSAGE_THREAD, &raw mut usage) }, 0);
         usage.ru_minflt
     };
@@ -82,7 +82,7 @@ fn populated_pages_are_ready() {
     const PAGES: usize = 4000;
     let bytes = pattern(PAGES, 1);
     let few = 100;
-    // Bytes that are in memory, which `vec!` of zeroes are not.
+    // These zeroes are resident. Those of `vec!` are not.
     let mut zeroes = bytes.clone();
     zeroes.fill(0);
     let mut snapshots = vec![("zeroes", Snapshot::zeroed(bytes.len()).unwrap(), zeroes)];
@@ -144,7 +144,7 @@ fn run_refused(usual: &[Tracking]) {
         [refuse(libc::SYS_userfaultfd, libc::EPERM), refuse_ioctl(NEW_USERFAULTFD, libc::ENOTTY)];
     run_in_child(|| {
         install(&no_userfault);
-        // The descriptor that is open stays in use, but a child has to open its own.
+        // The open userfaultfd stays in use, but a child has to open its own.
         assert_eq!(possible(), without(&[Tracking::Armed]));
     });
     run_in_child(|| {
@@ -180,7 +180,7 @@ fn stats_tell_why_pages_are_not_protected() {
     goes_on("locked", &mut view, &pattern(20, 1));
     let stats = view.stats();
     assert_eq!((stats.tracker, stats.why_not_faster), (Tracking::Scan, Some(WhyNotFaster::PinnedMemory)));
-    // SAFETY: the page is mapped; to unlock it changes no byte.
+    // SAFETY: the page is mapped, and unlocking it changes no byte.
     assert_eq!(unsafe { libc::munlock(locked.as_ptr().cast(), 1) }, 0);
     goes_on("unlocked", &mut view, &pattern(20, 1));
     let stats = view.stats();

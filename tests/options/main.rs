@@ -1,5 +1,6 @@
-//! What the options of snapshots and views ask for is what the system then shows. For huge pages see
-//! `huge_pages`.
+//! The options of snapshots and views have their effect on what the system shows.
+//!
+//! For huge pages see `huge_pages`.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -100,17 +101,17 @@ fn guards_stop_who_goes_beyond_the_ends() {
         let (start, end) = (view.as_mut_ptr(), view.as_mut_ptr().wrapping_add(page_size()));
         let last = end.wrapping_add(2 * page_size() - 1);
         for address in [start.wrapping_sub(1), start.wrapping_sub(2 * page_size()), end, last] {
-            // SAFETY: in a process that the system stops.
+            // SAFETY: this runs in a process that the system stops.
             doomed.assert_stopped(true, || unsafe { address.write_volatile(1) });
         }
         // SAFETY: as above.
         doomed.assert_stopped(true, || _ = unsafe { last.read_volatile() });
-        // SAFETY: as above, or else it ends.
+        // SAFETY: this runs in a process that ends afterwards.
         doomed.assert_stopped(false, || unsafe { start.write_volatile(1) });
     }
 }
 
-/// What is to be seen wherever pages can be prepared or not.
+/// This must hold whether or not the system can populate pages.
 #[test]
 fn populated_views_are_as_exact_as_others() {
     let _serial = serial();
@@ -187,8 +188,9 @@ fn each_way_of_tracking_works_or_says_that_it_cannot() {
     }
 }
 
-/// Pages that may be pinned are never write-protected, whatever is asked for and however often they are searched, nor
-/// written in place: a file of which pages are pinned cannot become the base of a snapshot.
+/// Pages that may be pinned are never write-protected, whatever method is requested and however often they
+/// are searched. Nor is such a view written in place, since a file with pinned pages cannot become the base
+/// of a snapshot.
 #[test]
 fn views_that_are_pinned_are_neither_write_protected_nor_written_in_place() {
     let _serial = serial();
@@ -240,7 +242,7 @@ fn is_never_armed<S>(what: &str, view: &mut View<S>, tracking: Tracking, bytes: 
 }
 
 fn is_tracked<S>(what: &str, view: &View<S>, tracking: Tracking) {
-    // What was mapped anew is protected when it is next searched.
+    // A new mapping is write-protected at the next search.
     view.take_snapshot().unwrap();
     let stats = view.stats();
     match tracking {
@@ -259,7 +261,7 @@ fn is_tracked<S>(what: &str, view: &View<S>, tracking: Tracking) {
     }
 }
 
-/// The ways of tracking that views can be opened with.
+/// Returns the tracking methods that views can be opened with.
 fn possible() -> Vec<Tracking> {
     let bytes = pattern(9, 1);
     let mut snapshots = [Snapshot::from_slice(&bytes).unwrap(), Snapshot::zeroed(bytes.len()).unwrap()];
@@ -285,9 +287,9 @@ fn possible() -> Vec<Tracking> {
         let can = results[0].is_ok();
         for result in results {
             match result {
-                Ok(()) => assert!(can, "{tracking} in some views only"),
+                Ok(()) => assert!(can, "{tracking} works only in some views"),
                 Err(error) => {
-                    assert!(!can, "{tracking} in some views only: {error}");
+                    assert!(!can, "{tracking} works only in some views: {error}");
                     assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
                     assert!(error.to_string().contains("Tracking::Auto"), "{error}");
                 }

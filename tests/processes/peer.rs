@@ -5,13 +5,15 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::Duration;
 
 use rustix::net::{
     RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
     SendFlags,
 };
+
+use super::common::alone::{command, passed};
 
 /// Names the test whose other process this is.
 pub(crate) const ROLE: &str = "MEMSNAP_TEST_ROLE";
@@ -35,8 +37,7 @@ impl Peer {
     pub(crate) fn start(test: &str) -> Self {
         let (socket, theirs) = UnixStream::pair().unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(60))).unwrap();
-        let child = Command::new(env::current_exe().unwrap())
-            .args([test, "--exact", "--nocapture"])
+        let child = command(test)
             .env(ROLE, test)
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::piped())
@@ -49,9 +50,12 @@ impl Peer {
     /// Waits for its end, and fails if it failed.
     pub(crate) fn join(mut self) {
         let output = self.child.take().unwrap().wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&output.stdout);
-        let passed = output.status.success() && said.contains("test result: ok. 1 passed");
-        assert!(passed, "the other process: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr));
+        assert!(
+            passed(&output),
+            "the other process: {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr)
+        );
     }
 }
 

@@ -1,4 +1,4 @@
-//! Protecting at the limits of the process.
+//! Access to parts of a view, at the limits of the process.
 
 use memsnap::{Access, Snapshot};
 
@@ -16,7 +16,7 @@ fn a_restore_that_fails_leaves_the_view_and_the_system_agreed() {
     view.get_mut(..100).unwrap().fill(9);
     view.protect(bytes_of(0, 3), Access::NONE).unwrap();
     view.protect(bytes_of(10, 5), Access::READ).unwrap();
-    // In a child the kernel has to be asked through another descriptor, of which there is none.
+    // The child needs another descriptor to ask the kernel for written pages, and cannot open one.
     run_in_child(|| {
         let limit = Limit::descriptors();
         let restored = view.restore();
@@ -38,7 +38,7 @@ fn without_mappings_left_nothing_is_shown_that_cannot_be_read() {
         let mut view = snapshot.view().unwrap().into_protected();
         view.protect(bytes_of(30, 2), Access::NONE).unwrap();
         view.get_mut(..100).unwrap().fill(8);
-        // From here on, neither the store nor what is compared with need any.
+        // This makes the mappings that the store and the comparison need.
         let first = view.take_snapshot().unwrap();
         assert_eq!(read(&first)[99], 8);
         view.get_mut(..100).unwrap().fill(9);

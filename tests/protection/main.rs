@@ -1,4 +1,4 @@
-//! Parts of a view can be made inaccessible, read-only or executable; a restore puts access back.
+//! Parts of a view can be made inaccessible, read-only or executable. A restore gives all access back.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -21,7 +21,7 @@ fn bytes_of(page: usize, pages: usize) -> std::ops::Range<usize> {
     page * page_size()..(page + pages) * page_size()
 }
 
-/// That the system and the view agree on the access to `pages` pages from `page` on.
+/// Checks that the system and the view agree on the access to `pages` pages from `page`.
 #[track_caller]
 fn assert_allows<S>(what: &str, view: &mut ProtectedView<S>, page: usize, pages: usize, expected: &str) {
     let range = bytes_of(page, pages);
@@ -47,7 +47,7 @@ fn who_has_no_access_is_stopped() {
     for (access, shown) in ACCESSES {
         view.protect(bytes_of(3, 2), access).unwrap();
         let start = view.as_mut_ptr().wrapping_add(4 * page_size());
-        // SAFETY: in a process that the system stops, or else that ends.
+        // SAFETY: this runs in a process that the system stops, or that ends afterwards.
         doomed.assert_stopped(access != Access::READ_WRITE, || unsafe { start.write_volatile(1) });
         // SAFETY: as above.
         doomed.assert_stopped(access == Access::NONE, || _ = unsafe { start.read_volatile() });
@@ -57,7 +57,7 @@ fn who_has_no_access_is_stopped() {
     }
 }
 
-/// Writes, protects, takes and restores in all ways.
+/// Writes to a view, protects parts of it, takes snapshots and restores it, in all combinations.
 fn captures_and_restores<S>(
     what: &str,
     view: &mut ProtectedView<S>,
@@ -79,7 +79,7 @@ fn captures_and_restores<S>(
                 assert_allows(what, view, 2, 1, shown);
                 assert_allows(what, view, 25, 20, shown);
                 assert_allows(what, view, 3, 22, "rw-");
-                // Only what can be read may be written again without being noticed.
+                // This write must be found although other pages cannot be read.
                 view.get_mut(bytes_of(50, 1)).unwrap()[1] ^= 3;
                 bytes[50 * page_size() + 1] ^= 3;
             }
@@ -179,7 +179,7 @@ fn the_system_cannot_write_where_it_is_forbidden() {
     for access in [Access::NONE, Access::READ] {
         view.protect(bytes_of(4, 1), access).unwrap();
         let start = view.as_mut_ptr().wrapping_add(4 * page_size());
-        // SAFETY: the range is of the view, which nobody else uses; the system is refused to write there.
+        // SAFETY: the range belongs to the view, which nobody else uses. The system cannot write there.
         let refused = unsafe { std::slice::from_raw_parts_mut(start, page_size()) };
         file.rewind().unwrap();
         file.read(refused).unwrap_err();
@@ -200,7 +200,7 @@ fn borrowed_bytes_are_exactly_those_that_may_be() {
     view.protect(8 * page..=9 * page - 1, Access::READ_WRITE).unwrap();
     for start in 0..20 {
         for end in start + 1..21 {
-            // Half a page, and one byte more or less.
+            // These ranges are half a page, and one byte too long or too short.
             for (start, end) in
                 [(start * page / 2, end * page / 2), (start * page / 2 + 1, end * page / 2 + 1)]
             {
@@ -275,7 +275,7 @@ fn protected_bytes_are_not_zeroed() {
     }
 }
 
-/// Machine code of a function that returns `number`, where the tests know any.
+/// Returns the machine code of a function that returns `number`, if the tests have code for this processor.
 fn code(number: u8) -> Option<Vec<u8>> {
     if cfg!(any(target_arch = "x86_64", target_arch = "x86")) {
         // `mov eax, NUMBER; ret`
@@ -292,7 +292,8 @@ fn code(number: u8) -> Option<Vec<u8>> {
 /// Runs the function at byte `at` of the view.
 fn run<S>(view: &ProtectedView<S>, at: usize) -> u32 {
     let start = view.as_ptr().wrapping_add(at);
-    // SAFETY: `code` of a function that takes nothing and returns an integer is there, and can be run.
+    // SAFETY: the bytes are `code` of a function without arguments that returns an integer, and they are
+    // executable.
     let function = unsafe { std::mem::transmute::<*const u8, extern "C" fn() -> u32>(start) };
     function()
 }
@@ -300,7 +301,7 @@ fn run<S>(view: &ProtectedView<S>, at: usize) -> u32 {
 #[test]
 fn what_is_written_can_be_run_where_that_was_chosen() {
     const TEST: &str = "what_is_written_can_be_run_where_that_was_chosen";
-    let Some(first) = code(1) else { return skip(TEST, "no machine code for this processor") };
+    let Some(first) = code(1) else { return skip(TEST, "the test has no machine code for this processor") };
     let _serial = serial();
     let mut root = pattern(3, 1);
     let place = page_size()..page_size() + first.len();
@@ -324,21 +325,22 @@ fn what_is_written_can_be_run_where_that_was_chosen() {
     }
 }
 
-/// Processors with instruction caches of their own (Arm) went on with the code that was there before a restore rewrote it,
-/// once it was made executable again.
+/// Some processors (Arm) have separate instruction caches. After a restore rewrote code and the code was made
+/// executable again, they still ran the old code.
 #[test]
 fn code_that_a_restore_rewrote_is_run_as_it_is_now() {
     const TEST: &str = "code_that_a_restore_rewrote_is_run_as_it_is_now";
     const PAGES: usize = 20;
     const KINDS: usize = 5;
     if code(1).is_none() {
-        return skip(TEST, "no machine code for this processor");
+        return skip(TEST, "the test has no machine code for this processor");
     }
     let _serial = serial();
     let root = pattern(PAGES, 1);
     for snapshot in [Snapshot::from_slice(&root).unwrap(), Snapshot::zeroed(root.len()).unwrap()] {
         let mut view = snapshot.view_with(ViewOptions::new().executable(true)).unwrap();
-        // Functions that return another number in each snapshot, several in a cache line's neighbourhood.
+        // In each snapshot, the functions return other numbers. Several functions are close to the same cache
+        // line.
         let places: Vec<_> = (0..PAGES * 4).map(|i| i * page_size() / 4 + i % 9 * 16).collect();
         let number = |kind: usize, place: usize| u8::try_from((kind * 50 + place) % 256).unwrap();
         let mut taken = Vec::new();

@@ -1,4 +1,4 @@
-//! A snapshot that is a copy of the changed pages, in a buffer whose pages are resident already.
+//! A snapshot that is a copy of the changed pages, in a buffer that is already resident.
 
 use memsnap::page_size;
 
@@ -15,7 +15,7 @@ impl ChangedPages {
         Self { pages: Vec::with_capacity(pages), bytes: vec![1; pages * page_size()] }
     }
 
-    /// Copies the changed pages of `region`, which replace those of the previous snapshot.
+    /// Copies the changed pages of `region`. They replace the pages of the previous snapshot.
     pub(crate) fn take(&mut self, region: &[u8], changes: &[Change]) {
         self.pages.clear();
         for (change, slot) in changes.iter().zip(self.bytes.chunks_exact_mut(page_size())) {

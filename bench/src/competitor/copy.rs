@@ -1,4 +1,4 @@
-//! Plain copies of everything: `to_vec` takes a snapshot, `copy_from_slice` restores.
+//! Plain copies of the whole region: `to_vec` takes a snapshot, `copy_from_slice` restores the image.
 #![allow(unsafe_code)]
 
 use anyhow::Result;
@@ -26,7 +26,7 @@ impl Competitor for Copy {
     }
 
     fn open(&self, image: &Image, _case: &Case) -> Result<Box<dyn Region>> {
-        // SAFETY: nobody writes to the file of an image, or makes it shorter.
+        // SAFETY: nothing writes to the file of an image, or shortens it.
         let original = unsafe { Mmap::map(&image.file) }?;
         let mut bytes = MmapMut::map_anon(image.bytes().len())?;
         bytes.copy_from_slice(image.bytes());

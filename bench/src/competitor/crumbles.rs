@@ -1,6 +1,6 @@
-//! crumbles: a signal handler for `SIGSEGV` keeps a copy of each page before its first write.
+//! crumbles: a signal handler for `SIGSEGV` copies each page before its first write.
 //!
-//! Its region shows zeroes, for it would keep a second copy of an image that it was filled with.
+//! The region contains zeroes. If it were filled with the image, crumbles would keep a second copy of the image.
 
 use std::mem;
 
@@ -21,7 +21,7 @@ struct Stack {
     taken: usize,
 }
 
-/// Each scattered page that is written takes up two mappings; a process can have 65,530.
+/// The most scattered pages that can be written. Each takes two mappings, and a process can have 65,530.
 const MOST_SCATTERED: usize = 16_384;
 
 impl Competitor for Crumbles {
@@ -35,7 +35,7 @@ impl Competitor for Crumbles {
     }
 
     fn memory(&self, case: &Case, operation: Operation) -> usize {
-        // Its snapshots can only be dropped from the last one on, so that those of all rounds stay.
+        // Snapshots can only be dropped in reverse order, so the snapshots of all rounds are kept.
         let rounds = match operation {
             Operation::Take { kept } => kept + 50,
             Operation::Restore => 1,
@@ -65,7 +65,7 @@ impl Region for Stack {
         for _ in 0..=mem::take(&mut self.taken) {
             self.map.revert()?;
         }
-        // `revert` gives the snapshot up.
+        // `revert` removes the snapshot, so the next restore needs another one.
         Ok(self.map.snap()?)
     }
 

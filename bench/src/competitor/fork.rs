@@ -1,4 +1,4 @@
-//! `fork`, as Redis and HyPer use it: the snapshot is a child process, which shares all memory copy-on-write.
+//! `fork`, as Redis and HyPer use it: a snapshot is a child process, which shares all memory copy-on-write.
 #![allow(unsafe_code)]
 
 use std::ops::Range;
@@ -19,7 +19,7 @@ pub(crate) struct Child(libc::pid_t);
 
 struct Memory(MmapMut);
 
-/// More than the stack of a thread.
+/// The least length of mappings that are kept out of children. The stack of a thread is shorter.
 const LARGE: usize = 4 * MIB;
 
 impl Competitor for Fork {
@@ -29,8 +29,8 @@ impl Competitor for Fork {
 
     fn obstacle(&self, _case: &Case, operation: Operation) -> Option<&'static str> {
         match operation {
-            Operation::Restore => Some("a process cannot be put back to its child"),
-            Operation::Take { kept: 101.. } => Some("a process for each snapshot"),
+            Operation::Restore => Some("a process cannot be restored from its child"),
+            Operation::Take { kept: 101.. } => Some("needs a process for each snapshot"),
             Operation::Take { .. } => None,
         }
     }
@@ -71,7 +71,7 @@ impl Region for Memory {
 
 impl Child {
     fn fork() -> io::Result<Self> {
-        // SAFETY: the child calls nothing but system calls.
+        // SAFETY: the child makes only system calls.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
             0 => wait_for_the_end(),
@@ -82,19 +82,19 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // SAFETY: takes no pointers; the child was not waited for yet, so that the number is still its own.
+        // SAFETY: takes no pointers. Nothing has waited for the child, so the number still belongs to it.
         unsafe { libc::kill(self.0, libc::SIGKILL) };
         let mut status = 0;
         // SAFETY: the status is written to a live variable.
         unsafe { libc::waitpid(self.0, &raw mut status, 0) };
         assert!(
             libc::WIFSIGNALED(status) && libc::WTERMSIG(status) == libc::SIGKILL,
-            "the child ended itself"
+            "the child ended before it was killed"
         );
     }
 }
 
-/// In the child: keeps its memory until it, or its parent, is killed.
+/// Waits, in the child, until the child or its parent is killed. Until then, the memory of the child stays.
 fn wait_for_the_end() -> ! {
     // SAFETY: takes no pointers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
@@ -104,18 +104,20 @@ fn wait_for_the_end() -> ! {
     }
 }
 
-/// Keeps a mapping of another competitor out of children, whose making it would slow down.
+/// Keeps a mapping of another competitor out of child processes, because it would slow down `fork`.
 ///
 /// # Safety
 ///
-/// No child touches the mapping.
+/// No child process accesses the mapping.
 pub(crate) unsafe fn keep_out_of_children(start: *mut u8, len: usize) -> io::Result<()> {
-    // SAFETY: this changes nothing but what a child inherits, which the caller answers for.
+    // SAFETY: this only changes what a child inherits. By this function's contract, no child accesses the mapping.
     let result = unsafe { libc::madvise(start.cast(), len, libc::MADV_DONTFORK) };
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// The pages around the thread-local variables. Each function of the C library that has a stack protector reads them.
+/// Returns the range of the pages around the thread-local variables.
+///
+/// Each function of the C library that has a stack protector reads them.
 fn thread_local() -> Range<usize> {
     // SAFETY: takes no pointers.
     let errno = unsafe { libc::__errno_location() }.addr();
@@ -123,17 +125,19 @@ fn thread_local() -> Range<usize> {
     page - 16 * page_size()..page + 16 * page_size()
 }
 
-/// The parts of `range` before and behind `hole`.
+/// Returns the parts of `range` before and after `hole`.
 fn around(range: Range<usize>, hole: &Range<usize>) -> [Range<usize>; 2] {
     [range.start..range.end.min(hole.start), range.start.max(hole.end)..range.end]
 }
 
-/// Whatever is large and private, but for `own`: heaps and copies of other competitors.
+/// Keeps all large private mappings except `own` out of child processes.
+///
+/// These are heaps and copies of other competitors.
 fn keep_others_out_of_children(own: Range<usize>) -> Result<()> {
     for line in fs::read_to_string("/proc/self/maps")?.lines() {
         let mut fields = line.split_whitespace();
         let (range, access) = (fields.next().unwrap_or_default(), fields.next().unwrap_or_default());
-        let (start, end) = range.split_once('-').context("a line of /proc/self/maps")?;
+        let (start, end) = range.split_once('-').context("a line of /proc/self/maps has no `-`")?;
         let (start, end) = (usize::from_str_radix(start, 16)?, usize::from_str_radix(end, 16)?);
         if access != "rw-p" || line.ends_with("[stack]") {
             continue;
@@ -141,12 +145,12 @@ fn keep_others_out_of_children(own: Range<usize>) -> Result<()> {
         if end - start < LARGE {
             continue;
         }
-        // Memory that adjoins one of these ranges can belong to the same mapping.
+        // The kernel merges adjacent mappings, so this one can contain these ranges. They are left as they are.
         let parts = around(start..end, &own).into_iter().flat_map(|part| around(part, &thread_local()));
         for part in parts {
             if !part.is_empty() {
                 let start = ptr::with_exposed_provenance_mut(part.start);
-                // SAFETY: a child only uses its stack, which is not large, and the data of libraries.
+                // SAFETY: a child only uses its stack and the data of libraries, which are not large.
                 unsafe { keep_out_of_children(start, part.len()) }?;
             }
         }

@@ -1,8 +1,8 @@
-//! The limit: copies exactly the changed pages between buffers that are in memory, and is told which these are.
+//! The limit: copies just the changed pages between buffers that are resident.
 //!
-//! To the time of the copies 1 ns is added for each entry of the region's page table, which is what finding the
-//! changed pages costs at the least: for a resident region its pages, for a sparse one the pages changed.
-#![allow(unsafe_code)]
+//! It does not search for the changed pages, but gets a list of them. For the search, it adds 1 ns to the time of the
+//! copies for each page-table entry of the region, which is the least time of a search that looks at all entries. A
+//! resident region has an entry for each page, a sparse region for each changed page.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use memsnap::page_size;
 
 use super::{ChangedPages, Competitor, Operation, Region, Taken};
 use crate::case::Case;
-use crate::image::Image;
+use crate::image::{Image, map_private};
 use crate::pages::{Change, page};
 use crate::results::{COPIES, LIMIT};
 
@@ -26,7 +26,7 @@ struct Buffers {
     map: MmapMut,
     original: MmapMut,
     taken: ChangedPages,
-    /// The page-table entries that add to the time.
+    /// The page-table entries for which time is added.
     entries: Entries,
 }
 
@@ -51,10 +51,8 @@ impl Competitor for Limit {
     }
 
     fn open(&self, image: &Image, case: &Case) -> Result<Box<dyn Region>> {
-        // SAFETY: nobody writes to the file of an image, or makes it shorter.
-        let map = unsafe { MmapOptions::new().map_copy(&image.file) }?;
-        // SAFETY: as above.
-        let original = unsafe { MmapOptions::new().map_copy(&image.file) }?;
+        let map = map_private(&image.file)?;
+        let original = map_private(&image.file)?;
         let taken = ChangedPages::new(case.changed);
         let entries = match self {
             Self::CopiesOnly => Entries::None,
@@ -65,7 +63,7 @@ impl Competitor for Limit {
     }
 }
 
-/// A region of zeroes that only copies its changed pages. There are at most `changed` of them.
+/// Opens a region of zeroes that only copies its changed pages, of which there are at most `changed`.
 pub(crate) fn copies_of_zeroes(bytes: usize, changed: usize) -> Result<Box<dyn Region>> {
     let map = || MmapOptions::new().len(bytes).no_reserve_swap().map_anon();
     let taken = ChangedPages::new(changed);

@@ -1,15 +1,16 @@
-//! memmap2: a private mapping of a file. A restore maps it anew; a snapshot is a new file with everything.
-#![allow(unsafe_code)]
+//! memmap2: a private mapping of a file.
+//!
+//! A restore maps the file anew. A snapshot is a new file with a copy of the whole region.
 
 use std::fs::File;
 use std::io::Write;
 
 use anyhow::{Context, Result};
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::MmapMut;
 
 use super::{Competitor, Operation, Region, Taken, copies};
 use crate::case::Case;
-use crate::image::{Image, memory_file};
+use crate::image::{Image, map_private, memory_file};
 use crate::pages::Change;
 
 pub(crate) struct Memmap2;
@@ -30,7 +31,7 @@ impl Competitor for Memmap2 {
 
     fn open(&self, image: &Image, _case: &Case) -> Result<Box<dyn Region>> {
         let file = image.file.try_clone()?;
-        let map = map(&file)?;
+        let map = map_private(&file)?;
         Ok(Box::new(Mapping { file, map }))
     }
 }
@@ -47,18 +48,12 @@ impl Region for Mapping {
     }
 
     fn restore(&mut self, _changes: &[Change]) -> Result<()> {
-        self.map = map(&self.file)?;
+        self.map = map_private(&self.file)?;
         Ok(())
     }
 
     fn restore_to(&mut self, taken: &Taken, _changes: &[Change]) -> Result<()> {
-        self.map = map(taken.downcast_ref().context("not a file of this region")?)?;
+        self.map = map_private(taken.downcast_ref().context("not a file of this region")?)?;
         Ok(())
     }
-}
-
-/// Maps the file of an image or of a snapshot.
-pub(crate) fn map(file: &File) -> Result<MmapMut> {
-    // SAFETY: nobody writes to the file of an image, or makes it shorter.
-    Ok(unsafe { MmapOptions::new().map_copy(file) }?)
 }

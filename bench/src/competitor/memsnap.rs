@@ -1,11 +1,11 @@
-//! memsnap, this one.
+//! memsnap: the version in this repository.
 
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use memsnap::{ArcView, Snapshot, Tracking, ViewOptions, page_size};
+use memsnap::{ArcView, Snapshot, Tracking, ViewOptions};
 
-use super::{Competitor, Operation, Region, Taken};
+use super::{Competitor, Operation, Region, Taken, captured};
 use crate::case::Case;
 use crate::image::Image;
 use crate::pages::Change;
@@ -13,9 +13,9 @@ use crate::results::{COMPARING, SUBJECT};
 
 #[derive(Default)]
 pub(crate) struct Memsnap {
-    /// What regions are views of; by default each makes a snapshot of its own.
+    /// The snapshot that regions are views of. By default, each region has a snapshot of its own.
     pub(crate) snapshot: Option<Arc<Snapshot>>,
-    /// Whether all pages are compared, as on systems that do not name the written ones.
+    /// Whether views compare all pages, as on systems that do not list the written pages.
     pub(crate) compares: bool,
 }
 
@@ -25,11 +25,7 @@ impl Competitor for Memsnap {
     }
 
     fn memory(&self, case: &Case, operation: Operation) -> usize {
-        let pages = match operation {
-            Operation::Take { kept } => (kept + 2) * case.changed,
-            Operation::Restore => case.changed,
-        };
-        case.bytes + pages * page_size()
+        case.bytes + captured(case, operation)
     }
 
     fn open(&self, image: &Image, _case: &Case) -> Result<Box<dyn Region>> {

@@ -1,4 +1,4 @@
-//! memsnap 0.1.2: a snapshot is a copy of everything, a restore maps everything anew.
+//! memsnap 0.1.2: a snapshot is a copy of the whole region, a restore maps the whole region anew.
 
 use std::sync::Arc;
 

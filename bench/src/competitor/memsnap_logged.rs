@@ -1,13 +1,13 @@
-//! memsnap with a logged view: writes borrow the bytes with `get_mut`, which reports them to the view.
+//! memsnap with a logged view: writes borrow the bytes with `get_mut`, which reports the range to the view.
 #![allow(unsafe_code)]
 
 use std::slice;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use memsnap::{LoggedView, Snapshot, ViewOptions, page_size};
+use memsnap::{LoggedView, Snapshot, ViewOptions};
 
-use super::{Competitor, Operation, Region, Taken};
+use super::{Competitor, Operation, Region, Taken, captured};
 use crate::case::Case;
 use crate::image::Image;
 use crate::pages::Change;
@@ -27,17 +27,13 @@ impl Competitor for MemsnapLogged {
     }
 
     fn memory(&self, case: &Case, operation: Operation) -> usize {
-        let pages = match operation {
-            Operation::Take { kept } => (kept + 2) * case.changed,
-            Operation::Restore => case.changed,
-        };
-        pages * page_size()
+        captured(case, operation)
     }
 
     fn open(&self, image: &Image, _case: &Case) -> Result<Box<dyn Region>> {
         let snapshot = match &self.snapshot {
             Some(snapshot) => Arc::clone(snapshot),
-            // SAFETY: nobody writes to the file of an image, or makes it shorter.
+            // SAFETY: nothing writes to the file of an image, or shortens it.
             None => Arc::new(unsafe { Snapshot::map_file(&image.file) }?),
         };
         Ok(Box::new(snapshot.view_arc_with(&ViewOptions::logged())?))
@@ -45,7 +41,7 @@ impl Competitor for MemsnapLogged {
 }
 
 impl Region for LoggedView<Arc<Snapshot>> {
-    /// Only for reading: writes to these bytes are not reported.
+    /// Borrows the bytes for reading only: the view does not see writes to them.
     fn bytes(&mut self) -> &mut [u8] {
         let (start, len) = (self.as_mut_ptr(), self.len());
         // SAFETY: the view has these bytes, and is borrowed mutably.

@@ -1,4 +1,4 @@
-//! The competitors: one file each, all behind the same two traits.
+//! The competitors: a file for each, which implements the two traits below.
 
 mod changed_pages;
 mod copy;
@@ -15,6 +15,7 @@ mod wasmtime;
 use std::any::Any;
 use std::time::Duration;
 
+use ::memsnap::page_size;
 use anyhow::{Result, bail};
 
 use crate::case::Case;
@@ -26,55 +27,54 @@ pub(crate) use copy::Copy;
 pub(crate) use crumbles::Crumbles;
 pub(crate) use fork::{Fork, keep_out_of_children};
 pub(crate) use limit::{Limit, copies_of_zeroes};
-pub(crate) use memmap2::{Memmap2, map};
+pub(crate) use memmap2::Memmap2;
 pub(crate) use memsnap::Memsnap;
 pub(crate) use memsnap_0_1::Memsnap01;
 pub(crate) use memsnap_logged::MemsnapLogged;
 pub(crate) use system_calls::{Private, SystemCalls};
 pub(crate) use wasmtime::{Wasmtime, private_pages};
 
-/// What a competitor is asked to do again and again.
+/// The operation that a workload repeats.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Operation {
-    /// Take snapshots, of which the last `kept` are kept, one at least.
-    Take {
-        kept: usize,
-    },
+    /// Takes snapshots, and keeps the last `kept` of them, at least one.
+    Take { kept: usize },
+    /// Restores the image.
     Restore,
 }
 
-/// A way of doing the work.
+/// A way to take snapshots of memory and to restore it.
 pub(crate) trait Competitor: Sync {
     fn name(&self) -> &'static str;
 
-    /// Why it cannot do this, if it cannot.
+    /// Returns the reason why it cannot do this, if it cannot.
     fn obstacle(&self, _case: &Case, _operation: Operation) -> Option<&'static str> {
         None
     }
 
-    /// About how much memory it holds at most, besides the image.
+    /// Returns about how many bytes it holds at most, in addition to the image.
     fn memory(&self, case: &Case, operation: Operation) -> usize;
 
-    /// A region that shows the image; one that is to be sparse may show zeroes instead.
+    /// Opens a region that contains the image, or zeroes if the region is to be sparse.
     fn open(&self, image: &Image, case: &Case) -> Result<Box<dyn Region>>;
 }
 
-/// A snapshot, which is kept until it is dropped.
+/// A snapshot, which exists until it is dropped.
 pub(crate) type Taken = Box<dyn Any + Send + Sync>;
 
-/// Memory that can be written, and of which snapshots can be taken or which can be put back.
+/// Memory that can be written, and of which snapshots can be taken or which can be restored.
 ///
-/// `changes` names the pages written since the last call, in ascending order; only the limit and the bare system calls
-/// may look at it.
+/// `changes` lists the pages that were written since the last call, in ascending order. Only the limit and the bare
+/// system calls may use this list.
 pub(crate) trait Region: Send {
     fn bytes(&mut self) -> &mut [u8];
 
-    /// Writes `value`, which must differ from what is there, into each page of `changes`.
+    /// Writes `value` to the word of each change. It must differ from the bytes that it replaces.
     fn write(&mut self, changes: &[Change], value: u64) {
         write(self.bytes(), changes, value);
     }
 
-    /// What has to be done before [`take`](Self::take), but is no part of it.
+    /// Prepares for [`take`](Self::take). The time of this is not measured.
     fn prepare(&mut self) -> Result<()> {
         Ok(())
     }
@@ -86,15 +86,16 @@ pub(crate) trait Region: Send {
 
     /// Restores the region to `taken`, the snapshot that was taken last.
     fn restore_to(&mut self, _taken: &Taken, _changes: &[Change]) -> Result<()> {
-        bail!("cannot go back to a snapshot that it took")
+        bail!("this competitor cannot restore a snapshot that it took")
     }
 
-    /// Time to be added to each call.
+    /// Returns the time to add to the measured time of a call.
     fn surcharge(&self, _changes: &[Change]) -> Duration {
         Duration::ZERO
     }
 }
 
+/// Returns the competitors that take part in most workloads.
 pub(crate) fn all() -> Vec<Box<dyn Competitor>> {
     vec![
         Box::new(Memsnap::default()),
@@ -110,10 +111,19 @@ pub(crate) fn all() -> Vec<Box<dyn Competitor>> {
     ]
 }
 
-/// The bytes of the snapshots that are kept, where each is a copy of everything.
+/// Returns the bytes of the kept snapshots, if each is a copy of the whole region.
 fn copies(case: &Case, operation: Operation) -> usize {
     match operation {
         Operation::Take { kept } => case.bytes * kept,
         Operation::Restore => 0,
     }
+}
+
+/// Returns about how many bytes of captured and private pages memsnap holds.
+fn captured(case: &Case, operation: Operation) -> usize {
+    let pages = match operation {
+        Operation::Take { kept } => (kept + 2) * case.changed,
+        Operation::Restore => case.changed,
+    };
+    pages * page_size()
 }

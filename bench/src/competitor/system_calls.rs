@@ -1,8 +1,8 @@
 //! Bare system calls: a private mapping of a memory file, without a library.
 //!
-//! This competitor is told which pages changed. A snapshot copies them to a buffer. A restore discards them with
-//! `MADV_DONTNEED`: one `madvise` for each run of pages, or one `process_madvise` for all. So its results show how far
-//! these system calls, and the page faults after them, let several threads run side by side.
+//! This competitor gets a list of the changed pages. A snapshot copies them to a buffer. A restore discards them with
+//! `MADV_DONTNEED`: one `madvise` for each run of pages, or one `process_madvise` for all. So its results show how much
+//! these system calls, and the page faults after them, slow down threads that run at the same time.
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -25,7 +25,7 @@ pub(crate) enum SystemCalls {
     OneCall,
 }
 
-/// A private mapping of the file of an image. The file is never written to or shortened while it is mapped.
+/// A private mapping of the file of an image. Nothing writes to the file or shortens it while it is mapped.
 pub(crate) struct Private {
     start: *mut u8,
     len: usize,
@@ -37,7 +37,7 @@ unsafe impl Send for Private {}
 struct Mapping {
     map: Private,
     taken: ChangedPages,
-    /// This process, to discard all runs in one call.
+    /// A pidfd of this process, if one call discards all runs.
     process: Option<OwnedFd>,
 }
 
@@ -58,7 +58,7 @@ impl Private {
         unsafe { slice::from_raw_parts_mut(self.start, self.len) }
     }
 
-    /// The bytes of a run of pages.
+    /// Borrows the bytes of a run of pages.
     fn run(&mut self, run: &[Change]) -> &mut [u8] {
         &mut self.bytes()[run[0].page * page_size()..][..run.len() * page_size()]
     }
@@ -66,7 +66,7 @@ impl Private {
     /// Discards a run of pages, so that they show the file again.
     fn discard(&mut self, run: &[Change]) -> io::Result<()> {
         let range = self.run(run);
-        // SAFETY: the range lies in the mapping, of which no slice is in use but this; its pages show the file again.
+        // SAFETY: the range is in the mapping, and this is the only slice of it. Its pages then show the file again.
         match unsafe { libc::madvise(range.as_mut_ptr().cast(), range.len(), libc::MADV_DONTNEED) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error()),
@@ -80,7 +80,7 @@ impl Private {
         let ranges: Vec<_> = runs(changes).map(|run| vector(self.run(run))).collect();
         for ranges in ranges.chunks(MOST_RANGES) {
             let (call, advice) = (libc::SYS_process_madvise, libc::MADV_DONTNEED);
-            // SAFETY: the ranges lie in the mapping, of which no slice is in use; their pages show the file again.
+            // SAFETY: the ranges are in the mapping, and no slice of it exists. Their pages then show the file again.
             let done = unsafe {
                 libc::syscall(call, process.as_raw_fd(), ranges.as_ptr(), ranges.len(), advice, 0_u32)
             };
@@ -95,12 +95,12 @@ impl Private {
 
 impl Drop for Private {
     fn drop(&mut self) {
-        // SAFETY: the mapping is this value's own, and nobody uses it any more.
+        // SAFETY: the mapping belongs to this value alone, and no slice of it exists.
         unsafe { libc::munmap(self.start.cast(), self.len) };
     }
 }
 
-/// The runs of consecutive pages among the changed pages.
+/// Returns the runs of consecutive pages among the changed pages.
 fn runs(changes: &[Change]) -> impl Iterator<Item = &[Change]> {
     changes.chunk_by(|a, b| a.page + 1 == b.page)
 }
@@ -117,7 +117,7 @@ fn can_discard_all() -> bool {
     discard().is_ok()
 }
 
-/// A pidfd of this process.
+/// Opens a pidfd of this process.
 fn this_process() -> io::Result<OwnedFd> {
     // SAFETY: takes no pointers.
     let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, process::id(), 0_u32) };
@@ -125,7 +125,7 @@ fn this_process() -> io::Result<OwnedFd> {
     if descriptor < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor is open, and nobody else has it.
+    // SAFETY: the descriptor is open, and nothing else owns it.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
@@ -142,7 +142,7 @@ impl Competitor for SystemCalls {
             Self::CallEach => true,
             Self::OneCall => can_discard_all(),
         };
-        (!can).then_some("this kernel does not let a process discard its own pages by process_madvise")
+        (!can).then_some("this kernel does not let a process discard its own pages with process_madvise")
     }
 
     fn memory(&self, case: &Case, _operation: Operation) -> usize {

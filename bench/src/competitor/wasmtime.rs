@@ -1,10 +1,9 @@
-//! The reset that Wasmtime's pooling allocator does for a copy-on-write memory image, where it may use
-//! `PAGEMAP_SCAN`.
+//! The reset of Wasmtime's pooling allocator, for a copy-on-write memory image and with `PAGEMAP_SCAN`.
 //!
-//! The slot is a private mapping of the image. A scan lists the pages that got frames of their own. The first of
-//! these, up to a budget, are overwritten with their original bytes; all that comes after them is given back to the
-//! kernel, with one `madvise`. Wasmtime lists at most 32 regions and gives the rest back; here the scan goes on, which
-//! is better for it.
+//! A slot is a private mapping of the image. The reset lists the private pages. It copies the original bytes to the
+//! first of them, up to a budget of bytes that stay resident. Then it discards everything after these pages, with one
+//! `madvise`. Wasmtime lists at most 32 ranges of pages and discards the rest. This code continues its list after 512
+//! ranges, which makes it faster than Wasmtime.
 #![allow(unsafe_code)]
 
 use std::fs::File;
@@ -13,12 +12,12 @@ use std::ops::Range;
 use std::os::fd::AsRawFd;
 
 use anyhow::{Result, bail};
-use memmap2::{MmapMut, MmapOptions};
+use memmap2::MmapMut;
 use memsnap::page_size;
 
 use super::{Competitor, Operation, Region, Taken};
 use crate::case::{Case, MIB};
-use crate::image::Image;
+use crate::image::{Image, map_private};
 use crate::pages::Change;
 
 pub(crate) struct Wasmtime {
@@ -34,11 +33,12 @@ struct Slot {
 }
 
 impl Wasmtime {
-    /// The best setting for it: all that is ever dirty.
+    /// Keeps all pages resident, which is the best setting.
     pub(crate) fn keeping_all() -> Self {
         Self { name: "wasmtime-style, keep all", keep_resident: usize::MAX }
     }
 
+    /// Keeps at most 1 MiB of private pages resident.
     pub(crate) fn keeping_one_mebibyte() -> Self {
         Self { name: "wasmtime-style, keep 1 MiB", keep_resident: MIB }
     }
@@ -58,10 +58,8 @@ impl Competitor for Wasmtime {
     }
 
     fn open(&self, image: &Image, _case: &Case) -> Result<Box<dyn Region>> {
-        // SAFETY: nobody writes to the file of an image, or makes it shorter.
-        let map = unsafe { MmapOptions::new().map_copy(&image.file) }?;
-        // SAFETY: as above.
-        let original = unsafe { MmapOptions::new().map_copy(&image.file) }?;
+        let map = map_private(&image.file)?;
+        let original = map_private(&image.file)?;
         let pagemap = File::open("/proc/self/pagemap")?;
         Ok(Box::new(Slot { map, original, pagemap, keep_resident: self.keep_resident }))
     }
@@ -94,8 +92,8 @@ impl Region for Slot {
             }
         }
         let rest = &mut self.map[done..];
-        // SAFETY: the range lies in the mapping, of which no slice is in use but this; its pages show the original
-        // bytes again.
+        // SAFETY: the range is in the mapping, and this is the only slice of it. Its pages then show the original bytes
+        // again.
         match unsafe { libc::madvise(rest.as_mut_ptr().cast(), rest.len(), libc::MADV_DONTNEED) } {
             0 => Ok(()),
             _ => Err(io::Error::last_os_error().into()),
@@ -103,7 +101,7 @@ impl Region for Slot {
     }
 }
 
-/// The number of pages in memory that `region`, a private mapping, does not share with a file.
+/// Counts the resident pages that `region`, a private mapping, does not share with a file.
 pub(crate) fn private_pages(region: &[u8]) -> Result<usize> {
     let pagemap = File::open("/proc/self/pagemap")?;
     let mut regions = [PageRegion::default(); REGIONS];
@@ -121,6 +119,7 @@ pub(crate) fn private_pages(region: &[u8]) -> Result<usize> {
     }
 }
 
+/// The most ranges of pages that one scan lists.
 const REGIONS: usize = 512;
 
 /// `PAGE_IS_*` of `linux/fs.h`.
@@ -159,15 +158,16 @@ struct ScanArguments {
 }
 
 impl PageRegion {
-    /// As offsets from `start`, which is an address.
+    /// Returns the range as offsets from the address `start`.
     fn within(self, start: usize) -> Range<usize> {
         let offset = |address: u64| usize::try_from(address).unwrap_or(usize::MAX) - start;
         offset(self.start)..offset(self.end)
     }
 }
 
-/// Lists the first pages of `region` that are in one of the `states`, and not of a file. Returns the number of regions
-/// found. `max_pages` 0 is no limit.
+/// Lists the first pages of `region` that are in one of the `states` and do not belong to a file.
+///
+/// Returns the number of ranges that it wrote to `regions`. If `max_pages` is 0, the number of pages is not limited.
 fn scan(
     pagemap: &File,
     region: &[u8],
@@ -187,7 +187,7 @@ fn scan(
         category_anyof_mask: states,
         ..ScanArguments::default()
     };
-    // SAFETY: the arguments are those of the call, and it writes at most `regions_len` regions to `regions`.
+    // SAFETY: the structure is that of the call, which writes at most `regions_len` ranges to `regions`.
     let found = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arguments) };
     usize::try_from(found).map_err(|_| io::Error::last_os_error())
 }

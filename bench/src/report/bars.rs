@@ -1,4 +1,4 @@
-//! The bars: what memsnap has to reach, computed from the results of one run.
+//! The bars: bounds that memsnap has to meet, and the values that one run measured.
 
 use crate::case::{Case, GIB, MIB};
 use crate::pages::{Residency, WorkingSet};
@@ -10,7 +10,7 @@ use crate::workload::{adapting, create, memory, restore, sparse, take, threads, 
 
 const WASMTIME: [&str; 2] = ["wasmtime-style, keep all", "wasmtime-style, keep 1 MiB"];
 
-/// What has to be at least, or at most, so much.
+/// The bound of a measured value.
 #[derive(Clone, Copy)]
 pub(crate) enum Bar {
     AtLeast(f64),
@@ -18,7 +18,7 @@ pub(crate) enum Bar {
 }
 use Bar::{AtLeast, AtMost};
 
-/// A bar, and what was measured; nothing if it was not.
+/// A bar and the measured value, if it was measured.
 pub(crate) struct Verdict {
     pub(crate) what: String,
     pub(crate) unit: &'static str,
@@ -39,6 +39,7 @@ impl Verdict {
     }
 }
 
+/// Returns all bars, with the values of this run.
 pub(crate) fn verdicts(results: &Results) -> Vec<Verdict> {
     let parts = [
         take_bars,
@@ -91,11 +92,11 @@ fn small_take_bars(results: &Results) -> Vec<Verdict> {
     vec![bar(take::small(), "recurring", 6.0), bar(take::small().moving(), "moving", 10.0)]
 }
 
-/// The microseconds in which the limit copies a page of 1 MiB.
+/// Returns the microseconds in which the limit copies a page, in a region of 1 MiB.
 fn page_copy(results: &Results) -> Option<f64> {
     let case = Case::base(take::NAME).bytes(MIB);
     let limit = results.median(&case, LIMIT, take::PAUSE.name)?;
-    // The limit includes 1 ns for each page of the region, which is not for copying.
+    // The limit includes 1 ns for each page of the region, which is not time for copies.
     Some((limit - case.pages() as f64) / case.changed as f64 / 1000.0)
 }
 
@@ -160,7 +161,7 @@ fn view_bars(results: &Results) -> Vec<Verdict> {
 
 fn create_bars(results: &Results) -> Vec<Verdict> {
     let ratio = |how, over, under| results.ratio(&create::case(how, GIB), create::TIME.name, over, under);
-    // Without the time for a full one, file systems are measured with a smaller file.
+    // With `--quick`, the file has another size. So the case is found by its variant.
     let cloned = |how| {
         let case = results.measurements.iter().map(|it| &it.case).find(|case| case.variant == how);
         results.ratio(case?, create::TIME.name, LIMIT, SUBJECT)
@@ -259,7 +260,7 @@ fn adapting_bars(results: &Results) -> Vec<Verdict> {
         }
         let longest =
             |changed| results.median(&adapting::case(call, changed), SUBJECT, adapting::LONGEST.name);
-        // With more pages, nothing is moved, and the longest call only tells how busy the machine is.
+        // With more pages, the view moves nothing, and the longest call only depends on the load of the machine.
         let longest = adapting::CHANGED[..3].iter().copied().filter_map(longest).reduce(f64::max);
         verdicts.push(Verdict {
             what: format!("{name}, while a view adapts: the longest call above the median before"),
@@ -331,7 +332,9 @@ fn sparse_bars(results: &Results) -> Vec<Verdict> {
     [tables].into_iter().chain(takes).collect()
 }
 
-/// By least squares; 1 is linear growth, more is worse.
+/// Returns the slope of the time against the number of differing pages, on logarithmic axes.
+///
+/// The slope is fitted by least squares. 1 is linear growth, and a larger slope is worse.
 fn slope(results: &Results, residency: Residency) -> Option<f64> {
     let point = |size: usize| {
         let median = results.median(&tree::anywhere(size, residency), SUBJECT, tree::JUMP.name)?;

@@ -22,8 +22,8 @@ pub(crate) fn document(results: &Results) -> Result<String> {
     writeln!(text, "- command: `cargo run --release -p memsnap-bench -- {}`", arguments.join(" "))?;
     writeln!(text, "- other processes took {} % of the processors' time", number(results.others))?;
     writeln!(text, "\n## Bars\n\n{}", bars(&verdicts(results)))?;
-    text += "\nA ratio is that of the medians of this run, whose competitors took turns round by round. In the tables below, \
-             times are medians; *x* is how many times that of memsnap they are.\n";
+    text += "\nRatios compare medians of this run, in which the competitors took turns. In the tables below, times \
+             are medians, and *x* is a time divided by that of memsnap.\n";
     for section in results.measurements.chunk_by(|a, b| a.case.workload == b.case.workload) {
         writeln!(text, "\n## {}\n\n{}", section[0].case.workload, section_table(results, section))?;
     }
@@ -55,7 +55,7 @@ fn bars(verdicts: &[Verdict]) -> Table {
     table
 }
 
-/// A row for each case and competitor, and columns for each metric.
+/// Makes a table with a row for each case and competitor, and columns for each metric.
 fn section_table(results: &Results, section: &[Measurement]) -> Table {
     let metrics = distinct(section.iter().map(|it| it.metric));
     let mut header = vec!["case".to_owned(), "competitor".to_owned(), "rounds".to_owned()];
@@ -83,7 +83,7 @@ fn section_table(results: &Results, section: &[Measurement]) -> Table {
     table
 }
 
-/// Whether there are times of several rounds.
+/// Whether a metric is a time of several rounds. Such a metric has columns for p99 and for the ratio as well.
 fn is_series(section: &[Measurement], metric: Metric) -> bool {
     metric.unit == "ns" && section.iter().any(|it| it.metric == metric && it.rounds > 1)
 }
@@ -98,7 +98,7 @@ fn cells(results: &Results, found: Option<&Measurement>, series: bool) -> Vec<St
     vec![median, p99, results.ratio_to_subject(found).map_or(String::new(), number)]
 }
 
-/// The first of each kind, in their order.
+/// Returns the items in their order, each of them once.
 fn distinct<T: PartialEq>(items: impl Iterator<Item = T>) -> Vec<T> {
     let mut distinct = Vec::new();
     for item in items {
@@ -115,7 +115,7 @@ fn table(header: &[impl ToString]) -> Table {
     table
 }
 
-/// A value and its unit, in the prefix that suits it.
+/// Formats a value with its unit. Converts large numbers of nanoseconds and bytes to larger units.
 pub(crate) fn quantity(value: f64, unit: &str) -> String {
     match unit {
         "ns" if value >= 1e9 => format!("{} s", number(value / 1e9)),
@@ -126,7 +126,7 @@ pub(crate) fn quantity(value: f64, unit: &str) -> String {
     }
 }
 
-/// Three digits that count, if there are so many.
+/// Formats a number with three significant digits, but with at least its integer part and at most two decimals.
 fn number(value: f64) -> String {
     match value.abs() {
         100.0.. => format!("{value:.0}"),

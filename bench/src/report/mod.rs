@@ -1,4 +1,4 @@
-//! What is left of a run: `results.csv`, `results.md` and plots.
+//! The reports of a run: `results.csv`, `results.md` and plots.
 
 mod bars;
 mod markdown;
@@ -11,9 +11,9 @@ use anyhow::{Context, Result};
 
 use crate::results::Results;
 
-/// Writes all reports to `folder`, and prints the Markdown.
+/// Writes all reports to `folder`, and prints `results.md`.
 pub(crate) fn write(results: &Results, folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).with_context(|| format!("making {}", folder.display()))?;
+    fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
     let mut table = csv::Writer::from_path(folder.join("results.csv"))?;
     results.rows().try_for_each(|row| table.serialize(row))?;
     table.flush()?;
@@ -21,6 +21,6 @@ pub(crate) fn write(results: &Results, folder: &Path) -> Result<()> {
     fs::write(folder.join("results.md"), &markdown)?;
     plots::draw_all(results, folder)?;
     println!("{markdown}");
-    eprintln!("written to {}", folder.display());
+    eprintln!("wrote the results to {}", folder.display());
     Ok(())
 }

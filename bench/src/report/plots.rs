@@ -1,4 +1,4 @@
-//! The plots, log-log, as SVG.
+//! The plots, as SVG: latencies on logarithmic axes, and a bar chart of the loops of two threads.
 
 use std::path::Path;
 
@@ -91,7 +91,7 @@ impl Style {
 }
 
 impl Stroke {
-    /// The pixels of a dash, and of the gap behind it.
+    /// Returns the lengths of a dash and of the gap after it, in pixels.
     fn dash(self) -> Option<(i32, i32)> {
         match self {
             Solid => None,
@@ -103,7 +103,7 @@ impl Stroke {
 }
 
 impl Marker {
-    /// The corners around the centre, in pixels.
+    /// Returns the positions of the corners relative to the centre, in pixels.
     ///
     /// Outlines are larger, so that they are visible around a filled shape.
     fn corners(self) -> Vec<(i32, i32)> {
@@ -137,6 +137,7 @@ struct Line {
     points: Vec<(f64, f64)>,
 }
 
+/// Draws all plots, and writes them to `folder`.
 pub(crate) fn draw_all(results: &Results, folder: &Path) -> Result<()> {
     let of_size = |name, metric| {
         let cases = take::SIZES.map(|bytes| (bytes, Case::base(name).bytes(bytes)));
@@ -169,7 +170,7 @@ pub(crate) fn draw_all(results: &Results, folder: &Path) -> Result<()> {
         (
             "latency-by-depth.svg",
             by_depth("Taking a snapshot, 128 MiB, 64 pages", of_depth(pause)),
-            by_depth("The same and the writes before it", of_depth(with_writes)),
+            by_depth("The same, with the writes before it", of_depth(with_writes)),
         ),
         (
             "restore-to-by-difference.svg",
@@ -187,8 +188,9 @@ fn names() -> impl Iterator<Item = &'static str> {
     STYLES.iter().map(|style| style.competitor)
 }
 
-/// Draws a bar chart of the loops that two threads do together, divided by those of one: a group for each loop, a bar
-/// for each competitor. Makes no file if nothing was measured.
+/// Draws a bar chart of the loops of two threads, divided by those of one.
+///
+/// It has a group of bars for each kind of loop, and a bar for each competitor. Makes no file if nothing was measured.
 fn draw_gains(results: &Results, path: &Path) -> Result<(), Box<dyn std::error::Error>> {
     let gain = |row: &threads::Row, name| results.median(&row.case(), name, threads::GAIN.name);
     let names: Vec<_> =
@@ -201,7 +203,7 @@ fn draw_gains(results: &Results, path: &Path) -> Result<(), Box<dyn std::error::
     let (plot, legend) = root.split_horizontally(2 * PANEL.0);
     let mut chart = ChartBuilder::on(&plot)
         .caption(
-            "Loops a second of two threads together, as times those of one; bars in the order of the legend",
+            "Loops a second of two threads, divided by those of one; bars in the order of the legend",
             (TEXT, 17),
         )
         .margin(12)
@@ -242,7 +244,7 @@ fn draw_gains(results: &Results, path: &Path) -> Result<(), Box<dyn std::error::
 /// The upper end of the y-axis in the chart of gains.
 const HIGHEST: f64 = 2.2;
 
-/// A line for each competitor that was measured.
+/// Returns a line for each competitor that was measured.
 fn lines(results: &Results, cases: &[(usize, Case)], metric: &str) -> Vec<Line> {
     let line = |competitor| {
         let point = |(x, case): &(usize, Case)| Some((*x as f64, results.median(case, competitor, metric)?));
@@ -251,7 +253,7 @@ fn lines(results: &Results, cases: &[(usize, Case)], metric: &str) -> Vec<Line> 
     names().map(line).filter(|line| !line.points.is_empty()).collect()
 }
 
-/// Draws the panels that have lines side by side; no file if there is none.
+/// Draws the panels that have lines, side by side. Makes no file if there are none.
 fn draw(path: &Path, panels: &[Panel]) -> Result<(), Box<dyn std::error::Error>> {
     let panels: Vec<_> = panels.iter().filter(|panel| !panel.lines.is_empty()).collect();
     let count = u32::try_from(panels.len())?;
@@ -365,9 +367,9 @@ mod tests {
     use super::*;
     use crate::competitor;
 
-    /// The colour of a competitor once depended on its position in a list.
+    /// Checks that no two competitors look alike.
     ///
-    /// So a new competitor changed the colours of others, and could get the colour of the first one.
+    /// A competitor that is not in `STYLES` would be drawn in the style of the first one.
     #[test]
     fn each_competitor_has_a_style_of_its_own() {
         for competitor in competitor::all() {

@@ -1,4 +1,4 @@
-//! Views that move their image into huge pages: the time of calls before, during and after that.
+//! Views that move their image into huge pages: the times of calls before, during and after this.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -10,23 +10,23 @@ use memsnap::{ArcView, Snapshot, page_size};
 use super::logged::Call;
 use super::{Images, Scale};
 use crate::case::Case;
-use crate::competitor::{Competitor, Limit, Operation, Region};
+use crate::competitor::{Competitor, Limit, Region};
 use crate::harness::{Entry, Plan, Round, interleave, nanoseconds, open, time};
 use crate::pages::read_all;
 use crate::results::{Metric, Results, SUBJECT};
 use crate::warm::warm_huge_pages;
 
-/// The time of a take or of a restore, after the view has adapted.
+/// The time of a take or of a restore after the view has adapted.
 pub(crate) const CALL: Metric = Metric::nanoseconds("call");
-/// The same, before the view adapts.
+/// The time of such a call before the view adapts.
 const BEFORE: Metric = Metric::nanoseconds("call before");
-/// The longest call while the view adapts, less the median before.
+/// The longest call while the view adapts, minus the median of [`BEFORE`].
 pub(crate) const LONGEST: Metric = Metric::nanoseconds("longest call meanwhile, above the median before");
-/// The 99th percentile of the calls while the view adapts, less the same median.
+/// The 99th percentile of the calls while the view adapts, minus the same median.
 const P99: Metric = Metric::nanoseconds("p99 meanwhile, above the median before");
-/// The calls until the view has adapted.
+/// The number of calls until the view has adapted.
 const CALLS: Metric = Metric { name: "calls until then", unit: "" };
-/// How much the view then maps in huge pages.
+/// How much memory the view maps in huge pages after these calls.
 const HUGE: Metric = Metric { name: "in huge pages", unit: "MiB" };
 
 const NAME: &str = "adapting";
@@ -35,7 +35,7 @@ pub(crate) const CHANGED: [usize; 4] = [1, 16, 256, 4096];
 
 /// A view that has not adapted after this time is measured as it is.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
-/// A view that has moved nothing after so many calls is measured as it is.
+/// A view that has moved nothing after this many calls is measured as it is.
 const MOST_CALLS: usize = 5_000;
 
 /// The number of calls before the view adapts.
@@ -43,7 +43,7 @@ const MOST_CALLS: usize = 5_000;
 /// The first half is not counted, because the view is write-protected in these calls.
 const CALLS_BEFORE: usize = 100;
 
-/// Calls after which the huge pages are counted again.
+/// The number of calls between two counts of the huge pages.
 const INTERVAL: usize = 200;
 
 /// The length of a huge page.
@@ -51,15 +51,15 @@ const HUGE_PAGE: usize = 2 << 20;
 
 /// How many bytes are warmed before each call.
 ///
-/// The kernel next hands out the memory that was freed last.
+/// The kernel hands out the memory that was freed last.
 const WARMED: usize = 4 * HUGE_PAGE;
 
-/// A gibibyte that was read in full.
+/// The case of a call on a gibibyte that was read in full.
 pub(crate) fn case(call: Call, changed: usize) -> Case {
     Case::base(NAME).changed(changed).variant(call.name())
 }
 
-/// The same, without warming huge pages.
+/// A case in which no huge pages are warmed up.
 fn not_warmed() -> Case {
     case(Call::Take, 16).variant("take, huge pages not warmed")
 }
@@ -84,12 +84,8 @@ fn one(
 ) -> Result<()> {
     eprintln!("{case}");
     let image = images.get(case.bytes)?;
-    let operation = match call {
-        Call::Take => Operation::Take { kept: 1 },
-        Call::Restore => Operation::Restore,
-    };
     let limit: [Box<dyn Competitor>; 1] = [Box::new(Limit::WithEntries)];
-    let mut entries = open(case, operation, image, &limit, results)?;
+    let mut entries = open(case, call.operation(), image, &limit, results)?;
     let mut view = Arc::new(Snapshot::from_slice(image.bytes())?).view_arc()?;
     read_all(&view);
     adapt(call, case, warms, &mut view, results)?;
@@ -103,14 +99,14 @@ fn one(
     })
 }
 
-/// Writes and makes calls until the view has adapted.
+/// Writes and makes calls until the view has adapted, and records their times.
 fn adapt(call: Call, case: &Case, warms: bool, view: &mut ArcView, results: &mut Results) -> Result<()> {
     let mut changes = case.changes();
     let mut taken = None;
     let (mut calls, mut number) = (Vec::new(), 0);
     let touched: BTreeSet<_> =
         case.changes().next_round().iter().map(|change| change.page * page_size() / HUGE_PAGE).collect();
-    // A view has adapted if it maps most of its image in huge pages, not counting those that have changed pages.
+    // A view has adapted if it maps 95 % of its image in huge pages. Huge pages with changed pages are not counted.
     let wanted = (case.bytes - touched.len() * HUGE_PAGE) / 20 * 19;
     let start = Instant::now();
     let huge = loop {

@@ -1,5 +1,6 @@
-//! What the library's cost model is made of (`src/cost.rs`): nanoseconds for one page, measured through the
-//! library where that is possible.
+//! The costs on which memsnap's cost model is based (`src/engine/cost.rs`), in nanoseconds for one page.
+//!
+//! They are measured through the library where that is possible.
 #![allow(unsafe_code)]
 
 use std::hint::black_box;
@@ -56,15 +57,18 @@ fn measure(root: &Snapshot, round: u64, record: &mut dyn FnMut(&'static str, Dur
     view.set_tracking(Tracking::Scan)?;
     changes_of(&view)?;
     record("scan", changes_of(&view)?, entries);
-    view.set_tracking(Tracking::Armed).unwrap();
-    let (armed, closing) = time(|| view.take_snapshot());
+    view.set_tracking(Tracking::Armed)?;
+    let (armed, protecting) = time(|| view.take_snapshot());
     armed?;
     if view.stats().tracker == Tracking::Armed {
-        record("close", closing, entries);
+        record("write-protect", protecting, entries);
         record("walk", changes_of(&view)?, entries);
         write(&mut view, &changes, 1);
+        // Arming the view again write-protects the written pages too, which a snapshot by itself need not do.
+        view.set_tracking(Tracking::Scan)?;
+        view.set_tracking(Tracking::Armed)?;
         view.take_snapshot()?;
-        record("write to a closed page", time(|| write(&mut view, &changes, 2)).1, pages);
+        record("write to a write-protected page", time(|| write(&mut view, &changes, 2)).1, pages);
     }
 
     let ((), unmapped) = time(|| drop(view));
@@ -74,10 +78,10 @@ fn measure(root: &Snapshot, round: u64, record: &mut dyn FnMut(&'static str, Dur
     Ok(())
 }
 
-/// The time in which a view tells that nothing changed.
+/// Returns the time that a view needs to find that nothing changed.
 fn changes_of(view: &CowView<'_>) -> Result<Duration> {
     let (changes, time) = time(|| view.changes());
-    ensure!(black_box(changes?).is_empty(), "something changed");
+    ensure!(black_box(changes?).is_empty(), "the view lists changed pages, but nothing was written");
     Ok(time)
 }
 
@@ -86,7 +90,7 @@ fn discard(view: &mut CowView<'_>, changes: &[Change]) {
     for change in changes {
         // SAFETY: the page is within the view.
         let page = unsafe { start.add(change.page * page_size()) };
-        // SAFETY: as above; no reference to its bytes is held.
+        // SAFETY: as above. No reference to the bytes of the page exists.
         let result = unsafe { libc::madvise(page.cast(), page_size(), libc::MADV_DONTNEED) };
         assert_eq!(result, 0, "{}", io::Error::last_os_error());
     }

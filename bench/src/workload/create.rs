@@ -1,4 +1,4 @@
-//! Snapshots made from bytes, files and zeroes.
+//! Making snapshots from bytes, files and zeroes.
 #![allow(unsafe_code)]
 
 use std::fs::{self, File};
@@ -44,7 +44,7 @@ pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
             from_slice(&image, &mut samples)?;
         }
     }
-    eprintln!("create: {} from a file, and filled", size(GIB));
+    eprintln!("create: {} from a file and filled", size(GIB));
     let image = Image::new(GIB)?;
     let file = warm_file(&tempfile::NamedTempFile::new()?.into_temp_path(), GIB)?;
     for _ in 0..rounds {
@@ -67,7 +67,7 @@ pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// Times `make`, and drops what it makes outside of the time.
+/// Measures the time of `make`, without the time for dropping its result.
 fn measure<T>(
     case: &Case,
     competitor: &str,
@@ -89,7 +89,7 @@ fn from_slice(image: &Image, samples: &mut Samples) -> Result<()> {
     measure(&case, LIMIT, samples, || written(bytes))
 }
 
-/// The limit of isolation: one copy into a new memory file.
+/// Copies `bytes` to a new memory file, which is the least work that isolates a snapshot from its source.
 fn written(bytes: &[u8]) -> Result<File> {
     let file = memory_file()?;
     for (number, chunk) in bytes.chunks(MIB).enumerate() {
@@ -101,7 +101,7 @@ fn written(bytes: &[u8]) -> Result<File> {
 fn from_file(case: &Case, file: &File, samples: &mut Samples) -> Result<()> {
     measure(case, SUBJECT, samples, || Ok(Snapshot::from_file(file.try_clone()?)?))?;
     measure(case, LIMIT, samples, || {
-        // SAFETY: nobody writes to the file, or makes it shorter.
+        // SAFETY: nothing writes to the file or shortens it.
         let source = unsafe { MmapOptions::new().populate().map(file) }?;
         written(&source)
     })
@@ -115,7 +115,7 @@ fn read_file(file: &File, samples: &mut Samples) -> Result<()> {
     })?;
     let mapped = case(READ_MAPPED, GIB);
     measure(&mapped, SUBJECT, samples, || {
-        // SAFETY: nobody writes to the file, or makes it shorter.
+        // SAFETY: nothing writes to the file or shortens it.
         let snapshot = unsafe { Snapshot::map_file(file) }?;
         Ok(read_all(&snapshot.view()?))
     })?;
@@ -153,7 +153,7 @@ fn on_mounted(case: &Case, mounted: &Mounted, rounds: usize, samples: &mut Sampl
     Ok(())
 }
 
-/// A file whose bytes are on disk, and in memory.
+/// Makes a file of random bytes that are on the disk and in the page cache.
 fn warm_file(path: &Path, bytes: usize) -> Result<File> {
     let file = File::create(path)?;
     fill(&file, bytes)?;

@@ -1,6 +1,6 @@
 //! Logged views, compared with copies of the written pages and with other views.
 //!
-//! Views of three lengths are also compared with each other.
+//! Logged views of three lengths are also compared with each other.
 //!
 //! The time of the writes includes that of the reports, since the words are borrowed with `get_mut`.
 
@@ -21,7 +21,7 @@ use crate::results::{COPIES, LOGGED, Metric, Results, Samples};
 
 /// The time of a take or of a restore.
 pub(crate) const CALL: Metric = Metric::nanoseconds("call");
-/// The same, and that of the writes before it.
+/// The time of the call and of the writes before it.
 pub(crate) const WITH_WRITES: Metric = Metric::nanoseconds("writes + call");
 
 const NAME: &str = "logged";
@@ -43,7 +43,17 @@ impl Call {
         }
     }
 
-    /// Has a competitor do the call, and returns the time. The snapshot of the last round is dropped before.
+    /// The operation that a competitor has to support.
+    pub(crate) fn operation(self) -> Operation {
+        match self {
+            Self::Take => Operation::Take { kept: 1 },
+            Self::Restore => Operation::Restore,
+        }
+    }
+
+    /// Makes a competitor do the call, and returns the time of the call.
+    ///
+    /// The snapshot of the previous round is dropped first. This time is not included.
     pub(crate) fn by(self, entry: &mut Entry, round: &Round) -> Result<Duration> {
         match self {
             Self::Take => {
@@ -60,17 +70,17 @@ impl Call {
 pub(crate) const CHANGED: [usize; 3] = [1, 16, 256];
 pub(crate) const SIZES: [usize; 3] = [MIB, GIB, TIB];
 
-/// A gibibyte that was read in full.
+/// The case of a call on a gibibyte that was read in full.
 pub(crate) fn beside_copies(call: Call, changed: usize) -> Case {
     Case::base(NAME).changed(changed).variant(call.name())
 }
 
-/// Zeroes, of which only the changed pages are in memory.
+/// The case of a call on zeroes, of which only the changed pages are resident.
 pub(crate) fn of_zeroes(call: Call, bytes: usize) -> Case {
     Case::base(NAME).bytes(bytes).changed(16).sparse().variant(&format!("{}, zeroes", call.name()))
 }
 
-/// The case beside a view that compares all of its pages.
+/// The case of a call that is compared with a view that compares all of its pages.
 pub(crate) fn beside_comparing(call: Call) -> Case {
     beside_copies(call, 16).bytes(256 * MIB)
 }
@@ -112,11 +122,7 @@ fn beside(
     results: &mut Results,
 ) -> Result<()> {
     eprintln!("{case}");
-    let operation = match call {
-        Call::Take => Operation::Take { kept: 1 },
-        Call::Restore => Operation::Restore,
-    };
-    let entries = open(case, operation, images.get(case.bytes)?, competitors, results)?;
+    let entries = open(case, call.operation(), images.get(case.bytes)?, competitors, results)?;
     let plan = Plan { rounds: rounds(scale), ..scale.plan(case) };
     interleave(case, plan, entries, results, |entry, round| {
         let before = if round.is_first { entry.sample(round) } else { Vec::new() };
@@ -131,7 +137,7 @@ fn beside(
     })
 }
 
-/// A region of zeroes, and the pages of it that each round writes.
+/// A region of zeroes, and the pages that each round writes to.
 struct Zeroes {
     case: Case,
     name: &'static str,
@@ -147,7 +153,7 @@ impl Zeroes {
     }
 }
 
-/// Measures the call for views of all lengths in turn, each a few times in a row, and the copies alone.
+/// Measures the call for views of all lengths, and the copies alone, in turns of several rounds.
 fn sizes(call: Call, scale: Scale, results: &mut Results) -> Result<()> {
     const IN_A_ROW: usize = 10;
     let mut all = Vec::new();

@@ -1,4 +1,4 @@
-//! The memory that a hundred snapshots hold, beyond the image that they were made from.
+//! The memory that a hundred snapshots hold in addition to the image.
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -15,9 +15,9 @@ use crate::pages::write;
 use crate::results::{Metric, OLD, Results, SUBJECT};
 use crate::system::kib;
 
-/// As the kernel counts: anonymous memory and memory files, without the pages that the view holds privately.
+/// The memory as the kernel counts it: anonymous memory and memory files, without the view's private pages.
 pub(crate) const KERNEL: Metric = Metric { name: "held, by the kernel", unit: "bytes" };
-/// As memsnap says itself.
+/// The memory as memsnap counts it.
 pub(crate) const STATS: Metric = Metric { name: "held, by stats()", unit: "bytes" };
 const COMPUTED: Metric = Metric { name: "held, computed: a copy each", unit: "bytes" };
 
@@ -27,7 +27,7 @@ pub(crate) fn case() -> Case {
     Case::base("memory").sparse().moving().variant("100 snapshots")
 }
 
-/// The bytes of all pages that were changed.
+/// Returns the number of bytes in all changed pages.
 pub(crate) fn changed() -> usize {
     SNAPSHOTS * case().changed * page_size()
 }
@@ -76,7 +76,10 @@ fn crumbles(case: &Case, image: &Image, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// Children share pages with one another, so that theirs and the parent's parts are added up, with page tables.
+/// Measures the memory of `fork`.
+///
+/// Children share pages with the parent and with each other. So the proportional parts of all processes are added, and
+/// the page tables of the children.
 fn fork(case: &Case, image: &Image, results: &mut Results) -> Result<()> {
     let resident = Case::base(case.workload);
     let mut region = Fork.open(image, &resident)?;
@@ -103,30 +106,30 @@ fn take_all(case: &Case, region: &mut dyn Region) -> Result<Vec<Taken>> {
     (1..=SNAPSHOTS as u64).map(take).collect()
 }
 
-/// The anonymous memory of a process: its part of what it shares with others.
+/// Returns the anonymous memory of a process, with its proportional part of the pages that it shares with others.
 fn anonymous(process: &str) -> Result<usize> {
     kib(&fs::read_to_string(format!("/proc/{process}/smaps_rollup"))?, "Pss_Anon:")
 }
 
-/// What this process holds.
+/// Returns the anonymous memory and the memory files that this process holds.
 fn held() -> Result<usize> {
     // SAFETY: takes no pointers.
     unsafe { libc::malloc_trim(0) };
     Ok(anonymous("self")? + memory_files()?)
 }
 
-/// By how much this process holds more than it did, apart from the private pages of `region`.
+/// Returns the memory that this process holds in addition to `before`, without the private pages of `region`.
 fn growth(before: usize, region: &[u8]) -> Result<f64> {
     let private = private_pages(region)? * page_size();
     Ok(held()? as f64 - before as f64 - private as f64)
 }
 
-/// What the memory files of memsnap take up in this process.
+/// Returns the size of memsnap's memory files in this process.
 fn memory_files() -> Result<usize> {
     let mut bytes = 0;
     for entry in fs::read_dir("/proc/self/fd")? {
         let path = entry?.path();
-        // The descriptor of the folder itself is listed too.
+        // The list also contains the descriptor of the folder itself, which is closed by now.
         let target = fs::read_link(&path).unwrap_or_default();
         if target.to_string_lossy().starts_with("/memfd:memsnap") {
             bytes += usize::try_from(fs::metadata(&path)?.blocks())? * 512;

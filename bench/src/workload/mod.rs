@@ -1,4 +1,4 @@
-//! The workloads: one file each.
+//! The workloads: a file for each.
 
 pub(crate) mod adapting;
 pub(crate) mod costs;
@@ -26,34 +26,34 @@ use crate::results::Results;
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
 pub(crate) enum Workload {
-    /// Snapshots taken again and again, with fresh writes in between
+    /// Taking snapshots, with writes in between
     Take,
-    /// Writes and restores in turn
+    /// Writing and restoring in turn
     Restore,
-    /// Views of snapshots
+    /// Opening views of snapshots
     View,
-    /// Snapshots made from bytes, files and zeroes
+    /// Making snapshots from bytes, files and zeroes
     Create,
-    /// Jumps between the snapshots of a tree
+    /// Restoring the snapshots of a tree in random order
     Tree,
     /// The memory that snapshots hold
     Memory,
-    /// A writer that never stops, and is stopped by snapshots
+    /// Stalls of a continuous writer while snapshots are taken
     Writer,
-    /// Two threads against one
+    /// Two threads compared with one
     Threads,
     /// Views to which the program reports what it writes
     Logged,
     /// Views that move their image into huge pages
     Adapting,
-    /// Views of which little is in use
+    /// Large views of which little is in use
     Sparse,
-    /// What the library's cost model is made of
+    /// The costs on which memsnap's cost model is based
     Costs,
 }
 
 impl Workload {
-    /// About how much memory it holds at most.
+    /// Returns about how many bytes of memory it holds at most.
     pub(crate) fn working_set(self, scale: Scale) -> usize {
         match self {
             _ if scale.quick => 2 * GIB,
@@ -86,18 +86,19 @@ impl Workload {
 /// Competitors that take seconds for a large region.
 const SLOW: [&str; 3] = ["memmap2", "plain copy", "crumbles"];
 
-/// How much time there is.
+/// Whether a run is a quick or a full one.
 #[derive(Clone, Copy)]
 pub(crate) struct Scale {
     pub(crate) quick: bool,
 }
 
 impl Scale {
+    /// Returns the value for this scale.
     pub(crate) fn pick<T>(self, quick: T, full: T) -> T {
         if self.quick { quick } else { full }
     }
 
-    /// Those who are worth their time.
+    /// Returns the competitors of a case. A quick run leaves out the slow ones.
     fn competitors(self, case: &Case, results: &mut Results) -> Vec<Box<dyn Competitor>> {
         let mut competitors = competitor::all();
         if self.quick && case.bytes >= GIB {
@@ -107,6 +108,7 @@ impl Scale {
         competitors
     }
 
+    /// Returns how many rounds of a case are measured, and for how long.
     pub(crate) fn plan(self, case: &Case) -> Plan {
         let small = case.bytes <= 128 * MIB;
         Plan {
@@ -117,11 +119,12 @@ impl Scale {
     }
 }
 
-/// The image of the last case, which most often is that of the next.
+/// A cache of the image of the last case, because the next case mostly has the same image.
 #[derive(Default)]
 struct Images(Option<Image>);
 
 impl Images {
+    /// Returns an image of `bytes` bytes.
     fn get(&mut self, bytes: usize) -> Result<&Image> {
         let image = match self.0.take() {
             Some(image) if image.bytes().len() == bytes => image,

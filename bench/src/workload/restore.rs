@@ -1,4 +1,4 @@
-//! Writes and restores in turn.
+//! Writing and restoring in turn.
 
 use anyhow::Result;
 
@@ -11,27 +11,27 @@ use crate::results::{Metric, Results};
 
 /// The time of a restore.
 pub(crate) const RESTORE: Metric = Metric::nanoseconds("restore");
-/// That of the writes before it, and of the reads if there are any, and of the restore.
+/// The time of the writes, of the reads if there are any, and of the restore.
 pub(crate) const LOOP: Metric = Metric::nanoseconds("loop");
-/// How many loops of the median time fit in a second.
+/// One second divided by the median time of a loop.
 const PER_SECOND: Metric = Metric { name: "resets per second", unit: "1/s" };
 
 pub(crate) const NAME: &str = "restore";
 
-/// Pages that each round reads, where it does.
+/// The number of pages that each round reads in the case of [`reading`].
 const READS: usize = 16_384;
 
-/// Each round also reads other pages.
+/// The case in which each round also reads other pages.
 pub(crate) fn reading(changed: usize) -> Case {
     Case::base(NAME).changed(changed).sparse().variant("16,384 others read")
 }
 
-/// Fifty runs of 16 KiB.
+/// The case of fifty runs of 16 KiB.
 pub(crate) fn runs() -> Case {
     Case::base(NAME).bytes(128 * MIB).changed(200).pattern(Pattern::Runs(4))
 }
 
-/// Those in which the reset of Wasmtime is the one to beat.
+/// The cases of the bars in which memsnap is compared with the reset of Wasmtime.
 pub(crate) fn against_wasmtime() -> Vec<Case> {
     let base = Case::base(NAME);
     let cells = [(MIB, 16), (MIB, 256), (128 * MIB, 16), (128 * MIB, 256), (128 * MIB, 4096)];

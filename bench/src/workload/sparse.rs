@@ -1,4 +1,4 @@
-//! A write-protected view of 64 GiB with 256 MiB in use, beside a write-protected view of 1 GiB with as much in use.
+//! An armed view of 64 GiB with 256 MiB in use, compared with an armed view of 1 GiB with as much in use.
 //!
 //! The memory in use is 64 runs of 4 MiB, one in each 64th of the view. It resembles a program whose heaps, stacks and
 //! tables are scattered over its address space.
@@ -60,12 +60,12 @@ pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// Opens a view of zeroes. Fails where pages cannot be write-protected.
+/// Opens an armed view of zeroes. Fails if this system cannot write-protect pages.
 fn open(bytes: usize) -> io::Result<OwnedView> {
     Snapshot::zeroed(bytes)?.into_view_with(ViewOptions::new().tracking(Tracking::Armed))
 }
 
-/// The pages that are to be in use, in a view of `bytes` bytes.
+/// Chooses the pages that are to be in use, in a view of `bytes` bytes.
 fn in_use(bytes: usize) -> Vec<usize> {
     let mut rng = rng(bytes);
     let (part, run) = (bytes / RUNS / page_size(), RUN / page_size());
@@ -79,7 +79,7 @@ fn fill(region: &mut [u8], in_use: &[usize]) {
     write(region, &changes, u64::MAX);
 }
 
-/// The growth of the page tables for a view of which snapshots are taken.
+/// Measures the growth of the page tables for a view of which snapshots are taken.
 fn tables(bytes: usize) -> Result<f64> {
     let before = page_tables()?;
     let mut worker = Worker::new(bytes)?;
@@ -89,23 +89,23 @@ fn tables(bytes: usize) -> Result<f64> {
     Ok(page_tables()? as f64 - before as f64)
 }
 
-/// The growth of the page tables for a private mapping with the same pages in use.
+/// Measures the growth of the page tables for a private mapping with the same pages in use.
 fn bare_tables(bytes: usize) -> Result<f64> {
     let file = memory_file()?;
     file.set_len(bytes as u64)?;
     let before = page_tables()?;
-    // SAFETY: nobody else has the file.
+    // SAFETY: nothing else uses the file.
     let mut map = unsafe { MmapOptions::new().no_reserve_swap().map_copy(&file) }?;
     fill(&mut map, &in_use(bytes));
     Ok(page_tables()? as f64 - before as f64)
 }
 
-/// The size of the page tables of this process.
+/// Returns the size of the page tables of this process.
 fn page_tables() -> Result<usize> {
     kib(&fs::read_to_string("/proc/self/status")?, "VmPTE:")
 }
 
-/// Has the workers take snapshots in turn, each a row at a time.
+/// Makes the workers take snapshots in turns, several in a row.
 fn takes(workers: &mut [Worker], working_set: WorkingSet, scale: Scale, samples: &mut Samples) -> Result<()> {
     for worker in &mut *workers {
         worker.changes = changes(working_set);
@@ -127,11 +127,12 @@ fn takes(workers: &mut [Worker], working_set: WorkingSet, scale: Scale, samples:
     Ok(())
 }
 
-/// Changes of pages in use, which are numbered from 0.
+/// Makes a generator of changes. Their page numbers are indices into the pages in use.
 fn changes(working_set: WorkingSet) -> Changes {
     Changes::new(RUNS * RUN / page_size(), CHANGED, Pattern::Random, working_set)
 }
 
+/// A view of which snapshots are taken, and the pages that are in use.
 struct Worker {
     view: OwnedView,
     in_use: Vec<usize>,
@@ -150,6 +151,7 @@ impl Worker {
         Ok(Self { view, in_use, changes: changes(WorkingSet::Moving), value: 0, last })
     }
 
+    /// Writes the next changes, takes a snapshot, and passes the times to `record`.
     fn go_on(&mut self, record: &mut dyn FnMut(Metric, f64)) -> Result<()> {
         let changes = self.changes.next_round();
         let changes: Vec<_> = changes.into_iter().map(|change| change.on(self.in_use[change.page])).collect();

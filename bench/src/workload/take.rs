@@ -1,4 +1,4 @@
-//! Snapshots taken again and again of one region, with fresh writes in between.
+//! Taking snapshots of one region, with writes in between.
 
 use anyhow::Result;
 
@@ -11,7 +11,7 @@ use crate::results::{LIMIT, LOGGED, Metric, Results, SUBJECT};
 
 /// The time of taking a snapshot.
 pub(crate) const PAUSE: Metric = Metric::nanoseconds("pause");
-/// The same, and that of the writes before it, which pay for the snapshot before.
+/// The time of the snapshot and of the writes before it, which the previous snapshot can make slower.
 pub(crate) const WITH_WRITES: Metric = Metric::nanoseconds("writes + pause");
 
 pub(crate) const NAME: &str = "take";
@@ -20,17 +20,17 @@ pub(crate) const SIZES: [usize; 5] = [64 * KIB, MIB, 128 * MIB, GIB, 4 * GIB];
 pub(crate) const CHANGED: [usize; 5] = [1, 16, 256, 4096, 65_536];
 pub(crate) const DEPTHS: [usize; 4] = [1, 10, 100, 1000];
 
-/// Snapshots are taken while so many are kept.
+/// The case in which `depth` snapshots are kept while others are taken.
 pub(crate) fn at_depth(depth: usize) -> Case {
     Case::base(NAME).bytes(128 * MIB).changed(64).variant(&format!("{depth} kept"))
 }
 
-/// A small region with few changed pages, so that there is little work besides the copies.
+/// The case of a small region with few changed pages, in which there is little work besides the copies.
 pub(crate) fn small() -> Case {
     Case::base(NAME).bytes(MIB).changed(16)
 }
 
-/// The cases, and how many snapshots each keeps.
+/// Returns the cases, and how many snapshots each of them keeps.
 fn cases(scale: Scale) -> Vec<(Case, usize)> {
     let base = Case::base(NAME);
     let mut cases = vec![base.clone(), base.clone().changed(1), base.clone().changed(4096)];
@@ -76,7 +76,7 @@ fn take(case: &Case, kept: usize, scale: Scale, images: &mut Images, results: &m
             let (taken, _) = entry.take(round)?;
             entry.taken.push_back(taken);
         }
-        // The snapshots before are still there, so that these writes have to spare them.
+        // The kept snapshots still exist, so these writes must not change them.
         let writes = entry.write(round);
         entry.taken.pop_front();
         let (taken, pause) = entry.take(round)?;

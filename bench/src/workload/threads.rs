@@ -14,9 +14,9 @@ use super::{Images, Scale};
 use crate::case::{Case, MIB, size};
 use crate::competitor::{
     Competitor, Crumbles, Limit, Memmap2, Memsnap, Memsnap01, MemsnapLogged, Operation, Private, Region,
-    SystemCalls, Wasmtime, map,
+    SystemCalls, Wasmtime,
 };
-use crate::image::Image;
+use crate::image::{Image, map_private};
 use crate::pages::{Change, WorkingSet, page, random_changes, read_all, rng, write};
 use crate::results::{LIMIT, Metric, OLD, ONE_CALL, Results, SUBJECT, SYSTEM_CALLS, Samples};
 
@@ -36,7 +36,7 @@ pub(crate) enum Work {
     TakeAndRestore,
 }
 
-/// A loop, and the gain that two threads have to reach in it.
+/// A loop, and the bar for the loops of two threads divided by those of one.
 pub(crate) struct Row {
     bytes: usize,
     changed: usize,
@@ -74,7 +74,7 @@ impl Row {
         Case { working_set: Some(self.working_set), ..case }
     }
 
-    /// The two lines of the label in a plot.
+    /// Returns the two lines of the label in a plot.
     pub(crate) fn label(&self) -> [String; 2] {
         let work = match self.work {
             Work::Take => "take",
@@ -92,12 +92,12 @@ pub(crate) fn opening() -> Case {
     Case::base(NAME).bytes(MIB).changed(16).sparse().moving().variant("open + write + drop")
 }
 
-/// Restores a view that is kept, instead of opening and dropping one.
+/// The contender that restores a kept view, instead of opening and dropping one.
 pub(crate) const RESTORED: &str = "memsnap, view kept: restore";
-/// Restores a view that is kept to a snapshot and its child by turns, instead of opening and dropping one.
+/// The contender that restores a kept view to a snapshot and to its child in turn.
 pub(crate) const SWITCHED: &str = "memsnap, view kept: restore_to";
 
-/// The contenders that are measured most often, and the only ones with `--quick`.
+/// The contenders that are measured more often than others, and the only ones with `--quick`.
 const IN_BARS: [&str; 6] = [SUBJECT, RESTORED, SWITCHED, LIMIT, SYSTEM_CALLS, ONE_CALL];
 
 pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
@@ -125,25 +125,28 @@ impl Turn {
         Self { changes, ascending, half }
     }
 
-    /// The turns that a thread repeats: one turn, or so many that the pages of each turn count as fresh.
+    /// Returns the turns that a thread repeats.
+    ///
+    /// It is one turn for recurring pages. For moving pages there are so many that the pages of each turn count as fresh.
     fn all(case: &Case, thread: usize) -> Vec<Self> {
         let mut rng = rng(99 + thread);
         let count = if case.working_set == Some(WorkingSet::Moving) { 16_384 / case.changed } else { 1 };
         (0..count).map(|_| Self::new(random_changes(case.pages(), case.changed, &mut rng))).collect()
     }
 
-    /// Copies of the pages of `region` that this turn writes.
+    /// Copies the pages of `region` that this turn writes.
     fn pages(&self, region: &[u8]) -> Vec<Vec<u8>> {
         self.changes.iter().map(|change| page(region, change.page).to_vec()).collect()
     }
 }
 
-/// Does one loop with a turn, and with a value that differs from all earlier ones.
+/// A function that does one loop with a turn and a value, which must differ from all earlier values.
 type Loop<'a> = Box<dyn FnMut(&Turn, u64) -> Result<()> + 'a>;
 
+/// A function that opens a region, checks it with a turn, and returns the loop on it.
 type Begin<'a> = dyn Fn(&Turn) -> Result<Loop<'a>> + Sync + 'a;
 
-/// Something to be measured. In each measurement, each thread calls `begin` once.
+/// A competitor in this workload. In each measurement, each thread calls `begin` once.
 struct Contender<'a> {
     name: &'static str,
     begin: Box<Begin<'a>>,
@@ -160,6 +163,7 @@ impl<'a> Contender<'a> {
     }
 }
 
+/// Measures the loop of a row for all competitors.
 fn loops(row: &Row, image: &Image, scale: Scale, results: &mut Results) -> Result<()> {
     let (case, work) = (row.case(), row.work);
     let snapshot = Some(Arc::new(Snapshot::from_slice(image.bytes())?));
@@ -194,6 +198,7 @@ fn loops(row: &Row, image: &Image, scale: Scale, results: &mut Results) -> Resul
     measure(&case, contenders, scale, results)
 }
 
+/// Does one loop.
 fn go_round(region: &mut dyn Region, work: Work, turn: &Turn, value: u64) -> Result<()> {
     region.write(&turn.changes, value);
     if work == Work::Restore {
@@ -217,7 +222,7 @@ fn check(region: &mut dyn Region, work: Work, turn: &Turn) -> Result<()> {
         let taken = region.take(&turn.ascending)?;
         region.write(&turn.half, 0);
         region.restore_to(&taken, &turn.half)?;
-        ensure!(turn.pages(region.bytes()) == written, "the region was not put back to the snapshot");
+        ensure!(turn.pages(region.bytes()) == written, "the region was not restored to the snapshot");
         region.restore(&turn.ascending)?;
     } else {
         go_round(region, work, turn, u64::MAX)?;
@@ -227,6 +232,7 @@ fn check(region: &mut dyn Region, work: Work, turn: &Turn) -> Result<()> {
     Ok(())
 }
 
+/// Measures views that are opened and dropped in each loop, and views that are kept.
 fn views(image: &Image, scale: Scale, results: &mut Results) -> Result<()> {
     let case = opening();
     let root = &Snapshot::from_slice(image.bytes())?;
@@ -260,31 +266,31 @@ fn views(image: &Image, scale: Scale, results: &mut Results) -> Result<()> {
             Ok(())
         }),
         Contender::stateless("memmap2", |turn, value| {
-            write(&mut map(&image.file)?, &turn.changes, value);
+            write(&mut map_private(&image.file)?, &turn.changes, value);
             Ok(())
         }),
     ];
     measure(&case, contenders, scale, results)
 }
 
-/// A snapshot that differs from `root` in as many pages as a loop writes.
+/// Takes a snapshot that differs from `root` in as many pages as a loop writes.
 fn child(case: &Case, root: &Snapshot) -> Result<Snapshot> {
     let mut view = root.view()?;
     write(&mut view, &random_changes(case.pages(), case.changed, &mut rng(case.changed)), 1);
     Ok(view.take_snapshot()?)
 }
 
-/// How long a measurement warms up and measures.
+/// The lengths of the warm-up and of the measurement.
 struct Spans {
     warm_up: Duration,
-    /// The most loops of the warm-up. After them the region is in a steady state.
+    /// The most loops of the warm-up. After these, the region is in a steady state.
     settled: usize,
     measured: Duration,
 }
 
 impl Spans {
     fn new(case: &Case, in_bars: bool, scale: Scale) -> Self {
-        // With moving pages, most pages of the region are written at least once in so many loops.
+        // With moving pages, these loops write most pages of the region at least once.
         let moving = case.working_set == Some(WorkingSet::Moving);
         let settled = if moving { 2 * case.pages() / case.changed } else { 0 };
         let warm_up = scale.pick(40, if in_bars { 400 } else { 100 });
@@ -345,7 +351,7 @@ fn throughput(case: &Case, contender: &Contender<'_>, threads: usize, spans: &Sp
 fn work(turns: &[Turn], contender: &Contender<'_>, barrier: &Barrier, spans: &Spans) -> Result<f64> {
     let mut turns = turns.iter().cycle().zip(1..);
     let begun = turns.next().context("no turn").and_then(|(turn, _)| (contender.begin)(turn));
-    // Waits even after an error. Otherwise the other thread would wait for ever.
+    // Waits even after an error, because otherwise the other thread would wait forever.
     barrier.wait();
     let warm = begun.and_then(|mut looped| {
         go_on(&mut looped, &mut turns, spans.warm_up, spans.settled)?;

@@ -1,4 +1,4 @@
-//! Jumps between the snapshots of a tree.
+//! Restoring a view to the snapshots of a tree, in random order.
 
 use std::collections::BTreeMap;
 
@@ -27,18 +27,18 @@ pub(crate) const CHANGED: usize = 64;
 /// The most pages in which two nodes can differ.
 const MOST: usize = 2 * DEPTH * CHANGED;
 
-/// Jumps between nodes that differ in at most `changed` pages, and in more than half as many.
+/// The case of jumps between nodes that differ in at most `changed` pages, and in more than half as many.
 pub(crate) fn anywhere(changed: usize, residency: Residency) -> Case {
     let case = Case::of_size(NAME, GIB, ANY_TWO).changed(changed).pattern(Pattern::Random);
     Case { residency: Some(residency), ..case }
 }
 
-/// Jumps between a node and its parent.
+/// The case of jumps between a node and its parent.
 pub(crate) fn neighbours(residency: Residency) -> Case {
     anywhere(CHANGED, residency).variant(PARENT_AND_CHILD)
 }
 
-/// The upper ends of the ranges by which jumps are sorted.
+/// Returns the upper ends of the ranges of differences by which jumps are grouped.
 pub(crate) fn buckets() -> impl Iterator<Item = usize> {
     (0..).map(|power| CHANGED << power).take_while(|&bucket| bucket <= MOST)
 }
@@ -48,7 +48,7 @@ struct Node {
     parent: usize,
     children: Vec<usize>,
     depth: usize,
-    /// By which node each page was last changed.
+    /// For each changed page, the node that changed it last.
     pages: BTreeMap<usize, usize>,
 }
 
@@ -81,7 +81,7 @@ pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// A random tree: half of the nodes go on from the last one, the others from any.
+/// Makes a random tree. Half of the nodes are children of the last node, the others of a random one.
 fn grow(
     root: &Snapshot,
     view: &mut CowView<'_>,
@@ -109,7 +109,7 @@ fn grow(
     Ok(nodes)
 }
 
-/// The parent or a child, each as likely.
+/// Chooses the parent or a child of a node, all with the same probability.
 fn neighbour(nodes: &[Node], here: usize, rng: &mut Xoshiro256PlusPlus) -> usize {
     let children = &nodes[here].children;
     let choice = rng.random_range(0..children.len() + usize::from(here != 0));
@@ -120,7 +120,7 @@ struct Jumps<'a> {
     view: CowView<'a>,
     limit: Box<dyn Region>,
     nodes: &'a [Node],
-    /// By the name of the jumps and the range of their differences.
+    /// Times by the name of the jumps and by the range of their differences.
     samples: BTreeMap<(&'static str, usize), Samples>,
 }
 
@@ -134,14 +134,14 @@ impl<'a> Jumps<'a> {
     fn new(image: &Image, view: CowView<'a>, nodes: &'a [Node], residency: Residency) -> Result<Self> {
         let mut limit = Limit::WithEntries.open(image, &anywhere(MOST, residency))?;
         read_all(limit.bytes());
-        // So that the limit has all of these pages in memory.
+        // Makes all of these pages of the limit resident.
         let written: Vec<Change> =
             nodes.iter().flat_map(|node| node.pages.keys()).map(|&page| Change::first_word(page)).collect();
         limit.restore(&written)?;
         Ok(Self { view, limit, nodes, samples: BTreeMap::new() })
     }
 
-    /// Jumps to a node, and has the limit copy as many pages; records the times under a name.
+    /// Restores the view to a node, and makes the limit copy as many pages. Records both times if there is a name.
     fn go(&mut self, from: usize, to: usize, name: Option<&'static str>) -> Result<usize> {
         let differing = difference(&self.nodes[from], &self.nodes[to]);
         let snapshot = &self.nodes[to].snapshot;
@@ -159,7 +159,7 @@ impl<'a> Jumps<'a> {
     }
 }
 
-/// The pages in which two nodes differ, ascending.
+/// Returns the pages in which two nodes differ, in ascending order.
 fn difference(a: &Node, b: &Node) -> Vec<Change> {
     let mut pages: Vec<usize> = a.pages.keys().chain(b.pages.keys()).copied().collect();
     pages.sort_unstable();

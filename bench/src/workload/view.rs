@@ -1,4 +1,4 @@
-//! Views of snapshots: the first, and one after a hundred others.
+//! Opening views of a snapshot: the first view, and a view after a hundred others.
 
 use std::io;
 use std::time::Duration;
@@ -14,22 +14,22 @@ use crate::pages::{Pattern, write};
 use crate::results::{Metric, OLD, Results, SUBJECT, Samples};
 
 pub(crate) const FIRST: Metric = Metric::nanoseconds("first view");
-/// The views 100 to 120 of those opened and dropped in a row.
+/// The time of opening views 100 to 120 of a row, in which each is dropped before the next.
 pub(crate) const HUNDREDTH: Metric = Metric::nanoseconds("hundredth view");
 
 const NAME: &str = "view";
 
-/// A snapshot made from bytes.
+/// The case of a snapshot made from bytes.
 pub(crate) fn flat() -> Case {
     Case::of_size(NAME, GIB, "flat")
 }
 
-/// A snapshot taken of a view.
+/// The case of a snapshot taken of a view.
 pub(crate) fn changed(changed: usize) -> Case {
     flat().changed(changed).pattern(Pattern::Random).variant("taken of a view")
 }
 
-/// The last snapshot of a row, each with changes of its own.
+/// The case of the last snapshot in a row of `depth`, each of which has changes of its own.
 fn deep(depth: usize) -> Case {
     flat().changed(16).pattern(Pattern::Random).moving().variant(&format!("{depth} deep"))
 }
@@ -53,7 +53,7 @@ pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// The last of the snapshots that the case asks for.
+/// Takes the snapshots of a case, and returns the last one.
 fn taken(case: &Case, root: &Snapshot) -> Result<Snapshot> {
     let depth = case.variant.strip_suffix(" deep").map_or(Ok(1), str::parse)?;
     let mut view = root.view()?;
@@ -66,7 +66,7 @@ fn taken(case: &Case, root: &Snapshot) -> Result<Snapshot> {
     Ok(last)
 }
 
-/// Opens a view and drops it; returns the time of the former.
+/// A function that opens and drops a view, and returns the time of the opening.
 type Opener<'a> = &'a dyn Fn() -> io::Result<Duration>;
 
 fn timed<V>(open: impl Fn() -> io::Result<V>) -> io::Result<Duration> {
@@ -74,7 +74,7 @@ fn timed<V>(open: impl Fn() -> io::Result<V>) -> io::Result<Duration> {
     view.map(|_| time)
 }
 
-/// Opens 120 views in a row, of each competitor in turn.
+/// Opens 120 views of each competitor. The competitors take turns.
 fn views(case: &Case, openers: &[(&str, Opener<'_>)], samples: &mut Samples) -> Result<()> {
     for number in 1..=120 {
         for (competitor, open) in openers {

@@ -1,8 +1,8 @@
-//! A writer that never stops, but for the snapshots.
+//! A continuous writer, which stalls only while snapshots are taken.
 //!
-//! Writes are due at fixed times, and wait for one another; the latency of a write is the time from when it was due
-//! until it was done. Snapshots that are not kept any more are dropped by another thread. Who takes twice the time that
-//! there is for all writes is stopped, and would stall still longer.
+//! Each write is due at a fixed time, but has to wait for the writes before it. The latency of a write is the time from
+//! when it is due until it is done. Another thread drops the snapshots that are not kept. A competitor that takes more
+//! than twice the planned time is stopped, so its longest stall would have been longer than the reported one.
 
 use std::sync::mpsc;
 use std::thread;
@@ -30,7 +30,7 @@ const INTERVAL: Duration = Duration::from_millis(100);
 const KEPT: usize = 4;
 
 fn case() -> Case {
-    // As many pages as there are writes between two snapshots.
+    // There are as many changed pages as there are writes between two snapshots.
     let case =
         Case::base("writer").changed(15_000).variant("150,000 writes/s, a snapshot each 100 ms, 4 kept");
     Case { working_set: None, ..case }
@@ -44,7 +44,7 @@ pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
         [Box::new(Memsnap::default()), Box::new(Fork), Box::new(Memsnap01), Box::new(Copy)];
     let mut entries = Vec::new();
     for competitor in competitors {
-        // They take turns, and keep nothing between these.
+        // Each competitor gets all the memory, because competitors keep no snapshots between their turns.
         entries.extend(open(&case, Operation::Take { kept: 1 }, &image, &[competitor], results)?);
     }
     let mut samples = Samples::default();
@@ -68,7 +68,7 @@ fn write_on(case: &Case, entry: &mut Entry, time: Duration, samples: &mut Sample
     let Writer { mut latencies, pause, .. } = writer;
     entry.taken.drain(..).try_for_each(|taken| dropped.send(taken))?;
     drop(dropped);
-    dropper.join().ok().context("the dropping thread panicked")?;
+    dropper.join().ok().context("the thread that drops snapshots panicked")?;
     latencies.sort_by(f64::total_cmp);
     samples.record(case, entry.name, LONGEST, quantile(&latencies, 1000));
     samples.record(case, entry.name, P999, quantile(&latencies, 999));
@@ -104,7 +104,7 @@ impl<'a> Writer<'a> {
             }
             if start.elapsed() >= snapshot_due {
                 self.take(dropped)?;
-                // Late snapshots still leave time for writes between them.
+                // If snapshots are late, there still has to be time for writes between them.
                 snapshot_due = (snapshot_due + INTERVAL).max(start.elapsed() + INTERVAL / 2);
             }
         }

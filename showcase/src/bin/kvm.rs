@@ -1,15 +1,15 @@
-//! Measures resets of a virtual machine, and prints the record as Markdown.
+//! Measures resets of a virtual machine to a checkpoint, and prints the record as Markdown.
 
 use anyhow::Result;
 use clap::Parser;
 
-/// Puts a virtual machine back to a checkpoint, again and again, by memsnap and by other means.
+/// Measures resets of a virtual machine to a checkpoint, with memsnap and in other ways
 #[derive(Parser)]
 struct Options {
-    /// Times that one machine goes back
+    /// Number of resets of one machine
     #[arg(long, default_value_t = 10_000)]
     resets: usize,
-    /// Rounds in which the ways take turns
+    /// Number of rounds in which all ways take turns
     #[arg(long, default_value_t = 200)]
     rounds: usize,
 }
@@ -30,6 +30,6 @@ fn main() -> Result<()> {
 #[cfg(not(all(target_os = "linux", target_arch = "x86_64")))]
 fn main() -> Result<()> {
     Options::parse();
-    println!("skipped: kvm: virtual machines of KVM are for Linux on x86-64");
+    println!("skipped: kvm: this program needs Linux on x86-64");
     Ok(())
 }

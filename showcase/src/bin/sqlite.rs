@@ -1,4 +1,4 @@
-//! A SQLite database in the memory of a view: shows what that is good for, and measures it.
+//! Runs and measures SQLite databases in the memory of views.
 
 use std::env;
 use std::process::Command;
@@ -13,22 +13,22 @@ use memsnap_showcase::sqlite::{measure, walk};
 #[derive(Parser)]
 #[command(about)]
 struct Arguments {
-    /// Rows of the database
+    /// Number of rows of the database
     #[arg(long, default_value_t = 100_000)]
     rows: u32,
-    /// The most that the database can take up, in MiB
+    /// Largest size of the database, in MiB
     #[arg(long, default_value_t = 64)]
     capacity: u32,
-    /// How often everything is measured, in turns of ten
+    /// Number of rounds in which everything is measured, in turns of ten
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     rounds: u32,
-    /// Databases opened on one snapshot at the same time
+    /// Number of databases that are open on one snapshot at the same time
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     copies: u32,
-    /// Threads that these are on
+    /// Number of threads that use these databases
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..))]
     threads: u32,
-    /// Only tell the memory that the databases of one source take
+    /// Print only the memory that the databases of one source take
     #[arg(long, hide = true)]
     memory_of: Option<usize>,
 }
@@ -47,30 +47,32 @@ fn main() -> anyhow::Result<()> {
     let (snapshot, steps) = walk::run(rows, bytes, copies, threads)?;
     println!("SQLite {}, a database of {} KiB.\n", rusqlite::version(), snapshot.size() >> 10);
     println!(
-        "## Step by step\n\nAfter each step the rows are counted, and `PRAGMA integrity_check` finds nothing.\n\n{steps}"
+        "## Step by step\n\nAfter each step, the rows are counted, and `PRAGMA integrity_check` reports no error.\n\n{steps}"
     );
 
     println!("\n## The memory of {copies} databases\n");
-    println!("In each, 10 rows were changed and all was read. Without the source itself.\n");
+    println!(
+        "10 rows were changed in each database, and all of it was read. The memory of the source is not included.\n"
+    );
     println!("{}", measure::memory(&snapshot, copies, in_a_process_of_its_own)?);
 
     println!(
-        "\n## A new database\n\n{rounds} times, in turns of ten.\n\n{}",
+        "\n## Opening a new database\n\n{rounds} rounds, in turns of ten.\n\n{}",
         measure::opens(&snapshot, rounds)?
     );
 
-    println!("\n## The same database again\n");
+    println!("\n## Resetting a database\n");
     println!(
-        "{rounds} times, in turns of ten: a transaction changes the database, it is put back and asked for one bill.\n"
+        "{rounds} rounds, in turns of ten: a transaction changes the database, the database is reset, and a query computes one bill.\n"
     );
     println!("{}", measure::resets(&snapshot, rows, rounds)?);
     Ok(())
 }
 
-/// The memory that the databases of one source take.
+/// Returns the memory that the databases of one source take, measured in a process of its own.
 fn in_a_process_of_its_own(index: usize) -> anyhow::Result<u64> {
     let mut command = Command::new(env::current_exe()?);
     let output = command.args(env::args_os().skip(1)).args(["--memory-of", &index.to_string()]).output()?;
     let (answer, error) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    answer.trim().parse().with_context(|| format!("no number came from {command:?}: {answer}{error}"))
+    answer.trim().parse().with_context(|| format!("{command:?} printed no number: {answer}{error}"))
 }

@@ -1,13 +1,14 @@
-//! What runs in the virtual machine, and a model of it that tells what it must compute.
+//! The program that runs in the virtual machine, and a model that computes the expected results.
 //!
-//! Guest physical memory is mapped one to one by pages of 2 MiB:
+//! The page tables map each address to the same physical address, in pages of 2 MiB:
 //!
 //! ```text
 //! 0x0000_1000  page tables: one table of each of three levels
 //! 0x0001_0000  the program
 //! 0x07ff_fff0  the report: two sums
-//! 0x0800_0000  128 MiB that the program works on, to the end of the memory
+//! 0x0800_0000  128 MiB that the program writes to, up to the end of the memory
 //! ```
+#![allow(unsafe_code)]
 
 use std::arch::global_asm;
 use std::collections::{BTreeSet, HashMap};
@@ -17,9 +18,9 @@ use kvm_bindings::{kvm_regs, kvm_segment, kvm_sregs};
 
 /// The size of guest memory in bytes.
 pub const MEMORY: usize = 256 << 20;
-/// How many pages the program works on, of 4 KiB each.
+/// The number of pages that the program writes to, of 4 KiB each.
 pub const WORK_PAGES: usize = (MEMORY - WORK) / PAGE;
-/// The port that the program writes to when it has finished a batch.
+/// The port that the program writes to after each batch.
 pub(super) const PORT: u16 = 0x10;
 
 const PAGE: usize = 4096;
@@ -27,14 +28,15 @@ const TABLES: usize = 0x1000;
 const CODE: usize = 0x1_0000;
 const WORK: usize = 0x800_0000;
 const REPORT: usize = WORK - 16;
-/// The first random number, which is any but zero.
+/// The first random number. It must not be zero.
 const SEED: u64 = 0x9e37_79b9_7f4a_7c15;
-/// Steps from page to page. It is odd, so that as many steps as there are pages come to every page once.
+/// The distance in pages from one step to the next. It is odd, so as many steps as there are pages visit each page once.
 const STRIDE: usize = 0x1e37_79b1;
 
-// One step adds the next random number to a word of the next page, rotates the word, and adds it up in a general and
-// in a vector register, both of which live as long as the machine. After a batch of steps it stores both sums and
-// writes to the port. Marsaglia's xorshift makes the random numbers (Xorshift RNGs, 2003: the triple 13, 7, 17).
+// A step adds the next random number to a word of the next page and rotates the word. It adds the word to a sum in a
+// general register and to an exclusive or in a vector register. Both are kept as long as the machine exists. After a
+// batch of steps, the program stores both results and writes to the port. The random numbers are those of Marsaglia's
+// xorshift (Xorshift RNGs, 2003: the triple 13, 7, 17).
 //
 //   rdi  address of the first page       r8   random number         rbx   sum of words
 //   rsi  number of pages, less one       r9   steps so far          xmm0  exclusive or of words
@@ -86,13 +88,14 @@ unsafe extern "C" {
     safe static END: u8;
 }
 
+/// Returns the machine code of the program.
 fn program() -> &'static [u8] {
     let len = (&raw const END).addr() - (&raw const START).addr();
-    // SAFETY: the assembly above puts both symbols around the program, in read-only data of this program.
+    // SAFETY: in the assembly above, these symbols are the start and the end of the program, in read-only data.
     unsafe { slice::from_raw_parts(&raw const START, len) }
 }
 
-/// What a batch of steps came to: both sums over all steps so far.
+/// The result of a batch of steps: both sums over all steps so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Report {
     /// The sum of all words written, from a general register.
@@ -101,7 +104,7 @@ pub struct Report {
     pub mix: u64,
 }
 
-/// Writes page tables and the program into `memory`, which is all zero.
+/// Writes the page tables and the program to `memory`, which must be all zero.
 pub(super) fn load(memory: &mut [u8]) {
     const PRESENT_WRITABLE_USER: u64 = 0b111;
     const LARGE: u64 = 1 << 7;
@@ -113,14 +116,14 @@ pub(super) fn load(memory: &mut [u8]) {
     memory[CODE..][..program().len()].copy_from_slice(program());
 }
 
-/// The report that lies in guest memory.
+/// Reads the report in guest memory.
 pub(super) fn report(memory: &[u8]) -> Report {
     Report { sum: read(memory, REPORT), mix: read(memory, REPORT + 8) }
 }
 
-/// General registers at the start of the program.
+/// Returns the general registers at the start of the program.
 pub(super) fn registers() -> kvm_regs {
-    // Bit 1 is always set. Level 3 of input and output lets user mode write to the port.
+    // Bit 1 is always set. I/O privilege level 3 allows user mode to write to the port.
     const FLAGS: u64 = (1 << 1) | (3 << 12);
     kvm_regs {
         rip: CODE as u64,
@@ -133,10 +136,10 @@ pub(super) fn registers() -> kvm_regs {
     }
 }
 
-/// Makes `registers`, those of a processor after reset, those of 64-bit long mode.
+/// Changes `registers` from those of a processor after reset to those of 64-bit long mode.
 ///
-/// The program runs in user mode (ring 3): in nested virtual machines that is what the processor runs itself, while
-/// a guest's kernel mode may be emulated instruction by instruction.
+/// The program runs in user mode (ring 3). In nested virtual machines, the processor runs this mode itself, but each
+/// instruction of a guest's kernel mode may be emulated.
 pub(super) fn enter_long_mode(registers: &mut kvm_sregs) {
     const PROTECTION: u64 = 1;
     const MONITOR_COPROCESSOR: u64 = 1 << 1;
@@ -174,7 +177,7 @@ pub(super) fn enter_long_mode(registers: &mut kvm_sregs) {
     registers.efer = LONG_MODE_ENABLE | LONG_MODE_ACTIVE;
 }
 
-/// The same computation as the guest's, by the host: knows nothing of virtual machines, nor of memsnap.
+/// The computation of the guest, done by the host without a virtual machine and without memsnap.
 #[derive(Clone)]
 pub struct Model {
     words: HashMap<usize, u64>,
@@ -190,7 +193,7 @@ impl Default for Model {
 }
 
 impl Model {
-    /// Goes `steps` on; gives the report that the guest must make.
+    /// Computes the next `steps` steps. Returns the report that the guest must make.
     pub fn run(&mut self, steps: usize) -> Report {
         for _ in 0..steps {
             self.random ^= self.random << 13;
@@ -206,7 +209,9 @@ impl Model {
         self.report
     }
 
-    /// The offsets in guest memory of the pages that the guest must have changed since it was at `earlier`, ascending.
+    /// Returns the pages that the guest must have changed since the state `earlier`.
+    ///
+    /// They are offsets in guest memory, in ascending order.
     #[must_use]
     pub fn pages_since(&self, earlier: &Self) -> Vec<usize> {
         let changed = self.words.iter().filter(|&(address, word)| earlier.words.get(address) != Some(word));
@@ -215,7 +220,7 @@ impl Model {
         pages.into_iter().collect()
     }
 
-    /// Whether all that the guest works on, and its report, is what it has to be in `memory`.
+    /// Whether the report and all pages that the program writes to have the expected bytes in `memory`.
     #[must_use]
     pub fn matches(&self, memory: &[u8]) -> bool {
         let mut expected = vec![0; MEMORY - WORK];

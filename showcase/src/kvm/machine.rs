@@ -1,4 +1,5 @@
 //! A virtual machine whose memory is a view.
+#![allow(unsafe_code)]
 
 use std::fmt::Debug;
 use std::io;
@@ -15,26 +16,26 @@ use memsnap::{Logged, Open, Readable, Snapshot, View, ViewOptions};
 use super::guest::{self, MEMORY, Report};
 use super::vcpu::State;
 
-/// One virtual processor over guest memory that belongs to somebody else.
+/// A virtual machine with one processor, whose memory belongs to the caller.
 pub(super) struct Vm {
     cpu: VcpuFd,
     fd: VmFd,
 }
 
 impl Vm {
-    /// Makes a machine whose memory are the [`MEMORY`] bytes at `memory`, registered with `flags`.
+    /// Makes a machine with the [`MEMORY`] bytes at `memory` as guest memory, registered with `flags`.
     ///
     /// # Safety
     ///
-    /// As long as the machine exists, these bytes are mapped, readable and writable; while it runs,
-    /// nothing else reads or writes them, nor holds a reference to them.
+    /// As long as the machine exists, these bytes must be mapped, readable and writable. While the machine runs, nothing
+    /// else may read or write them or hold a reference to them.
     pub(super) unsafe fn new(memory: *mut u8, flags: u32) -> Result<Self> {
         let kvm = Kvm::new().context("opening /dev/kvm")?;
         let fd = kvm.create_vm().context("creating a virtual machine")?;
         let state = fd.check_extension_int(Cap::Xsave2);
         ensure!(
             usize::try_from(state).is_ok_and(|state| state <= size_of::<kvm_xsave>()),
-            "vector registers of {state} bytes: this program has room for {}",
+            "the state of the vector registers takes {state} bytes, but this program only supports {}",
             size_of::<kvm_xsave>()
         );
         let region = kvm_userspace_memory_region {
@@ -44,7 +45,7 @@ impl Vm {
             memory_size: MEMORY as u64,
             userspace_addr: memory.expose_provenance() as u64,
         };
-        // SAFETY: the memory is valid as long as this machine is, by this function's contract, and is its only region.
+        // SAFETY: by this function's contract, the memory is valid as long as this machine exists. It is its only region.
         unsafe { fd.set_user_memory_region(region) }
             .with_context(|| format!("registering {MEMORY} bytes as guest memory"))?;
         let cpu = fd.create_vcpu(0).context("creating a virtual processor")?;
@@ -53,7 +54,7 @@ impl Vm {
         Ok(Self { cpu, fd })
     }
 
-    /// Makes the next run begin with the guest's program.
+    /// Makes the next run start at the beginning of the guest's program.
     pub(super) fn start(&self) -> Result<()> {
         let mut registers = self.cpu.get_sregs().context("reading special registers")?;
         guest::enter_long_mode(&mut registers);
@@ -61,9 +62,9 @@ impl Vm {
         self.cpu.set_regs(&guest::registers()).context("writing general registers")
     }
 
-    /// Has the guest go `steps` in one batch from now on.
+    /// Sets the number of steps in each batch of the guest.
     pub(super) fn set_steps(&self, steps: usize) -> Result<()> {
-        ensure!(steps > 0, "a batch has at least one step");
+        ensure!(steps > 0, "a batch of 0 steps was asked for; it needs at least one");
         let mut registers = self.cpu.get_regs().context("reading general registers")?;
         registers.r10 = steps as u64;
         self.cpu.set_regs(&registers).context("writing general registers")
@@ -72,15 +73,15 @@ impl Vm {
     /// Runs until the guest has finished a batch.
     pub(super) fn run(&mut self) -> Result<()> {
         while !self.enter()? {}
-        // KVM carries the write to the port to its end on the next entry; the state is complete only then.
+        // KVM completes the write to the port at the next entry. The state of the processor is complete only then.
         self.cpu.set_kvm_immediate_exit(1);
         let ended = self.enter();
         self.cpu.set_kvm_immediate_exit(0);
-        ensure!(!ended?, "the guest ran on where it was to stop");
+        ensure!(!ended?, "the guest ran on although it was asked to exit immediately");
         Ok(())
     }
 
-    /// Enters the guest. Tells whether it wrote to the port; else a signal came first.
+    /// Enters the guest. Returns whether it wrote to the port. Otherwise, a signal interrupted it.
     fn enter(&mut self) -> Result<bool> {
         match self.cpu.run().map_err(io::Error::from) {
             Ok(VcpuExit::IoOut(guest::PORT, _)) => Ok(true),
@@ -90,12 +91,12 @@ impl Vm {
         }
     }
 
-    /// The offsets of the pages that the guest, or KVM on its behalf, wrote since the last call.
+    /// Returns the pages that the guest, or KVM on its behalf, wrote since the last call, as ranges of bytes.
     ///
-    /// The ranges ascend. Consecutive pages are one range or a few. The memory has to be registered with
-    /// `KVM_MEM_LOG_DIRTY_PAGES`.
+    /// The ranges are in ascending order. Consecutive pages are in one range or in a few. The memory must be registered
+    /// with `KVM_MEM_LOG_DIRTY_PAGES`.
     pub(super) fn written(&self) -> Result<impl Iterator<Item = Range<usize>> + use<>> {
-        let log = self.fd.get_dirty_log(0, MEMORY).context("asking KVM which pages were written")?;
+        let log = self.fd.get_dirty_log(0, MEMORY).context("reading the dirty log of KVM")?;
         Ok(log.into_iter().enumerate().flat_map(|(word, bits)| runs(word * 64, bits)))
     }
 
@@ -108,20 +109,20 @@ impl Vm {
     }
 }
 
-/// The pages from `first` on whose bits are set, as ranges of bytes.
+/// Returns the pages from `first` on whose bits are set, as ranges of bytes.
 fn runs(first: usize, mut bits: u64) -> impl Iterator<Item = Range<usize>> {
     const PAGE: usize = 4096;
     iter::from_fn(move || {
         let lowest = bits & bits.wrapping_neg();
         let start = first + bits.trailing_zeros() as usize;
         let end = start + (bits / lowest.max(1)).trailing_ones() as usize;
-        // The sum clears the bits of the run, and sets the bit behind it, which the conjunction clears.
+        // The sum clears the bits of the run and sets the next bit, which was clear. The conjunction clears it again.
         bits &= bits.wrapping_add(lowest);
         (start < end).then_some(start * PAGE..end * PAGE)
     })
 }
 
-/// A running virtual machine at one moment: its memory, and its processor.
+/// The state of a virtual machine at one moment: its memory and its processor.
 #[derive(Clone)]
 pub struct Checkpoint {
     memory: Snapshot,
@@ -129,13 +130,13 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Guest memory.
+    /// The snapshot of guest memory.
     #[must_use]
     pub fn memory(&self) -> &Snapshot {
         &self.memory
     }
 
-    /// The processor.
+    /// The state of the processor.
     pub(super) fn cpu(&self) -> &State {
         &self.cpu
     }
@@ -143,19 +144,19 @@ impl Checkpoint {
 
 /// The kinds of views that can be guest memory: [`Open`] and [`Logged`].
 ///
-/// The kernel names the written pages of an open view. KVM's dirty log names those of a logged view.
+/// The kernel lists the written pages of an open view. For a logged view, KVM's dirty log lists them.
 pub trait Memory: Readable + Debug + Sized {
-    /// Whether the machine has to report what its guest writes.
+    /// Whether the machine has to report the pages that its guest writes.
     const REPORTED: bool;
 
     /// Reports that the guest wrote these bytes.
     ///
     /// # Errors
     ///
-    /// If the view has no such bytes.
+    /// Fails if the range is not within the view.
     fn report(memory: &View<Snapshot, Self>, written: Range<usize>) -> io::Result<()>;
 
-    /// Borrows these bytes, so that the host can write them.
+    /// Borrows these bytes, so that the host can write to them.
     fn get_mut(memory: &mut View<Snapshot, Self>, range: Range<usize>) -> Option<&mut [u8]>;
 }
 
@@ -183,19 +184,21 @@ impl Memory for Logged {
     }
 }
 
-/// A virtual machine whose memory is a view: it goes back to any checkpoint for what changed since.
+/// A virtual machine whose memory is a view, and which can be restored to any checkpoint.
+///
+/// The cost of a restore depends on what changed since, not on the size of the memory.
 pub struct Machine<A: Memory = Open> {
-    // Goes first, for it uses the memory.
+    // This field is dropped first, because it uses the memory.
     vm: Vm,
     memory: View<Snapshot, A>,
 }
 
 impl<A: Memory> Machine<A> {
-    /// A machine that is about to begin with the guest's program, in memory that is otherwise zero.
+    /// Makes a machine at the beginning of the guest's program. The rest of its memory is zero.
     ///
     /// # Errors
     ///
-    /// If KVM is not there or refuses something, or if there is no memory.
+    /// Fails if KVM is not available or refuses a call, or if there is not enough memory.
     pub fn boot(options: &ViewOptions<A>) -> Result<Self> {
         let mut image = Snapshot::zeroed(MEMORY)?;
         let mut memory = image.view_mut()?;
@@ -206,11 +209,11 @@ impl<A: Memory> Machine<A> {
         Ok(machine)
     }
 
-    /// Another machine, that goes on where `checkpoint` was taken.
+    /// Makes another machine, which continues from `checkpoint`.
     ///
     /// # Errors
     ///
-    /// If KVM is not there or refuses something, or if there is no memory.
+    /// Fails if KVM is not available or refuses a call, or if there is not enough memory.
     pub fn from_checkpoint(checkpoint: &Checkpoint, options: &ViewOptions<A>) -> Result<Self> {
         let machine = Self::over(checkpoint.memory.clone(), options)?;
         machine.vm.set_state(&checkpoint.cpu)?;
@@ -220,89 +223,91 @@ impl<A: Memory> Machine<A> {
     fn over(image: Snapshot, options: &ViewOptions<A>) -> Result<Self> {
         let mut memory = image.into_view_with(options)?;
         let flags = if A::REPORTED { KVM_MEM_LOG_DIRTY_PAGES } else { 0 };
-        // SAFETY: `image` is that of `boot` or of a checkpoint, so the view has `MEMORY` bytes, and keeps them at one
-        // address, readable and writable, through each restore to a checkpoint. It goes after the machine, for fields
-        // drop in their order. The guest runs in `Machine::run` alone, which has all of `self` by `&mut`, so that
-        // nobody else reads or writes the bytes then, or has a reference to them.
+        // SAFETY: `image` is that of `boot` or of a checkpoint, so the view has `MEMORY` bytes. They stay at one address,
+        // readable and writable, through each restore to a checkpoint. The view is dropped after the machine, because
+        // fields are dropped in their order. The guest runs only in `Machine::run`, which borrows all of `self` mutably,
+        // so nothing else reads or writes the bytes at that time or has a reference to them.
         let vm = unsafe { Vm::new(memory.as_mut_ptr(), flags) }?;
         Ok(Self { vm, memory })
     }
 
-    /// Has the guest go `steps` in a batch from now on; one page is written in each.
+    /// Sets the number of steps in each batch of the guest. Each step writes to one page.
     ///
     /// # Errors
     ///
-    /// If there are none, or if KVM refuses it.
+    /// Fails if `steps` is 0, or if KVM refuses a call.
     pub fn set_steps(&mut self, steps: usize) -> Result<()> {
         self.vm.set_steps(steps)
     }
 
-    /// Lets the guest do one batch; gives what it reports.
+    /// Runs the guest for one batch, and returns its report.
     ///
     /// # Errors
     ///
-    /// If the guest does anything else than report, or if KVM refuses to run it.
+    /// Fails if the guest stops for another reason than its report, or if KVM cannot run it.
     pub fn run(&mut self) -> Result<Report> {
         self.vm.run()?;
         Ok(guest::report(&self.memory))
     }
 
-    /// Writes `bytes` to guest memory, from the address `start` on, as a device would.
+    /// Writes `bytes` to guest memory at the address `start`, like a device.
     ///
     /// # Errors
     ///
-    /// If guest memory has no such bytes.
+    /// Fails if the range is not within guest memory.
     pub fn write(&mut self, start: usize, bytes: &[u8]) -> Result<()> {
         let range = start..start.saturating_add(bytes.len());
-        let target = A::get_mut(&mut self.memory, range).context("writing behind the end of guest memory")?;
+        let target = A::get_mut(&mut self.memory, range).with_context(|| {
+            format!("writing {} bytes at {start:#x}, past the end of guest memory", bytes.len())
+        })?;
         target.copy_from_slice(bytes);
         Ok(())
     }
 
-    /// Reports to the view what the guest wrote, if the view is logged.
+    /// Reports the pages that the guest wrote to the view, if the view is logged.
     fn report_written(&self) -> Result<()> {
         if A::REPORTED {
             for written in self.vm.written()? {
-                A::report(&self.memory, written).context("reporting what the guest wrote")?;
+                A::report(&self.memory, written).context("reporting the pages that the guest wrote")?;
             }
         }
         Ok(())
     }
 
-    /// The offsets of the pages that changed in guest memory since the last checkpoint or restore.
+    /// Returns the ranges of guest memory that changed since the last checkpoint or restore.
     ///
     /// # Errors
     ///
-    /// If KVM or the kernel cannot tell what was written.
+    /// Fails if KVM or the kernel cannot list the written pages.
     pub fn changes(&self) -> Result<Vec<Range<usize>>> {
         self.report_written()?;
-        Ok(self.memory.changes().context("listing what changed in guest memory")?.ranges().to_vec())
+        Ok(self.memory.changes().context("listing the changed pages of guest memory")?.ranges().to_vec())
     }
 
-    /// The machine as it is now.
+    /// Takes a checkpoint of the machine.
     ///
     /// # Errors
     ///
-    /// If there is no memory for what changed, or if KVM does not tell the processor's state.
+    /// Fails if there is not enough memory for the changed pages, or if KVM cannot read the state of the processor.
     pub fn checkpoint(&self) -> Result<Checkpoint> {
         self.report_written()?;
         let memory = self.memory.take_snapshot().context("taking a snapshot of guest memory")?;
         Ok(Checkpoint { memory, cpu: Arc::new(self.vm.state()?) })
     }
 
-    /// Puts the machine back to `checkpoint`, which may be one of another machine.
+    /// Restores the machine to `checkpoint`, which can be a checkpoint of another machine.
     ///
     /// # Errors
     ///
-    /// If memory cannot be put back, or if KVM refuses the processor's state. The machine is to be put back again
-    /// before it runs.
+    /// Fails if the memory cannot be restored, or if KVM refuses the state of the processor. After an error, restore the
+    /// machine again before you run it.
     pub fn restore(&mut self, checkpoint: &Checkpoint) -> Result<()> {
         self.report_written()?;
         self.memory.restore_to(&checkpoint.memory).context("restoring guest memory")?;
         self.vm.set_state(&checkpoint.cpu)
     }
 
-    /// Guest memory.
+    /// The view that is guest memory.
     #[must_use]
     pub fn memory(&self) -> &View<Snapshot, A> {
         &self.memory

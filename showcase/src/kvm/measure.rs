@@ -1,4 +1,4 @@
-//! What resets of a virtual machine cost, by memsnap and by other means.
+//! Measurements of resets of a virtual machine, with memsnap and in other ways.
 
 use std::fmt::Write;
 use std::io::{self, ErrorKind};
@@ -11,37 +11,39 @@ use super::machine::{Checkpoint, Machine};
 use super::ways::{self, MEMSNAP};
 use crate::report::{self, Times, table, three_digits};
 
-/// Pages that the guest writes between one reset and the next, where ways are compared.
+/// The numbers of pages that the guest writes between two resets, in the comparison of the ways.
 const SIZES: [usize; 3] = [16, 256, 4096];
-/// Pages that it writes elsewhere.
+/// The number of pages that the guest writes in the other measurements.
 const PAGES: usize = 64;
-/// Rounds before those that count.
+/// Rounds before the measured ones.
 const WARM_UP: usize = 10;
 
-/// Goes back to one checkpoint `resets` times, compares all ways and all tiers in `rounds` rounds, and gives the
-/// record as Markdown. Every run of a guest is checked against the model.
+/// Measures resets, and returns the record as Markdown.
+///
+/// Resets one machine to a checkpoint `resets` times. Then compares all ways and all tracking methods, each in `rounds`
+/// rounds. Every run of a guest is compared with the model.
 ///
 /// # Errors
 ///
-/// If a guest computes anything else than the model, or if KVM or memsnap refuse something.
+/// Fails if a guest computes something else than the model, or if a call of KVM or of memsnap fails.
 pub fn record(resets: usize, rounds: usize) -> Result<String> {
     let mut text = report::heading("Resets of a virtual machine", "kvm");
     let mut machine = Machine::boot(&ViewOptions::new())?;
     let mut model = Model::default();
-    eprintln!("the guest writes to each of its {WORK_PAGES} pages");
+    eprintln!("writing to all {WORK_PAGES} pages of the guest");
     machine.set_steps(WORK_PAGES)?;
     ensure!(machine.run()? == model.run(WORK_PAGES), "the guest computed something else than the model");
-    ensure!(model.matches(machine.memory()), "guest memory is not what the model says");
+    ensure!(model.matches(machine.memory()), "guest memory differs from the model");
     let booted = machine.checkpoint()?;
 
     eprintln!("{resets} resets to one checkpoint");
     writeln!(text, "\n{}", endurance(&booted, &model, resets)?)?;
-    writeln!(text, "\n## Beside other ways\n\n{}", comparison(&booted, &model, rounds)?)?;
-    writeln!(text, "\n## By each way of finding written pages\n\n{}", tiers(&booted, &model, rounds)?)?;
+    writeln!(text, "\n## Compared with other ways\n\n{}", comparison(&booted, &model, rounds)?)?;
+    writeln!(text, "\n## By tracking method\n\n{}", tiers(&booted, &model, rounds)?)?;
     Ok(text)
 }
 
-/// `checkpoint`, but that the guest writes so many pages in the next batch.
+/// Makes a checkpoint that differs from `checkpoint` only in the number of pages that the next batch writes.
 fn with_steps(checkpoint: &Checkpoint, steps: usize) -> Result<Checkpoint> {
     let mut machine = Machine::from_checkpoint(checkpoint, &ViewOptions::new())?;
     machine.set_steps(steps)?;
@@ -60,10 +62,10 @@ fn endurance(booted: &Checkpoint, model: &Model, resets: usize) -> Result<String
         })?;
         ensure!(reported == expected, "round {round}: {reported:?} instead of {expected:?}");
     }
-    ensure!(model.matches(machine.memory()), "guest memory is not what it was at the checkpoint");
+    ensure!(model.matches(machine.memory()), "guest memory differs from that of the checkpoint");
     Ok(format!(
-        "{resets} times the guest wrote {PAGES} pages, reported the same sums, and was put back. One reset, memory and \
-         processor: {} (median), {} (p99). With the guest's run: {} a second.",
+        "{resets} times, the guest wrote {PAGES} pages and reported the same sums, and the machine was reset. A reset of \
+         memory and processor took {} (median), {} (p99). Together with the guest's run: {} a second.",
         report::time(restores.median()),
         report::time(restores.p99()),
         three_digits(cycles.per_second()),
@@ -109,14 +111,14 @@ fn comparison(booted: &Checkpoint, model: &Model, rounds: usize) -> Result<Strin
         "pages written",
         "reset, median",
         "reset, p99",
-        "run after it, median",
+        "next run, median",
         "resets and runs a second",
-        "time of both / memsnap's",
+        "reset and run / memsnap",
     ];
-    Ok(format!("{}\n\n{rounds} rounds, in which all took turns.", table(header, rows)))
+    Ok(format!("{}\n\n{rounds} rounds, in which all ways took turns.", table(header, rows)))
 }
 
-/// Whether this is said of what the system cannot do, rather than of a failure.
+/// Whether an error means that the system does not support something, and not that a call failed.
 fn is_unsupported(error: &Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::Unsupported)
 }
@@ -150,5 +152,5 @@ fn tiers(booted: &Checkpoint, model: &Model, rounds: usize) -> Result<String> {
         rows.push([format!("{tracking:?}"), report::time(resets.median()), report::time(resets.p99())]);
     }
     let header = ["tracking", "reset, median", "reset, p99"];
-    Ok(format!("{}\n\n{PAGES} pages written each time, {rounds} rounds.", table(header, rows)))
+    Ok(format!("{}\n\n{PAGES} pages written in each of {rounds} rounds.", table(header, rows)))
 }

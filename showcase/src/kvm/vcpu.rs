@@ -1,4 +1,5 @@
 //! The state of a virtual processor, as a value.
+#![allow(unsafe_code)]
 
 use anyhow::{Context, Result, ensure};
 use kvm_bindings::{
@@ -6,9 +7,9 @@ use kvm_bindings::{
 };
 use kvm_ioctls::VcpuFd;
 
-/// What a processor without an interrupt controller of KVM's holds: registers, and pending events.
+/// The state of a processor that has no interrupt controller of KVM: registers and pending events.
 ///
-/// Complete for guests that use no other model-specific registers than those for system calls, memory types and time.
+/// It is complete if the guest uses only the model-specific registers for system calls, memory types and time.
 pub(super) struct State {
     general: kvm_regs,
     special: kvm_sregs,
@@ -19,8 +20,10 @@ pub(super) struct State {
     model_specific: Msrs,
 }
 
-/// The model-specific registers that belong to the state: what system calls and `swapgs` use, memory types, and the
-/// time stamp counter, so that a guest's clock goes back as well. Intel's manual, volume 4, has their numbers.
+/// The model-specific registers that are part of the state.
+///
+/// They are the registers that system calls and `swapgs` use, the memory types, and the time stamp counter, so that the
+/// clock of a guest is restored too. Their numbers are in volume 4 of Intel's manual.
 const MSRS: [u32; 10] = [
     0x10,        // TSC
     0x174,       // SYSENTER_CS
@@ -35,16 +38,16 @@ const MSRS: [u32; 10] = [
 ];
 
 impl State {
-    /// Reads the state of `cpu`, in which no exit is pending.
+    /// Reads the state of `cpu`, which must have no pending exit.
     ///
     /// # Errors
     ///
-    /// If KVM refuses a call.
+    /// Fails if KVM refuses a call.
     pub(super) fn of(cpu: &VcpuFd) -> Result<Self> {
         let entries = MSRS.map(|index| kvm_msr_entry { index, ..kvm_msr_entry::default() });
         let mut model_specific = Msrs::from_entries(&entries).context("listing model-specific registers")?;
         let read = cpu.get_msrs(&mut model_specific).context("reading model-specific registers")?;
-        ensure!(read == MSRS.len(), "KVM reads {read} of {} model-specific registers", MSRS.len());
+        ensure!(read == MSRS.len(), "KVM read only {read} of {} model-specific registers", MSRS.len());
         Ok(Self {
             general: cpu.get_regs().context("reading general registers")?,
             special: cpu.get_sregs().context("reading special registers")?,
@@ -60,15 +63,15 @@ impl State {
     ///
     /// # Errors
     ///
-    /// If KVM refuses a call. The processor is then in neither state, until a call succeeds.
+    /// Fails if KVM refuses a call. The state of the processor is then a mixture, until a later call succeeds.
     pub(super) fn put(&self, cpu: &VcpuFd) -> Result<()> {
-        // First those that decide what the others may hold.
+        // These come first, because they decide which values the others can have.
         cpu.set_sregs(&self.special).context("writing special registers")?;
         cpu.set_xcrs(&self.extended_control).context("writing extended control registers")?;
-        // SAFETY: `Vm::new` saw that the state of all features that are enabled fits `kvm_xsave`.
+        // SAFETY: `Vm::new` has checked that the state of all enabled features fits into `kvm_xsave`.
         unsafe { cpu.set_xsave(&self.extended) }.context("writing vector registers")?;
         let written = cpu.set_msrs(&self.model_specific).context("writing model-specific registers")?;
-        ensure!(written == MSRS.len(), "KVM writes {written} of {} model-specific registers", MSRS.len());
+        ensure!(written == MSRS.len(), "KVM wrote only {written} of {} model-specific registers", MSRS.len());
         cpu.set_debug_regs(&self.debug).context("writing debug registers")?;
         cpu.set_regs(&self.general).context("writing general registers")?;
         cpu.set_vcpu_events(&self.events).context("writing pending events")

@@ -1,4 +1,5 @@
-//! Ways to put a virtual machine back to a checkpoint, to be measured beside one another.
+//! Ways to reset a virtual machine to a checkpoint, which are compared with each other.
+#![allow(unsafe_code)]
 
 use std::os::fd::OwnedFd;
 use std::ptr;
@@ -13,7 +14,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 use super::guest::{self, MEMORY, Report};
 use super::machine::{Checkpoint, Machine, Memory, Vm};
 
-/// A machine that can be put back to one checkpoint.
+/// A machine that can be reset to one checkpoint.
 pub(super) trait Way {
     fn reset(&mut self) -> Result<()>;
     fn run(&mut self) -> Result<Report>;
@@ -21,20 +22,20 @@ pub(super) trait Way {
 
 pub(super) const MEMSNAP: &str = "memsnap";
 
-/// Ways by their names, each with a machine of its own at `checkpoint`.
+/// Returns all ways with their names. Each has a machine of its own, in the state `checkpoint`.
 pub(super) fn all(checkpoint: &Checkpoint) -> Result<Vec<(&'static str, Box<dyn Way>)>> {
     let bytes = || checkpoint.memory().view().map(|view| view.to_vec());
     let plain = |reset| Plain::new(checkpoint, reset).map(Box::new);
     Ok(vec![
         (MEMSNAP, Box::new(Restore::new(checkpoint, &ViewOptions::new())?)),
         (
-            "memsnap, logged: told what KVM's dirty log names",
+            "memsnap, logged, with KVM's dirty log",
             Box::new(Restore::new(checkpoint, &ViewOptions::logged())?),
         ),
         ("copying all guest memory", plain(Reset::Copy(bytes()?))?),
-        ("remapping it", plain(Reset::Remap(image_file(checkpoint)?))?),
-        ("copying what KVM's dirty log names", plain(Reset::DirtyLog(bytes()?))?),
-        ("a new machine over the same file", plain(Reset::Renew(image_file(checkpoint)?))?),
+        ("remapping guest memory", plain(Reset::Remap(image_file(checkpoint)?))?),
+        ("copying the pages in KVM's dirty log", plain(Reset::DirtyLog(bytes()?))?),
+        ("a new machine that maps the same file", plain(Reset::Renew(image_file(checkpoint)?))?),
     ])
 }
 
@@ -60,20 +61,20 @@ impl<A: Memory> Way for Restore<A> {
     }
 }
 
-/// How a machine that memsnap has nothing to do with is put back.
+/// How a machine is reset without memsnap.
 enum Reset {
-    /// By copying all of memory,
+    /// Copies all of memory.
     Copy(Vec<u8>),
-    /// or the pages that KVM saw written;
+    /// Copies the pages in KVM's dirty log.
     DirtyLog(Vec<u8>),
-    /// by mapping a file of it again,
+    /// Maps a file with the bytes of memory again.
     Remap(OwnedFd),
-    /// or for a new machine.
+    /// Makes a new machine that maps the file.
     Renew(OwnedFd),
 }
 
 struct Plain {
-    // Goes first, for it uses the memory.
+    // This field is dropped first, because it uses the memory.
     vm: Vm,
     memory: Mapping,
     checkpoint: Checkpoint,
@@ -87,9 +88,9 @@ impl Plain {
             Reset::DirtyLog(image) => (Mapping::copied(image)?, KVM_MEM_LOG_DIRTY_PAGES),
             Reset::Remap(file) | Reset::Renew(file) => (Mapping::of(file)?, 0),
         };
-        // SAFETY: a `Mapping` has `MEMORY` bytes, readable and writable, at one address as long as it lives, also when
-        // it is mapped again; it goes after the machine, for fields drop in their order. The guest runs in `run`
-        // alone, which has all of `self` by `&mut`, so that nobody else uses the bytes then.
+        // SAFETY: a `Mapping` has `MEMORY` bytes, readable and writable, at one address as long as it exists, even if it
+        // is mapped again. It is dropped after the machine, because fields are dropped in their order. The guest runs
+        // only in `run`, which borrows all of `self` mutably, so nothing else uses the bytes at that time.
         let vm = unsafe { Vm::new(memory.start, flags) }?;
         vm.set_state(checkpoint.cpu())?;
         Ok(Self { vm, memory, checkpoint: checkpoint.clone(), reset })
@@ -108,7 +109,7 @@ impl Way for Plain {
             }
             Reset::Remap(file) => self.memory.map_again(file)?,
             Reset::Renew(file) => {
-                let file = file.try_clone().context("another descriptor of the memfd")?;
+                let file = file.try_clone().context("duplicating the descriptor of the memfd")?;
                 *self = Self::new(&self.checkpoint, Reset::Renew(file))?;
                 return Ok(());
             }
@@ -122,7 +123,7 @@ impl Way for Plain {
     }
 }
 
-/// A memfd with the bytes of guest memory.
+/// Makes a memfd with the bytes of guest memory.
 fn image_file(checkpoint: &Checkpoint) -> Result<OwnedFd> {
     let file = rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC).context("making a memfd")?;
     let bytes = checkpoint.memory().view()?;
@@ -164,13 +165,13 @@ impl Mapping {
 
     fn map_again(&mut self, file: &OwnedFd) -> Result<()> {
         let flags = MapFlags::PRIVATE | MapFlags::FIXED;
-        // SAFETY: the range is this mapping's own, and nobody has a reference to its bytes.
+        // SAFETY: the range belongs to this mapping, and no reference to its bytes exists.
         let start = unsafe { rustix::mm::mmap(self.start.cast(), MEMORY, Self::ACCESS, flags, file, 0) };
         start.with_context(|| format!("mapping {MEMORY} bytes of a memfd again")).map(drop)
     }
 
     fn bytes(&self) -> &[u8] {
-        // SAFETY: so many bytes are mapped there as long as `self` lives; the guest, which writes them, does not run
+        // SAFETY: `MEMORY` bytes are mapped there as long as `self` exists. The guest, which writes them, does not run
         // while they are borrowed.
         unsafe { slice::from_raw_parts(self.start, MEMORY) }
     }
@@ -183,7 +184,8 @@ impl Mapping {
 
 impl Drop for Mapping {
     fn drop(&mut self) {
-        // SAFETY: the range is this mapping's own, and nobody uses it any more. Should it fail, the range stays mapped.
+        // SAFETY: the range belongs to this mapping, and nothing uses it from now on. If the call fails, the range stays
+        // mapped.
         let _ = unsafe { rustix::mm::munmap(self.start.cast(), MEMORY) };
     }
 }

@@ -1,4 +1,4 @@
-//! Ways to have a database with known content, and to have it back after it was changed.
+//! Ways to open a database with known content, and to reset it after it was changed.
 
 use std::fs;
 use std::ops::Deref;
@@ -10,17 +10,17 @@ use rusqlite::{Connection, MAIN_DB};
 
 use super::fixture::{Database, Snapshot};
 
-/// Where the content comes from, and how.
+/// A source of the content.
 pub enum Source {
-    /// Views of one snapshot; to have the content back, a restore.
+    /// Views of one snapshot. A reset restores the view.
     Snapshot(Snapshot),
-    /// A copy in memory of the bytes of the database, for `sqlite3_deserialize`.
+    /// The bytes of the database, which are copied for `sqlite3_deserialize`.
     Bytes(Vec<u8>),
     /// `sqlite3_backup` from this connection into a new `:memory:` database.
     Backup(Connection),
-    /// A copy of this file.
+    /// A file, which is copied.
     File(PathBuf),
-    /// The same as `Backup`; but to have the content back, `ROLLBACK`.
+    /// A database made as for `Backup`. A reset is a `ROLLBACK`.
     Rollback(Connection),
 }
 
@@ -44,11 +44,11 @@ impl Deref for Opened {
 }
 
 impl Source {
-    /// All of them, with the content of `snapshot`. Files go to `folder`.
+    /// Returns all sources, with the content of `snapshot`. Their files are in `folder`.
     ///
     /// # Errors
     ///
-    /// Those of the databases and of the file system.
+    /// Returns errors of the databases and of the file system.
     pub fn all(snapshot: &Snapshot, folder: PathBuf) -> Result<[Self; 5]> {
         let database = snapshot.open()?;
         let mut bytes = vec![0; snapshot.size()];
@@ -64,7 +64,7 @@ impl Source {
         ])
     }
 
-    /// What the tables call it.
+    /// Returns the name of the source in the tables.
     #[must_use]
     pub fn name(&self) -> &'static str {
         match self {
@@ -76,11 +76,11 @@ impl Source {
         }
     }
 
-    /// A new database with the content. Of all that are open at the same time, each has another `number`.
+    /// Opens a new database with the content. Databases that are open at the same time must have different numbers.
     ///
     /// # Errors
     ///
-    /// Those of the databases and of the file system.
+    /// Returns errors of the databases and of the file system.
     pub fn open(&self, number: u32) -> Result<Opened> {
         Ok(Opened::Plain(match self {
             Self::Snapshot(snapshot) => return Ok(Opened::InView(snapshot.open()?)),
@@ -94,18 +94,18 @@ impl Source {
                 let copy = template.with_file_name(format!("copy-{number}.db"));
                 fs::copy(template, &copy)?;
                 let connection = Connection::open(copy)?;
-                // Nobody needs it after a crash.
+                // The file is not needed after a crash.
                 connection.pragma_update(None, "synchronous", "off")?;
                 connection
             }
         }))
     }
 
-    /// Has a transaction begun, and the changes of `change` committed if that does not keep them from being undone.
+    /// Begins a transaction and runs `change`. Commits it, unless a reset is a `ROLLBACK`.
     ///
     /// # Errors
     ///
-    /// Those of `change` and of SQLite.
+    /// Returns errors of `change` and of SQLite.
     pub fn change(
         &self,
         sql: &Connection,
@@ -119,11 +119,11 @@ impl Source {
         Ok(())
     }
 
-    /// A database with the content again, in the place of `changed`.
+    /// Resets a changed database, or replaces it by a new one with the content.
     ///
     /// # Errors
     ///
-    /// Those of the databases and of the file system.
+    /// Returns errors of the databases and of the file system.
     pub fn reset(&self, mut changed: Opened) -> Result<Opened> {
         match (self, &mut changed) {
             (_, Opened::InView(database)) => database.restore()?,
@@ -137,6 +137,7 @@ impl Source {
     }
 }
 
+/// Copies a database into a new one in memory.
 fn copied(template: &Connection) -> Result<Connection> {
     let mut connection = Connection::open_in_memory()?;
     Backup::new(template, &mut connection)?.step(-1)?;

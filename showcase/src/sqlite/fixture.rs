@@ -1,9 +1,10 @@
-//! A SQLite database for each test, in microseconds. To use it, copy this file; it needs `memsnap` and `rusqlite`
-//! (0.42, feature `bundled` or `modern_sqlite`).
+//! A SQLite database for each test, opened in microseconds.
 //!
-//! [`Snapshot::build`] makes a database once. [`Snapshot::open`] gives as many databases with its content as
-//! wanted, each with its own connection, each seeing only what it wrote itself. [`Database::restore`] takes one of them back to where it
-//! started, [`Database::take_snapshot`] and [`Database::restore_to`] go to and fro between any states.
+//! To use it, copy this file. It needs `memsnap` and `rusqlite` (0.42, feature `bundled` or `modern_sqlite`).
+//!
+//! [`Snapshot::build`] makes a database once. [`Snapshot::open`] opens any number of databases with its content. Each has
+//! a connection of its own and does not see what the others write. [`Database::restore`] puts a database back to the state
+//! in which it was opened. [`Database::take_snapshot`] and [`Database::restore_to`] save and restore any other state.
 //!
 //! ```
 //! # use memsnap_showcase::sqlite::fixture::{Result, Snapshot};
@@ -25,6 +26,7 @@
 //! # Ok(())
 //! # }
 //! ```
+#![allow(unsafe_code)]
 
 use std::error;
 use std::ffi::CStr;
@@ -40,33 +42,35 @@ use rusqlite::{Connection, Transaction, TransactionState, ffi};
 
 const MAIN: &CStr = c"main";
 
-/// An immutable image of a database. Clones share all memory; so do the databases opened on it, until they write.
+/// An immutable image of a database.
+///
+/// Clones share all of its memory. Databases that are opened on it share the pages that they have not written.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
     memory: memsnap::Snapshot,
-    /// The bytes of `memory` that are the database. SQLite keeps this number beside the database, not in it.
+    /// The length of the database in `memory`. SQLite stores it outside of the database.
     size: usize,
 }
 
 impl Snapshot {
-    /// Makes a database with `build`, which starts with an empty one.
+    /// Makes a database. `build` gets a connection to an empty database and fills it.
     ///
-    /// A database can take up to `capacity` bytes, in whole pages of the system; what it does not use takes no
-    /// memory. A statement that needs more fails with `SQLITE_FULL`. Only the database is kept: temporary tables and
-    /// settings of the connection go with it.
+    /// The database can have up to `capacity` bytes, in whole pages of the system. Bytes that it does not use take no
+    /// memory. A statement that needs more fails with `SQLITE_FULL`. The snapshot contains only the database, and not the
+    /// temporary tables and the settings of the connection.
     ///
     /// # Errors
     ///
-    /// What `build` returns; [`Error::InUse`] if it leaves a transaction or a statement open; [`Error::Memory`] if
-    /// there is none.
+    /// Returns the error of `build`, [`Error::InUse`] if `build` leaves a transaction or a statement open, and
+    /// [`Error::Memory`] if there is not enough memory.
     pub fn build(capacity: usize, build: impl FnOnce(&Connection) -> rusqlite::Result<()>) -> Result<Self> {
         let mut memory = memsnap::Snapshot::zeroed(capacity)?;
-        // A mutable view of zeroes is written in place: the database is in memory once, as one run of bytes that all
-        // views map.
+        // A mutable view of zeroes is written in place. So the database is in memory only once, and a view of it needs
+        // only one mapping.
         let mut view = memory.view_mut()?;
         let connection = Connection::open_in_memory()?;
-        // SAFETY: the view is as long as it says, and is used by nobody else until `connection` is closed, which it is
-        // before the view ends: below, or on an early return as the one declared later.
+        // SAFETY: the view has `view.len()` bytes, and nothing else uses it until `connection` is closed. That is before
+        // the view ends: it is closed below, and on an early return it is dropped first, since it was declared later.
         unsafe { attach(&connection, view.as_mut_ptr(), view.len(), 0) }?;
         build(&connection)?;
         idle(&connection)?;
@@ -76,80 +80,85 @@ impl Snapshot {
         Ok(Self { memory, size })
     }
 
-    /// A database that starts with this content, with a connection of its own.
+    /// Opens a database with this content and a connection of its own.
     ///
-    /// The connection reads pages where they are (`PRAGMA mmap_size`), rather than from copies in its cache, also those of
+    /// The connection reads pages in place instead of from copies in its cache (`PRAGMA mmap_size`). This also applies to
     /// database files that are attached to it later.
     ///
     /// # Errors
     ///
-    /// [`Error::Memory`] and [`Error::Sqlite`] if there is no memory.
+    /// Returns [`Error::Memory`] or [`Error::Sqlite`] if there is not enough memory.
     pub fn open(&self) -> Result<Database> {
         let mut view = self.memory.clone().into_view()?;
         let connection = Connection::open_in_memory()?;
         connection.pragma_update(None, "mmap_size", i64::MAX)?;
-        // SAFETY: the view is as long as it says. `Database` drops the connection before it, and uses it for nothing
-        // else while SQLite runs.
+        // SAFETY: the view has `view.len()` bytes. `Database` drops the connection before the view, and does not use the
+        // view for anything else while SQLite runs.
         unsafe { attach(&connection, view.as_mut_ptr(), view.len(), self.size) }?;
         Ok(Database { connection, view, size: self.size })
     }
 
-    /// How many bytes the database has.
+    /// Returns the length of the database in bytes.
     #[must_use]
     pub fn size(&self) -> usize {
         self.size
     }
 
-    /// How many bytes the database can have.
+    /// Returns the greatest length of the database in bytes.
     #[must_use]
     pub fn capacity(&self) -> usize {
         self.memory.len()
     }
 
-    /// The memory that the database is in: the first [`size`](Self::size) bytes are what a file of it would hold.
+    /// The memory that contains the database.
+    ///
+    /// The first [`size`](Self::size) bytes are the bytes of a database file.
     #[must_use]
     pub fn memory(&self) -> &memsnap::Snapshot {
         &self.memory
     }
 }
 
-/// A database in memory of its own, with a connection to it, which it dereferences to.
+/// A database in a view of its own. It dereferences to its connection.
 ///
-/// What belongs to the connection rather than to the database is as it is with any other and stays over a restore:
-/// functions, `PRAGMA foreign_keys`, temporary tables, attached databases. Settings of the database's cache
-/// (`cache_size`, `journal_mode`, `locking_mode`) go back to their defaults.
+/// A restore does not change the state of the connection: functions, `PRAGMA foreign_keys`, temporary tables and
+/// attached databases. It resets the settings of the database's cache (`cache_size`, `journal_mode`, `locking_mode`) to
+/// their defaults.
 pub struct Database {
-    /// Before `view`: it is dropped first.
+    /// This field is dropped before `view`, because it uses the view.
     connection: Connection,
     view: OwnedView,
-    /// Of the database that `view` was opened on.
+    /// The length of the database in the snapshot that `view` was opened on.
     size: usize,
 }
 
 impl Database {
-    /// A new snapshot of what is committed now. The database goes on as it was.
+    /// Takes a snapshot of the committed content. The database does not change.
     ///
     /// # Errors
     ///
-    /// [`Error::InUse`] while a transaction or statement writes; [`Error::Memory`] if there is none.
+    /// Returns [`Error::InUse`] while a transaction or a statement writes, and [`Error::Memory`] if there is not enough
+    /// memory.
     pub fn take_snapshot(&self) -> Result<Snapshot> {
         if self.connection.transaction_state(Some(MAIN))? == TransactionState::Write {
-            return Err(Error::InUse("a transaction has written, and is neither committed nor rolled back"));
+            return Err(Error::InUse(
+                "a transaction has written and is still open; commit it or roll it back",
+            ));
         }
         let size = size(&self.connection, self.view.as_ptr())?;
         Ok(Snapshot { memory: self.view.take_snapshot()?, size })
     }
 
-    /// Puts the database back to the snapshot that it was opened on.
+    /// Restores the database to the snapshot that it was opened on.
     ///
     /// # Errors
     ///
-    /// [`Error::InUse`] while a transaction, a statement or a backup is not finished: nothing has changed then.
-    /// After any other error the database may be empty, until a restore succeeds.
+    /// Returns [`Error::InUse`] while a transaction, a statement or a backup is not finished. The database has not changed
+    /// then. After any other error, the database may be empty until a restore succeeds.
     ///
     /// # Examples
     ///
-    /// What cannot compile, since the statement would go on with what is no longer there:
+    /// A statement must not be used after a restore, because its rows may not exist. This does not compile:
     ///
     /// ```compile_fail,E0502
     /// # use memsnap_showcase::sqlite::fixture::{Result, Snapshot};
@@ -165,11 +174,11 @@ impl Database {
         self.show(self.size, OwnedView::restore)
     }
 
-    /// Puts the database to another snapshot, of the same capacity.
+    /// Restores the database to another snapshot of the same capacity.
     ///
     /// # Errors
     ///
-    /// [`Error::Capacity`] if the capacity is another one, which changes nothing; otherwise as for
+    /// Returns [`Error::Capacity`] if the capacities differ. The database has not changed then. Other errors are those of
     /// [`restore`](Self::restore).
     pub fn restore_to(&mut self, snapshot: &Snapshot) -> Result<()> {
         if snapshot.capacity() != self.view.len() {
@@ -182,26 +191,27 @@ impl Database {
     ///
     /// # Errors
     ///
-    /// Those of SQLite.
+    /// Returns errors of SQLite.
     pub fn transaction(&mut self) -> rusqlite::Result<Transaction<'_>> {
         self.connection.transaction()
     }
 
-    /// What the memory of the database consists of.
+    /// Returns statistics of the view that contains the database.
     #[must_use]
     pub fn stats(&self) -> ViewStats {
         self.view.stats()
     }
 
+    /// Restores the view to a database of `size` bytes.
     fn show(&mut self, size: usize, restore: impl FnOnce(&mut OwnedView) -> io::Result<()>) -> Result<()> {
         idle(&self.connection)?;
-        // What SQLite remembers is of the old state: copies of pages, the size, the parsed schema. It would notice by a
-        // counter in the database that they are old, but both states may have counted to the same number.
+        // SQLite caches pages, the size and the parsed schema of the old state. It uses a counter in the database to
+        // detect that they are outdated, but the counter may have the same value in both states.
         // SAFETY: as in `Snapshot::open`, for the same view.
         unsafe { attach(&self.connection, self.view.as_mut_ptr(), self.view.len(), size) }?;
         restore(&mut self.view).map_err(|error| {
-            // The view may show a mixture now. An empty database is in its place until the next restore.
-            // SAFETY: no memory is used.
+            // The view may contain a mixture of both states. The connection uses an empty database until the next restore.
+            // SAFETY: the capacity is 0, so no memory is used.
             let _ = unsafe { attach(&self.connection, ptr::dangling_mut(), 0, 0) };
             Error::Memory(error)
         })
@@ -211,8 +221,10 @@ impl Database {
 impl Deref for Database {
     type Target = Connection;
 
-    /// Only shared: through `&mut Connection` the connection could be moved to where it outlives its memory. So this
-    /// cannot compile:
+    /// Borrows the connection.
+    ///
+    /// There is no mutable borrow: a connection that is moved out of a `&mut Connection` could outlive its memory. So this
+    /// does not compile:
     ///
     /// ```compile_fail,E0596
     /// # use memsnap_showcase::sqlite::fixture::{Result, Snapshot};
@@ -236,22 +248,23 @@ impl fmt::Debug for Database {
     }
 }
 
-/// Has the main database of `connection` be the first `size` bytes at `start`, with room up to `capacity`. All that the connection
-/// remembers of another one is forgotten.
+/// Makes the first `size` bytes at `start` the main database of `connection`. The database can grow to `capacity` bytes.
 ///
-/// Nothing is read or written now.
+/// The connection discards everything that it has cached of its previous main database. The bytes are not read or written
+/// yet.
 ///
 /// # Safety
 ///
-/// Until the connection is closed or attached to something else: `start` is valid for reads and writes of `capacity`
-/// bytes, of which `size` are initialized, and while a method of the connection runs nobody else uses them.
+/// Until the connection is closed or gets another main database, `start` must be valid for reads and writes of
+/// `capacity` bytes, and the first `size` bytes must be initialized. Nothing else may use them while a method of the
+/// connection runs.
 unsafe fn attach(connection: &Connection, start: *mut u8, capacity: usize, size: usize) -> Result<()> {
     let deserialize = || {
         let (size, capacity) = (size.try_into().unwrap_or(i64::MAX), capacity.try_into().unwrap_or(i64::MAX));
         // SAFETY: it is used for the next call only.
         let handle = unsafe { connection.handle() };
-        // SAFETY: the connection is open, the name a C string, and the caller vouches for the memory. Without flags,
-        // SQLite neither moves nor frees it, and writes not more of it than `capacity` bytes.
+        // SAFETY: the connection is open, the name is a C string, and the memory is valid by this function's contract.
+        // Without flags, SQLite neither moves nor frees it, and does not write to it beyond `capacity` bytes.
         match unsafe { ffi::sqlite3_deserialize(handle, MAIN.as_ptr(), start, size, capacity, 0) } {
             ffi::SQLITE_OK => Ok(()),
             ffi::SQLITE_BUSY => Err(Error::InUse("a backup is not finished")),
@@ -259,7 +272,8 @@ unsafe fn attach(connection: &Connection, start: *mut u8, capacity: usize, size:
         }
     };
     deserialize().or_else(|_| {
-        // It reads the schema of what was attached before, which may be damaged. Now it takes that for empty.
+        // SQLite reads the schema of the previous database, which may be damaged. With this setting, it treats the
+        // previous database as empty.
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_RESET_DATABASE, true)?;
         let result = deserialize();
         connection.set_db_config(DbConfig::SQLITE_DBCONFIG_RESET_DATABASE, false)?;
@@ -267,10 +281,10 @@ unsafe fn attach(connection: &Connection, start: *mut u8, capacity: usize, size:
     })
 }
 
-/// Refuses what would pull the main database of `connection` from under a transaction or a statement.
+/// Fails if a transaction or a statement of `connection` uses the main database.
 fn idle(connection: &Connection) -> Result<()> {
     if !connection.is_autocommit() {
-        return Err(Error::InUse("a transaction is neither committed nor rolled back"));
+        return Err(Error::InUse("a transaction is open; commit it or roll it back"));
     }
     match connection.transaction_state(Some(MAIN))? {
         TransactionState::None => Ok(()),
@@ -278,12 +292,12 @@ fn idle(connection: &Connection) -> Result<()> {
     }
 }
 
-/// The bytes that the main database of `connection` has, of the memory at `start`.
+/// Returns the length of the main database of `connection`, which must be in the memory at `start`.
 fn size(connection: &Connection, start: *const u8) -> Result<usize> {
     let mut size = 0;
     // SAFETY: it is used for the next call only.
     let handle = unsafe { connection.handle() };
-    // SAFETY: the connection is open and the name a C string. Nothing is copied, and the pointer that comes back only
+    // SAFETY: the connection is open, and the name is a C string. Nothing is copied, and the returned pointer is only
     // compared.
     let found =
         unsafe { ffi::sqlite3_serialize(handle, MAIN.as_ptr(), &raw mut size, ffi::SQLITE_SERIALIZE_NOCOPY) };
@@ -294,28 +308,28 @@ fn size(connection: &Connection, start: *const u8) -> Result<usize> {
     }
 }
 
-/// What can go wrong.
+/// An error of a database or of its memory.
 #[derive(Debug)]
 #[non_exhaustive]
 pub enum Error {
-    /// The system has no memory for it.
+    /// A call of memsnap failed, for example because there is not enough memory.
     Memory(io::Error),
-    /// SQLite reports an error.
+    /// A call of SQLite failed.
     Sqlite(rusqlite::Error),
-    /// This has to be brought to an end first.
+    /// Something uses the database and has to end first.
     InUse(&'static str),
-    /// A database cannot be put to a snapshot of another capacity.
+    /// A database cannot be restored to a snapshot of another capacity.
     Capacity {
-        /// That of the database, in bytes.
+        /// The capacity of the database, in bytes.
         database: usize,
-        /// That of the snapshot, in bytes.
+        /// The capacity of the snapshot, in bytes.
         snapshot: usize,
     },
-    /// The connection does not show its memory since a restore failed. Another one may put that right.
+    /// A restore failed before, so the connection does not use its memory. Another restore may repair this.
     Detached,
 }
 
-/// With an [`Error`] unless it says otherwise.
+/// A result with [`Error`] as its default error.
 pub type Result<T, E = Error> = result::Result<T, E>;
 
 impl fmt::Display for Error {
@@ -326,12 +340,12 @@ impl fmt::Display for Error {
             Self::InUse(what) => write!(f, "the database is in use: {what}"),
             Self::Capacity { database, snapshot } => write!(
                 f,
-                "a database with a capacity of {database} bytes cannot be put to a snapshot with one of {snapshot}; \
-                 open that snapshot"
+                "a database with a capacity of {database} bytes cannot be restored to a snapshot with a capacity of \
+                 {snapshot} bytes; open the snapshot instead"
             ),
-            Self::Detached => {
-                f.write_str("the database is not in its memory since a restore failed; restore it again")
-            }
+            Self::Detached => f.write_str(
+                "the database does not use its memory, because a restore failed; restore it again",
+            ),
         }
     }
 }

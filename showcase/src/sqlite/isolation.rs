@@ -1,4 +1,4 @@
-//! Many databases opened on one snapshot, on several threads, each with SQL of its own.
+//! Many databases on one snapshot, which several threads open and use with different SQL.
 
 use std::thread;
 
@@ -8,11 +8,11 @@ use rusqlite::Connection;
 use super::fixture::{Database, Snapshot};
 use super::shop;
 
-/// Opens databases on `snapshot`, all to be there at the same time, and runs SQL in each, on several threads.
+/// Opens databases on `snapshot` and runs SQL in each of them, on several threads. All stay open.
 ///
 /// # Errors
 ///
-/// Those of the databases.
+/// Returns errors of the databases.
 pub fn open(snapshot: &Snapshot, copies: u32, threads: u32) -> Result<Vec<Database>> {
     on_threads(threads, (0..copies).collect(), |number| {
         let database = snapshot.open()?;
@@ -21,12 +21,13 @@ pub fn open(snapshot: &Snapshot, copies: u32, threads: u32) -> Result<Vec<Databa
     })
 }
 
-/// Checks, on several threads, that each of the databases that [`open`] gave is whole, and has what was written to it and
-/// nothing else.
+/// Checks the databases that [`open`] returned, on several threads.
+///
+/// Each database must be intact, and contain what was written to it and nothing that was written to another one.
 ///
 /// # Errors
 ///
-/// Those of the databases; one that tells what a database has that it should not have, or lacks.
+/// Returns errors of the databases, and an error with the difference if a database has not the expected rows.
 pub fn check(snapshot: &Snapshot, databases: Vec<Database>, threads: u32) -> Result<Vec<Database>> {
     let before = shop::count(&*snapshot.open()?)?;
     let numbered = (0..).zip(databases).collect();
@@ -36,6 +37,7 @@ pub fn check(snapshot: &Snapshot, databases: Vec<Database>, threads: u32) -> Res
     })
 }
 
+/// Writes rows that depend on the number of the database.
 fn write(sql: &Connection, number: u32) -> rusqlite::Result<()> {
     sql.execute("INSERT INTO customer (email, name, city) VALUES (?1 || '@copy', 'Copy', ?1)", [number])?;
     let transaction = sql.unchecked_transaction()?;
@@ -49,33 +51,34 @@ fn write(sql: &Connection, number: u32) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Fails if a database has not the rows that [`write`] wrote to it.
 fn has_its_own(sql: &Connection, number: u32, before: [u32; 3]) -> Result<()> {
     let damage = shop::integrity(sql)?;
     ensure!(damage == "ok", "{damage}");
 
     let text = |query| sql.query_row(query, [], |row| row.get::<_, Option<String>>(0));
     let emails = text("SELECT group_concat(email) FROM customer WHERE email LIKE '%@copy'")?;
-    ensure!(emails == Some(format!("{number}@copy")), "customers added: {emails:?}");
+    ensure!(emails == Some(format!("{number}@copy")), "wrong customers were added: {emails:?}");
     let names =
         text("SELECT group_concat(DISTINCT name) FROM customer WHERE name LIKE 'Copy _%' AND id <= 10")?;
-    ensure!(names == Some(format!("Copy {number}")), "customers renamed: {names:?}");
+    ensure!(names == Some(format!("Copy {number}")), "wrong names of customers: {names:?}");
     let tables = text("SELECT group_concat(name) FROM sqlite_schema WHERE name LIKE 'copy%'")?;
-    ensure!(tables == Some(format!("copy_{number}")), "tables created: {tables:?}");
+    ensure!(tables == Some(format!("copy_{number}")), "wrong tables were created: {tables:?}");
 
     let missing = text(
         "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < (SELECT max(id) FROM purchase))
          SELECT group_concat(i) FROM n WHERE i NOT IN (SELECT id FROM purchase)",
     )?;
-    ensure!(missing == Some((number + 1).to_string()), "purchases deleted: {missing:?}");
+    ensure!(missing == Some((number + 1).to_string()), "wrong purchases were deleted: {missing:?}");
     let [customers, purchases, _] = shop::count(sql)?;
     ensure!(
         (customers, purchases) == (before[0] + 1, before[1] - 1),
-        "{customers} customers, {purchases} purchases"
+        "wrong numbers of rows: {customers} customers, {purchases} purchases"
     );
     Ok(())
 }
 
-/// Has `threads` threads do the work, a part of it each; what comes out is in the same order.
+/// Distributes the work to `threads` threads. Returns the results in the order of the work.
 fn on_threads<T: Send, U: Send>(
     threads: u32,
     work: Vec<T>,

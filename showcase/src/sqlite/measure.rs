@@ -1,4 +1,4 @@
-//! The tables: what it costs to have a database back, or another one.
+//! Measurements of resetting a database and of opening a new one, as tables.
 
 use std::hint::black_box;
 use std::ops::RangeInclusive;
@@ -10,16 +10,15 @@ use super::fixture::Snapshot;
 use super::shop::{self, Change, Rows};
 use crate::report::{self, Times};
 
-/// How often one way is measured before it is the next one's turn: a program that has its database back does that again
-/// and again.
+/// Rounds of a source in a row, like in a program that resets its database repeatedly.
 const TURN: u32 = 10;
 
-/// The turns of at least so many rounds; before the first one of these, turn 0 is for warming up.
+/// Returns the numbers of the turns for at least this many rounds. Turn 0 comes before them and warms up.
 fn turns(rounds: u32) -> RangeInclusive<u32> {
     0..=rounds.div_ceil(TURN)
 }
 
-/// The changes that are undone, by what the tables call them.
+/// Returns the changes that are undone, with their names in the tables.
 #[must_use]
 pub fn changes() -> [(&'static str, Change); 4] {
     [
@@ -30,18 +29,18 @@ pub fn changes() -> [(&'static str, Change); 4] {
     ]
 }
 
-/// Changes a database, has it as it was and asks it something, in each way in turn, at least `rounds` times.
+/// Changes a database, resets it and runs a query, at least `rounds` times for each source. The sources take turns.
 ///
 /// # Errors
 ///
-/// Those of the databases; one that says so, if a database is not as it was.
+/// Returns errors of the databases, and an error if a database was not reset.
 pub fn resets(snapshot: &Snapshot, rows: Rows, rounds: u32) -> Result<String> {
     let folder = tempfile::tempdir()?;
     let sources = Source::all(snapshot, folder.path().to_owned())?;
     let before = shop::first_bill(&*snapshot.open()?)?;
     let mut lines = Vec::new();
     for (name, change) in changes() {
-        eprintln!("having the database back after {name}");
+        eprintln!("resetting the database after {name}");
         let mut databases =
             sources.iter().map(|source| source.open(0).map(Some)).collect::<Result<Vec<_>>>()?;
         let mut times = vec![<[Times; 3]>::default(); sources.len()];
@@ -53,7 +52,7 @@ pub fn resets(snapshot: &Snapshot, rows: Rows, rounds: u32) -> Result<String> {
                 sources.iter().zip(&mut databases).zip(&mut times)
             {
                 for _ in 0..TURN {
-                    let database = slot.take().context("a database that failed")?;
+                    let database = slot.take().context("an earlier call for this database failed")?;
                     change_only.time(|| source.change(&database, |sql| change.make(sql, rows)))?;
                     let (database, after) = reset_and_query.time(|| {
                         let database = reset_only.time(|| source.reset(database))?;
@@ -73,7 +72,7 @@ pub fn resets(snapshot: &Snapshot, rows: Rows, rounds: u32) -> Result<String> {
         for ((source, database), [change_only, reset_only, reset_and_query]) in
             sources.iter().zip(databases).zip(times)
         {
-            let counts = shop::count(&*database.context("a database that failed")?)?;
+            let counts = shop::count(&*database.context("an earlier call for this database failed")?)?;
             let expected = [rows.customers, rows.purchases, rows.items];
             ensure!(counts == expected, "{}: {counts:?} rows instead of {expected:?}", source.name());
             lines.push([
@@ -86,15 +85,15 @@ pub fn resets(snapshot: &Snapshot, rows: Rows, rounds: u32) -> Result<String> {
             ]);
         }
     }
-    let header = ["changed: way back", "change", "back", "back + query", "p99", "to memsnap"];
+    let header = ["change: source", "change", "reset", "reset + query", "p99", "/ memsnap"];
     Ok(report::table(header, lines).to_string())
 }
 
-/// Opens a database and asks it something, in each way in turn, at least `rounds` times.
+/// Opens a database and runs a query, at least `rounds` times for each source. The sources take turns.
 ///
 /// # Errors
 ///
-/// Those of the databases.
+/// Returns errors of the databases.
 pub fn opens(snapshot: &Snapshot, rounds: u32) -> Result<String> {
     eprintln!("opening databases");
     let folder = tempfile::tempdir()?;
@@ -121,45 +120,46 @@ pub fn opens(snapshot: &Snapshot, rounds: u32) -> Result<String> {
         let (median, p99) = (times.median(), times.p99());
         [source.name().to_owned(), report::time(median), report::time(p99), report::ratio(median, own)]
     });
-    Ok(report::table(["a new database from", "open + query", "p99", "to memsnap"], lines).to_string())
+    Ok(report::table(["source", "open + query", "p99", "/ memsnap"], lines).to_string())
 }
 
-/// The memory in bytes that `copies` databases take from the source at `index` of [`Source::all`], once 10 rows were
-/// changed in each and all was read; without the source itself.
+/// Measures the memory of `copies` databases from the source at `index` of [`Source::all`], in bytes.
 ///
-/// What a process has freed it may keep, and use again: measure only one source in a process.
+/// Changes 10 rows in each database and reads all of it. The memory of the source is not included.
+///
+/// A process may keep memory that it has freed, and use it again. So measure only one source in a process.
 ///
 /// # Errors
 ///
-/// Those of the databases; one that says so, where the system does not tell how much memory a process has.
+/// Returns errors of the databases, and an error if the system does not report the memory of a process.
 pub fn memory_of(index: usize, snapshot: &Snapshot, rows: Rows, copies: u32) -> Result<u64> {
     let folder = tempfile::tempdir()?;
     let sources = Source::all(snapshot, folder.path().to_owned())?;
-    let source = sources.get(index).with_context(|| format!("there is no source {index}"))?;
-    let measured = || report::memory().context("this system does not tell how much memory a process has");
+    let source = sources.get(index).with_context(|| format!("there is no source with the number {index}"))?;
+    let measured = || report::memory().context("this system does not report the memory of a process");
     let before = measured()?;
     let mut databases = Vec::new();
     for number in 0..copies {
         let database = source.open(number)?;
         source.change(&database, |sql| Change::Items(10).make(sql, rows))?;
-        ensure!(shop::integrity(&database)? == "ok", "{}: a damaged database", source.name());
+        ensure!(shop::integrity(&database)? == "ok", "{}: the database is damaged", source.name());
         databases.push(database);
     }
     Ok(measured()?.saturating_sub(before))
 }
 
-/// The table of what [`memory_of`] tells for each source.
+/// Makes a table of the results of `memory_of` for each source; see [`memory_of`].
 ///
 /// # Errors
 ///
-/// Those of `memory_of`, and those of the databases.
+/// Returns errors of `memory_of` and of the databases.
 pub fn memory(snapshot: &Snapshot, copies: u32, memory_of: impl Fn(usize) -> Result<u64>) -> Result<String> {
     let folder = tempfile::tempdir()?;
     let mut lines = Vec::new();
     let mut least = None;
     for (index, source) in Source::all(snapshot, folder.path().to_owned())?.iter().enumerate() {
         if matches!(source, Source::Rollback(_)) {
-            continue; // as `Backup`
+            continue; // the same as `Backup`
         }
         eprintln!("memory of {copies} databases: {}", source.name());
         let taken = memory_of(index)? as f64;
@@ -173,7 +173,7 @@ pub fn memory(snapshot: &Snapshot, copies: u32, memory_of: impl Fn(usize) -> Res
             mebibytes(files as f64),
         ]);
     }
-    Ok(report::table(["databases from", "memory", "each", "to memsnap", "files"], lines).to_string())
+    Ok(report::table(["source", "memory", "of each database", "/ memsnap", "files"], lines).to_string())
 }
 
 fn mebibytes(bytes: f64) -> String {

@@ -1,4 +1,4 @@
-//! The database of the demonstration: customers, their purchases, and the items of those, with indexes and foreign keys.
+//! The example database: customers, their purchases, and the items of the purchases, with indexes and foreign keys.
 
 use rusqlite::{Connection, Result};
 
@@ -50,7 +50,7 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Shares `rows` out to the tables, at least one for each.
+    /// Distributes `rows` rows to the tables. Each table gets at least one.
     #[must_use]
     pub fn share_out(rows: u32) -> Self {
         let (customers, purchases) = ((rows / 10).max(1), (rows / 10 * 3).max(1));
@@ -61,7 +61,7 @@ impl Rows {
     ///
     /// # Errors
     ///
-    /// Those of SQLite, such as that the database has no room for so much.
+    /// Returns errors of SQLite, for example if the database has not enough space.
     pub fn create(self, sql: &Connection) -> Result<()> {
         let transaction = sql.unchecked_transaction()?;
         sql.execute_batch(SCHEMA)?;
@@ -72,11 +72,11 @@ impl Rows {
     }
 }
 
-/// Adds purchases of the first customer, one item each, as one transaction.
+/// Adds purchases of the first customer, with one item each, in one transaction.
 ///
 /// # Errors
 ///
-/// Those of SQLite.
+/// Returns errors of SQLite.
 pub fn buy(sql: &Connection, purchases: u32) -> Result<()> {
     let transaction = sql.unchecked_transaction()?;
     let mut purchase = sql.prepare_cached("INSERT INTO purchase (customer, placed) VALUES (1, ?1)")?;
@@ -89,27 +89,27 @@ pub fn buy(sql: &Connection, purchases: u32) -> Result<()> {
     transaction.commit()
 }
 
-/// What is done to the database, and is to be undone.
+/// A change of the database that is undone later.
 #[derive(Clone, Copy, Debug)]
 pub enum Change {
-    /// So many items all over the table get another product, which is in an index, and another number of pieces.
+    /// This many items, distributed over the table, get another product, which is indexed, and another number of pieces.
     Items(u32),
     /// The table of all items is dropped.
     DropTable,
 }
 
 impl Change {
-    /// Does that to a database of so many `rows`. The transaction is the caller's.
+    /// Changes a database that has these `rows`. The caller begins and ends the transaction.
     ///
     /// # Errors
     ///
-    /// Those of SQLite.
+    /// Returns errors of SQLite.
     pub fn make(self, sql: &Connection, rows: Rows) -> Result<()> {
         match self {
             Self::Items(count) => {
                 let update = "UPDATE item SET product = 'changed ' || id, pieces = pieces + 1 WHERE id = ?1";
                 let mut update = sql.prepare_cached(update)?;
-                // In steps of a large prime, so that they lie far apart.
+                // In steps of a large prime, so that the items are far apart.
                 (0..count.min(rows.items)).try_for_each(|number| {
                     update.execute([1 + i64::from(number) * 7919 % i64::from(rows.items)]).map(drop)
                 })
@@ -119,11 +119,11 @@ impl Change {
     }
 }
 
-/// Who made the first purchase, and what it costs.
+/// Returns the customer of the first purchase and its price.
 ///
 /// # Errors
 ///
-/// Those of SQLite.
+/// Returns errors of SQLite.
 pub fn first_bill(sql: &Connection) -> Result<(String, i64)> {
     let mut query = sql.prepare_cached(
         "SELECT customer.name, sum(item.pieces * item.cents) FROM purchase
@@ -133,26 +133,26 @@ pub fn first_bill(sql: &Connection) -> Result<(String, i64)> {
     query.query_row([], |row| Ok((row.get(0)?, row.get(1)?)))
 }
 
-/// How many customers, purchases and items there are.
+/// Returns the numbers of customers, purchases and items.
 ///
 /// # Errors
 ///
-/// Those of SQLite.
+/// Returns errors of SQLite.
 pub fn count(sql: &Connection) -> Result<[u32; 3]> {
     let count = "SELECT (SELECT count(*) FROM customer), (SELECT count(*) FROM purchase), (SELECT count(*) FROM item)";
     sql.query_row(count, [], |row| Ok([row.get(0)?, row.get(1)?, row.get(2)?]))
 }
 
-/// What SQLite finds wrong with the database: `ok`, if that is nothing.
+/// Checks the database with SQLite. Returns `ok` or a description of the damage.
 ///
 /// # Errors
 ///
-/// Those of SQLite.
+/// Returns errors of SQLite.
 pub fn integrity(sql: &Connection) -> Result<String> {
     let orphans: u32 =
         sql.query_row("SELECT count(*) FROM pragma_foreign_key_check", [], |row| row.get(0))?;
     if orphans > 0 {
-        return Ok(format!("{orphans} rows refer to what is not there"));
+        return Ok(format!("{orphans} rows refer to rows that do not exist"));
     }
     sql.query_row("PRAGMA integrity_check", [], |row| row.get(0))
 }

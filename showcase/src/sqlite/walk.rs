@@ -1,4 +1,4 @@
-//! The life of one database, and of many opened on its snapshot: every step is checked.
+//! A walk through the uses of a database in a view, and of many databases on its snapshot. Each step is checked.
 
 use anyhow::{Result, ensure};
 use rusqlite::Connection;
@@ -10,13 +10,13 @@ use crate::report::{self, Times};
 
 const PURCHASES: u32 = 1_000;
 
-/// Goes through the steps with a database of so many `rows` that can take up to `capacity` bytes.
+/// Runs the steps with a database that has these `rows` and can have up to `capacity` bytes.
 ///
-/// Returns the database as it was at first, and a table of the steps.
+/// Returns the snapshot of the database before the changes, and a table of the steps.
 ///
 /// # Errors
 ///
-/// Those of the databases; one that tells what was found, if a database has not what it should have.
+/// Returns errors of the databases, and an error if a database has not the expected content.
 pub fn run(rows: Rows, capacity: usize, copies: u32, threads: u32) -> Result<(Snapshot, String)> {
     let mut lines = Vec::new();
     let mut step = |name: &str, times: Times, [customers, purchases, items]: [u32; 3]| {
@@ -71,12 +71,12 @@ pub fn run(rows: Rows, capacity: usize, copies: u32, threads: u32) -> Result<(Sn
 
     let mut times = Times::default();
     drop(times.time(|| isolation::check(&snapshot, databases, threads))?);
-    step("check that each is whole and has its own", times, whole(&database, at_first)?);
+    step("check that each is intact and has its own rows", times, whole(&database, at_first)?);
 
     Ok((snapshot, report::table(["step", "time", "customers", "purchases", "items"], lines).to_string()))
 }
 
-/// The rows that there are, if they are as many as expected and the database is in order.
+/// Returns the numbers of rows. Fails if they are not as expected or if the database is damaged.
 fn whole(sql: &Connection, expected: [u32; 3]) -> Result<[u32; 3]> {
     let counts = shop::count(sql)?;
     ensure!(counts == expected, "{counts:?} rows instead of {expected:?}");

@@ -1,24 +1,24 @@
-//! Whether all state of a module's instances can be seen from outside.
+//! Finds where the state of a module's instances is, and refuses modules with state that is not exported.
 
 use wasmtime::wasmparser::{
     Export, ExternalKind, FunctionBody, GlobalType, Operator, Parser, Payload, TypeRef, ValType,
 };
 use wasmtime::{Result, bail, ensure, format_err};
 
-/// Where the state of a module's instances is.
+/// The exports that contain the state of a module's instances.
 pub(crate) struct StateExports {
-    /// The export that is the linear memory.
+    /// The name of the linear memory.
     pub(crate) memory: String,
-    /// For each mutable global, an export that it is.
+    /// A name of each mutable global.
     pub(crate) globals: Vec<String>,
 }
 
-/// Finds the exports that are the state of this module, which must be valid.
+/// Finds the exports that contain the state of this module, which must be valid.
 ///
 /// # Errors
 ///
-/// Where there is other state: a mutable global that is not exported, or is a reference; tables and segments, if the
-/// code changes them; imported memories, tables and mutable globals, which others can change as well.
+/// Fails if the module has other state: a mutable global that is not exported or is a reference, tables or segments that
+/// the code changes, or imported memories, tables and mutable globals, which other instances can change too.
 pub(crate) fn state_exports(wasm: &[u8]) -> Result<StateExports> {
     let mut globals: Vec<GlobalType> = Vec::new();
     let mut exports: Vec<Export<'_>> = Vec::new();
@@ -31,7 +31,7 @@ pub(crate) fn state_exports(wasm: &[u8]) -> Result<StateExports> {
                     match import.ty {
                         TypeRef::Global(global) if !global.mutable => globals.push(global),
                         TypeRef::Global(_) | TypeRef::Memory(_) | TypeRef::Table(_) => bail!(
-                            "state outside of the instance: it imports {:?} of {:?}; define it in the module",
+                            "the module has state outside of its instances: it imports {:?} of {:?}; define it in the module",
                             import.name,
                             import.module
                         ),
@@ -50,7 +50,7 @@ pub(crate) fn state_exports(wasm: &[u8]) -> Result<StateExports> {
             _ => {}
         }
     }
-    ensure!(memories == 1, "a module with {memories} memories; one is what can be snapshotted");
+    ensure!(memories == 1, "the module has {memories} memories; a snapshot needs exactly one");
 
     let name = |kind, index| {
         let export = exports.iter().find(|export| export.kind == kind && export.index == index);
@@ -62,19 +62,19 @@ pub(crate) fn state_exports(wasm: &[u8]) -> Result<StateExports> {
     let globals = mutable.map(|(index, global)| {
         ensure!(
             !matches!(global.content_type, ValType::Ref(_)),
-            "mutable global {index} is a reference, which belongs to one instance and cannot be put back in another"
+            "mutable global {index} is a reference, which belongs to one instance and cannot be restored in another"
         );
         name(ExternalKind::Global, index).ok_or_else(|| {
             format_err!(
-                "mutable global {index} is not exported, so a restore could not put it back; export it (for Rust and \
-                 C, tell wasm-ld `--export=__stack_pointer`)"
+                "mutable global {index} is not exported, so it could not be restored; export it (for Rust and C, pass \
+                 `--export=__stack_pointer` to wasm-ld)"
             )
         })
     });
     Ok(StateExports { memory, globals: globals.collect::<Result<_>>()? })
 }
 
-/// Refuses instructions that change state which no export shows in full.
+/// Fails if the code has instructions that change state that is not in the exports.
 fn no_hidden_changes(body: &FunctionBody<'_>) -> Result<()> {
     for operator in body.get_operators_reader()? {
         let operator = operator?;
@@ -86,7 +86,7 @@ fn no_hidden_changes(body: &FunctionBody<'_>) -> Result<()> {
         | Operator::ElemDrop { .. }
         | Operator::DataDrop { .. } = operator
         {
-            bail!("the code changes state that a restore could not put back: {operator:?}");
+            bail!("the code changes state that could not be restored: {operator:?}");
         }
     }
     Ok(())

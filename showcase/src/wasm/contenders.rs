@@ -1,4 +1,4 @@
-//! Ways of giving each request the same initialised state.
+//! Ways to give each request the same initialised state.
 
 use std::time::Instant;
 
@@ -10,9 +10,9 @@ use wasmtime::{
 use crate::report::Times;
 use crate::wasm::{Instance, KV, Program, State};
 
-/// A way of giving each request the same state.
+/// A way to give each request the same state.
 pub(crate) trait Contender {
-    /// Serves one request, and leaves all ready for the next.
+    /// Serves one request, and prepares for the next.
     fn serve(&mut self, seed: i64, operations: i32) -> Result<i64>;
 }
 
@@ -21,7 +21,7 @@ pub(crate) struct Rollback {
     pub(crate) instance: Instance<()>,
     pub(crate) state: State,
     request: TypedFunc<(i64, i32), i64>,
-    /// How long the rollbacks took.
+    /// The times of the rollbacks.
     pub(crate) rollbacks: Times,
 }
 
@@ -50,10 +50,10 @@ impl Contender for Rollback {
     }
 }
 
-/// An instance for each request.
+/// A new instance for each request.
 pub(crate) struct Fresh {
     module: InstancePre<()>,
-    /// The entries that each instance begins by making, unless they are in the module.
+    /// The number of entries that each instance makes first, unless the module contains them.
     entries: Option<i32>,
 }
 
@@ -64,7 +64,7 @@ impl Fresh {
         Ok(Self { module: Linker::new(&engine).instantiate_pre(&module)?, entries })
     }
 
-    /// Whether each instance begins with making entries.
+    /// Whether each instance makes its entries first.
     pub(crate) fn initialises(&self) -> bool {
         self.entries.is_some()
     }
@@ -82,7 +82,7 @@ impl Contender for Fresh {
     }
 }
 
-/// Wasmtime's pooling allocator, with its copy-on-write images for data segments of any size.
+/// Returns a configuration with the pooling allocator, and with copy-on-write images for data segments of any size.
 pub(crate) fn pooling(keep_resident: usize, scan: Enabled) -> Config {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_core_instances(8)
@@ -95,14 +95,15 @@ pub(crate) fn pooling(keep_resident: usize, scan: Enabled) -> Config {
     config
 }
 
-/// The key-value store with the state of this instance built in, as Wizer would make it: data segments for the memory,
-/// and globals that begin with the values they have. A binary module.
+/// Makes a binary module of the key-value store that starts in the state of this instance, like Wizer does.
+///
+/// The memory is in data segments, and the globals have their current values as initial values.
 pub(crate) fn initialised(instance: &mut Instance<()>) -> Result<Vec<u8>> {
     let memory = instance.memory().to_vec();
     let (Some(Val::I32(top)), Some(Val::I64(requests))) =
         (instance.global("top"), instance.global("requests"))
     else {
-        bail!("the key-value store has other globals than this program knows");
+        bail!("the key-value store has not the globals that this program expects");
     };
     let mut module = KV.trim_end().to_owned();
     for (line, with) in [
@@ -116,16 +117,16 @@ pub(crate) fn initialised(instance: &mut Instance<()>) -> Result<Vec<u8>> {
             format!(r#"(export "requests") (mut i64) (i64.const {requests})"#),
         ),
     ] {
-        ensure!(module.contains(line), "the key-value store has no {line:?}");
+        ensure!(module.contains(line), "the text of the key-value store does not contain {line:?}");
         module = module.replacen(line, &with, 1);
     }
     let mut module = wat::parse_str(module)?;
-    // The section of data segments is the last one, and the store has none.
+    // The module has no data segments, and their section must be the last one. So it can be appended.
     let bytes: Vec<&[u8]> = memory.chunks(1 << 16).collect();
     let mut section = Vec::new();
     leb128(&mut section, bytes.len());
     for (page, bytes) in bytes.iter().enumerate() {
-        // An active segment of memory 0, at the value of `i32.const`.
+        // An active segment of memory 0, at the address that `i32.const` gives.
         section.extend([0, 0x41]);
         signed_leb128(&mut section, page << 16);
         section.push(0x0b);
@@ -138,6 +139,7 @@ pub(crate) fn initialised(instance: &mut Instance<()>) -> Result<Vec<u8>> {
     Ok(module)
 }
 
+/// Appends an unsigned number in LEB128.
 fn leb128(bytes: &mut Vec<u8>, mut number: usize) {
     while number >= 0x80 {
         bytes.push(0x80 | (number & 0x7f).to_le_bytes()[0]);
@@ -146,7 +148,7 @@ fn leb128(bytes: &mut Vec<u8>, mut number: usize) {
     bytes.push(number.to_le_bytes()[0]);
 }
 
-/// For signed numbers, the sixth bit of the last byte is the sign.
+/// Appends a signed number in LEB128, in which bit 6 of the last byte is the sign.
 fn signed_leb128(bytes: &mut Vec<u8>, mut number: usize) {
     while number >= 0x40 {
         bytes.push(0x80 | (number & 0x7f).to_le_bytes()[0]);

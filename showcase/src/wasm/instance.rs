@@ -1,4 +1,4 @@
-//! Instances that go back: their memory and their globals.
+//! Instances whose state can be saved and restored: their memory and their globals.
 
 use std::sync::Arc;
 
@@ -9,11 +9,11 @@ use wasmtime::{Config, Engine, Global, Linker, Module, Result, Store, Val, ensur
 use crate::wasm::audit::{self, StateExports};
 use crate::wasm::memory::{Memories, MemoryView};
 
-/// A module of which all state can be snapshotted: one exported memory, exported mutable globals, and nothing else
-/// that its code changes.
+/// A compiled module. All state of its instances can be saved and restored.
 ///
-/// What cannot be seen is what the host has: the `T` of its [`Store`], fuel, what imported functions did, tables
-/// that the host writes to.
+/// The state is one exported memory and exported mutable globals. The code of the module changes nothing else. State of
+/// the host is not included: the `T` of its [`Store`], fuel, effects of imported functions, and tables that the host
+/// writes to.
 ///
 /// # Examples
 ///
@@ -54,17 +54,17 @@ struct Inner {
 }
 
 impl Program {
-    /// Compiles a module, in its binary or its text format, for an engine with this configuration and memsnap's memory.
+    /// Compiles a module in binary or text format. Its engine has this configuration, and memories that are views.
     ///
     /// # Errors
     ///
-    /// Those of Wasmtime for a module that is not valid; a module with state that a restore could not put back.
+    /// Returns errors of Wasmtime if the module is not valid, and an error if it has state that could not be restored.
     pub fn new(mut config: Config, wasm: impl AsRef<[u8]>) -> Result<Self> {
         let memories = Memories::default();
         memories.configure(&mut config);
         let wasm = wat::parse_bytes(wasm.as_ref())?;
         let module = Module::from_binary(&Engine::new(&config)?, &wasm)?;
-        let state = audit::state_exports(&wasm).context("the module cannot be rolled back")?;
+        let state = audit::state_exports(&wasm).context("instances of this module cannot be restored")?;
         Ok(Self(Arc::new(Inner { module, memories, state })))
     }
 
@@ -74,23 +74,23 @@ impl Program {
         self.0.module.engine()
     }
 
-    /// A new instance with a store of its own.
+    /// Makes a new instance with a store of its own.
     ///
     /// # Errors
     ///
-    /// Those of Wasmtime: missing imports, a trap of the start function, no memory; the pooling allocator, which takes
-    /// no memory from elsewhere.
+    /// Returns errors of Wasmtime: missing imports, a trap of the start function, or not enough memory. Also fails with
+    /// the pooling allocator, which does not use memory of the host.
     ///
     /// # Panics
     ///
-    /// As all of Wasmtime, if the linker is of another engine.
+    /// Panics if the linker belongs to another engine, like all of Wasmtime.
     pub fn instantiate<T: 'static>(&self, linker: &Linker<T>, data: T) -> Result<Instance<T>> {
         let Inner { module, memories, state } = &*self.0;
         let mut store = Store::new(module.engine(), data);
         let instance = linker.instantiate(&mut store, module)?;
         let memory = instance.get_memory(&mut store, &state.memory);
         let memory = memory.and_then(|memory| memories.find(&store, memory)).ok_or_else(|| {
-            format_err!("the instance's memory is not memsnap's; use the on-demand allocation strategy")
+            format_err!("the memory of the instance is not a view; use the on-demand allocation strategy")
         })?;
         let globals = state.globals.iter().map(|name| {
             instance
@@ -101,18 +101,18 @@ impl Program {
         Ok(Instance { program: self.clone(), store, instance, memory, globals })
     }
 
-    /// A new instance with a store of its own that goes on from this state.
+    /// Makes a new instance with a store of its own that continues from this state.
     ///
-    /// Data segments are written and the start function runs as for any instance, and then the state takes the place of
-    /// what they did. What the start function does to the host stays.
+    /// Wasmtime writes data segments and runs the start function, as for any instance. Then the state replaces their
+    /// results. Effects of the start function on the host remain.
     ///
     /// # Errors
     ///
-    /// Those of [`instantiate`](Self::instantiate) and of [`Instance::restore_to`].
+    /// Returns the errors of [`instantiate`](Self::instantiate) and of [`Instance::restore_to`].
     ///
     /// # Panics
     ///
-    /// As [`instantiate`](Self::instantiate).
+    /// Panics in the same cases as [`instantiate`](Self::instantiate).
     pub fn branch<T: 'static>(&self, linker: &Linker<T>, data: T, state: &State) -> Result<Instance<T>> {
         let mut instance = self.instantiate(linker, data)?;
         instance.restore_to(state)?;
@@ -120,7 +120,9 @@ impl Program {
     }
 }
 
-/// The state of an instance between two calls: its memory and its mutable globals. Immutable; clones share all memory.
+/// The state of an instance between two calls: its memory and its mutable globals.
+///
+/// A state never changes. Clones share all of its memory.
 #[derive(Clone)]
 pub struct State {
     program: Program,
@@ -129,14 +131,14 @@ pub struct State {
 }
 
 impl State {
-    /// The memory.
+    /// The snapshot of the memory.
     #[must_use]
     pub fn memory(&self) -> &Snapshot {
         &self.memory
     }
 }
 
-/// An instance, with its store, whose state can be snapshotted and put back between calls. See [`Program`].
+/// An instance with its store. Its state can be saved and restored between calls. See [`Program`].
 pub struct Instance<T: 'static> {
     program: Program,
     store: Store<T>,
@@ -146,26 +148,28 @@ pub struct Instance<T: 'static> {
 }
 
 impl<T: 'static> Instance<T> {
-    /// The state as it is now. Costs what changed since the last snapshot taken or restored.
+    /// Takes a snapshot of the current state.
     ///
-    /// Also after a trap: then it is what the call had done until then.
+    /// The cost depends on what changed since the last snapshot or restore. After a trap, the state includes everything
+    /// that the call did before the trap.
     ///
     /// # Errors
     ///
-    /// Those of [`MemoryView::take_snapshot`].
+    /// Returns the errors of [`MemoryView::take_snapshot`].
     pub fn take_snapshot(&mut self) -> Result<State> {
         let memory = self.memory.take_snapshot(&self.store)?;
         let globals = self.globals.iter().map(|global| global.get(&mut self.store)).collect();
         Ok(State { program: self.program.clone(), memory, globals })
     }
 
-    /// Goes back, or over, to a state of this program: taken of this instance or another. Costs what changed and what
-    /// differs.
+    /// Restores a state of this program, which can be a state of another instance.
+    ///
+    /// The cost depends on what changed since the last snapshot or restore, and on what differs between the states.
     ///
     /// # Errors
     ///
-    /// A state of another program, which changes nothing; those of [`MemoryView::restore_to`], after which the instance
-    /// can be restored again.
+    /// Fails if the state belongs to another program. The instance has not changed then. Also returns the errors of
+    /// [`MemoryView::restore_to`]. The instance can be restored again after these.
     pub fn restore_to(&mut self, state: &State) -> Result<()> {
         ensure!(
             Arc::ptr_eq(&self.program.0, &state.program.0),
@@ -178,11 +182,11 @@ impl<T: 'static> Instance<T> {
         Ok(())
     }
 
-    /// An exported function, to be called with [`store_mut`](Self::store_mut).
+    /// Returns an exported function. Call it with [`store_mut`](Self::store_mut).
     ///
     /// # Errors
     ///
-    /// Those of Wasmtime, if there is no function of this name and type.
+    /// Returns an error of Wasmtime if there is no function of this name and type.
     pub fn function<P, R>(&mut self, name: &str) -> Result<wasmtime::TypedFunc<P, R>>
     where
         P: wasmtime::WasmParams,
@@ -191,31 +195,31 @@ impl<T: 'static> Instance<T> {
         self.instance.get_typed_func(&mut self.store, name)
     }
 
-    /// The value of an exported global.
+    /// Returns the value of an exported global.
     #[must_use]
     pub fn global(&mut self, name: &str) -> Option<Val> {
         Some(self.instance.get_global(&mut self.store, name)?.get(&mut self.store))
     }
 
-    /// The bytes of the memory.
+    /// Borrows the bytes of the memory.
     #[must_use]
     pub fn memory(&self) -> &[u8] {
         self.memory.bytes(&self.store)
     }
 
-    /// What the view holds that the memory is.
+    /// Returns statistics of the view that is the memory.
     #[must_use]
     pub fn stats(&self) -> ViewStats {
         self.memory.stats(&self.store)
     }
 
-    /// What it is an instance of.
+    /// The program of this instance.
     #[must_use]
     pub fn program(&self) -> &Program {
         &self.program
     }
 
-    /// The store, for calls and for the host's data.
+    /// Borrows the store, for calls and for the host's data.
     pub fn store_mut(&mut self) -> &mut Store<T> {
         &mut self.store
     }

@@ -1,7 +1,7 @@
-;; A key-value store: a hash table with chains, and an allocator with free lists that grows the memory when it has to.
+;; A key-value store: a hash table with chains, and an allocator with free lists that grows the memory if necessary.
 ;;
-;; Its state is in two places. In memory: the table, its entries, the free lists. In mutable globals: where the heap
-;; ends and how many requests there were. The globals are exported so that the host can save them with the memory.
+;; Its memory contains the table, the entries and the free lists. Its mutable globals contain the end of the heap and the
+;; number of requests. The globals are exported, so that the host can save them with the memory.
 ;;
 ;; Memory:
 ;;     16      number of entries
@@ -26,7 +26,7 @@
                            (i64.const 0x94d049bb133111eb)))
     (i64.xor (local.get $x) (i64.shr_u (local.get $x) (i64.const 31))))
 
-  ;; Writes `bytes`, a multiple of 8, that follow from `seed`.
+  ;; Writes `bytes` bytes that depend on `seed`. Their number is a multiple of 8.
   (func $fill (param $at i32) (param $bytes i32) (param $seed i64)
     (local $end i32)
     (local.set $end (i32.add (local.get $at) (local.get $bytes)))
@@ -49,7 +49,7 @@
 
   ;; ---- the allocator
 
-  ;; The free list for blocks of `bytes`: 2^c bytes with the smallest c that will do, 4 at least.
+  ;; Returns the free list for `bytes` bytes: the smallest c, but at least 4, with 2^c >= bytes.
   (func $class (param $bytes i32) (result i32)
     (if (result i32) (i32.le_u (local.get $bytes) (i32.const 16))
       (then (i32.const 4))
@@ -58,7 +58,7 @@
   (func $list (param $class i32) (result i32)
     (i32.add (i32.const 64) (i32.shl (local.get $class) (i32.const 2))))
 
-  ;; Traps when the memory cannot grow. A block that was used before has what it had then.
+  ;; Allocates a block. Traps if the memory cannot grow. A block that was used before still contains its old bytes.
   (func $alloc (param $bytes i32) (result i32)
     (local $list i32) (local $at i32) (local $end i64) (local $missing i64)
     (local.set $list (call $list (call $class (local.get $bytes))))
@@ -89,7 +89,8 @@
 
   ;; ---- the table
 
-  ;; The address of the word that has the address of the key's entry, or 0 where it would be linked in.
+  ;; Returns the address of the word that contains the address of the key's entry. If there is no entry, the word is 0, and
+  ;; a new entry is linked there.
   (func $find (param $key i64) (result i32)
     (local $link i32) (local $entry i32)
     (local.set $link
@@ -104,7 +105,7 @@
       (br $next)))
     (local.get $link))
 
-  ;; Has the key lead to a value of `length` bytes, rounded up to 8, that follow from `seed`.
+  ;; Sets the value of the key: `length` bytes, rounded up to a multiple of 8, which depend on `seed`.
   (func $put (export "put") (param $key i64) (param $length i32) (param $seed i64)
     (local $link i32) (local $entry i32)
     (local.set $length (i32.and (i32.add (local.get $length) (i32.const 7)) (i32.const -8)))
@@ -127,7 +128,7 @@
         (i32.store (i32.const 16) (i32.add (i32.load (i32.const 16)) (i32.const 1)))))
     (call $fill (i32.add (local.get $entry) (i32.const 16)) (local.get $length) (local.get $seed)))
 
-  ;; A checksum of the key's value; 0 if it has none.
+  ;; Returns a checksum of the key's value, or 0 if it has no value.
   (func $get (export "get") (param $key i64) (result i64)
     (local $entry i32)
     (local.set $entry (i32.load (call $find (local.get $key))))
@@ -135,7 +136,7 @@
       (then (call $checksum (i32.add (local.get $entry) (i32.const 16)) (i32.load offset=4 (local.get $entry))))
       (else (i64.const 0))))
 
-  ;; Whether there was an entry.
+  ;; Deletes the key's entry. Returns whether there was one.
   (func $delete (export "delete") (param $key i64) (result i32)
     (local $link i32) (local $entry i32)
     (local.set $link (call $find (local.get $key)))
@@ -148,13 +149,13 @@
 
   (func (export "entries") (result i32) (i32.load (i32.const 16)))
 
-  ;; ---- what the host calls
+  ;; ---- functions for the host
 
-  ;; The length of a value: 64 to 568 bytes.
+  ;; Returns a random length of a value: 64 to 568 bytes.
   (func $length (param $random i64) (result i32)
     (i32.add (i32.const 64) (i32.and (i32.wrap_i64 (local.get $random)) (i32.const 0x1f8))))
 
-  ;; Once, and first: a table with the keys 0 to `count` - 1.
+  ;; Makes a table with the keys 0 to `count` - 1. It must be called once, before all other functions.
   (func (export "init") (param $count i32)
     (local $buckets i32) (local $key i64)
     (local.set $buckets (i32.shl (i32.const 1)
@@ -167,8 +168,9 @@
       (local.set $key (i64.add (local.get $key) (i64.const 1)))
       (br $next))))
 
-  ;; So many operations on keys that follow from `seed`, half of which `init` put there at first: of 16, 8 read, 5 put,
-  ;; 2 delete, and 1 fills 4 KiB of scratch memory and frees it. Gives a checksum of all that was read.
+  ;; Does `operations` operations on keys that depend on `seed`. `init` made entries for half of these keys. Of 16 operations,
+  ;; 8 get a value, 5 put one, 2 delete one, and 1 fills 4 KiB of scratch memory and frees it. Returns a checksum of all
+  ;; bytes that were read.
   (func $request (export "request") (param $seed i64) (param $operations i32) (result i64)
     (local $random i64) (local $key i64) (local $what i32) (local $sum i64) (local $scratch i32)
     (global.set $requests (i64.add (global.get $requests) (i64.const 1)))
@@ -198,7 +200,7 @@
       (br $next)))
     (i64.add (local.get $sum) (i64.extend_i32_u (i32.load (i32.const 16)))))
 
-  ;; The same, and then a trap.
+  ;; Does the same as `request`, and then traps.
   (func (export "crash") (param $seed i64) (param $operations i32)
     (drop (call $request (local.get $seed) (local.get $operations)))
     (unreachable))

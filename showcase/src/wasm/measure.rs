@@ -1,4 +1,4 @@
-//! The measurements, as Markdown.
+//! The measurements of rollbacks and branches, as Markdown.
 
 use std::fs;
 use std::io::Write;
@@ -10,31 +10,31 @@ use crate::report::{self, Times, time};
 use crate::wasm::contenders::{Contender, Rollback};
 use crate::wasm::{KV, Program, requests};
 
-/// How much is measured.
+/// The numbers of entries, rounds, requests and branches.
 #[derive(Clone, Copy, Debug)]
 pub struct Size {
     /// Entries that the key-value store is initialised with.
     pub entries: i32,
-    /// Rounds, in each of which all ways have their turn.
+    /// Rounds, in each of which all ways take a turn.
     pub rounds: usize,
-    /// Requests in each turn; a quarter of them where they are heavy, and a twentieth for those ways that initialise
-    /// the store each time.
+    /// Requests in each turn. It is a quarter of them for heavy requests, and a twentieth for ways that initialise the
+    /// store for each request.
     pub requests: usize,
     /// Branches of one running instance.
     pub branches: usize,
 }
 
-/// Operations of a request, where one kind is enough.
+/// Operations of a medium request, which is used if one kind of request is enough.
 pub(crate) const MEDIUM: i32 = 128;
 
 pub(crate) const MIB: f64 = (1 << 20) as f64;
 
-/// Measures, and writes the tables to `out`.
+/// Measures everything, and writes the tables to `out`.
 ///
 /// # Errors
 ///
-/// Those of Wasmtime, of memsnap and of writing; an answer of one way that is not that of the others; state that
-/// should have gone back and did not.
+/// Returns errors of Wasmtime, of memsnap and of `out`. Also fails if two ways give different answers, or if state was
+/// not restored.
 pub fn run(size: Size, out: &mut impl Write) -> Result<()> {
     let mut rollback = Rollback::new(&Program::new(Config::new(), KV)?, size.entries)?;
     writeln!(
@@ -48,7 +48,7 @@ pub fn run(size: Size, out: &mut impl Write) -> Result<()> {
     branches(size, rollback, out)
 }
 
-/// Shows that all state goes back.
+/// Checks that a rollback restores all state, and writes a table of the steps.
 fn state(rollback: &mut Rollback, out: &mut impl Write) -> Result<()> {
     eprintln!("state");
     let grow = rollback.instance.function::<i32, i32>("grow")?;
@@ -66,10 +66,10 @@ fn state(rollback: &mut Rollback, out: &mut impl Write) -> Result<()> {
     rollback.instance.restore_to(&rollback.state)?;
     rows.push(observe("rolled back", rollback)?);
     let trap = peek.call(rollback.instance.store_mut(), end + 5);
-    ensure!(trap.is_err(), "what the memory grew by can be read after a rollback");
+    ensure!(trap.is_err(), "the bytes that the memory grew by can be read after a rollback");
 
     let trap = crash.call(rollback.instance.store_mut(), (2, 4096));
-    ensure!(trap.is_err(), "no trap");
+    ensure!(trap.is_err(), "the request did not trap");
     rows.push(observe("after a trap in the middle of a request", rollback)?);
     rollback.instance.restore_to(&rollback.state)?;
     rows.push(observe("rolled back", rollback)?);
@@ -78,11 +78,15 @@ fn state(rollback: &mut Rollback, out: &mut impl Write) -> Result<()> {
     ensure!(byte == 0, "the memory grew by pages that are not zero");
     rollback.instance.restore_to(&rollback.state)?;
 
-    ensure!(rows[0][1..] == rows[3][1..] && rows[0][1..] == rows[5][1..], "state did not go back");
+    ensure!(
+        rows[0][1..] == rows[3][1..] && rows[0][1..] == rows[5][1..],
+        "a rollback did not restore the state"
+    );
     writeln!(
         out,
-        "## State goes back\n\n{}\n\n\
-         Rolled back, a load from the page that was written trapped, and after growing again it gave 0.\n",
+        "## Rollbacks restore all state\n\n{}\n\n\
+         After the first rollback, a load from the added page that had been written trapped. After the second one, when \
+         the memory had grown again, the load returned 0.\n",
         report::table(
             ["state", "global `requests`", "global `top`", "`memory.size`", "entries", "hash of the memory"],
             rows
@@ -91,6 +95,7 @@ fn state(rollback: &mut Rollback, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
+/// Returns a row with the state of the instance.
 fn observe(what: &str, rollback: &mut Rollback) -> Result<[String; 6]> {
     let instance = &mut rollback.instance;
     let [size, entries] = ["size", "entries"].map(|name| {
@@ -106,7 +111,7 @@ fn observe(what: &str, rollback: &mut Rollback) -> Result<[String; 6]> {
     Ok([what.to_owned(), requests, top, size?.to_string(), entries?.to_string(), format!("{hash:016x}")])
 }
 
-/// Of all bytes and their number: a multiplicative hash of words.
+/// Computes a multiplicative hash of the words and of the length.
 fn hash(bytes: &[u8]) -> u64 {
     let (words, _) = bytes.as_chunks::<8>();
     words.iter().fold(bytes.len() as u64, |hash, word| {
@@ -114,10 +119,11 @@ fn hash(bytes: &[u8]) -> u64 {
     })
 }
 
+/// Measures branches of an instance that has served requests, and writes a table.
 fn branches(size: Size, mut rollback: Rollback, out: &mut impl Write) -> Result<()> {
     eprintln!("branches");
     for seed in 0..100 {
-        rollback.request(-seed, MEDIUM)?; // state that no initialisation makes
+        rollback.request(-seed, MEDIUM)?; // makes a state that `init` cannot make
     }
     rollback.state = rollback.instance.take_snapshot()?;
     let state = rollback.state.clone();
@@ -137,54 +143,57 @@ fn branches(size: Size, mut rollback: Rollback, out: &mut impl Write) -> Result<
     for (seed, (branch, request)) in (0..).zip(&mut branches) {
         let answer = firsts.time(|| request.call(branch.store_mut(), (seed, MEDIUM)))?;
         let alone = rollback.serve(seed, MEDIUM)?;
-        ensure!(answer == alone, "branch {seed} answers {answer}, and {alone} when alone");
+        ensure!(answer == alone, "branch {seed} answers {answer}, but the instance itself answers {alone}");
     }
     for (seed, (branch, request)) in (0..).zip(&mut branches) {
         seconds.time(|| request.call(branch.store_mut(), (seed, MEDIUM)))?;
         let requests = branch.global("requests");
-        ensure!(matches!(requests, Some(Val::I64(102))), "a branch counts its requests as {requests:?}");
+        ensure!(
+            matches!(requests, Some(Val::I64(102))),
+            "a branch counted its requests as {requests:?} instead of 102"
+        );
     }
     let after = report::memory();
     let all = size.branches * state.memory().len();
     let each = |total: f64| total / size.branches as f64;
     let mut rows = vec![
         ["branches".to_owned(), branches.len().to_string()],
-        ["to open one: median".to_owned(), time(opens.median())],
-        ["to open one: p99".to_owned(), time(opens.p99())],
-        ["to open them all".to_owned(), time(opened)],
-        ["first request in each: median".to_owned(), time(firsts.median())],
-        ["second request in each: median".to_owned(), time(seconds.median())],
-        ["memory that they show".to_owned(), format!("{:.0} MiB", all as f64 / MIB)],
+        ["time to open one, median".to_owned(), time(opens.median())],
+        ["time to open one, p99".to_owned(), time(opens.p99())],
+        ["time to open all".to_owned(), time(opened)],
+        ["first request in each, median".to_owned(), time(firsts.median())],
+        ["second request in each, median".to_owned(), time(seconds.median())],
+        ["linear memory of all together".to_owned(), format!("{:.0} MiB", all as f64 / MIB)],
     ];
     if let (Some(before), Some(after)) = (memory, after) {
         let added = after.saturating_sub(before) as f64;
         rows.push([
-            "memory that they take, after two requests in each".to_owned(),
+            "memory that all take after two requests in each".to_owned(),
             format!("{:.0} MiB", added / MIB),
         ]);
-        rows.push(["of which for each".to_owned(), format!("{:.2} MiB", each(added / MIB))]);
+        rows.push(["memory that each takes".to_owned(), format!("{:.2} MiB", each(added / MIB))]);
     }
     if let (Some(before), Some(after)) = (mappings, self::mappings()) {
         rows.push([
-            "mappings for each".to_owned(),
+            "mappings of each".to_owned(),
             format!("{:.1}", each(after.saturating_sub(before) as f64)),
         ]);
     }
     let start = Instant::now();
     drop(branches);
-    rows.push(["to drop them all".to_owned(), time(start.elapsed())]);
+    rows.push(["time to drop all".to_owned(), time(start.elapsed())]);
     writeln!(
         out,
         "## Branches of one running instance\n\n\
-         The instance had served 100 requests when the snapshot was taken. Each branch is an instance of its own, and \
-         served two requests of {MEDIUM} operations; each first answer was what the instance itself answers when it is \
-         rolled back to the snapshot.\n\n{}",
+         The instance had served 100 requests when the snapshot was taken. Each branch is an instance of its own and \
+         served two requests of {MEDIUM} operations. Each first answer was the same as that of the instance itself after a \
+         rollback to the snapshot.\n\n{}",
         report::table(["what", "measured"], rows)
     )?;
     Ok(())
 }
 
-/// The mappings of this process; none where the system does not tell.
+/// Counts the mappings of this process. Returns `None` if the system does not list them.
 fn mappings() -> Option<usize> {
     Some(fs::read_to_string("/proc/self/maps").ok()?.lines().count())
 }

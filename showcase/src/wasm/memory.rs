@@ -1,10 +1,9 @@
-//! Linear memories for Wasmtime that are views of memsnap's, so that a running instance's memory can be snapshotted and
-//! put back.
+//! Linear memories for Wasmtime that are views, so that snapshots of a running instance's memory can be taken and restored.
 //!
-//! Wasmtime owns each memory, and keeps a copy of its length for compiled code. This module owns the view with it, and
-//! changes the view only while it has the store exclusively, in which then no WebAssembly runs.
+//! Wasmtime owns each memory, and keeps a copy of its length for compiled code. This module shares the ownership of the
+//! view. It changes the view only while it borrows the store mutably, because then no WebAssembly runs in the store.
 //!
-//! Invariant: the length that Wasmtime has is never more than what the view makes accessible.
+//! Invariant: the length that Wasmtime has is never greater than the accessible part of the view.
 #![allow(unsafe_code)]
 
 use std::collections::HashMap;
@@ -15,32 +14,32 @@ use memsnap::{OwnedView, Snapshot, ViewOptions, ViewStats, page_size};
 use wasmtime::error::Context as _;
 use wasmtime::{Config, LinearMemory, MemoryCreator, MemoryType, Result, Store, bail, ensure};
 
-/// A page of WebAssembly, whatever those of the host are.
+/// The length of a WebAssembly page, which can differ from that of the host's pages.
 const WASM_PAGE: usize = 1 << 16;
 
-/// Gives Wasmtime memsnap's memory, and finds the views in it again.
+/// Creates memories for Wasmtime, and finds the view of each memory.
 ///
-/// A handle: clones are the same.
+/// It is a handle: clones refer to the same memories.
 #[derive(Clone, Default)]
 pub struct Memories {
-    /// By the address of the first byte, as long as Wasmtime has the memory.
+    /// The memories that Wasmtime owns, by the address of their first byte.
     live: Arc<Mutex<HashMap<usize, Arc<Mutex<Shared>>>>>,
 }
 
 impl Memories {
-    /// Has engines made with `config` take their memories from here.
+    /// Makes engines with this `config` create their memories here.
     ///
-    /// For the on-demand allocator, which is Wasmtime's default. Its copy-on-write images of data segments are turned
-    /// off, since they need memory of Wasmtime's own (with both, instantiation panics).
+    /// This works with the on-demand allocator, which is Wasmtime's default. It disables the copy-on-write images of data
+    /// segments, because they need memory of Wasmtime's own. With both, instantiation panics.
     pub fn configure(&self, config: &mut Config) {
         config.with_host_memory(Arc::new(self.clone())).memory_init_cow(false);
     }
 
-    /// The view that this memory is; none if it was made elsewhere.
+    /// Finds the view of a memory. Returns `None` if the memory was not created here.
     ///
     /// # Panics
     ///
-    /// As all of Wasmtime, if the memory is not one of this store.
+    /// Panics if the memory belongs to another store, like all of Wasmtime.
     pub fn find<T: 'static>(&self, store: &Store<T>, memory: wasmtime::Memory) -> Option<MemoryView> {
         let shared = lock(&self.live).get(&memory.data_ptr(store).addr()).map(Arc::clone)?;
         Some(MemoryView { memory, shared })
@@ -56,17 +55,17 @@ impl Memories {
     ) -> Result<Linear> {
         ensure!(
             !ty.is_shared(),
-            "a shared memory cannot be a view: other threads may use it during a restore"
+            "a shared memory cannot be a view, because other threads may use it during a restore"
         );
         ensure!(
             ty.page_size() == WASM_PAGE as u64 && WASM_PAGE.is_multiple_of(page_size()),
-            "a memory in pages of {} bytes cannot be a view: it has to be whole pages of {} bytes",
+            "a memory with pages of {} bytes cannot be a view; its length must be a multiple of {} bytes",
             ty.page_size(),
             page_size().max(WASM_PAGE)
         );
-        // Of a page at least, so that no two memories have one address.
+        // At least a page, so that two memories never have the same address.
         let capacity = reserved.max(minimum).max(WASM_PAGE);
-        // Wasmtime's own memories have a guard before them too, against errors in its compiler.
+        // Like Wasmtime's own memories, this one also has a guard before it, as a protection from errors in the compiler.
         let mut options = ViewOptions::new();
         options.reserve(capacity).guard(guard, guard);
         let mut view = Snapshot::zeroed(minimum)?.into_view_with(&options)?;
@@ -78,9 +77,9 @@ impl Memories {
     }
 }
 
-// SAFETY: the memories are zero, have all address space and the guard that is asked for, and are accessible in their
-// first `byte_size` bytes alone. What changes them beside Wasmtime is `MemoryView`, which takes the store exclusively
-// and has Wasmtime read the length again.
+// SAFETY: the memories are zero, have the address space and the guard that Wasmtime asks for, and only their first
+// `byte_size` bytes are accessible. Besides Wasmtime, only `MemoryView` changes them. It borrows the store mutably for
+// this, and makes Wasmtime read the length again.
 unsafe impl MemoryCreator for Memories {
     fn new_memory(
         &self,
@@ -94,29 +93,30 @@ unsafe impl MemoryCreator for Memories {
             self.create(&ty, minimum, maximum, reserved_size_in_bytes.unwrap_or(0), guard_size_in_bytes);
         match memory {
             Ok(memory) => Ok(Box::new(memory)),
-            Err(error) => Err(format!("no memory of {minimum} bytes: {error:#}")),
+            Err(error) => Err(format!("cannot create a memory of {minimum} bytes: {error:#}")),
         }
     }
 }
 
+/// A view and its lengths, which Wasmtime and [`MemoryView`] share.
 struct Shared {
     view: OwnedView,
-    /// The length that Wasmtime is told when it asks.
+    /// The length that Wasmtime gets when it asks.
     told: usize,
     capacity: usize,
     /// The lengths that the memory's type allows.
     limits: RangeInclusive<usize>,
 }
 
-/// What Wasmtime owns.
+/// A linear memory, which Wasmtime owns.
 struct Linear {
     shared: Arc<Mutex<Shared>>,
     address: usize,
     memories: Memories,
 }
 
-// SAFETY: the view's bytes stay at their address as long as `shared` lives. The first `told` are accessible, which is
-// never more than the view has; those behind, up to the end of the guard, are not.
+// SAFETY: the bytes of the view stay at their address as long as `shared` exists. The first `told` bytes are accessible,
+// which are never more than the view has. The bytes after the view, up to the end of the guard, are not accessible.
 unsafe impl LinearMemory for Linear {
     fn byte_size(&self) -> usize {
         lock(&self.shared).told
@@ -144,49 +144,49 @@ impl Drop for Linear {
     }
 }
 
-/// A memory of an instance, with the view that it is.
+/// A memory of an instance, with its view.
 pub struct MemoryView {
     memory: wasmtime::Memory,
     shared: Arc<Mutex<Shared>>,
 }
 
 impl MemoryView {
-    /// A snapshot of the memory as it is now: its bytes and its length.
+    /// Takes a snapshot of the memory: its bytes and its length.
     ///
     /// # Errors
     ///
-    /// Those of [`View::take_snapshot`](memsnap::View::take_snapshot).
+    /// Returns the errors of [`View::take_snapshot`](memsnap::View::take_snapshot).
     ///
     /// # Panics
     ///
-    /// As all of Wasmtime, if the memory is not one of this store.
+    /// Panics if the memory belongs to another store, like all of Wasmtime.
     pub fn take_snapshot<T: 'static>(&self, store: &Store<T>) -> Result<Snapshot> {
-        self.memory.data_size(store); // that it is this store's, in which nothing runs
+        self.memory.data_size(store); // panics if the memory belongs to another store; nothing runs in this one
         lock(&self.shared).view.take_snapshot().context("cannot take a snapshot of a linear memory")
     }
 
-    /// Has the memory show a snapshot, in its bytes and its length: of this memory, or another of the same type.
+    /// Restores the bytes and the length of a snapshot of this memory, or of another memory of the same type.
     ///
     /// # Errors
     ///
-    /// A length that the memory's type does not allow, which changes nothing. Those of
-    /// [`View::restore_to`](memsnap::View::restore_to): what the memory shows then is not defined, but it can be used,
-    /// and restored again.
+    /// Fails if the memory's type does not allow the length of the snapshot. The memory has not changed then. Also returns
+    /// the errors of [`View::restore_to`](memsnap::View::restore_to). After these, the contents of the memory are
+    /// unspecified, but it can be used and restored again.
     ///
     /// # Panics
     ///
-    /// As all of Wasmtime, if the memory is not one of this store.
+    /// Panics if the memory belongs to another store, like all of Wasmtime.
     pub fn restore_to<T: 'static>(&self, store: &mut Store<T>, snapshot: &Snapshot) -> Result<()> {
         let (before, after) = (self.memory.data_size(&*store), snapshot.len());
         {
             let limits = &lock(&self.shared).limits;
             ensure!(
                 limits.contains(&after) && after.is_multiple_of(WASM_PAGE),
-                "a linear memory cannot show a snapshot of {after} bytes: its type allows {limits:?}, in \
-                 pages of {WASM_PAGE}"
+                "a linear memory cannot be restored to a snapshot of {after} bytes: its type allows {limits:?} bytes, in \
+                 pages of {WASM_PAGE} bytes"
             );
         }
-        // What goes is out of Wasmtime's reach before it goes.
+        // Wasmtime gets a shorter length before the bytes become inaccessible.
         if after < before
             && let Err(error) = self.tell(store, after)
         {
@@ -203,41 +203,43 @@ impl MemoryView {
         restored.context("cannot restore a linear memory")
     }
 
-    /// The bytes of the memory.
+    /// Borrows the bytes of the memory.
     ///
     /// # Panics
     ///
-    /// As all of Wasmtime, if the memory is not one of this store.
+    /// Panics if the memory belongs to another store, like all of Wasmtime.
     #[must_use]
     pub fn bytes<'a, T: 'static>(&self, store: &'a Store<T>) -> &'a [u8] {
         self.memory.data(store)
     }
 
-    /// What the view holds.
+    /// Returns statistics of the view.
     ///
     /// # Panics
     ///
-    /// As all of Wasmtime, if the memory is not one of this store.
+    /// Panics if the memory belongs to another store, like all of Wasmtime.
     #[must_use]
     pub fn stats<T: 'static>(&self, store: &Store<T>) -> ViewStats {
-        self.memory.data_size(store); // as above
+        self.memory.data_size(store); // panics if the memory belongs to another store
         lock(&self.shared).view.stats()
     }
 
-    /// Has Wasmtime take over this length, which must be accessible. To grow by nothing is what makes it ask.
+    /// Makes Wasmtime use this length, which must be accessible. Growing by 0 pages makes Wasmtime ask for the length.
     fn tell<T: 'static>(&self, store: &mut Store<T>, len: usize) -> Result<()> {
         lock(&self.shared).told = len;
         self.memory.grow(&mut *store, 0)?;
         match self.memory.data_size(&*store) {
             taken if taken == len => Ok(()),
             taken => bail!(
-                "a memory is {len} bytes long, and {taken} to Wasmtime, which does not take lengths over as 48.0 does"
+                "a memory has {len} bytes, but Wasmtime uses a length of {taken}: it does not update lengths as 48.0 does"
             ),
         }
     }
 }
 
-/// A call that panicked left nothing half done: lengths are set after what they tell of.
+/// Locks a mutex, even if a thread panicked while it held the lock.
+///
+/// The state is valid even then, because each length is set after the change that it describes.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! Requests per second, beside other ways of giving each request the same state.
+//! Requests per second with memsnap, and with other ways to give each request the same state.
 
 use std::io::Write;
 use std::time::Instant;
@@ -10,10 +10,10 @@ use crate::wasm::KV;
 use crate::wasm::contenders::{Contender, Fresh, Rollback, initialised, pooling};
 use crate::wasm::measure::{MEDIUM, Size};
 
-/// Requests: what they are called, how many operations they do, and what part of the requests of a turn there are.
+/// Kinds of requests: name, number of operations, and the divisor of the number of requests in a turn.
 const KINDS: [(&str, i32, usize); 3] = [("light", 4, 1), ("medium", MEDIUM, 1), ("heavy", 4096, 4)];
 
-/// One of those that have their turns.
+/// A contender, and its measurements of one kind of requests.
 struct Contestant<'a> {
     name: &'a str,
     contender: &'a mut dyn Contender,
@@ -29,8 +29,8 @@ pub(crate) fn run(size: Size, rollback: &mut Rollback, out: &mut impl Write) -> 
     writeln!(
         out,
         "## Requests per second\n\n\
-         Each request sees the initialised store, and all ways gave the same answers. They have their turns in each of \
-         {} rounds, the first two requests of a turn untimed.\n",
+         Each request sees the initialised store, and all ways gave the same answers. In each of {} rounds, each way takes \
+         a turn. The first two requests of a turn are not measured.\n",
         size.rounds
     )?;
     let mut rollbacks = Vec::new();
@@ -75,7 +75,7 @@ pub(crate) fn run(size: Size, rollback: &mut Rollback, out: &mut impl Write) -> 
     Ok(())
 }
 
-/// Wasmtime's own ways.
+/// Returns the ways of Wasmtime itself.
 fn others(entries: i32, rollback: &mut Rollback) -> Result<Vec<(String, Fresh)>> {
     let all = rollback.instance.memory().len();
     let image = initialised(&mut rollback.instance)?;
@@ -99,7 +99,7 @@ fn others(entries: i32, rollback: &mut Rollback) -> Result<Vec<(String, Fresh)>>
     plain.into_iter().chain(images).collect()
 }
 
-/// Has all take turns with the same requests, whose answers have to be the same.
+/// Sends the same requests to all contenders, in turns, and checks that their answers are the same.
 fn rounds(rounds: usize, operations: i32, all: &mut [Contestant<'_>]) -> Result<()> {
     for round in 0..rounds {
         let mut answers = Vec::new();
@@ -113,7 +113,7 @@ fn rounds(rounds: usize, operations: i32, all: &mut [Contestant<'_>]) -> Result<
                 let answer = contender.serve(seed, operations)?;
                 times.extend([start.elapsed()]);
                 match answers.get(request) {
-                    Some(&first) => ensure!(answer == first, "{name}: {answer} is the answer, not {first}"),
+                    Some(&first) => ensure!(answer == first, "{name} answers {answer} instead of {first}"),
                     None => answers.push(answer),
                 }
             }
@@ -122,7 +122,7 @@ fn rounds(rounds: usize, operations: i32, all: &mut [Contestant<'_>]) -> Result<
     Ok(())
 }
 
-/// The pages that such a request writes: the median of a few.
+/// Returns how many pages such a request writes: the median of nine requests.
 fn written(rollback: &mut Rollback, operations: i32) -> Result<usize> {
     let mut pages = Vec::new();
     for seed in 0..9 {

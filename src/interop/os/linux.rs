@@ -1,9 +1,9 @@
-//! Snapshots shared between processes, as sealed memfds.
+//! Sharing snapshots between processes, as sealed memfds.
 //!
-//! [`to_fd`](SnapshotExt::to_fd) gives a descriptor of a snapshot's bytes, which goes to another process by
-//! whatever carries descriptors: a Unix socket (`SCM_RIGHTS`), `pidfd_getfd`, inheritance. There
-//! [`from_fd`](SnapshotExt::from_fd) makes a snapshot of it. The memory is the same in both processes, and
-//! neither can change it: views copy the pages that are written, as ever.
+//! [`to_fd`](SnapshotExt::to_fd) returns a descriptor of a snapshot's bytes. Send it to another process by any means
+//! that carries descriptors: a Unix socket (`SCM_RIGHTS`), `pidfd_getfd` or inheritance. There,
+//! [`from_fd`](SnapshotExt::from_fd) makes a snapshot of it. Both processes use the same memory, and neither can
+//! change it. As always, views copy the pages that are written.
 
 use std::fs::File;
 use std::io;
@@ -15,13 +15,13 @@ use crate::snapshot::Snapshot;
 use crate::{error, sys};
 
 mod sealed {
-    /// Nobody else implements the traits of this module.
+    /// Keeps other crates from implementing the traits of this module.
     pub trait Sealed {}
 
     impl Sealed for crate::Snapshot {}
 }
 
-/// What a [`Snapshot`] can do besides on Linux.
+/// Methods of a [`Snapshot`] that exist only on Linux: passing it to other processes.
 ///
 /// # Examples
 ///
@@ -42,25 +42,29 @@ mod sealed {
 /// # }
 /// ```
 pub trait SnapshotExt: sealed::Sealed + Sized {
-    /// A descriptor of a sealed memfd that holds this snapshot's bytes: whole pages, [`len`](Snapshot::len)
-    /// bytes.
+    /// Returns a descriptor of a sealed memfd that contains this snapshot's bytes.
     ///
-    /// Any process that has it can map or read it, and none can ever write to it, not even this one: it is open
-    /// for reading only, and sealed with `F_SEAL_WRITE`, `F_SEAL_SHRINK` and `F_SEAL_GROW`. It is closed on `exec`,
-    /// and lasts for as long as somebody has it, whatever becomes of the snapshot.
+    /// The file is [`len`](Snapshot::len) bytes long, whole pages. Send [`content_len`](Snapshot::content_len)
+    /// separately if the receiver needs it.
     ///
-    /// [`content_len`](Snapshot::content_len) does not go with it. Where it matters, send the number too.
+    /// Any process that has the descriptor can map or read the file. No process can write to it, not even this one:
+    /// the descriptor is open for reading only, and the file is sealed with `F_SEAL_WRITE`, `F_SEAL_SHRINK` and
+    /// `F_SEAL_GROW`. The descriptor is closed on `exec`. The file exists as long as any process has a descriptor or
+    /// a mapping of it, even after the snapshot is dropped.
     ///
-    /// Costs a few microseconds where the bytes are in one memfd already: the snapshot was made of bytes, a
-    /// stream or a file that was copied, or is viewed so often that it was made flat. Otherwise all pages that are
-    /// not zero are copied into a memfd. It is kept with the snapshot and its clones, so that the next
-    /// call copies nothing, and views mostly map it. Where such files have taken up their share of the process's
-    /// descriptors already, it is not kept.
+    /// # Cost
+    ///
+    /// The call takes a few microseconds if the bytes are in one memfd already. This is the case if the snapshot was
+    /// made of bytes, of a stream or of a file that was copied, or if so many views of it were opened that its pages
+    /// were written into one file. Otherwise, all pages that are not zero are copied into a new memfd. It is kept
+    /// with the snapshot and its clones, so the next call copies nothing, and views usually map it. It is not kept if
+    /// such files have used up their share of the process's descriptors.
     ///
     /// # Errors
     ///
-    /// Those of the operating system: no memory, no file descriptor (a kept file takes one, besides the
-    /// one returned); `ResourceBusy` if the kernel cannot seal the file at this moment.
+    /// - Those of the operating system: no memory, no file descriptor (a file that is kept takes one, in addition to
+    ///   the one that is returned).
+    /// - `ResourceBusy` if the kernel cannot seal the file at this moment.
     ///
     /// # Examples
     ///
@@ -82,32 +86,35 @@ pub trait SnapshotExt: sealed::Sealed + Sized {
     /// ```
     fn to_fd(&self) -> io::Result<OwnedFd>;
 
-    /// A snapshot of the memfd `fd`, in place: what [`to_fd`](Self::to_fd) gave, or what any other program sealed.
+    /// Makes a snapshot of the memfd `fd`, in place.
     ///
-    /// Copies and reads nothing, and takes a few microseconds. [`content_len`](Snapshot::content_len) is the
-    /// length of the file in bytes; if that is not whole pages, the rest of the last page is zero unless the
-    /// sender wrote there through a mapping.
+    /// `fd` may come from [`to_fd`](Self::to_fd), or from any other program that sealed a memfd. The call copies and
+    /// reads nothing, and takes a few microseconds.
+    ///
+    /// [`content_len`](Snapshot::content_len) is the length of the file in bytes. If that is not a multiple of the
+    /// page size, the rest of the last page is zero, unless the sender wrote there through a mapping.
     ///
     /// # Trust
     ///
-    /// The sender need not be trusted; the kernel is. It grants `F_SEAL_WRITE` only when nobody has the file mapped
-    /// for writing or its pages pinned, and takes no seal back. From then on no write, hole punch or mapping
-    /// changes a byte; `F_SEAL_SHRINK` and `F_SEAL_GROW` fix the length. So slices of views never change behind
-    /// shared references, and no page of them goes away. `F_SEAL_FUTURE_WRITE` alone does not do: it leaves
-    /// those who mapped the file before able to write.
+    /// The sender need not be trusted, because the kernel enforces the seals. It grants `F_SEAL_WRITE` only if no
+    /// process has the file mapped for writing or its pages pinned, and it never removes a seal. From then on, no
+    /// write, hole punch or mapping can change a byte. `F_SEAL_SHRINK` and `F_SEAL_GROW` fix the length. So slices of
+    /// views never change behind shared references, and no page of them is removed. `F_SEAL_FUTURE_WRITE` alone is
+    /// not sufficient, because processes that mapped the file before can still write to it.
     ///
-    /// What the sender decides is bytes and length, so a length that makes sense is the caller's to check. The
-    /// offset of `fd` stays shared with the sender and is neither used nor moved.
+    /// The sender chooses the bytes and the length, so check the length. The file offset of `fd` is shared with the
+    /// sender. The call neither uses nor moves it.
     ///
-    /// Pages in memory are the sender's, and stay there until the last process closes and unmaps the file. Holes
-    /// that are read become memory on the reader's account: a sparse file can be much longer than the memory
-    /// that there is.
+    /// Pages that are in memory belong to the sender, and stay in memory until the last process closes and unmaps the
+    /// file. Holes that are read become memory of the process that reads them. A sparse file can be much longer than
+    /// the available memory.
     ///
     /// # Errors
     ///
-    /// `PermissionDenied` if `fd` is not open for reading; `InvalidInput` if it is not a memfd, lacks one of the three
-    /// seals, is in huge pages (`MFD_HUGETLB`), or is longer than a slice can be; those of the operating system: no
-    /// descriptor.
+    /// - `PermissionDenied` if `fd` is not open for reading.
+    /// - `InvalidInput` if it is not a memfd, lacks one of the three seals, is in huge pages (`MFD_HUGETLB`), or is
+    ///   longer than the longest slice.
+    /// - Those of the operating system: no file descriptor.
     ///
     /// # Examples
     ///
@@ -122,7 +129,7 @@ pub trait SnapshotExt: sealed::Sealed + Sized {
     /// assert_eq!(&received.view()?[..6], b"before");
     ///
     /// let file = tempfile::tempfile()?;
-    /// assert!(Snapshot::from_fd(file.into()).is_err()); // could change
+    /// assert!(Snapshot::from_fd(file.into()).is_err()); // not sealed, so its bytes could change
     /// # Ok(())
     /// # }
     /// ```

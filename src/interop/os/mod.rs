@@ -1,4 +1,4 @@
-//! What only one operating system has.
+//! Features of a single operating system: passing snapshots between processes.
 
 #[cfg(all(target_os = "linux", not(memsnap_unix)))]
 pub mod linux;

@@ -1,8 +1,8 @@
-//! Snapshots shared between processes, as sections.
+//! Sharing snapshots between processes, as sections.
 //!
-//! [`to_handle`](SnapshotExt::to_handle) gives a handle on a snapshot's bytes, which goes to another process by
-//! inheritance or `DuplicateHandle`. There [`from_handle`](SnapshotExt::from_handle) makes a snapshot of it. The memory
-//! is the same in both processes; views copy the pages that are written, as ever.
+//! [`to_handle`](SnapshotExt::to_handle) returns a handle on a snapshot's bytes. Pass it to another process by
+//! inheritance or `DuplicateHandle`. There, [`from_handle`](SnapshotExt::from_handle) makes a snapshot of it. Both
+//! processes use the same memory. As always, views copy the pages that are written.
 
 use std::io;
 use std::os::windows::io::OwnedHandle;
@@ -13,13 +13,13 @@ use crate::snapshot::Snapshot;
 use crate::{error, sys};
 
 mod sealed {
-    /// Nobody else implements the traits of this module.
+    /// Keeps other crates from implementing the traits of this module.
     pub trait Sealed {}
 
     impl Sealed for crate::Snapshot {}
 }
 
-/// What a [`Snapshot`] can do besides on Windows.
+/// Methods of a [`Snapshot`] that exist only on Windows: passing it to other processes.
 ///
 /// # Examples
 ///
@@ -31,7 +31,7 @@ mod sealed {
 /// let snapshot = Snapshot::from_slice(b"in one process")?;
 /// let handle = snapshot.to_handle()?;
 ///
-/// // SAFETY: the handle was made by `to_handle`, so that nobody writes to its section.
+/// // SAFETY: the handle was made by `to_handle`, so nothing writes to its section.
 /// let received = unsafe { Snapshot::from_handle(handle, snapshot.content_len()) }?;
 /// let mut view = received.view()?;
 /// assert_eq!(view.content(), b"in one process");
@@ -41,29 +41,34 @@ mod sealed {
 /// # }
 /// ```
 pub trait SnapshotExt: sealed::Sealed + Sized {
-    /// A handle on a section that holds this snapshot's bytes: [`len`](Snapshot::len) of them, if not more.
+    /// Returns a handle on a section that contains this snapshot's bytes.
     ///
-    /// It has the right to be mapped for reading, and no other: who has it can map the section readable or
-    /// copy-on-write. It is not inherited unless made so (`SetHandleInformation`), and lasts for as long as somebody has
-    /// it, whatever becomes of the snapshot. The length does not go with it: send
-    /// [`content_len`](Snapshot::content_len) too.
+    /// The section has at least [`len`](Snapshot::len) bytes. The handle does not contain the length, so send
+    /// [`content_len`](Snapshot::content_len) separately.
+    ///
+    /// The handle has the right to be mapped for reading, and no other: a process that has it can map the section
+    /// readable or copy-on-write. Child processes do not inherit it unless it is made inheritable
+    /// (`SetHandleInformation`). The section exists as long as any process has a handle on it, even after the
+    /// snapshot is dropped.
     ///
     /// # Trust
     ///
-    /// No handle that can write exists any more, not even in this process. The section's access list is empty, so that a
-    /// process that may not change it cannot get such a handle either by duplicating this one with more rights. A
-    /// program that runs under this one's account may change the list, as it may write into this process's
-    /// memory: against that Windows has no seal.
+    /// No handle that permits writing exists any more, not even in this process. The access list of the section is
+    /// empty. So a process that may not change this list cannot get such a handle by duplicating this one with more
+    /// rights. A program that runs under the same account may change the list, as it may write to this process's
+    /// memory. Windows has no seal that prevents that.
     ///
     /// # Cost
     ///
-    /// A few microseconds where the bytes are in one section already: the snapshot was made of bytes, a stream or a
-    /// file that was copied, or is viewed so often that it was made flat. Otherwise all pages that are not zero are
-    /// copied into a section, which is kept with the snapshot and its clones.
+    /// The call takes a few microseconds if the bytes are in one section already. This is the case if the snapshot
+    /// was made of bytes, of a stream or of a file that was copied, or if so many views of it were opened that its
+    /// pages were written into one section. Otherwise, all pages that are not zero are copied into a new section,
+    /// which is kept with the snapshot and its clones.
     ///
     /// # Errors
     ///
-    /// Those of the operating system: no memory.
+    /// - `InvalidInput` if the snapshot is empty.
+    /// - Those of the operating system: no memory.
     ///
     /// # Examples
     ///
@@ -75,7 +80,7 @@ pub trait SnapshotExt: sealed::Sealed + Sized {
     /// let mut snapshot = Snapshot::from_slice(b"before")?;
     /// let handle = snapshot.to_handle()?;
     /// snapshot.view_mut()?[..6].copy_from_slice(b"behind");
-    /// // SAFETY: the handle was made by `to_handle`, so that nobody writes to its section.
+    /// // SAFETY: the handle was made by `to_handle`, so nothing writes to its section.
     /// let earlier = unsafe { Snapshot::from_handle(handle, 6) }?;
     /// assert_eq!(earlier.view()?.content(), b"before");
     /// # Ok(())
@@ -83,23 +88,27 @@ pub trait SnapshotExt: sealed::Sealed + Sized {
     /// ```
     fn to_handle(&self) -> io::Result<OwnedHandle>;
 
-    /// A snapshot of the first `len` bytes of a section, in place: what [`to_handle`](Self::to_handle) gave, or any other
-    /// section of the page file or of a file that can be mapped for reading.
+    /// Makes a snapshot of the first `len` bytes of a section, in place.
     ///
-    /// Copies and reads nothing. If `len` is not whole pages, the rest of the last page is what the section has there.
+    /// The section may come from [`to_handle`](Self::to_handle). It may also be any other section of the page file,
+    /// or of a file, that can be mapped for reading.
+    ///
+    /// The call copies and reads nothing. If `len` is not a multiple of the page size, the rest of the last page is
+    /// what the section contains there.
     ///
     /// # Safety
     ///
-    /// As long as this snapshot exists, or any view or snapshot that descends from it, nobody may change the
-    /// section's bytes, in this process or another. If somebody does, slices change behind shared references.
-    /// Windows has no means to make sure of that; it has to be believed of the sender. From one that need not be
-    /// believed, make a snapshot of a copy: [`Snapshot::from_slice`] of the mapped section.
+    /// As long as this snapshot exists, or any view or snapshot that descends from it, nothing may change the
+    /// section's bytes, in this process or another. Otherwise, bytes change behind shared references. Windows has no
+    /// means to enforce this, so the sender must be trusted. If it cannot be trusted, make a snapshot of a copy:
+    /// [`Snapshot::from_slice`] of the mapped section.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if fewer bytes of the section can be read (they are not there, or reserved only), or `len` is
-    /// more than a slice can be; those of the operating system: the handle has not the right to be mapped for
-    /// reading or is none of a section.
+    /// - `InvalidInput` if fewer than `len` bytes of the section can be read (because it is shorter, or they are only
+    ///   reserved), or if `len` exceeds the length of the longest slice.
+    /// - Those of the operating system: the handle does not have the right to be mapped for reading, or does not
+    ///   refer to a section.
     ///
     /// # Examples
     ///
@@ -109,7 +118,7 @@ pub trait SnapshotExt: sealed::Sealed + Sized {
     ///
     /// # fn main() -> std::io::Result<()> {
     /// let handle = Snapshot::from_slice(b"abc")?.to_handle()?;
-    /// // SAFETY: the handle was made by `to_handle`, so that nobody writes to its section.
+    /// // SAFETY: the handle was made by `to_handle`, so nothing writes to its section.
     /// assert!(unsafe { Snapshot::from_handle(handle.try_clone()?, 1 << 30) }.is_err());
     /// // SAFETY: as above.
     /// assert_eq!(unsafe { Snapshot::from_handle(handle, 3) }?.view()?.content(), b"abc");
@@ -125,7 +134,9 @@ impl SnapshotExt for Snapshot {
     fn to_handle(&self) -> io::Result<OwnedHandle> {
         let image = self.image()?;
         if image.pages == 0 {
-            return Err(error::invalid("an empty snapshot has no section".to_owned()));
+            return Err(error::invalid(
+                "an empty snapshot cannot be shared: Windows has no empty sections".to_owned(),
+            ));
         }
         Flat::share(&image)
             .map_err(error::context("making a section of a snapshot for other processes", image.pages))

@@ -1,4 +1,7 @@
-//! Memfds, private copies on disk, and files of somebody else's.
+//! What Linux does with files besides what all Unix systems do: creating memfds, sealing them, and finding their holes.
+//!
+//! A file that can change is kept from forked children until it is sealed. What is written to files is up to
+//! `unix/file.rs`; copies of other files are up to `source.rs`.
 
 use std::ffi::CStr;
 use std::io;
@@ -15,11 +18,12 @@ use crate::pages::{PageRange, PageSet};
 use crate::sys::call;
 use crate::sys::unix::{Descriptor, MemoryFile, page_size};
 
-/// Under these seals neither a byte nor the length of a file can change, for nobody. `F_SEAL_FUTURE_WRITE` is
-/// not enough: who mapped the file before can still write to it.
+/// The seals under which nothing can change the bytes or the length of a file.
+///
+/// `F_SEAL_FUTURE_WRITE` is not enough: a mapping that was made before it can still be written.
 pub(super) const UNCHANGING: SealFlags = SealFlags::WRITE.union(SealFlags::SHRINK).union(SealFlags::GROW);
 
-/// Whether the open file, and with it the offset, is somebody else's too.
+/// Whether other code also uses the open file description of a file, and so its offset.
 pub(in crate::sys) struct Kind {
     borrowed: AtomicBool,
 }
@@ -38,11 +42,11 @@ impl Kind {
     }
 }
 
-/// A new memfd, empty, and kept from children as long as it can be written.
+/// Makes an empty memfd, which is kept from forked children as long as it can be written.
 pub(in crate::sys) fn new_file(name: &CStr) -> io::Result<(Descriptor, Kind)> {
     call("memfd_create")?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    // Linux before 6.3 does not know MFD_NOEXEC_SEAL and says EINVAL.
+    // Linux before 6.3 does not support MFD_NOEXEC_SEAL and returns EINVAL.
     let fd = match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
         Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags),
         result => result,
@@ -50,25 +54,29 @@ pub(in crate::sys) fn new_file(name: &CStr) -> io::Result<(Descriptor, Kind)> {
     let fd = match Process::current() {
         Ok(_) => Descriptor::kept_from_children(fd),
         Err(Errno::NOMEM) => Err(Errno::NOMEM),
-        // Where a child cannot be told from its parent, no view is written in place, so that the file is sealed soon.
+        // A child cannot be distinguished from its parent here. So no view is written in place, and the file is sealed
+        // soon.
         Err(_) => Descriptor::new(fd),
     }?;
     Ok((fd, Kind::own()))
 }
 
-/// Another descriptor of somebody else's file.
+/// Duplicates the descriptor of a file that other code owns.
 pub(in crate::sys) fn borrowed_file(fd: BorrowedFd<'_>) -> io::Result<(Descriptor, Kind)> {
     call("dup")?;
     Ok((Descriptor::new(fd.try_clone_to_owned()?)?, Kind::borrowed()))
 }
 
 impl MemoryFile {
-    /// Takes over a file of our own, of `pages` pages, that is finished.
+    /// Makes a file of the descriptor of a complete file of `pages` pages that only memsnap has.
     pub(super) fn adopt(fd: OwnedFd, pages: usize) -> io::Result<Self> {
         Self::on_disk(Descriptor::new(fd)?, pages, Kind::own())
     }
 
-    /// Takes over somebody else's file of `pages` pages, whose seals are [`UNCHANGING`].
+    /// Makes a file of a descriptor that another process sent.
+    ///
+    /// The file must have `pages` pages and the seals [`UNCHANGING`]. Opens the file again if possible, so that its
+    /// offset is not shared.
     pub(super) fn receive(fd: OwnedFd, pages: usize) -> io::Result<Self> {
         if let Ok(fd) = reopen(fd.as_fd()) {
             return Ok(Self::new(Descriptor::new(fd)?, pages, Kind::own()));
@@ -78,11 +86,11 @@ impl MemoryFile {
         Ok(Self::new(Descriptor::new(fd)?, pages, Kind::borrowed()))
     }
 
-    /// Has the kernel enforce from now on that bytes and length of a file that was never mapped for writing do not
-    /// change.
+    /// Makes the kernel enforce that the bytes and the length of the file never change.
     ///
-    /// A guard against mistakes, on which only [`share`](Self::share) depends, and asks: where it is refused (a
-    /// file on disk has no seals) the file stays as it is.
+    /// The file must never have been mapped for writing. This guards against mistakes. Only [`share`](Self::share)
+    /// depends on it, and checks the seals itself. If the kernel refuses (a file on a disk has no seals), the file
+    /// stays as it is.
     pub(crate) fn finish(&self) {
         if !self.seal()
             && let Ok(fd) = self.fd()
@@ -90,12 +98,14 @@ impl MemoryFile {
             let fixed = SealFlags::GROW | SealFlags::SHRINK | SealFlags::SEAL;
             let _ = rustix::fs::fcntl_add_seals(fd, fixed | SealFlags::FUTURE_WRITE);
         }
-        // Children need what snapshots are made of, also where a filter refuses seals.
+        // Forked children need the files of snapshots, even if a filter refuses seals.
         self.fd.leave_to_children();
     }
 
-    /// Has the kernel guarantee from now on that nobody writes to the file, by any means. Returns whether it does: not
-    /// while the file is mapped for writing, or one of its pages is pinned, for which the kernel waits a sixth of a second.
+    /// Makes the kernel guarantee that nothing writes to the file any more. Returns whether it does.
+    ///
+    /// The kernel refuses while the file is mapped for writing or one of its pages is pinned. It waits a sixth of a
+    /// second for pinned pages to be released.
     pub(crate) fn seal(&self) -> bool {
         let seal = |fd| rustix::fs::fcntl_add_seals(fd, UNCHANGING | SealFlags::SEAL).is_ok();
         let sealed = call("fcntl").is_ok() && self.fd().is_ok_and(seal);
@@ -105,13 +115,14 @@ impl MemoryFile {
         sealed
     }
 
-    /// Whether there is any use in asking for a [`seal`](Self::seal) of a file that was mapped for writing: not while
-    /// the process has pinned memory, nor if other code closed the descriptor.
+    /// Returns whether [`seal`](Self::seal) may succeed for a file that was mapped for writing.
+    ///
+    /// It cannot while the process has pinned memory, or if other code closed the descriptor.
     pub(crate) fn may_be_sealed(&self) -> bool {
         self.fd().is_ok() && !has_pinned_memory()
     }
 
-    /// Makes the pages of `range` zero, and gives their memory back.
+    /// Makes the pages of `range` a hole: they are zero, and their memory is given back.
     pub(crate) fn punch(&self, range: PageRange) -> io::Result<()> {
         let bytes = range.bytes();
         let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
@@ -119,10 +130,12 @@ impl MemoryFile {
         Ok(rustix::fs::fallocate(self.fd()?, flags, bytes.start as u64, bytes.len() as u64)?)
     }
 
-    /// A handle for other processes; none unless the kernel guarantees that all pages stay as they are.
+    /// Returns a handle for other processes.
+    ///
+    /// Returns `None` unless the kernel guarantees that no byte of the file changes.
     pub(crate) fn share(&self) -> io::Result<Option<OwnedFd>> {
         call("fcntl")?;
-        // A file on disk has no seals, which is an error.
+        // A file on a disk has no seals, so this call fails for it.
         let fd = self.fd()?;
         let seals = rustix::fs::fcntl_get_seals(fd).unwrap_or(SealFlags::empty());
         let len = u64::try_from(rustix::fs::fstat(fd)?.st_size).unwrap_or(0);
@@ -137,10 +150,10 @@ impl MemoryFile {
         Ok(Some(fd.try_clone_to_owned()?))
     }
 
-    /// The pages that may hold something other than zeroes.
+    /// Returns the pages that may contain bytes other than zero.
     pub(crate) fn data(&self) -> PageSet {
         if self.kind.is_borrowed() {
-            // To look for holes would move the offset, and wait for whoever is reading from there.
+            // A search for holes would move the shared offset, and would wait for other code that reads at it.
             return PageSet::all(self.pages);
         }
         let Ok(fd) = self.fd() else { return PageSet::all(self.pages) };
@@ -158,7 +171,9 @@ impl MemoryFile {
         data
     }
 
-    /// Bytes of memory or disk that the file takes up: all that it can, where the kernel does not say.
+    /// Returns the number of bytes of memory or disk that the file takes.
+    ///
+    /// Returns the length of the file if the kernel does not report that.
     pub(crate) fn allocated(&self) -> u64 {
         let most = (self.pages * page_size()) as u64;
         let blocks = self.fd.stat().map(|stat| u64::try_from(stat.st_blocks));
@@ -166,14 +181,15 @@ impl MemoryFile {
     }
 }
 
-/// Another open file description of the same file, for reading only, whose offset is nobody else's. Fails where there
-/// is no `/proc`, or the file may not be opened (any more).
+/// Opens the file of `fd` again for reading, so that the offset is not shared.
+///
+/// Fails without `/proc`, and if the file may not be opened.
 pub(super) fn reopen(fd: impl AsFd) -> io::Result<OwnedFd> {
     call("open")?;
-    // A lease that somebody took is no reason to wait for him.
+    // With NONBLOCK, the call fails at once instead of waiting for the holder of a lease on the file.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let own = rustix::fs::open(link_to(&fd), flags, Mode::empty())?;
-    // Whatever is mounted at `/proc`, bytes of another file must never pass for those of this one.
+    // Something else may be mounted at `/proc`. The bytes of another file must never be taken for those of this one.
     let file_of = |fd: BorrowedFd<'_>| {
         call("fstat")?;
         io::Result::Ok(rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino))?)
@@ -184,13 +200,17 @@ pub(super) fn reopen(fd: impl AsFd) -> io::Result<OwnedFd> {
     Ok(own)
 }
 
-/// The path by which the calling thread reaches an open file of its own. `/proc/self/fd` has those of the process's
-/// first thread, which are others where a thread has a file table to itself.
+/// Returns the path in `/proc` of a descriptor of the calling thread.
+///
+/// `/proc/self/fd` contains the descriptors of the first thread of the process, which differ if a thread has a file
+/// table of its own.
 pub(super) fn link_to(fd: impl AsFd) -> String {
     format!("/proc/thread-self/fd/{}", fd.as_fd().as_raw_fd())
 }
 
-/// The byte ranges below `len` that are not holes. Moves the offset of the open file description, so it has to be our own.
+/// Returns the byte ranges below `len` that are not holes.
+///
+/// Moves the offset, so no other code may use the open file description.
 pub(super) fn data_extents(fd: impl AsFd, len: u64) -> io::Result<Vec<Range<u64>>> {
     let seek = |from| {
         call("lseek")?;
@@ -205,7 +225,7 @@ pub(super) fn data_extents(fd: impl AsFd, len: u64) -> io::Result<Vec<Range<u64>
         };
         let end = seek(SeekFrom::Hole(start))??;
         if start < from || end <= start {
-            // A hole was punched in between, or the file system (FUSE) does not know what it says.
+            // A hole was punched between the calls, or the file system (FUSE) returns inconsistent offsets.
             return Err(Errno::INVAL.into());
         }
         if start >= len {

@@ -1,4 +1,7 @@
-//! Huge pages of files: `MADV_COLLAPSE` (Linux 6.1), and which pages of a mapping are in huge ones.
+//! Moves pages of files into huge pages (`MADV_COLLAPSE`, Linux 6.1), and reports which pages are in huge pages.
+//!
+//! When pages are moved is up to the layers above. Without `MADV_COLLAPSE`, all calls to move pages fail, and files
+//! stay in pages of the usual size.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -10,10 +13,10 @@ use crate::sys::HugePages;
 use crate::sys::unix::{Mapping, MemoryFile, page_size};
 use crate::sys::{Entries, Placement, Source, call};
 
-/// The same on all architectures that Rust supports. `libc` defines it only for glibc.
+/// The value is the same on all architectures that Rust supports. `libc` defines it only for glibc.
 const MADV_COLLAPSE: libc::c_int = 25;
 
-/// The number of pages in a huge page; `None` unless pages have 4 KiB.
+/// Returns the number of pages in a huge page, or `None` unless pages have 4 KiB.
 ///
 /// With larger pages, a huge page has 32 MiB or more, which no call can move in a millisecond.
 pub(crate) fn huge_region() -> Option<usize> {
@@ -29,30 +32,33 @@ impl Mapping {
     pub(super) fn collapse(&self, region: PageRange) -> io::Result<()> {
         debug_assert!(region.end <= self.pages());
         call("madvise")?;
-        // SAFETY: the addresses are inside this mapping; the bytes of its pages move, and none changes.
+        // SAFETY: the addresses are inside this mapping. The bytes of its pages move to other memory, and none changes.
         let result =
             unsafe { libc::madvise(self.address(region.start), region.len() * page_size(), MADV_COLLAPSE) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Moves the memory of a file's pages `range` into huge pages, as far as they fill any. Best effort.
+    /// Moves the file's pages `range` into huge pages, as far as they fill whole huge pages. Best effort.
     fn collapse_within(&self, range: PageRange) {
         let start = self.address(range.start).addr().next_multiple_of(huge_page_size());
         let end = self.address(range.end).addr() / huge_page_size() * huge_page_size();
         if start < end {
-            // SAFETY: the addresses are inside this mapping; the bytes of its pages move, and none changes.
+            // SAFETY: the addresses are inside this mapping. The bytes of its pages move to other memory, and none
+            // changes.
             unsafe { libc::madvise(self.address(0).with_addr(start), end - start, MADV_COLLAPSE) };
         }
     }
 
-    /// How the pages of `range` are mapped. Fails if the kernel cannot tell (before 6.7).
+    /// Returns how the pages of `range` are mapped. Fails if the kernel does not report that (before 6.7).
     pub(crate) fn entries(&self, range: PageRange) -> io::Result<Entries> {
         Ok(pagemap::entries(self, range)?)
     }
 }
 
 impl MemoryFile {
-    /// Moves what the file holds into huge pages, as far as it fills any. Best effort (Linux 6.1).
+    /// Moves the data of the file into huge pages, as far as it fills whole huge pages.
+    ///
+    /// Best effort (Linux 6.1).
     pub(crate) fn collapse(&self) {
         let placement = Placement { huge_pages: HugePages::Advise, ..Placement::default() };
         if let Ok(mapping) = Mapping::placed(self.pages, Source::ReadOnly(self), &[], &placement) {
@@ -60,15 +66,17 @@ impl MemoryFile {
         }
     }
 
-    /// The number of pages of `range` for which the file has no memory. `mapping` shows the file there.
+    /// Returns the number of pages of `range` for which the file has no memory.
     ///
-    /// `None` for a file on a disk or somebody else's. This uses `mincore`, because a search for holes in the file may
-    /// read on to the end of the file.
+    /// `mapping` must show the file there.
+    ///
+    /// Returns `None` for a file on a disk or of other code. This uses `mincore`, because a search for holes in the
+    /// file may read on to the end of the file.
     pub(crate) fn holes(&self, mapping: &Mapping, range: PageRange) -> Option<usize> {
         debug_assert!(range.end <= mapping.pages());
         let stat = self.fd.stat().ok()?;
-        // Not by rustix, which panics in debug builds if a filter refuses the call.
-        // SAFETY: the call takes nothing and only returns a number.
+        // This does not use rustix, which panics in debug builds if a filter refuses the call.
+        // SAFETY: the call takes no arguments and only returns a number.
         let user = unsafe { libc::geteuid() };
         // For files of other users, `mincore` reports that all pages are in memory.
         if self.is_on_disk() || self.kind.is_borrowed() || stat.st_uid != user {
@@ -77,7 +85,7 @@ impl MemoryFile {
         call("mincore").ok()?;
         let mut in_memory = vec![0_u8; range.len()];
         let (start, len) = (mapping.address(range.start), range.len() * page_size());
-        // SAFETY: the range is inside the mapping, and there is a byte for each page.
+        // SAFETY: the range is inside the mapping, and `in_memory` has a byte for each page of it.
         let result = unsafe { libc::mincore(start, len, in_memory.as_mut_ptr().cast()) };
         (result == 0).then(|| in_memory.iter().filter(|&&page| page & 1 == 0).count())
     }

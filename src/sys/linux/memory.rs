@@ -1,4 +1,7 @@
-//! What Linux does with mappings besides what all Unix systems do: `madvise`.
+//! What Linux does with mappings besides what all Unix systems do: advice to the kernel (`madvise`).
+//!
+//! Discarding, populating, huge pages, names, and keeping mappings from forked children. What is mapped where is up to
+//! `unix/mapping.rs`.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -12,7 +15,7 @@ use crate::sys::unix::{Mapping, page_size};
 use crate::sys::{HugePages, Populate};
 use crate::sys::{LARGE, Source, call};
 
-/// `PIDFD_SELF_THREAD`: names the process of the calling thread where `process_madvise` expects a descriptor.
+/// `PIDFD_SELF_THREAD`: stands for the calling process where `process_madvise` expects a descriptor.
 ///
 /// A kernel that knows this constant allows all advice for the process itself. Since 6.16 the kernel also gathers the
 /// TLB flushes of all ranges. A kernel that does not know it reports a bad descriptor.
@@ -21,13 +24,17 @@ const PIDFD_SELF_THREAD: libc::c_int = -10000;
 /// The most ranges that one call of `process_madvise` takes.
 const UIO_MAXIOV: usize = 1024;
 
-/// Of mappings that count against no limit before they are used.
+/// The flag for a mapping that counts against no limit before it is used.
 pub(in crate::sys) const NO_RESERVE: MapFlags = MapFlags::NORESERVE;
 
-/// Of mappings that take the place of no other. A kernel before 4.17 ignores the flag and maps elsewhere.
+/// The flag for a mapping that replaces no other.
+///
+/// A kernel before 4.17 ignores it and maps at another address.
 pub(in crate::sys) const NO_REPLACE: MapFlags = MapFlags::FIXED_NOREPLACE;
 
-/// What the pages of a mapping show where they are not private, which the kernel knows here.
+/// What the pages of a mapping show where they are not private.
+///
+/// Linux keeps track of that, so this is empty.
 #[derive(Default)]
 pub(in crate::sys) struct Shown(());
 
@@ -39,7 +46,9 @@ impl Shown {
     pub(in crate::sys) fn truncate(&mut self, _pages: usize) {}
 }
 
-/// The alignment in pages of a good address for `pages` pages of `source`; 0 if any address is good.
+/// Returns the alignment, in pages, that a mapping of `pages` pages of `source` should have.
+///
+/// Returns 0 if any address will do.
 #[inline]
 pub(in crate::sys) fn alignment(huge_pages: HugePages, pages: usize, source: Source<'_>) -> usize {
     match (huge_pages, source) {
@@ -49,19 +58,19 @@ pub(in crate::sys) fn alignment(huge_pages: HugePages, pages: usize, source: Sou
     }
 }
 
-/// Bytes in a huge page, of which a multiple is a good address for a mapping: what x86-64 has, and AArch64 with
-/// pages of 4 KiB.
+/// Returns the number of bytes in a huge page: 2 MiB, or a page if that is larger.
+///
+/// 2 MiB is right for x86-64, and for AArch64 with pages of 4 KiB.
 pub(super) fn huge_page_size() -> usize {
     (2 << 20).max(page_size())
 }
 
 impl Mapping {
-    /// Drops the private pages of `pages`, which show their source again. Fails with `Unsupported`, and changes
-    /// nothing, where the system cannot do that.
+    /// Drops the private pages among `pages`, which then show their source again.
     ///
     /// # Safety
     ///
-    /// Nobody holds a reference to bytes of these pages.
+    /// No reference to bytes of these pages may exist.
     pub(crate) unsafe fn discard(&self, pages: &PageSet) -> io::Result<()> {
         // SAFETY: forwarded to the caller.
         let done = unsafe { self.discard_together(pages.ranges()) };
@@ -69,19 +78,20 @@ impl Mapping {
             debug_assert!(range.end <= self.pages());
             call("madvise")?;
             let len = range.len() * page_size();
-            // SAFETY: the range is inside this mapping, and its bytes are the caller's to change.
+            // SAFETY: the range is inside this mapping. The caller promises that no reference to its bytes exists.
             unsafe { madvise(self.address(range.start), len, Advice::LinuxDontNeed) }?;
         }
         Ok(())
     }
 
-    /// Discards private pages with one system call for many ranges, so that the TLBs of other processors are flushed
-    /// once. Returns how many of the ranges were discarded. This is 0 where an older kernel cannot do this or a filter
-    /// refuses it.
+    /// Discards the private pages of many ranges with one system call.
+    ///
+    /// So other processors flush their TLBs only once. Returns how many of the ranges were discarded, from the first
+    /// on. This is 0 if the kernel is too old or a filter refuses the call.
     ///
     /// # Safety
     ///
-    /// Nobody holds a reference to bytes of these pages.
+    /// No reference to bytes of these pages may exist.
     unsafe fn discard_together(&self, ranges: &[PageRange]) -> usize {
         let mut done = 0;
         for part in ranges.chunks(UIO_MAXIOV) {
@@ -95,7 +105,7 @@ impl Mapping {
             let vectors: Vec<_> = part.iter().map(vector).collect();
             let (len, advice, flags) = (vectors.len(), libc::MADV_DONTNEED, 0);
             // SAFETY: the ranges are inside this mapping, and no reference to their bytes exists, as the caller
-            // promises. The kernel reads no other memory than the vectors.
+            // promises. The kernel reads the vectors and no other memory.
             let advised = unsafe {
                 libc::syscall(
                     libc::SYS_process_madvise,
@@ -122,18 +132,21 @@ impl Mapping {
         done
     }
 
-    /// Gives back the memory of `pages`, whose bytes are anything afterwards. For mappings of zeroes.
+    /// Gives back the memory of `pages`, whose bytes are unspecified afterwards.
+    ///
+    /// Only for mappings of zeroes.
     ///
     /// # Safety
     ///
-    /// Nobody holds a reference to bytes of these pages.
+    /// No reference to bytes of these pages may exist.
     pub(crate) unsafe fn give_back(&self, pages: &PageSet) -> io::Result<()> {
         // SAFETY: forwarded to the caller.
         unsafe { self.discard(pages) }
     }
 
-    /// Makes the pages of `range` ready in one go, which spares a fault a page. Fails with `Unsupported` where the
-    /// kernel cannot do that (before 5.14).
+    /// Prepares the pages of `range` with one call, which saves a page fault for each of them.
+    ///
+    /// Fails with `Unsupported` if the kernel cannot do that (before 5.14).
     pub(crate) fn populate(&self, range: PageRange, populate: Populate) -> io::Result<()> {
         debug_assert!(range.end <= self.pages());
         let advice = match populate {
@@ -142,28 +155,31 @@ impl Mapping {
             Populate::Write => Advice::LinuxPopulateWrite,
         };
         call("madvise")?;
-        // SAFETY: the range is inside this mapping; populating changes no byte of it.
+        // SAFETY: the range is inside this mapping. Populating changes no byte of it.
         match unsafe { madvise(self.address(range.start), range.len() * page_size(), advice) } {
             Err(Errno::INVAL) => Err(io::ErrorKind::Unsupported.into()),
             result => Ok(result?),
         }
     }
 
-    /// Asks for what the placement wishes of pages that were mapped just now, and keeps shared ones out of children.
+    /// Gives the kernel the advice on pages mapped just now that the placement asks for.
+    ///
+    /// Also keeps shared pages from forked children.
     #[inline]
     pub(in crate::sys) fn advise(&self, range: PageRange, source: Source<'_>) -> io::Result<()> {
         let advise = |advice| {
-            // SAFETY: the range is inside this mapping; no advice used here changes a byte of it.
+            // SAFETY: the range is inside this mapping. The advice used here changes no byte of it.
             unsafe { madvise(self.address(range.start), range.len() * page_size(), advice) }
         };
-        // A kernel without huge pages, or without names, refuses these, and has no need of them.
+        // A kernel without huge pages or names refuses this advice, which then is not needed.
         match (self.huge_pages, source) {
             (HugePages::Advise, _) => _ = advise(Advice::LinuxHugepage),
             (HugePages::Auto | HugePages::Never, Source::Zero) => _ = advise(Advice::LinuxNoHugepage),
             (HugePages::Auto | HugePages::Never, _) => {}
         }
         if let (Some(name), Source::Zero) = (&self.name, source) {
-            // SAFETY: the pages were mapped just now, readable, and nobody writes to them yet.
+            // SAFETY: the pages are inside this mapping. They were mapped readable just now, and nothing writes to them
+            // yet.
             let bytes = unsafe { self.range(range) };
             let _ = set_virtual_memory_region_name(bytes, Some(name));
         }

@@ -1,5 +1,14 @@
-//! Linux: private mappings of sealed memfds, and `/proc/self/pagemap` to see which pages of them
-//! were written. Written for 5.10 and later; what newer kernels add is probed for.
+//! The Linux backend: private mappings of sealed memfds, and `/proc/self/pagemap` to find their written pages.
+//!
+//! | what | mechanism | why | since | without it |
+//! |---|---|---|---|---|
+//! | files | memfds with seals | the kernel guarantees that sealed bytes never change | 3.17 | no snapshot can be made, except of a file in place |
+//! | finding written pages | userfaultfd with asynchronous write-protection, and `PAGEMAP_SCAN` | a search takes 1 to 2 ns for each page-table entry | 6.7 | private pages are listed by reading `/proc/self/pagemap`; if that is refused too, all pages are compared |
+//! | forks | a page under `MADV_WIPEONFORK` | one load notices a fork | 4.14 | no view is written in place, and all pages are compared |
+//! | huge pages | `MADV_COLLAPSE` | moves mapped pages of a file | 6.1 | all memory is in pages of the usual size |
+//!
+//! The backend is written for Linux 5.10 and later. It probes for what newer kernels add. `tracker.rs` describes the
+//! tracking methods. What Linux shares with other Unix systems is in `unix`.
 
 mod file;
 mod huge;
@@ -13,7 +22,7 @@ mod userfault;
 use rustix::fs::OFlags;
 use rustix::io::Errno;
 
-/// What another process can be given to have a file.
+/// What is sent to another process to share a file with it.
 pub(crate) use std::os::fd::OwnedFd as Handle;
 
 use super::call;
@@ -32,28 +41,33 @@ pub(crate) use source::received;
 pub(super) use source::{clone_of, with_extents};
 pub(crate) use tracker::Tracker;
 
-/// Of a descriptor that gives no access to bytes.
+/// The flag of a descriptor that gives no access to the bytes of its file.
 pub(super) const NOT_OPEN: OFlags = OFlags::PATH;
 
-/// A `MAP_FIXED` mapping takes the place of another in one step, under the lock that page faults take. Where memory is
-/// promised strictly it may fail and leave a hole (before 6.12: see `unix/mapping.rs`). There no view is written
-/// in place, unless it was before that was set.
+/// Whether `replace` is not noticed by threads that read the same bytes meanwhile.
+///
+/// A `MAP_FIXED` mapping takes the place of another in one step, under the lock that page faults take. With strict
+/// overcommit accounting, it may fail and leave a hole (before Linux 6.12, see `unix/mapping.rs`). So no view is
+/// written in place while strict accounting is on. A view that was opened before it was turned on stays as it is.
 pub(crate) fn replaces_unseen() -> bool {
     !commits_strictly()
 }
 
-/// Whether the kernel may hold pages of this process that it, or a device, writes to without a fault: memory
-/// pinned or locked for io_uring's fixed buffers, RDMA or VFIO.
+/// Returns whether a device or the kernel may write to pages of the process without a page fault.
+///
+/// Such memory is pinned or locked, for example for fixed buffers of io_uring, for RDMA or for VFIO.
 fn may_have_pinned_memory() -> bool {
     counts(&["VmPin:", "VmLck:"])
 }
 
-/// The same, of memory that is pinned and not only locked.
+/// Returns whether the process may have pinned memory. Memory that is only locked does not count.
 fn has_pinned_memory() -> bool {
     counts(&["VmPin:"])
 }
 
-/// Whether the kernel counts any memory of the process under one of these names, or does not say.
+/// Returns whether the kernel counts memory of the process under one of these names.
+///
+/// Also returns `true` if the kernel does not report these counts.
 fn counts(names: &[&str]) -> bool {
     let Ok(status) = read_status() else { return true };
     let none =
@@ -61,9 +75,9 @@ fn counts(names: &[&str]) -> bool {
     !names.iter().copied().all(none)
 }
 
-/// The start of `/proc/self/status`, up to at least the lines for pinned and locked memory.
+/// Reads the start of `/proc/self/status`, at least up to the lines for pinned and locked memory.
 fn read_status() -> Result<String, Errno> {
-    /// The line that follows these lines.
+    /// The name of the line that follows them.
     const NEXT: &str = "\nVmHWM:";
     let file = Process::current()?.status()?;
     let mut buffer = vec![0; 1024];
@@ -71,7 +85,7 @@ fn read_status() -> Result<String, Errno> {
         call("pread").map_err(|_| Errno::NOMEM)?;
         let read = rustix::io::pread(&file, &mut buffer, 0)?;
         let text = String::from_utf8_lossy(&buffer[..read]);
-        // The list of groups comes before these lines, and may be long.
+        // The list of groups precedes these lines and may be long.
         if read < buffer.len() || text.contains(NEXT) {
             return Ok(text.into_owned());
         }

@@ -1,4 +1,8 @@
-//! `/proc/self/pagemap`: the state of each page-table entry, by `PAGEMAP_SCAN` or by reading.
+//! Asks the kernel about page-table entries and write-protects pages, through `/proc/self/pagemap`.
+//!
+//! `PAGEMAP_SCAN` (Linux 6.7) lists the pages whose entries match a query, and can write-protect them in the same step.
+//! On older kernels, the entries are read one by one. Which of these is used, and what the answers mean for a view, is
+//! up to `tracker.rs`.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -25,38 +29,43 @@ const HUGE: u64 = 1 << 6;
 const WP_MATCHING: u64 = 1 << 0;
 const CHECK_WPASYNC: u64 = 1 << 1;
 
-/// Regions a call. With more than 512 the kernel's `walk_end` can be stale. The kernel makes room for as many
-/// as there could be, so the first call is content with few.
+/// The most regions that a call returns. With more than 512, the kernel's `walk_end` can be stale.
 const REGIONS: usize = 512;
+/// The number of regions that the first call returns.
+///
+/// The kernel allocates memory for all of them, so it is small.
 const FIRST_REGIONS: usize = 64;
 
-/// What a scan asks of the entries.
+/// Which page-table entries a scan lists, as sets of categories (`PAGE_IS_*`).
 #[derive(Clone, Copy, Default)]
 struct Query {
+    /// `PM_SCAN_*`.
     flags: u64,
-    /// Categories of which an entry must have the opposite.
+    /// The categories that are inverted before they are compared with `all` and `any`.
     inverted: u64,
-    /// Categories that an entry must have all of, after inversion.
+    /// An entry must have all of these categories, after inversion.
     all: u64,
-    /// Categories that an entry must have one of, if any are named.
+    /// An entry must have at least one of these categories, unless the set is empty.
     any: u64,
-    /// Categories to tell of each region.
+    /// The categories that the scan reports for each region.
     tell: u64,
 }
 
-/// What [`private`] looks at.
+/// Which pages [`private`] looks at.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Look {
     /// Pages in memory or swapped out.
     Everywhere,
     /// Pages in memory.
     InMemory,
-    /// Pages in memory or swapped out; the others are counted, which takes a little longer.
+    /// Pages in memory or swapped out. Pages that are not private are counted, which takes a little longer.
     AndCount,
 }
 
-/// Each page of `range` that has a frame of its own, and the number of others in memory, if asked for. The zero
-/// page has one where `shows_zeroes` says that something else is shown.
+/// Lists the private pages of `range`.
+///
+/// Also counts the other pages that are in memory if `look` asks for that. A page that is mapped to the zero page
+/// counts as private if `shows_zeroes` returns `false` for it: the mapping shows something other than zeroes there.
 pub(super) fn private(
     mapping: &Mapping,
     range: PageRange,
@@ -83,9 +92,11 @@ pub(super) fn private(
     Ok((private, (look == Look::AndCount).then_some(others)))
 }
 
-/// Each page of `range` in `scope` that was written since it was last write-protected, or was never write-protected. In
-/// [`Scope::All`] this includes pages without an entry. Write-protects these pages if `protect` is set. Fails with
-/// `PERM` where the mapping is not registered.
+/// Lists the pages of `range` in `scope` that were written since they were write-protected.
+///
+/// Pages that were never write-protected count as written. In [`Scope::All`] this includes pages without an entry. If
+/// `protect` is set, write-protects these pages in the same step. Fails with `PERM` if the mapping is not registered
+/// with userfaultfd.
 pub(super) fn written(
     mapping: &Mapping,
     range: PageRange,
@@ -99,8 +110,9 @@ pub(super) fn written(
     Ok(found)
 }
 
-/// The categories of which a page in `scope` must have at least one; 0 for all pages. If this is 0 and only `WRITTEN`
-/// is asked for, the kernel takes a short cut that is three times as fast.
+/// Returns the categories of which a page in `scope` must have at least one, or 0 for all pages.
+///
+/// If this is 0 and a query asks only for `WRITTEN`, the kernel uses a faster path that takes a third of the time.
 fn populated(scope: Scope) -> u64 {
     match scope {
         Scope::All => 0,
@@ -108,7 +120,7 @@ fn populated(scope: Scope) -> u64 {
     }
 }
 
-/// How the pages of `range` are mapped. Takes as long as [`written`] in [`Scope::InMemory`].
+/// Returns how the pages of `range` are mapped. Takes as long as [`written`] in [`Scope::InMemory`].
 pub(super) fn entries(mapping: &Mapping, range: PageRange) -> Result<Entries, Errno> {
     let query = Query { any: PRESENT | SWAPPED, tell: HUGE, ..Query::default() };
     let mut entries = Entries::default();
@@ -124,7 +136,7 @@ pub(super) fn entries(mapping: &Mapping, range: PageRange) -> Result<Entries, Er
 
 /// Write-protects every page of `range` in `scope`.
 ///
-/// Where a page table exists, the entries of pages that were never in memory are write-protected too, whatever the
+/// If a page table exists, the entries in it of pages that were never in memory are write-protected too, whatever the
 /// scope.
 pub(super) fn protect(mapping: &Mapping, range: PageRange, scope: Scope) -> Result<(), Errno> {
     let (start, end) = addresses(mapping, range);
@@ -137,12 +149,14 @@ pub(super) fn protect(mapping: &Mapping, range: PageRange, scope: Scope) -> Resu
         ..ScanArg::default()
     };
     call("pagemap_scan").map_err(|_| Errno::NOMEM)?;
-    // SAFETY: `Scan` describes this ioctl. Write-protected asynchronously, a page is written like
-    // any other, after a fault that the kernel resolves by itself.
+    // SAFETY: `Scan` describes this ioctl. It changes no byte. Asynchronous write-protection does not stop writes: the
+    // kernel resolves the page fault of the first write by itself.
     unsafe { rustix::ioctl::ioctl(pagemap()?, Scan { arg, regions: &mut [] }) }.map(drop)
 }
 
-/// What [`private`] finds, without `PAGEMAP_SCAN`. Zero pages count everywhere.
+/// Lists the private pages of `range` without `PAGEMAP_SCAN`.
+///
+/// Every page that is mapped to the zero page counts.
 pub(super) fn private_by_reading(mapping: &Mapping, range: PageRange) -> Result<PageSet, Errno> {
     const ENTRY: usize = mem::size_of::<u64>();
     const ENTRIES: usize = 8192;
@@ -206,15 +220,15 @@ struct ScanArg {
     return_mask: u64,
 }
 
-/// One `PAGEMAP_SCAN`. Gives the number of regions filled and the address where the walk ended.
+/// The ioctl `PAGEMAP_SCAN`. Returns the number of regions filled and the address where the walk ended.
 struct Scan<'a> {
     arg: ScanArg,
     regions: &'a mut [Region],
 }
 
-// SAFETY: the opcode is `_IOWR('f', 16, struct pm_scan_arg)`, whose layout `ScanArg` repeats. The kernel
-// reads and writes that struct through `as_ptr`, and writes at most `vec_len` regions to `vec`, both of
-// which this value borrows exclusively.
+// SAFETY: the opcode is `_IOWR('f', 16, struct pm_scan_arg)`, and `ScanArg` has the layout of that struct. The kernel
+// reads and writes the struct at `as_ptr`, which this value owns. It writes at most `vec_len` regions to `vec`, which
+// this value borrows exclusively.
 unsafe impl Ioctl for Scan<'_> {
     type Output = (usize, u64);
 
@@ -225,7 +239,7 @@ unsafe impl Ioctl for Scan<'_> {
     }
 
     fn as_ptr(&mut self) -> *mut c_void {
-        // Without room for regions the kernel wants no address either.
+        // If there is no room for regions, the kernel requires that the address is null.
         let regions = if self.regions.is_empty() { ptr::null_mut() } else { self.regions.as_mut_ptr() };
         self.arg.size = mem::size_of::<ScanArg>() as u64;
         self.arg.vec = regions as u64;
@@ -235,7 +249,7 @@ unsafe impl Ioctl for Scan<'_> {
 
     unsafe fn output_from_ptr(filled: IoctlOutput, arg: *mut c_void) -> rustix::io::Result<Self::Output> {
         let arg = arg.cast::<ScanArg>();
-        // SAFETY: `arg` is what `as_ptr` returned, so it points at a `ScanArg` that is still borrowed.
+        // SAFETY: `arg` is what `as_ptr` returned, so it points at a `ScanArg` that still exists.
         let walk_end = unsafe { (*arg).walk_end };
         Ok((usize::try_from(filled).map_err(|_| Errno::INVAL)?, walk_end))
     }
@@ -245,7 +259,9 @@ fn addresses(mapping: &Mapping, range: PageRange) -> (u64, u64) {
     (mapping.page_ptr(range.start).addr().get() as u64, mapping.page_ptr(range.end).addr().get() as u64)
 }
 
-/// Calls `visit` with the ranges of pages in `range` that answer `query`, ascending, and their categories.
+/// Calls `visit` with each part of `range` whose pages match `query`, and with its categories.
+///
+/// The parts are in ascending order.
 fn scan(
     mapping: &Mapping,
     range: PageRange,
@@ -272,8 +288,8 @@ fn scan(
             ..ScanArg::default()
         };
         call("pagemap_scan").map_err(|_| Errno::NOMEM)?;
-        // SAFETY: `Scan` describes this ioctl; the pages are only looked up, not accessed, or
-        // write-protected asynchronously, after which they are written like any other.
+        // SAFETY: `Scan` describes this ioctl. It looks at page-table entries and changes no byte. Asynchronous
+        // write-protection does not stop writes.
         let (filled, walk_end) =
             unsafe { rustix::ioctl::ioctl(&pagemap, Scan { arg, regions: &mut *regions }) }?;
         for region in &regions[..filled] {

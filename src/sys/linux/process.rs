@@ -1,14 +1,14 @@
-//! What belongs to one process and must not be believed in its forked children.
+//! The state of a process that is not valid in its forked children, and how a child notices that it is one.
 //!
-//! It lives in a page under `MADV_WIPEONFORK` (Linux 4.14): a child finds zeroes there, which mean
-//! "nothing known yet". So a fork is noticed by one load, also where process ids repeat, and no lock
-//! can be inherited in a locked state. Where the kernel knows no such pages there is no shared state at
-//! all, and callers do without.
+//! The state is in a page under `MADV_WIPEONFORK` (Linux 4.14). A child finds zeroes there, which mean that nothing is
+//! known yet. So one load is enough to notice a fork, even if process ids repeat, and a child cannot inherit a locked
+//! lock. If the kernel does not support such pages, [`Process::current`] fails, and callers work without this state.
 //!
-//! A child notices the fork in a `pthread_atfork` handler, or, where none was run, at its first call of memsnap that
-//! gets here. It then closes what it must not have of its parent; see `unix/keys.rs`. (A child that shares its parent's file
-//! table but not its memory, which takes a bare `clone`, closes it for the parent too; that goes on with a slower way of
-//! finding pages, and with an error for a view written in place.)
+//! A child notices the fork in a `pthread_atfork` handler. If no handler ran, it notices the fork when it first calls
+//! [`Process::current`]. It then closes the descriptors of its parent that it must not have, which `unix/keys.rs`
+//! lists. A bare `clone` can make a child that shares the file table of its parent but not its memory. Such a child
+//! closes these descriptors for the parent too. The parent then uses a slower tracking method, and its calls on a view
+//! that is written in place return an error.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -23,25 +23,32 @@ use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 use super::userfault;
 use crate::sys::unix::{Descriptor, MemoryFile, close_inherited, next_number};
 
+/// The page of the process, or null before its first use.
 static PAGE: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
 
-/// All zero in a process that has not used it, in particular in a fresh child.
+/// What is known of the calling process.
+///
+/// All bytes are zero in a process that has not used it yet, so also in a new child.
 pub(super) struct Process {
-    /// A number that no ancestor has. Descriptors that were listed by one have smaller numbers.
+    /// A number that no ancestor has; 0 if the process has none yet.
+    ///
+    /// Descriptors that an ancestor listed have smaller numbers.
     generation: AtomicU64,
     pagemap: AtomicPtr<Descriptor>,
     status: AtomicPtr<Descriptor>,
     userfault: AtomicPtr<Descriptor>,
 }
 
-/// Of a process, a number that neither its ancestors nor its descendants have. Nobody else knows of its mappings: those
-/// of a sibling were made after the fork.
+/// The number of a process, which neither its ancestors nor its descendants have.
+///
+/// A sibling may have the same number. That does no harm: mappings that a process inherited were made by an ancestor.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::sys) struct Generation(u64);
 
 impl Generation {
-    /// Of the process that a shared mapping has to stay in: this one. Fails with `Unsupported` for files that children would
-    /// have.
+    /// Returns the number of this process, in which a shared mapping of `file` has to stay.
+    ///
+    /// Fails with `Unsupported` if forked children have the file.
     pub(in crate::sys) fn of_shared(file: &MemoryFile) -> io::Result<Self> {
         if !file.is_kept_from_children() {
             return Err(io::ErrorKind::Unsupported.into());
@@ -54,7 +61,7 @@ impl Generation {
     }
 }
 
-/// A file of this process in `/proc`, for one call.
+/// A file of this process in `/proc`, to be used for one system call.
 pub(super) enum ProcessFile {
     Kept(BorrowedFd<'static>),
     Opened(OwnedFd),
@@ -70,12 +77,12 @@ impl AsFd for ProcessFile {
 }
 
 impl Process {
-    /// The page of the calling process. `NOMEM` may pass, other errors will not.
+    /// Returns the state of the calling process. `NOMEM` may be temporary; other errors are permanent.
     pub(super) fn current() -> Result<&'static Self, Errno> {
         let page = PAGE.load(Ordering::Acquire);
         let page = if page.is_null() { create()? } else { page };
-        // SAFETY: the page was mapped readable and writable by `create`, is never unmapped, is
-        // aligned to a page, and zeroes (fresh or wiped) are a valid `Process` of atomics.
+        // SAFETY: `create` mapped the page readable and writable and aligned to a page, and it is never unmapped. It is
+        // zero when it is new or was wiped, and zeroes are a valid `Process`, which consists of atomics.
         let process = unsafe { &*page };
         if process.generation.load(Ordering::Acquire) == 0 {
             process.begin();
@@ -83,11 +90,13 @@ impl Process {
         Ok(process)
     }
 
-    /// In a new process. Allocates nothing and takes no lock.
+    /// Gives a new process its number and closes what it must not have inherited.
+    ///
+    /// Allocates nothing and takes no lock.
     #[cold]
     fn begin(&self) {
         let number = next_number();
-        // Should another thread be faster, its number counts.
+        // If another thread stores a number first, that number counts.
         let _ = self.generation.compare_exchange(0, number, Ordering::AcqRel, Ordering::Acquire);
         close_inherited(self.generation.load(Ordering::Acquire));
     }
@@ -96,26 +105,28 @@ impl Process {
         Generation(self.generation.load(Ordering::Relaxed))
     }
 
-    /// `/proc/self/pagemap`.
+    /// Returns `/proc/self/pagemap`.
     pub(super) fn pagemap(&'static self) -> Result<ProcessFile, Errno> {
         kept_or_opened(&self.pagemap, || open_in_proc("/proc/self/pagemap"))
     }
 
-    /// `/proc/self/status`. Reading it takes half the time if it is kept open.
+    /// Returns `/proc/self/status`. Reading it takes half the time if it is kept open.
     pub(super) fn status(&'static self) -> Result<ProcessFile, Errno> {
         kept_or_opened(&self.status, || open_in_proc("/proc/self/status"))
     }
 
-    /// The userfaultfd of this process, for asynchronous write-protection. There is no other, since memory is protected
-    /// for as long as the userfaultfd that it was registered with is open.
+    /// Returns the userfaultfd of this process, for asynchronous write-protection.
+    ///
+    /// It is never replaced: memory is write-protected as long as the userfaultfd that it was registered with is open.
     pub(super) fn userfault(&'static self) -> Result<BorrowedFd<'static>, Errno> {
         get_or_open(&self.userfault, userfault::open)?.get()
     }
 }
 
-/// A file of this process in `/proc`, kept open. If the descriptor that is kept was closed, or refers to another file
-/// in this thread, the file is opened for this call only. Keeping the new descriptor as well would leave one behind in
-/// each thread that has a file table of its own.
+/// Returns a file of this process in `/proc`, which is kept open.
+///
+/// If the kept descriptor was closed, or refers to another file in this thread, opens the file for one call only.
+/// Keeping the new descriptor would leave one open in each thread that has a file table of its own.
 fn kept_or_opened(
     place: &'static AtomicPtr<Descriptor>,
     open: fn() -> Result<OwnedFd, Errno>,
@@ -126,7 +137,7 @@ fn kept_or_opened(
     }
 }
 
-/// The descriptor that is kept in this process.
+/// Returns the descriptor that this process keeps in `place`, and opens it at the first use.
 fn get_or_open(
     place: &'static AtomicPtr<Descriptor>,
     open: fn() -> Result<OwnedFd, Errno>,
@@ -138,16 +149,16 @@ fn get_or_open(
             Ok(_) => kept = opened,
             Err(earlier) => {
                 kept = earlier;
-                // SAFETY: the pointer was made above and given to nobody.
+                // SAFETY: `Box::into_raw` returned the pointer above, and it was not stored anywhere.
                 drop(unsafe { Box::from_raw(opened) });
             }
         }
     }
-    // SAFETY: the pointer was made by `Box::into_raw` in this process, for a child finds null; it is never freed.
+    // SAFETY: `Box::into_raw` returned the pointer in this process, since a child finds null. It is never freed.
     Ok(unsafe { &*kept })
 }
 
-/// For `pthread_atfork`: notices the fork, if there was anything to inherit.
+/// The `pthread_atfork` handler of a child. Notices the fork if the parent used this state.
 pub(in crate::sys) extern "C" fn in_child() {
     if !PAGE.load(Ordering::Acquire).is_null() {
         let _ = Process::current();
@@ -158,19 +169,20 @@ fn open_in_proc(path: &str) -> Result<OwnedFd, Errno> {
     rustix::fs::open(path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
 }
 
+/// Maps the page of the process, or returns the one that another thread mapped meanwhile.
 fn create() -> Result<*mut Process, Errno> {
     let len = rustix::param::page_size();
     let access = ProtFlags::READ | ProtFlags::WRITE;
-    // SAFETY: a new mapping at an address that the kernel picks touches no memory in use.
+    // SAFETY: the kernel picks an unused address, so no memory in use changes.
     let page = unsafe { mmap_anonymous(ptr::null_mut(), len, access, MapFlags::PRIVATE) }?;
-    // SAFETY: the range is the mapping just made, whose bytes nobody refers to yet.
+    // SAFETY: the range is the mapping that was made just now, and no reference to its bytes exists.
     let wiped = unsafe { madvise(page, len, Advice::LinuxWipeOnFork) };
     let ours = wiped.map(|()| {
         let set = PAGE.compare_exchange(ptr::null_mut(), page.cast(), Ordering::AcqRel, Ordering::Acquire);
         set.map_or_else(|earlier| earlier, |_| page.cast())
     });
     if ours != Ok(page.cast()) {
-        // SAFETY: the mapping was made above and its address was given to nobody.
+        // SAFETY: the mapping was made above, and its address was not stored anywhere.
         let _ = unsafe { munmap(page, len) };
     }
     ours

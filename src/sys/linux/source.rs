@@ -1,4 +1,6 @@
-//! What other processes send, and copies of files that share their blocks.
+//! Files from elsewhere: memfds that other processes send, and copies of files that share blocks with the original.
+//!
+//! Decides which memfds are accepted. Copies by reading are up to `unix/source.rs`.
 
 use std::fs::File;
 use std::io;
@@ -15,25 +17,28 @@ use crate::sys::call;
 use crate::sys::unix::source::readable;
 use crate::sys::unix::{MemoryFile, page_size};
 
-/// Files below this size are copied also where they could be cloned: a clone costs a file of its own
-/// and, when it is read, page cache of its own; this much is copied in less time.
+/// The least size in bytes of a file that is cloned rather than copied.
+///
+/// A clone needs a file and, when it is read, page cache of its own. Smaller files are copied in less time.
 const CLONE_FROM: u64 = 1 << 20;
 
-/// The file system of memfds that are not in huge pages.
+/// The type of the file system of memfds, unless they are in huge pages.
 const TMPFS_MAGIC: rustix::fs::FsWord = 0x0102_1994;
 
-/// The memfd of another process in place, and its length, if the kernel guarantees that neither can change.
+/// Returns the memfd of another process, to be mapped in place, and its length in bytes.
+///
+/// Fails unless the kernel guarantees that neither the bytes nor the length can change.
 pub(crate) fn received(fd: OwnedFd) -> io::Result<(MemoryFile, usize)> {
     if !readable(&fd)? {
         return Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
-            "it is not open for reading; the sender has to open it so",
+            "the descriptor is not open for reading; the sender has to open the memfd for reading",
         ));
     }
     call("fcntl")?;
     let seals = match rustix::fs::fcntl_get_seals(&fd) {
         Err(Errno::INVAL) => Err(error::invalid(
-            "it is not a memfd, so that nothing keeps its bytes from changing; \
+            "the descriptor is not a memfd, so its bytes could change; \
              the sender has to copy them into a memfd and seal that"
                 .to_owned(),
         )),
@@ -55,23 +60,25 @@ pub(crate) fn received(fd: OwnedFd) -> io::Result<(MemoryFile, usize)> {
     Ok((MemoryFile::receive(fd, pages)?, len))
 }
 
-/// What is wrong with a memfd under no more than these `seals`.
+/// Returns the message for a memfd that has only these `seals`.
 fn unsealed(seals: SealFlags) -> String {
     let missing: Vec<_> = UNCHANGING.difference(seals).iter_names().map(|(name, _)| name).collect();
     let future = if seals.contains(SealFlags::FUTURE_WRITE) {
-        "F_SEAL_FUTURE_WRITE is not enough, for mappings made before it can still be written; "
+        "F_SEAL_FUTURE_WRITE is not enough, since mappings made before it can still be written; "
     } else {
         ""
     };
     format!(
         "the memfd lacks F_SEAL_{}: its bytes or its length could change; {future}\
-         the sender has to unmap it where it can be written, and add F_SEAL_WRITE, F_SEAL_SHRINK and F_SEAL_GROW",
+         the sender has to remove its writable mappings, and add F_SEAL_WRITE, F_SEAL_SHRINK and F_SEAL_GROW",
         missing.join(" and F_SEAL_")
     )
 }
 
-/// A copy that shares its blocks with `file`, where the file system makes such (XFS, Btrfs, bcachefs),
-/// in an unnamed file beside it that only we have open.
+/// Returns a copy that shares its blocks with `file`, and its length in bytes.
+///
+/// Returns `None` for small files, and if the file system does not support that. XFS, Btrfs and bcachefs do. The copy
+/// is an unnamed file in the same directory, and only memsnap has it open.
 pub(in crate::sys) fn clone_of(file: &File, len: u64) -> Option<(MemoryFile, usize)> {
     if len < CLONE_FROM {
         return None;
@@ -84,14 +91,16 @@ pub(in crate::sys) fn clone_of(file: &File, len: u64) -> Option<(MemoryFile, usi
     let len = addressable(u64::try_from(rustix::fs::fstat(&clone).ok()?.st_size).ok()?).ok()?;
     let pages = whole_pages(len)?;
     rustix::fs::ftruncate(&clone, (pages * page_size()) as u64).ok()?;
-    // It cannot be sealed. So nobody is to inherit a descriptor by which it can be written.
+    // The file cannot be sealed. It is opened again for reading, so that no child inherits a descriptor that can write
+    // to it.
     Some((MemoryFile::adopt(reopen(&clone).ok()?, pages).ok()?, len))
 }
 
-/// An open file description of our own of `file`, and the byte ranges below `len` that are not holes.
+/// Opens `file` again, and returns it with the byte ranges below `len` that are not holes.
 ///
-/// To ask for holes moves the offset (`SEEK_DATA`, `SEEK_HOLE`), and everybody who has the same description reads and
-/// writes there. Bytes and holes have to come from one description: a network file system may show others in another.
+/// Searching for holes (`SEEK_DATA`, `SEEK_HOLE`) moves the offset, at which all code reads and writes that has the
+/// same open file description. The bytes have to be read through the same description as the holes were found: with a
+/// network file system, another description may show other bytes.
 pub(in crate::sys) fn with_extents(file: &File, len: u64) -> Option<(File, Vec<Range<u64>>)> {
     let own = reopen(file).ok()?;
     let extents = data_extents(&own, len).ok()?;

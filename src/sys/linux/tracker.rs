@@ -1,32 +1,40 @@
-//! Which pages of a private mapping may differ from what it shows.
+//! Finds the pages of a private mapping that may differ from what it shows, and decides by which tracking method
+//! (tier).
 //!
-//! A write to a private mapping gives the page a frame of its own. The kernel tells such frames from
-//! those of a file and from the zero page, and does so for writes that it makes itself (`read` into a
-//! view) as well. Four tiers, from the best:
+//! When to search, and when to arm a view, is up to the layers above. The ioctls are in `pagemap.rs` and
+//! `userfault.rs`.
 //!
-//! - **armed**: pages are write-protected asynchronously (userfaultfd and `PAGEMAP_SCAN`, Linux 6.7), and one
-//!   scan lists those written since; 1 to 2 ns for each page-table entry in use, and about a microsecond
-//!   for the first write to each page. Starts when [`Tracker::arm`] is called. The scan reports pages without a
-//!   page-table entry as written until they are protected, and protecting them takes page tables. So there is a second
-//!   mode for mappings of which little is in memory ([`Scope::InMemory`]). It protects and reports only pages that are
-//!   present or swapped out, and takes about 3 ns for each entry in use. No write is missed: a page that is not in
-//!   memory becomes present when it is written, and its entry is not protected. A written page that is swapped out is
-//!   still reported as written.
-//! - **scan**: `PAGEMAP_SCAN` lists the pages that are "(present or swapped) and not a file's", and tells
-//!   the zero page apart; 10 to 25 ns for each page-table entry in use.
-//! - **pagemap**: the same from bits 61 to 63 of `/proc/self/pagemap`; about 50 ns an entry, in use or
-//!   not. Zero pages that were only read are reported too.
-//! - **compare**: nothing is known, so every page is reported.
+//! A write to a private mapping makes the page private: it gets a frame of its own. The kernel distinguishes such
+//! frames from those of a file and from the zero page. This includes pages that the kernel itself wrote (`read` into a
+//! view). There are four tiers, the fastest first:
 //!
-//! A tier that the kernel refuses (too old, seccomp, no `/proc`) gives way to the next for good, in this
-//! view only, for a filter may hold for one thread alone. A shortage (descriptors, memory) is an error that goes back to the caller and may pass.
+//! - **armed**: pages are write-protected asynchronously (userfaultfd and `PAGEMAP_SCAN`, Linux 6.7), and one scan
+//!   lists the pages written since. This takes 1 to 2 ns for each page-table entry in use, and about a microsecond for
+//!   the first write to each page. A view is armed by [`Tracker::arm`]. The scan lists pages without a page-table entry
+//!   as written until they are write-protected, and to write-protect them the kernel has to allocate page tables. So
+//!   there is a second mode for mappings of which little is in memory ([`Scope::InMemory`]). It write-protects and
+//!   lists only pages that are present or swapped out, and takes about 3 ns for each entry in use. It misses no write:
+//!   a page that is not in memory becomes present when it is written, and its entry is not write-protected. A written
+//!   page that is swapped out is still listed as written.
+//! - **scan**: `PAGEMAP_SCAN` lists the pages that are present or swapped out and do not belong to a file, and
+//!   distinguishes the zero page. This takes 10 to 25 ns for each page-table entry in use.
+//! - **pagemap**: bits 61 to 63 of each entry of `/proc/self/pagemap` say the same. This takes about 50 ns for each
+//!   entry, in use or not. Pages that were only read and are mapped to the zero page are listed too.
+//! - **compare**: nothing is known, so every page is listed.
 //!
-//! Protection notices what goes through the page table. Memory that was pinned before it was protected is
-//! written by devices without that. So nothing is protected in a mapping that is said to be pinned
-//! ([`Tracker::of_pinned`]), nor while the kernel counts pinned or locked memory of the process. It does not count
-//! all: pins are charged to the process that made a ring or opened a device, not to the one whose memory they hold,
-//! and those of AF_XDP to the user alone. The other tiers need none of this: a page that is pinned for writing has
-//! a frame of its own, and is neither swapped out nor merged as long as it is pinned.
+//! If the kernel refuses a tier (it is too old, a seccomp filter refuses the call, or there is no `/proc`), the tracker
+//! changes to the next tier for good. This applies to one view only, because a filter may apply to one thread only. A
+//! lack of descriptors or memory may be temporary, so it is returned as an error.
+//!
+//! # Pinned memory
+//!
+//! Write-protection notices only writes that go through the page table. If memory was pinned before it was
+//! write-protected, devices write to it without that. So no page is write-protected in a mapping that its owner
+//! declares as pinned ([`Tracker::of_pinned`]), nor while the kernel counts pinned or locked memory of the process. The
+//! kernel does not count all pins: it charges them to the process that made a ring or opened a device, which may not be
+//! the one whose memory is pinned. It charges those of AF_XDP to the user only. The other tiers find pinned pages that
+//! were written in any case: a page that is pinned for writing is private, and is neither swapped out nor merged as
+//! long as it is pinned.
 
 use std::io;
 
@@ -41,7 +49,7 @@ use crate::sys::WhyNotFaster;
 use crate::sys::unix::Mapping;
 use crate::sys::{Closed, Collapsed, Found, Scope, Search, cannot_be_chosen, cannot_track, forced_tracking};
 
-/// How written pages are found; see the module.
+/// How written pages are found, as the module describes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Tier {
     Armed,
@@ -50,25 +58,29 @@ enum Tier {
     Compare,
 }
 
-/// Ranges of fewer written pages than this are not looked at more closely in the armed tier: to compare
-/// their bytes takes no longer than to ask the kernel whose they are.
+/// The least number of written pages in a row about which the armed tier asks the kernel again.
+///
+/// Comparing the bytes of a shorter range takes no longer than asking which of its pages are private.
 const SHORT: usize = 32;
 
 /// Finds the written pages of one mapping.
 #[derive(Clone, Copy)]
 pub(crate) struct Tracker {
     tier: Tier,
+    /// The tracking method that was chosen.
     tracking: Tracking,
-    /// Why the tier is none of the faster ones, where it could be.
+    /// Why the tracker does not use a faster tier, if it tried or had to.
     obstacle: Option<WhyNotFaster>,
-    /// Pages may be written past the page table, so that none is ever protected.
+    /// Whether pages may be written without the page table, so that none is ever write-protected.
     pinned: bool,
-    /// The pages that the armed tier closes.
+    /// The pages that the armed tier write-protects.
     scope: Scope,
 }
 
 impl Tracker {
-    /// For a mapping just made. Fails where another way than the automatic one is wanted that cannot work.
+    /// Makes a tracker for a new mapping.
+    ///
+    /// Fails with `Unsupported` if `tracking` is not `Auto` and cannot work.
     pub(crate) fn new(tracking: Tracking, mapping: &Mapping) -> io::Result<Self> {
         let mut tracker =
             Self { tier: Tier::Scan, tracking, obstacle: None, pinned: false, scope: Scope::All };
@@ -76,7 +88,9 @@ impl Tracker {
         Ok(tracker)
     }
 
-    /// For a mapping whose pages may be pinned, whatever the kernel counts: it is never armed.
+    /// Makes a tracker for a mapping whose pages may be pinned, whatever the kernel counts.
+    ///
+    /// The mapping is never armed.
     pub(crate) fn of_pinned(tracking: Tracking, mapping: &Mapping) -> io::Result<Self> {
         let mut tracker =
             Self { tier: Tier::Scan, tracking, obstacle: None, pinned: true, scope: Scope::All };
@@ -84,7 +98,7 @@ impl Tracker {
         Ok(tracker)
     }
 
-    /// Finds pages in this way from now on, if it can work.
+    /// Changes to another tracking method. Fails and changes nothing if it cannot work.
     pub(crate) fn switch(&mut self, mapping: &Mapping, tracking: Tracking) -> io::Result<()> {
         let before = *self;
         self.choose(mapping, tracking)?;
@@ -94,6 +108,7 @@ impl Tracker {
         Ok(())
     }
 
+    /// Sets the tier and the state that goes with it, after a check that the method can work.
     fn choose(&mut self, mapping: &Mapping, tracking: Tracking) -> io::Result<()> {
         if self.pinned && tracking == Tracking::Armed {
             return Err(cannot_track(
@@ -120,7 +135,7 @@ impl Tracker {
         Ok(())
     }
 
-    /// The tier in use.
+    /// Returns the tier in use.
     pub(crate) fn tracking(self) -> Tracking {
         match self.tier {
             Tier::Armed => Tracking::Armed,
@@ -130,7 +145,7 @@ impl Tracker {
         }
     }
 
-    /// Why it is none of the faster ones.
+    /// Returns why the tracker does not use a faster tier.
     pub(crate) fn why_not_faster(self) -> Option<WhyNotFaster> {
         match self.tier {
             Tier::Armed => None,
@@ -139,19 +154,22 @@ impl Tracker {
         }
     }
 
+    /// Changes to the tier `next` after the kernel refused the present one.
     fn give_up(&mut self, next: Tier, error: Errno) {
         let refused = self.tracking();
         self.obstacle = Some(WhyNotFaster::Refused { tracking: refused, os_error: error.raw_os_error() });
         self.tier = next;
     }
 
-    /// Looks for pages of `mapping`. With `count` the others are counted, where that is possible and the count
-    /// makes a difference, which takes up to a third longer.
+    /// Searches `mapping` for pages.
     ///
-    /// `shows_zeroes` says of a page whether zeroes there are what the mapping shows. Elsewhere the zero page
-    /// is a change: the kernel puts it in place of a written page that it found to be zero (KSM with
-    /// `use_zero_pages`). `expected` are pages that likely have a frame of their own, so that a second scan of them
-    /// does not pay.
+    /// - `count`: whether to count the pages in memory that are not private as well. Only the tier `scan` counts them,
+    ///   and takes up to a third longer.
+    /// - `expected`: pages that are probably private. The tier `armed` does not ask about them a second time, because
+    ///   that would not save time.
+    /// - `shows_zeroes` returns whether the mapping shows zeroes in a page that is not private. If it does not, the
+    ///   zero page is a change there: the kernel puts it in place of a written page that is all zero (KSM with
+    ///   `use_zero_pages`).
     pub(crate) fn find(
         &mut self,
         search: Search,
@@ -170,7 +188,7 @@ impl Tracker {
             if let Ok(open) = &found
                 && search == Search::Private
             {
-                // A closed page without an entry is a marker, which looks as if it were swapped out.
+                // A write-protected page without an entry is a marker, which looks as if it were swapped out.
                 found = pagemap::private(mapping, mapping.all(), Look::InMemory, &shows_zeroes).map(
                     |(private, _)| Found {
                         complete: false,
@@ -181,7 +199,7 @@ impl Tracker {
             match found {
                 Ok(found) => return Ok(Found { closed: self.closed(close), ..found }),
                 Err(shortage @ (Errno::MFILE | Errno::NFILE | Errno::NOMEM)) => return Err(shortage.into()),
-                // In a forked child, or after a filter came into force, nothing is protected (any more).
+                // No page is write-protected in a forked child, or a filter refuses the call.
                 Err(error) => self.give_up(Tier::Scan, error),
             }
         }
@@ -208,8 +226,10 @@ impl Tracker {
         }
     }
 
-    /// Closes the pages of `scope`, so that `find` from now on reports only pages that are written later. Best effort:
-    /// `find` reports pages that could not be closed.
+    /// Arms the mapping: write-protects the pages of `scope`.
+    ///
+    /// Later searches then list only pages that were written after this call. Best effort: later searches also list
+    /// pages that could not be write-protected.
     pub(crate) fn arm(&mut self, mapping: &Mapping, scope: Scope) -> Closed {
         if self.may_arm() && mapping.pages() > 0 {
             if may_have_pinned_memory() {
@@ -228,14 +248,15 @@ impl Tracker {
         self.close(mapping)
     }
 
-    /// Closes the pages of an armed mapping that are in its scope. Best effort: pages that stay open are reported
-    /// again.
+    /// Write-protects the pages of an armed mapping that are in its scope.
+    ///
+    /// Best effort: later searches also list pages that could not be write-protected.
     pub(crate) fn close(self, mapping: &Mapping) -> Closed {
         let armed = self.tier == Tier::Armed && !may_have_pinned_memory();
         self.closed(armed && pagemap::protect(mapping, mapping.all(), self.scope).is_ok())
     }
 
-    /// The pages of the scope if they were `closed`, otherwise nothing.
+    /// Returns which pages are write-protected now: those of the scope if `closed` is set, otherwise none.
     fn closed(self, closed: bool) -> Closed {
         match self.scope {
             _ if !closed => Closed::Nothing,
@@ -244,49 +265,49 @@ impl Tracker {
         }
     }
 
-    /// Whether only pages in memory are closed.
+    /// Returns whether only pages in memory or swapped out are write-protected.
     pub(crate) fn is_sparse(self) -> bool {
         self.scope == Scope::InMemory
     }
 
-    /// Makes later calls close all pages.
+    /// Makes later calls write-protect all pages.
     pub(crate) fn widen(&mut self) {
         self.scope = Scope::All;
     }
 
-    /// After other memory was mapped in place of what `range` showed, or was added there.
+    /// Registers `range`, in which other memory was mapped or added. Must be called after each such change.
     pub(crate) fn renewed(&mut self, mapping: &Mapping, range: PageRange) {
         if self.tier == Tier::Armed && range.len() > 0 && register(mapping, range).is_err() {
             self.stop(mapping);
         }
     }
 
-    /// Ends write-protection for good, after a part of the mapping could not be registered or unregistered. What stays
-    /// registered would keep its markers, which searches for private pages take for pages that are swapped out. To
-    /// unregister whole mappings takes no memory of the kernel.
+    /// Ends write-protection for good, after a part of the mapping could not be registered or unregistered.
+    ///
+    /// A part that stays registered would keep its markers, and searches for private pages take those for pages that
+    /// are swapped out. So the whole mapping is unregistered, for which the kernel needs no memory.
     fn stop(&mut self, mapping: &Mapping) {
         self.tier = Tier::Scan;
         let _ = unregister(mapping, mapping.all());
     }
 
-    /// Whether searches take less time in huge pages.
+    /// Returns whether searches take less time if pages are in huge pages.
     pub(crate) fn gains_from_huge_pages(self) -> bool {
         matches!(self.tier, Tier::Armed | Tier::Scan)
     }
 
     /// Moves the file's pages `region` into a huge page.
     ///
-    /// There are as many pages as [`huge_region`](super::huge_region) says.
-    ///
-    /// As when pages are closed, each of them must show what the caller compares with. Fails with `Unsupported` if a
-    /// page of the region is private.
+    /// The region has as many pages as [`huge_region`](super::huge_region) returns. As when pages are write-protected,
+    /// the caller must know what each page holds: it shows what the caller compares with, or counts as written already.
+    /// Fails with `Unsupported` if a page of the region is private.
     ///
     /// The kernel does not map a huge page in memory that is registered with userfaultfd. So in an armed mapping, the
-    /// region is unregistered, moved, registered again and closed. While memory may be pinned, pages must not be
-    /// closed, so nothing is moved either.
+    /// region is unregistered, moved, registered again and write-protected. While memory may be pinned, pages must not
+    /// be write-protected, so nothing is moved.
     pub(crate) fn collapse(&mut self, mapping: &Mapping, region: PageRange) -> Collapsed {
         let refused = |error| Collapsed { moved: Err(error), opened: false };
-        // A closed page without an entry is a marker, which looks as if it were swapped out.
+        // A write-protected page without an entry is a marker, which looks as if it were swapped out.
         let look = if self.tier == Tier::Armed { Look::InMemory } else { Look::Everywhere };
         match pagemap::private(mapping, region, look, |_| true) {
             Ok((private, _)) if private.is_empty() => {}
@@ -300,7 +321,7 @@ impl Tracker {
             return refused(io::ErrorKind::Unsupported.into());
         }
         if let Err(error) = unregister(mapping, region) {
-            // Some or all of its pages may be open now.
+            // Some or all pages of the region may not be write-protected now.
             self.stop(mapping);
             return Collapsed { moved: Err(error.into()), opened: true };
         }
@@ -310,7 +331,7 @@ impl Tracker {
         Collapsed { moved, opened: !closed }
     }
 
-    /// After other memory was mapped in place of all that the mapping showed.
+    /// Goes back to the tier `scan`, after other memory was mapped in place of the whole mapping.
     pub(crate) fn disarm(&mut self) {
         if self.tier == Tier::Armed {
             self.tier = Tier::Scan;
@@ -321,7 +342,7 @@ impl Tracker {
         self.tier == Tier::Armed
     }
 
-    /// Whether to arm without further thought.
+    /// Returns whether the mapping is to be armed at once, because the tier `armed` was chosen.
     pub(crate) fn must_arm(self) -> bool {
         self.tracking == Tracking::Armed && self.tier == Tier::Scan && !self.pinned
     }
@@ -339,7 +360,7 @@ fn unregister(mapping: &Mapping, range: PageRange) -> Result<(), Errno> {
     userfault::unregister(Process::current()?.userfault()?, mapping, range)
 }
 
-/// Whether written pages can be found in this way. Says why, if they cannot.
+/// Checks that a tracking method can work. The error says what it needs.
 fn probe(tracking: Tracking, mapping: &Mapping) -> io::Result<()> {
     let first = PageRange::new(0, mapping.pages().min(1));
     if first.len() == 0 {
@@ -370,9 +391,11 @@ fn probe(tracking: Tracking, mapping: &Mapping) -> io::Result<()> {
     }
 }
 
-/// The private pages among the `open` ones. Short ranges, and ranges of `expected` pages, are returned without a look
-/// at each page. Pages that were never mapped are open too, in page tables that are newer than the last closing; they
-/// come in long ranges.
+/// Returns the private pages among `open`, the pages that are not write-protected.
+///
+/// Pages that were never mapped are also in `open` if their page table was made after pages were last write-protected.
+/// They come in long ranges, so the kernel is asked about each page of a long range. Short ranges, and ranges of
+/// `expected` pages, are returned as they are.
 fn sift(
     mapping: &Mapping,
     open: &PageSet,

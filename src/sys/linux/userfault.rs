@@ -1,5 +1,8 @@
-//! userfaultfd with asynchronous write-protection (Linux 6.7): the kernel notes the first write to a
-//! protected page by itself, its own writes included, and nobody has to answer a fault.
+//! Registers memory for asynchronous write-protection by userfaultfd (Linux 6.7).
+//!
+//! The kernel notes the first write to a write-protected page by itself, also if the kernel makes that write, and no
+//! code has to handle page faults. `pagemap.rs` write-protects pages and lists the written ones. On older kernels
+//! [`open`] fails.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -15,22 +18,22 @@ use crate::pages::PageRange;
 use crate::sys::call;
 use crate::sys::unix::Mapping;
 
-/// `UFFD_USER_MODE_ONLY`: faults of the kernel are not ours to handle, for which no privilege is needed. With
-/// asynchronous protection there is nothing to handle in any case.
+/// `UFFD_USER_MODE_ONLY`: the descriptor does not handle page faults of the kernel.
+///
+/// So it needs no privilege. With asynchronous write-protection there are no page faults to handle.
 const USER_MODE_ONLY: u32 = 1;
 
-/// Has the kernel note writes to the pages `range` of `mapping`.
+/// Registers the pages `range` of `mapping`, so that they can be write-protected.
 pub(super) fn register(userfault: BorrowedFd<'_>, mapping: &Mapping, range: PageRange) -> Result<(), Errno> {
     call("uffdio_register").map_err(|_| Errno::NOMEM)?;
     const MODE_WP: u64 = 1 << 1;
     let start = mapping.page_ptr(range.start).addr().get() as u64;
     let register = Register { start, len: range.bytes().len() as u64, mode: MODE_WP, ioctls: 0 };
-    // SAFETY: `Argument` describes `UFFDIO_REGISTER`. The range is a mapping of our own, and no byte of it
-    // changes.
+    // SAFETY: `Argument` describes `UFFDIO_REGISTER`. The range is inside the mapping, and no byte of it changes.
     unsafe { rustix::ioctl::ioctl(userfault, Argument::<_, REGISTER>(register)) }
 }
 
-/// Ends the registration of `range`. Its pages are not write-protected any more.
+/// Ends the registration of `range`, whose pages are then not write-protected.
 pub(super) fn unregister(
     userfault: BorrowedFd<'_>,
     mapping: &Mapping,
@@ -39,22 +42,21 @@ pub(super) fn unregister(
     call("uffdio_unregister").map_err(|_| Errno::NOMEM)?;
     let start = mapping.page_ptr(range.start).addr().get() as u64;
     let range = Range { start, len: range.bytes().len() as u64 };
-    // SAFETY: `Argument` describes `UFFDIO_UNREGISTER`. The range is a mapping of our own, and no byte of it
-    // changes.
+    // SAFETY: `Argument` describes `UFFDIO_UNREGISTER`. The range is inside the mapping, and no byte of it changes.
     unsafe { rustix::ioctl::ioctl(userfault, Argument::<_, UNREGISTER>(range)) }
 }
 
-/// A descriptor for asynchronous write-protection in this process.
+/// Opens a userfaultfd for asynchronous write-protection in this process.
 pub(super) fn open() -> Result<OwnedFd, Errno> {
     call("userfaultfd").map_err(|_| Errno::NOMEM)?;
     const WP_ASYNC: u64 = 1 << 15;
     const VERSION: u64 = 0xaa;
     let flags = UserfaultfdFlags::CLOEXEC | UserfaultfdFlags::from_bits_retain(USER_MODE_ONLY);
-    // SAFETY: the descriptor changes nothing until memory is registered with it.
+    // SAFETY: the call only makes a descriptor, which has no effect until memory is registered with it.
     let opened = unsafe { userfaultfd(flags) };
-    // Containers' seccomp profiles refuse the call, but may have the device.
+    // The seccomp profiles of containers refuse the call, but a container may have the device.
     let fd = opened.or_else(|refused| open_device().map_err(|_| refused))?;
-    // SAFETY: `Argument` describes `UFFDIO_API`.
+    // SAFETY: `Argument` describes `UFFDIO_API`, which accesses no memory but its argument.
     unsafe {
         rustix::ioctl::ioctl(
             &fd,
@@ -66,7 +68,7 @@ pub(super) fn open() -> Result<OwnedFd, Errno> {
 
 fn open_device() -> Result<OwnedFd, Errno> {
     let device = rustix::fs::open("/dev/userfaultfd", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
-    // SAFETY: `New` describes `USERFAULTFD_IOC_NEW`.
+    // SAFETY: `New` describes `USERFAULTFD_IOC_NEW`, which accesses no memory of the program.
     unsafe { rustix::ioctl::ioctl(File::from(device), New) }
 }
 
@@ -98,11 +100,11 @@ const API: Opcode = opcode::read_write::<Features>(0xaa, 0x3f);
 const REGISTER: Opcode = opcode::read_write::<Register>(0xaa, 0x00);
 const UNREGISTER: Opcode = opcode::read::<Range>(0xaa, 0x01);
 
-/// An ioctl whose argument is a struct that the kernel reads, and may update.
+/// An ioctl whose argument is a struct that the kernel reads and may update.
 struct Argument<T, const OPCODE: Opcode>(T);
 
-// SAFETY: the opcodes above go with the structs that they name, whose layout is the kernel's; it reads and
-// writes nothing else.
+// SAFETY: each opcode above is used with the struct that it names, which has the layout of the kernel's struct. The
+// kernel reads and writes nothing but that struct, which this value owns.
 unsafe impl<T, const OPCODE: Opcode> Ioctl for Argument<T, OPCODE> {
     type Output = ();
 
@@ -121,10 +123,13 @@ unsafe impl<T, const OPCODE: Opcode> Ioctl for Argument<T, OPCODE> {
     }
 }
 
-/// `USERFAULTFD_IOC_NEW`, `_IO(0xaa, 0)`, whose argument is the flags and whose result is a descriptor.
+/// The ioctl `USERFAULTFD_IOC_NEW` (`_IO(0xaa, 0)`).
+///
+/// Its argument is the flags, and its result is a descriptor.
 struct New;
 
-// SAFETY: the ioctl takes no pointer.
+// SAFETY: the argument of this ioctl is a number, so the kernel accesses no memory of the program. The opcode is the
+// kernel's.
 unsafe impl Ioctl for New {
     type Output = OwnedFd;
 
@@ -139,7 +144,7 @@ unsafe impl Ioctl for New {
     }
 
     unsafe fn output_from_ptr(fd: IoctlOutput, _: *mut c_void) -> rustix::io::Result<OwnedFd> {
-        // SAFETY: the ioctl made this descriptor just now, for us.
+        // SAFETY: the ioctl returned this descriptor just now, so no other code owns it.
         Ok(unsafe { OwnedFd::from_raw_fd(fd) })
     }
 }

@@ -1,12 +1,14 @@
-//! Memory that can be mapped: what `memfd_create` gives (Linux, Android, FreeBSD 13), elsewhere a temporary file that
-//! has no name any more.
+//! Makes and seals the files that mappings show.
 //!
-//! Not POSIX shared memory: macOS neither maps it privately, nor gives it a second length, nor writes to it by `write`;
-//! on OpenBSD it is a file in `/tmp`.
+//! They are memfds on Linux, Android and FreeBSD 13, elsewhere temporary files whose names are removed. How files are
+//! written is up to `unix/file.rs`.
 //!
-//! A temporary file is written before it is mapped and never afterwards, since not every system lets a mapping see
-//! what is written (OpenBSD). It is not mapped shared: a page for which the disk has no room stops the process
-//! (`SIGBUS`), while `write` returns an error.
+//! POSIX shared memory is not used. macOS does not map it privately, does not change its length a second time, and does
+//! not write to it by `write`. On OpenBSD it is a file in `/tmp`.
+//!
+//! A temporary file is written before it is mapped and never afterwards, because on some systems a mapping does not
+//! show what is written later (OpenBSD). It is not mapped shared: if the disk has no room for a page, a write to a
+//! shared mapping ends the process (`SIGBUS`), while `write` returns an error.
 
 use std::collections::hash_map::RandomState;
 use std::ffi::CStr;
@@ -24,13 +26,13 @@ use crate::pages::{PageRange, PageSet};
 use crate::sys::call;
 use crate::sys::unix::{Descriptor, Mapping, MemoryFile, page_size};
 
-/// A mapping keeps the descriptor of what it shows, to map that again.
+/// A descriptor that mappings share, since they keep the descriptors of their files to map them again.
 pub(in crate::sys) type FileDescriptor = Arc<Descriptor>;
 
-/// Of a descriptor that gives no access to bytes, besides those that are only for writing.
+/// The flags of a descriptor that gives no access to the bytes of its file. None are needed here.
 pub(in crate::sys) const NOT_OPEN: OFlags = OFlags::empty();
 
-/// Whether `memfd_create` is tried: not if the library is built with `MEMSNAP_FILES=temporary`, for tests.
+/// Whether to try `memfd_create`. Tests turn it off by building with `MEMSNAP_FILES=temporary`.
 const MEMORY: bool = match option_env!("MEMSNAP_FILES") {
     Some(name) => match name.as_bytes() {
         b"temporary" => false,
@@ -39,15 +41,16 @@ const MEMORY: bool = match option_env!("MEMSNAP_FILES") {
     None => true,
 };
 
+/// Where the bytes of a file are.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::sys) enum Kind {
-    /// Memory and swap space, of our own.
+    /// In memory and swap space. Only memsnap has the file.
     Memory,
-    /// Of a file system, or somebody else's.
+    /// In a file system, or in a file that other code has.
     Disk,
 }
 
-/// A new file, empty.
+/// Makes an empty file.
 pub(in crate::sys) fn new_file(name: &CStr) -> io::Result<(FileDescriptor, Kind)> {
     if MEMORY && let Some(memory) = memory(name)? {
         return Ok((Descriptor::kept_from_children(memory)?.into(), Kind::Memory));
@@ -55,13 +58,13 @@ pub(in crate::sys) fn new_file(name: &CStr) -> io::Result<(FileDescriptor, Kind)
     Ok((Descriptor::new(temporary()?)?.into(), Kind::Disk))
 }
 
-/// Another descriptor of somebody else's file.
+/// Duplicates the descriptor of a file that other code has.
 pub(in crate::sys) fn borrowed_file(fd: BorrowedFd<'_>) -> io::Result<(FileDescriptor, Kind)> {
     call("dup")?;
     Ok((Descriptor::new(fd.try_clone_to_owned()?)?.into(), Kind::Disk))
 }
 
-/// Memory as a file, where there is such a thing.
+/// Makes a memfd, or returns `None` if the system has none.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 fn memory(name: &CStr) -> io::Result<Option<OwnedFd>> {
     use rustix::fs::{MemfdFlags, memfd_create};
@@ -69,7 +72,7 @@ fn memory(name: &CStr) -> io::Result<Option<OwnedFd>> {
 
     call("memfd_create")?;
     match memfd_create(name, MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING) {
-        // An older system, or a filter of system calls.
+        // The system is older, or a filter refuses the call.
         Err(Errno::NOSYS | Errno::PERM) => Ok(None),
         memory => Ok(Some(memory?)),
     }
@@ -80,6 +83,7 @@ fn memory(_name: &CStr) -> io::Result<Option<OwnedFd>> {
     Ok(None)
 }
 
+/// Makes the system guarantee that nothing changes a memfd. Returns whether it does.
 #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd"))]
 fn seal(fd: BorrowedFd<'_>) -> bool {
     use rustix::fs::{SealFlags, fcntl_add_seals};
@@ -93,10 +97,10 @@ fn seal(_fd: BorrowedFd<'_>) -> bool {
     false
 }
 
-/// A file that only its descriptor leads to.
+/// Makes a temporary file and removes its name.
 fn temporary() -> io::Result<OwnedFd> {
     loop {
-        // Keys that nobody outside can guess, others each time.
+        // The hash has random keys, which are others each time and which no other process can guess.
         let name = format!(".memsnap-{:016x}", RandomState::new().hash_one(()));
         let path = std::env::temp_dir().join(name);
         call("open")?;
@@ -112,31 +116,35 @@ fn temporary() -> io::Result<OwnedFd> {
     }
 }
 
-/// A copy that shares its blocks with `file`: none here.
+/// Always returns `None`: no call that all these systems have makes copies that share blocks.
 pub(in crate::sys) fn clone_of(_file: &File, _len: u64) -> Option<(MemoryFile, usize)> {
     None
 }
 
-/// Where a file is not all zero: not asked here. `SEEK_HOLE` of some file systems takes what is not on the disk yet for a
-/// hole (APFS, ZFS).
+/// Always returns `None`: holes are not searched for.
+///
+/// `SEEK_HOLE` of some file systems reports data that is not on the disk yet as a hole (APFS, ZFS).
 pub(in crate::sys) fn with_extents(_file: &File, _len: u64) -> Option<(File, Vec<Range<u64>>)> {
     None
 }
 
 impl MemoryFile {
-    /// The same file once more.
+    /// Returns another value for the same file.
     pub(super) fn again(&self) -> Self {
         Self::new(Arc::clone(&self.fd), self.pages, self.kind)
     }
 
-    /// No more will be written to a file that was never mapped for writing, which is enforced where files can be sealed.
+    /// Makes the file immutable, which the system enforces if it can seal files.
+    ///
+    /// The file must never have been mapped for writing.
     pub(crate) fn finish(&self) {
         self.seal();
         self.fd.leave_to_children();
     }
 
-    /// Has the system guarantee from now on that nobody writes to the file, by any means. Returns whether it does: not
-    /// while the file is mapped for writing or, on Linux, one of its pages is pinned.
+    /// Makes the system guarantee that nothing writes to the file any more. Returns whether it does.
+    ///
+    /// The system refuses while the file is mapped for writing. Linux also refuses while one of its pages is pinned.
     pub(crate) fn seal(&self) -> bool {
         let sealed = self.kind == Kind::Memory && call("fcntl").is_ok() && self.fd().is_ok_and(seal);
         if sealed {
@@ -145,39 +153,41 @@ impl MemoryFile {
         sealed
     }
 
-    /// Whether there is any use in asking for that.
+    /// Returns whether [`seal`](Self::seal) may succeed.
     pub(crate) fn may_be_sealed(&self) -> bool {
         self.kind == Kind::Memory && self.fd().is_ok()
     }
 
-    /// Nothing that all these systems have makes a hole.
+    /// Always fails with `Unsupported`: no call that all these systems have makes holes.
     pub(crate) fn punch(&self, _range: PageRange) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// A wish that is not granted.
+    /// Does nothing: there is no call to ask for huge pages.
     pub(crate) fn collapse(&self) {}
 
-    /// Always `None`: the system does not say.
+    /// Always returns `None`: the system does not report holes.
     pub(crate) fn holes(&self, _: &Mapping, _: PageRange) -> Option<usize> {
         None
     }
 
-    /// Nothing keeps the bytes from being changed by who has a descriptor.
+    /// Always returns `None`: nothing guarantees that code with a descriptor does not change the bytes.
     #[allow(dead_code, reason = "no module in `os` gives handles here")]
     pub(crate) fn share(&self) -> io::Result<Option<OwnedFd>> {
         Ok(None)
     }
 
-    /// The pages that may hold something other than zeroes.
+    /// Returns all pages: the system does not report which ones are zero.
     pub(crate) fn data(&self) -> PageSet {
         PageSet::all(self.pages)
     }
 
-    /// Bytes of memory or disk that the file takes up, or more; 0 only if all is zero.
+    /// Returns the number of bytes of memory or disk that the file takes, or more.
+    ///
+    /// It is 0 only if all bytes are zero.
     pub(crate) fn allocated(&self) -> u64 {
         if self.kind == Kind::Memory && cfg!(any(target_os = "linux", target_os = "android")) {
-            // The kernel counts a page when it has one, and nobody's file system comes between.
+            // For memfds, the kernel counts exactly the pages that have memory.
             let blocks = self.fd.stat().map(|stat| u64::try_from(stat.st_blocks));
             if let Ok(Ok(blocks)) = blocks {
                 return blocks * 512;
@@ -216,7 +226,7 @@ mod tests {
         file.write_at(b"bytes", page_size()).unwrap();
         assert_eq!(file.allocated(), 3 * page_size() as u64);
         let mapping = Mapping::new(3, Source::Private(&file)).unwrap();
-        // SAFETY: nobody writes to the mapping.
+        // SAFETY: the page is inside the mapping and readable, and nothing writes to it.
         assert_eq!(unsafe { mapping.page(1) }[..6], *b"bytes\0");
         let shared = Mapping::new(3, Source::Shared(&file)).map(drop);
         assert!(shared.is_err_and(|error| error.kind() == io::ErrorKind::Unsupported));

@@ -1,4 +1,7 @@
-//! What these systems do with mappings besides what all of Unix does.
+//! What these systems do with mappings besides what all Unix systems do.
+//!
+//! Private pages are discarded by mapping the same pages again, so each mapping records what it shows ([`Shown`]). What
+//! is mapped where is up to `unix/mapping.rs`.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -12,13 +15,15 @@ use crate::sys::unix::{Mapping, MemoryFile, page_size};
 use crate::sys::{Entries, Source, call};
 use crate::sys::{HugePages, Populate};
 
-/// Of mappings that count against no limit before they are used.
+/// The flag for a mapping that counts against no limit before it is used, if the system has one.
 #[cfg(not(any(target_os = "freebsd", target_os = "dragonfly")))]
 pub(in crate::sys) const NO_RESERVE: MapFlags = MapFlags::NORESERVE;
 #[cfg(any(target_os = "freebsd", target_os = "dragonfly"))]
 pub(in crate::sys) const NO_RESERVE: MapFlags = MapFlags::empty();
 
-/// Of mappings that take the place of no other. Elsewhere the address is a wish, and granted if it is free.
+/// The flags for a mapping that replaces no other.
+///
+/// Without such flags, the address is a hint, which is used if it is free.
 #[cfg(target_os = "linux")]
 pub(in crate::sys) const NO_REPLACE: MapFlags = MapFlags::FIXED_NOREPLACE;
 #[cfg(target_os = "freebsd")]
@@ -30,15 +35,18 @@ pub(in crate::sys) const NO_REPLACE: MapFlags =
 #[cfg(not(any(target_os = "linux", target_os = "freebsd", target_os = "netbsd")))]
 pub(in crate::sys) const NO_REPLACE: MapFlags = MapFlags::empty();
 
-/// Gives back memory whose bytes may become anything: at once on Linux, elsewhere when the system wants it.
+/// The advice that gives back memory whose bytes are not needed.
+///
+/// Linux takes the memory at once, other systems when they need it.
 const GIVE_BACK: libc::c_int =
     if cfg!(any(target_os = "linux", target_os = "android")) { libc::MADV_DONTNEED } else { libc::MADV_FREE };
 
-/// Ranges that discards may map anew, one by one, before the whole mapping is: each can be one more mapping of the
-/// process, for not every system joins them again.
+/// The most ranges that discards map again before the whole mapping has to be mapped again.
+///
+/// Each of them can take one more mapping of the process, because not every system joins neighbouring mappings.
 const MAX_PIECES: usize = 1024;
 
-/// Any address is good, since there are no huge pages to ask for.
+/// Always returns 0: any address will do, because huge pages are not asked for.
 pub(in crate::sys) fn alignment(_huge_pages: HugePages, _pages: usize, _source: Source<'_>) -> usize {
     0
 }
@@ -48,11 +56,11 @@ pub(in crate::sys) fn alignment(_huge_pages: HugePages, _pages: usize, _source: 
 pub(in crate::sys) struct Shown {
     /// All pages, in ascending ranges.
     parts: Vec<(PageRange, Content)>,
-    /// Ranges mapped anew by discards.
+    /// The number of ranges that discards mapped again.
     pieces: AtomicUsize,
 }
 
-/// A [`Source`] that is kept.
+/// A [`Source`] that owns its file.
 enum Content {
     Zero,
     Private(MemoryFile),
@@ -70,10 +78,12 @@ impl Content {
         }
     }
 
+    /// Returns another value for the same source.
     fn again(&self) -> Self {
         Self::of(self.source())
     }
 
+    /// Returns whether both are the same source.
     fn is(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Zero, Self::Zero) => true,
@@ -95,7 +105,7 @@ impl Content {
 }
 
 impl Shown {
-    /// Notes that `range`, which starts at most at the end of what is known, shows `source`.
+    /// Records that `range` shows `source`. The range must start within the recorded pages or at their end.
     pub(in crate::sys) fn set(&mut self, range: PageRange, source: Source<'_>) {
         let first = self.parts.partition_point(|(part, _)| part.end <= range.start);
         let behind = self.parts.partition_point(|(part, _)| part.start < range.end);
@@ -122,7 +132,7 @@ impl Shown {
         }
     }
 
-    /// Forgets the pages from `pages` on.
+    /// Removes the pages from `pages` on.
     pub(in crate::sys) fn truncate(&mut self, pages: usize) {
         self.parts.retain(|(part, _)| part.start < pages);
         if let Some((last, _)) = self.parts.last_mut() {
@@ -130,7 +140,7 @@ impl Shown {
         }
     }
 
-    /// What the pages of `range` show, part by part.
+    /// Returns the parts of `range` with their sources, in ascending order.
     fn within(&self, range: PageRange) -> impl Iterator<Item = (PageRange, Source<'_>)> {
         let first = self.parts.partition_point(|(part, _)| part.end <= range.start);
         self.parts[first..].iter().take_while(move |(part, _)| part.start < range.end).map(
@@ -142,12 +152,14 @@ impl Shown {
 }
 
 impl Mapping {
-    /// Drops the private pages of `pages`, which show their source again and can be written. Fails with `Unsupported`,
-    /// and changes nothing, where that could take too many mappings; after another error they show anything.
+    /// Drops the private pages among `pages`, which then show their source again and can be written.
+    ///
+    /// Fails with `Unsupported` and changes nothing if this could take too many mappings. After another error the bytes
+    /// of these pages are unspecified.
     ///
     /// # Safety
     ///
-    /// Nobody holds a reference to bytes of these pages.
+    /// No reference to bytes of these pages may exist.
     pub(crate) unsafe fn discard(&self, pages: &PageSet) -> io::Result<()> {
         let parts: Vec<_> = pages.ranges().iter().flat_map(|&range| self.shown.within(range)).collect();
         let pieces = if pages.len() == self.pages() {
@@ -161,32 +173,35 @@ impl Mapping {
         self.shown.pieces.store(pieces, Ordering::Relaxed);
         let private = parts.into_iter().filter(|(_, source)| !matches!(source, Source::Shared(_)));
         private.into_iter().try_for_each(|(range, source)| {
-            // SAFETY: the bytes are the caller's to change.
+            // SAFETY: the range is inside this mapping. The caller promises that no reference to its bytes exists. The
+            // range is not shared, so a forked child has it too.
             unsafe { self.show(range, source) }
         })
     }
 
-    /// Gives back the memory of `pages`, whose bytes are anything afterwards. For mappings of zeroes.
+    /// Gives back the memory of `pages`, whose bytes are unspecified afterwards.
+    ///
+    /// Only for mappings of zeroes.
     ///
     /// # Safety
     ///
-    /// Nobody holds a reference to bytes of these pages.
+    /// No reference to bytes of these pages may exist.
     pub(crate) unsafe fn give_back(&self, pages: &PageSet) -> io::Result<()> {
         pages.ranges().iter().try_for_each(|range| {
             debug_assert!(range.end <= self.pages());
             call("madvise")?;
             let len = range.len() * page_size();
-            // SAFETY: the range is inside this mapping, and its bytes are the caller's to change.
+            // SAFETY: the range is inside this mapping. The caller promises that no reference to its bytes exists.
             check(unsafe { libc::madvise(self.address(range.start), len, GIVE_BACK) })
         })
     }
 
-    /// Always fails: the system does not say.
+    /// Always fails with `Unsupported`: the system does not report which pages are in huge pages.
     pub(crate) fn entries(&self, _: PageRange) -> io::Result<Entries> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Makes the pages of `range` ready in one go: not here, so that whoever wants them touches them.
+    /// Fails with `Unsupported` unless `populate` is `No`: only an access prepares a page.
     pub(crate) fn populate(&self, _range: PageRange, populate: Populate) -> io::Result<()> {
         match populate {
             Populate::No => Ok(()),
@@ -194,7 +209,7 @@ impl Mapping {
         }
     }
 
-    /// Keeps pages out of children that were just mapped shared.
+    /// Keeps pages that were just mapped shared from forked children.
     pub(in crate::sys) fn advise(&self, range: PageRange, source: Source<'_>) -> io::Result<()> {
         match source {
             Source::Shared(_) => self.keep_from_children(range),
@@ -206,7 +221,7 @@ impl Mapping {
     fn keep_from_children(&self, range: PageRange) -> io::Result<()> {
         call("madvise")?;
         let len = range.len() * page_size();
-        // SAFETY: the range is inside this mapping; no byte of it changes.
+        // SAFETY: the range is inside this mapping, and no byte of it changes in this process.
         check(unsafe { libc::madvise(self.address(range.start), len, libc::MADV_DONTFORK) })
     }
 
@@ -214,18 +229,18 @@ impl Mapping {
     fn keep_from_children(&self, range: PageRange) -> io::Result<()> {
         call("minherit")?;
         let len = range.len() * page_size();
-        // SAFETY: the range is inside this mapping; no byte of it changes.
+        // SAFETY: the range is inside this mapping, and no byte of it changes in this process.
         check(unsafe { libc::minherit(self.address(range.start), len, libc::INHERIT_NONE) })
     }
 
-    /// Not needed where no file is mapped shared.
+    /// Always fails with `Unsupported`, so that no file is mapped shared.
     #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd")))]
     fn keep_from_children(&self, _range: PageRange) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 }
 
-/// The outcome of a system call.
+/// Returns the result of a system call.
 fn check(result: libc::c_int) -> io::Result<()> {
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -286,7 +301,7 @@ mod tests {
         }
     }
 
-    /// Each range mapped anew could be a mapping more, of which a process has so many.
+    /// Discards stop before they take too many of the mappings that a process can have.
     #[test]
     fn discards_take_no_more_than_their_share_of_mappings() {
         let (pages, file) = (4 * MAX_PIECES, file(4 * MAX_PIECES));
@@ -295,7 +310,7 @@ mod tests {
         let all = PageSet::all(pages);
         for _ in 0..2 {
             for allowed in [true, true, false, false] {
-                // SAFETY: nobody refers to the mapping's bytes.
+                // SAFETY: no reference to the mapping's bytes exists.
                 let discarded = unsafe { mapping.discard(&half) };
                 assert_eq!(discarded.is_ok(), allowed, "{discarded:?}");
             }
@@ -304,17 +319,18 @@ mod tests {
         }
     }
 
-    /// A view written in place is never discarded, since its bytes are nowhere else.
+    /// A view that is written in place is never discarded, because its bytes are nowhere else.
     #[test]
     fn what_is_shared_is_not_discarded() {
         let file = file(2);
         let Ok(mapping) = Mapping::new(2, Source::Shared(&file)) else { return };
         let bytes = vec![7; page_size()];
-        // SAFETY: nobody refers to the mapping's bytes.
+        // SAFETY: the page is inside the mapping and writable, no reference to its bytes exists, and `bytes` is
+        // elsewhere.
         unsafe { mapping.write(1, &bytes) };
-        // SAFETY: as above.
+        // SAFETY: no reference to the mapping's bytes exists.
         unsafe { mapping.discard(&PageSet::all(2)) }.unwrap();
-        // SAFETY: as above.
+        // SAFETY: the page is inside the mapping and readable, and nothing writes to it.
         assert_eq!(unsafe { mapping.page(1) }, bytes);
     }
 }

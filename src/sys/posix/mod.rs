@@ -1,14 +1,18 @@
-//! Unix as POSIX describes it: macOS, the BSDs, illumos and Android; Linux too with `--cfg memsnap_unix`, for tests.
+//! The backend for Unix systems other than Linux: macOS, the BSDs, illumos and Android.
 //!
-//! | what | how | without it |
+//! Linux uses it too with `--cfg memsnap_unix`, so that it can be tested. It uses what POSIX describes and what most of
+//! these systems have:
+//!
+//! | what | mechanism | without it |
 //! |---|---|---|
-//! | memory to map | `memfd_create` (Linux, Android, FreeBSD 13) | a temporary file without a name |
-//! | views written in place | a shared mapping of such memory, kept out of children by `madvise` or `minherit` | a private mapping, captured when the view ends |
-//! | written pages | all are compared | |
-//! | private pages discarded | the same memory is mapped again, up to a number of times | copied over |
+//! | files that can be mapped | `memfd_create` (Linux, Android, FreeBSD 13) | a temporary file without a name |
+//! | views that are written in place | a shared mapping of such a file, which `madvise` or `minherit` keeps from forked children | a private mapping, which is captured when the view ends |
+//! | finding written pages | all pages are compared | |
+//! | discarding private pages | the same pages are mapped again, a limited number of times | the old bytes are copied over them |
 //!
-//! Nothing here takes what POSIX leaves open for granted. `mmap` over an older mapping need not be atomic for those who
-//! read there, and may leave a hole behind when it fails. `MADV_DONTNEED` is a hint: the bytes may stay or go.
+//! These mechanisms fit because they do not depend on what POSIX leaves open. `mmap` over an older mapping need not be
+//! atomic for threads that read there, and may leave a hole if it fails. `MADV_DONTNEED` is a hint: the bytes may stay
+//! or not. What these systems share with Linux is in `unix`.
 
 mod file;
 mod memory;
@@ -29,18 +33,20 @@ pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, alignment};
 pub(super) use process::{Owner, in_child};
 pub(crate) use tracker::Tracker;
 
-/// POSIX does not say that a `MAP_FIXED` mapping takes the place of another in one step, nor what is left when it fails.
-/// Linux does it under the lock that page faults take, and leaves no hole unless memory is promised strictly.
+/// Whether `replace` is not noticed by threads that read the same bytes meanwhile.
+///
+/// POSIX does not say that a `MAP_FIXED` mapping takes the place of another in one step, or what a failed call leaves.
+/// Linux does it under the lock that page faults take, and leaves no hole unless overcommit accounting is strict.
 pub(crate) fn replaces_unseen() -> bool {
     cfg!(any(target_os = "linux", target_os = "android")) && !commits_strictly()
 }
 
-/// Always `None`: there are no huge pages.
+/// Always returns `None`: no call that all these systems have moves files into huge pages.
 pub(crate) fn huge_region() -> Option<usize> {
     None
 }
 
-/// Nothing that another process can be given keeps its bytes.
+/// Always fails with `Unsupported`: no handle guarantees that the bytes of the file never change.
 #[allow(dead_code, reason = "no module in `os` takes handles here")]
 pub(crate) fn received(_handle: Handle) -> io::Result<(MemoryFile, usize)> {
     Err(io::ErrorKind::Unsupported.into())

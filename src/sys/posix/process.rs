@@ -1,28 +1,31 @@
-//! Which process a mapping belongs to that is not inherited by children.
+//! Recognizes the process that owns a mapping which forked children do not inherit.
 //!
-//! A number that each forked child replaces by a greater one, in a handler of `pthread_atfork`. A process and its descendants
-//! never have the same one, and nobody else knows of its mappings: those of a sibling were made after the fork. The handler
-//! also closes what children must not have; see `unix/keys.rs`.
+//! Each process has a number. A forked child replaces it by a greater one, in a `pthread_atfork` handler. So a process
+//! and its descendants never have the same number. Siblings may have the same number, which does no harm: mappings that
+//! a process inherited were made by an ancestor. The handler also closes the descriptors that children must not have,
+//! which `unix/keys.rs` lists.
 //!
-//! A child that no handler was run for (`vfork`, `_Fork`, a bare `clone`) may do no more than `exec`, as for all that the C
-//! library keeps. The memory is not mapped there either.
+//! If no handler ran in a child (`vfork`, `_Fork`, a bare `clone`), the child may only call `exec`. This also holds for
+//! the state that the C library keeps. The memory is not mapped in such a child either.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::sys::unix::{MemoryFile, close_inherited, next_number};
 
-/// 0 in the first process of memsnap.
+/// The number of this process; 0 if no ancestor used memsnap before the fork.
 static GENERATION: AtomicU64 = AtomicU64::new(0);
 
+/// The number of the process that owns a mapping.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(in crate::sys) struct Owner(u64);
 
 impl Owner {
-    /// Of the process that a shared mapping of `file` has to stay in: this one. Fails with `Unsupported` for files that
-    /// must not be mapped so.
+    /// Returns the number of this process, in which a shared mapping of `file` has to stay.
+    ///
+    /// Fails with `Unsupported` if the file must not be mapped shared.
     pub(in crate::sys) fn of_shared(file: &MemoryFile) -> io::Result<Self> {
-        // Files of a file system are not, and all others are kept from children until they are finished.
+        // Files of a file system must not. All others are kept from children until they are finished.
         if !file.is_kept_from_children() {
             return Err(io::ErrorKind::Unsupported.into());
         }
@@ -34,7 +37,7 @@ impl Owner {
     }
 }
 
-/// For `pthread_atfork`.
+/// The `pthread_atfork` handler of a child.
 pub(in crate::sys) extern "C" fn in_child() {
     let generation = next_number();
     GENERATION.store(generation, Ordering::Relaxed);

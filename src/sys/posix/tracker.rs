@@ -1,4 +1,7 @@
-//! Which pages of a private mapping may differ from what it shows: nothing that POSIX has tells, so all are compared.
+//! Finds the pages of a private mapping that may differ from what it shows.
+//!
+//! No call in POSIX reports written pages, so every search lists all pages, and the layers above compare them. No page
+//! is write-protected.
 
 use std::io;
 
@@ -11,12 +14,14 @@ use crate::sys::{Closed, Collapsed, Found, Scope, Search, cannot_be_chosen, cann
 /// Finds the written pages of one mapping.
 #[derive(Clone, Copy)]
 pub(crate) struct Tracker {
-    /// Whether comparing was asked for.
+    /// Whether `Tracking::Compare` was chosen.
     chosen: bool,
 }
 
 impl Tracker {
-    /// For a mapping just made. Fails where another way than to compare is wanted.
+    /// Makes a tracker for a new mapping.
+    ///
+    /// Fails with `Unsupported` unless `tracking` is `Auto` or `Compare`.
     pub(crate) fn new(tracking: Tracking, _mapping: &Mapping) -> io::Result<Self> {
         let needs = match tracking {
             Tracking::Auto | Tracking::Compare => {
@@ -29,28 +34,30 @@ impl Tracker {
         Err(cannot_track(tracking, "pages are compared on this system", needs))
     }
 
-    /// The same: pinned pages can be compared like others.
+    /// Makes a tracker for a mapping whose pages may be pinned. They are compared like all others.
     pub(crate) fn of_pinned(tracking: Tracking, mapping: &Mapping) -> io::Result<Self> {
         Self::new(tracking, mapping)
     }
 
-    /// Finds pages in this way from now on, if it can work.
+    /// Changes to another tracking method. Fails and changes nothing if it cannot work.
     pub(crate) fn switch(&mut self, mapping: &Mapping, tracking: Tracking) -> io::Result<()> {
         *self = Self::new(tracking, mapping)?;
         Ok(())
     }
 
-    /// The way in use.
+    /// Returns the tracking method in use.
     pub(crate) fn tracking(self) -> Tracking {
         Tracking::Compare
     }
 
-    /// Why it is none of the faster ones; there is none.
+    /// Returns why no faster tracking method is in use.
+    ///
+    /// There is none, so only the caller's choice can be the reason.
     pub(crate) fn why_not_faster(self) -> Option<WhyNotFaster> {
         self.chosen.then_some(WhyNotFaster::Chosen)
     }
 
-    /// All pages of `mapping`.
+    /// Lists all pages of `mapping`.
     pub(crate) fn find(
         &mut self,
         _search: Search,
@@ -62,12 +69,12 @@ impl Tracker {
         Ok(Found { known: false, ..Found::all_private(PageSet::all(mapping.pages())) })
     }
 
-    /// A wish that is not granted.
+    /// Does nothing: no page can be write-protected.
     pub(crate) fn arm(&mut self, _mapping: &Mapping, _scope: Scope) -> Closed {
         Closed::Nothing
     }
 
-    /// A wish that is not granted.
+    /// Does nothing: no page can be write-protected.
     pub(crate) fn close(self, _mapping: &Mapping) -> Closed {
         Closed::Nothing
     }
@@ -76,30 +83,30 @@ impl Tracker {
         false
     }
 
-    /// Nothing is closed, whatever the scope.
+    /// Does nothing: no page can be write-protected.
     pub(crate) fn widen(&mut self) {}
 
-    /// After other memory was mapped in place of what `range` showed, or was added there.
+    /// Does nothing: no memory is registered.
     pub(crate) fn renewed(&mut self, _mapping: &Mapping, _range: PageRange) {}
 
-    /// Always `false`: there are no huge pages.
+    /// Always returns `false`: pages cannot be moved into huge pages.
     pub(crate) fn gains_from_huge_pages(self) -> bool {
         false
     }
 
-    /// Always fails: there are no huge pages.
+    /// Always fails with `Unsupported`: pages cannot be moved into huge pages.
     pub(crate) fn collapse(&mut self, _: &Mapping, _: PageRange) -> Collapsed {
         Collapsed { moved: Err(io::ErrorKind::Unsupported.into()), opened: false }
     }
 
-    /// After other memory was mapped in place of all that the mapping showed.
+    /// Does nothing: the mapping is never armed.
     pub(crate) fn disarm(&mut self) {}
 
     pub(crate) fn is_armed(self) -> bool {
         false
     }
 
-    /// Whether to arm without further thought.
+    /// Always returns `false`: the mapping cannot be armed.
     pub(crate) fn must_arm(self) -> bool {
         false
     }

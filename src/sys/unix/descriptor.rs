@@ -1,11 +1,13 @@
-//! Descriptors that are checked before they are used.
+//! Descriptors that are checked before each use.
 //!
-//! A descriptor is a number. Other code of the process can close it, as a daemon does that closes all numbers
-//! (`close_range`), and the next file that is opened gets the number. In a thread with a file table of its own
-//! (`unshare(CLONE_FILES)`) it may name another file from the start. To map, read or ask another file would give wrong
-//! bytes, or miss writes. So a [`Descriptor`] knows which file it is for, and asks the kernel each time.
+//! A descriptor is a number. Other code of the process can close it, for example a daemon that closes all numbers
+//! (`close_range`), and then the next file that is opened gets the number. In a thread with a file table of its own
+//! (`unshare(CLONE_FILES)`), the number may refer to another file from the start. Using another file would give wrong
+//! bytes or miss writes. So a [`Descriptor`] records which file it was opened for, and checks this with the kernel
+//! before each use.
 //!
-//! This is no help against code that closes the number in the middle of a call.
+//! The check does not help if other code closes the number between the check and the use. How files are recognized is
+//! up to `identity.rs`, and which descriptors children close is up to `keys.rs`.
 #![allow(unsafe_code)]
 
 use std::os::fd::{BorrowedFd, IntoRawFd, OwnedFd, RawFd};
@@ -17,65 +19,72 @@ use super::identity::{Identity, close_if, stat_of};
 use super::keys::Key;
 use crate::sys::call;
 
-/// A descriptor of memsnap's own, closed when it is dropped. Whatever the number stands for meanwhile, another file is
-/// neither used nor closed.
+/// A descriptor that memsnap opened, and closes when it is dropped.
+///
+/// Invariant: if the number refers to another file than it was opened for, it is neither used nor closed.
 pub(in crate::sys) struct Descriptor {
     number: RawFd,
     identity: Identity,
-    /// Has forked children close it.
+    /// The entry by which forked children close the descriptor.
     key: Option<Key>,
 }
 
 impl Descriptor {
+    /// Makes a checked descriptor.
     pub(in crate::sys) fn new(fd: OwnedFd) -> Result<Self, Errno> {
         call("fstat").map_err(|_| Errno::NOMEM)?;
         let identity = Identity::of(&rustix::fs::fstat(&fd)?);
         Ok(Self { number: fd.into_raw_fd(), identity, key: None })
     }
 
-    /// One that forked children must not have: they close it.
+    /// Makes a checked descriptor that forked children close.
     pub(in crate::sys) fn kept_from_children(fd: OwnedFd) -> Result<Self, Errno> {
         let mut descriptor = Self::new(fd)?;
         descriptor.key = Some(Key::new(descriptor.number, descriptor.identity)?);
         Ok(descriptor)
     }
 
-    /// Lets children that are forked from now on have it.
+    /// Lets children that are forked from now on keep the descriptor.
     pub(in crate::sys) fn leave_to_children(&self) {
         if let Some(key) = &self.key {
             key.withdraw();
         }
     }
 
+    /// Returns whether forked children close the descriptor.
     pub(in crate::sys) fn is_kept_from_children(&self) -> bool {
         self.key.as_ref().is_some_and(Key::is_listed)
     }
 
-    /// The descriptor, for one call. Fails with `BADF` where it is closed or another file.
+    /// Returns the descriptor, to be used for one system call.
+    ///
+    /// Fails with `BADF` if it is closed or refers to another file.
     pub(in crate::sys) fn get(&self) -> Result<BorrowedFd<'_>, Errno> {
         self.stat()?;
         Ok(self.as_it_is())
     }
 
-    /// What the kernel tells of the file. Fails as [`get`](Self::get) does.
+    /// Returns what the kernel reports about the file. Fails as [`get`](Self::get) does.
     pub(in crate::sys) fn stat(&self) -> Result<Stat, Errno> {
         call("fstat").map_err(|_| Errno::NOMEM)?;
         stat_of(self.as_it_is(), self.identity)
     }
 
+    /// Returns the descriptor without a check.
     fn as_it_is(&self) -> BorrowedFd<'_> {
-        // SAFETY: the number is that of an `OwnedFd`, so it is not -1. This value owns it and closes it only when it is
-        // dropped. Code that closes what it does not own breaks that; then the number stands for another file or
-        // none, which `get` turns into an error before it is used.
+        // SAFETY: the number came from an `OwnedFd`, so it is not -1. This value owns the number and closes it only
+        // when it is dropped, so it is open as long as the borrow lasts. Code that closes descriptors it does not own
+        // breaks this. Then the number refers to another file or none, and `get` returns an error before it is used.
         unsafe { BorrowedFd::borrow_raw(self.number) }
     }
 }
 
 impl Drop for Descriptor {
     fn drop(&mut self) {
-        // In a child, whoever takes the entry off the list closes the descriptor.
+        // In a child, the thread that takes the entry off the list closes the descriptor.
         if self.key.as_ref().is_none_or(Key::withdraw) {
-            // Where the kernel does not tell, the number stays open: that is better than to close somebody else's file.
+            // If the kernel does not report which file it is, the number stays open. The alternative could close
+            // another file.
             close_if(self.number, self.identity);
         }
     }

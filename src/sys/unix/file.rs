@@ -1,4 +1,6 @@
-//! Files that mappings show: memory of our own, and files of somebody else's.
+//! The files that mappings show: their length, their descriptor, and how they are written.
+//!
+//! How a file is made, sealed and measured is up to `system`. Copies of other files are up to `source.rs`.
 
 use std::ffi::CStr;
 use std::io::{self, IoSlice};
@@ -14,7 +16,7 @@ use crate::sys::{Source, call};
 /// The most buffers that one `pwritev` takes (`UIO_MAXIOV`).
 const MAX_BUFFERS: usize = 1024;
 
-/// The most bytes that are written by one call: macOS refuses 2 GiB.
+/// The most bytes that one call writes: macOS refuses 2 GiB.
 const MAX_BYTES: usize = 1 << 30;
 
 /// An open file of `pages` whole pages.
@@ -22,13 +24,14 @@ pub(crate) struct MemoryFile {
     pub(in crate::sys) fd: FileDescriptor,
     pub(in crate::sys) pages: usize,
     pub(in crate::sys) kind: Kind,
-    /// Of a file on a disk, so that its descriptor can be told from others: as long as the file is mapped no other has its
-    /// inode number.
+    /// A mapping of a file on a disk, which keeps its inode number from being given to another file.
+    ///
+    /// The descriptor is recognized by that number.
     held: Option<Box<Mapping>>,
 }
 
 impl MemoryFile {
-    /// A new file of `pages` pages, all zero and taking no memory. Can be given any length.
+    /// Makes a file of `pages` pages of zeroes, which take no memory. It can be given any length later.
     pub(crate) fn create(pages: usize, _room: usize, name: Option<&CStr>) -> io::Result<Self> {
         let (fd, kind) = new_file(name.unwrap_or(c"memsnap"))?;
         let mut file = Self::new(fd, 0, kind);
@@ -36,24 +39,25 @@ impl MemoryFile {
         Ok(file)
     }
 
-    /// Another handle on somebody else's file of `pages` pages.
+    /// Makes a file of `pages` pages of another descriptor of a file that other code has.
     pub(super) fn borrow(fd: BorrowedFd<'_>, pages: usize) -> io::Result<Self> {
         let (fd, kind) = borrowed_file(fd)?;
         Self::on_disk(fd, pages, kind)
     }
 
+    /// Makes a file of a descriptor that is recognized without a mapping.
     pub(in crate::sys) fn new(fd: FileDescriptor, pages: usize, kind: Kind) -> Self {
         Self { fd, pages, kind, held: None }
     }
 
-    /// A file that has its length and its bytes.
+    /// Makes a file of the descriptor of a file on a disk that has its length and its bytes.
     pub(in crate::sys) fn on_disk(fd: FileDescriptor, pages: usize, kind: Kind) -> io::Result<Self> {
         let file = Self::new(fd, pages, kind);
         let first = Mapping::new(pages.min(1), Source::ReadOnly(&file))?;
         Ok(Self { held: Some(Box::new(first)), ..file })
     }
 
-    /// Makes the file `pages` pages long; what is added is zero.
+    /// Makes the file `pages` pages long. Added pages are zero.
     pub(crate) fn set_pages(&mut self, pages: usize) -> io::Result<()> {
         call("ftruncate")?;
         rustix::fs::ftruncate(self.fd()?, (pages * page_size()) as u64)?;
@@ -61,24 +65,26 @@ impl MemoryFile {
         Ok(())
     }
 
-    /// The descriptor, for one call.
+    /// Returns the descriptor, to be used for one system call.
+    ///
+    /// Fails if it is closed or refers to another file.
     pub(crate) fn fd(&self) -> io::Result<BorrowedFd<'_>> {
         self.fd.get().map_err(|error| match error {
             Errno::BADF => io::Error::other(
-                "the descriptor of the snapshot's file is closed or another file: other code of this process closed it, or \
-                 this thread has a file table of its own; code that closes all descriptors has to run before \
-                 snapshots are made, or to leave those alone that it did not open",
+                "the descriptor of the snapshot's file is closed or refers to another file: other code of this process \
+                 closed it, or this thread has a file table of its own; code that closes all descriptors has to run \
+                 before snapshots are made, or close only those that it opened",
             ),
             error => error.into(),
         })
     }
 
-    /// Whether no forked child has the file.
+    /// Returns whether forked children close the file.
     pub(in crate::sys) fn is_kept_from_children(&self) -> bool {
         self.fd.is_kept_from_children()
     }
 
-    #[allow(dead_code, reason = "only some systems have to know")]
+    #[allow(dead_code, reason = "some systems need not know this")]
     pub(in crate::sys) fn is_on_disk(&self) -> bool {
         self.held.is_some()
     }
@@ -93,7 +99,7 @@ impl MemoryFile {
         parts.try_for_each(|(part, offset)| self.write_vectored(&mut [IoSlice::new(part)], offset as u64))
     }
 
-    /// Writes these pages behind each other, the first at page `first`.
+    /// Writes `pages` one after another, the first at page `first`.
     pub(crate) fn write_pages<'a>(
         &self,
         first: usize,
@@ -109,9 +115,10 @@ impl MemoryFile {
         Ok(())
     }
 
+    /// Writes all bytes of `buffers` at byte `offset`.
     fn write_vectored(&self, mut buffers: &mut [IoSlice<'_>], mut offset: u64) -> io::Result<()> {
         let fd = self.fd()?;
-        // Skips empty buffers, for which a write of no bytes is no failure.
+        // Empty buffers are skipped, because a write of no bytes counts as a failure below.
         IoSlice::advance_slices(&mut buffers, 0);
         while !buffers.is_empty() {
             call("pwritev")?;

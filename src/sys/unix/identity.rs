@@ -1,4 +1,6 @@
-//! Which file a descriptor stands for.
+//! Recognizes the file that a descriptor number refers to.
+//!
+//! When descriptors are checked is up to `descriptor.rs` and `keys.rs`.
 #![allow(unsafe_code)]
 
 use std::os::fd::{BorrowedFd, RawFd};
@@ -6,11 +8,11 @@ use std::os::fd::{BorrowedFd, RawFd};
 use rustix::fs::Stat;
 use rustix::io::Errno;
 
-/// Tells an open file from others: by the numbers of its device and inode, which no other file has as long as this one is
-/// open or mapped by anybody.
+/// The numbers of the device and inode of a file, by which it is recognized.
 ///
-/// Kernels number the files that have no name (memfds, userfaultfds, `/proc`) in sequence. A file system on a disk
-/// gives the number of a deleted file to the next one, so a file there has to be kept: see `MemoryFile::hold`.
+/// No other file has the same numbers as long as this one is open or mapped in any process. After that, a file system
+/// on a disk may give the inode number to a new file, so memsnap keeps such a file mapped (`MemoryFile::held`). Kernels
+/// number files without a name (memfds, userfaultfds, `/proc`) in sequence.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) device: u64,
@@ -28,18 +30,22 @@ impl Identity {
     }
 }
 
-/// What the kernel tells of `fd`. Fails with `BADF` if it is another file than `identity`.
+/// Returns what the kernel reports about `fd`.
+///
+/// Fails with `BADF` if it refers to another file than `identity`.
 pub(super) fn stat_of(fd: BorrowedFd<'_>, identity: Identity) -> Result<Stat, Errno> {
     let stat = rustix::fs::fstat(fd)?;
     if Identity::of(&stat) == identity { Ok(stat) } else { Err(Errno::BADF) }
 }
 
-/// Closes `number`, which is not -1, if it is that file. No more than two system calls, which may be made in any child.
+/// Closes the descriptor `number`, which is not -1, if it refers to the file `identity`.
+///
+/// Makes only the system calls `fstat` and `close`, which are allowed in any forked child.
 pub(super) fn close_if(number: RawFd, identity: Identity) {
-    // SAFETY: the number is not -1. If it stands for no open file, the kernel says so.
+    // SAFETY: the number is not -1. It is used for `fstat` only, which fails if the number refers to no open file.
     let fd = unsafe { BorrowedFd::borrow_raw(number) };
     if stat_of(fd, identity).is_ok() {
-        // SAFETY: the number stands for the file that it was opened for by memsnap, which does not use it any more.
+        // SAFETY: the number refers to the file for which memsnap opened it, and no code of memsnap uses it after this.
         unsafe { rustix::io::close(number) };
     }
 }

@@ -1,12 +1,14 @@
-//! The list of the descriptors that forked children must not have.
+//! The list of the descriptors that forked children must not have, and closes in a child.
 //!
-//! They are keys to the memory of the parent: by its userfaultfd a child can write there, by its pagemap hide what the
-//! parent writes, by the file of a view that is written in place do both. `fork` hands all of them over. So
-//! each child closes them as soon as it runs, by a handler of `pthread_atfork`, or, where nothing ran the handler (`_Fork`, a
-//! bare `clone`), as soon as memsnap notices the fork.
+//! These descriptors give access to the memory of the parent. With its userfaultfd a child can write there. With its
+//! pagemap it can hide what the parent writes. With the file of a view that is written in place it can do both. `fork`
+//! copies all of them to the child, so each child closes them as soon as it runs, in a `pthread_atfork` handler. If no
+//! handler ran (`_Fork`, a bare `clone`), the child closes them as soon as memsnap notices the fork.
 //!
-//! There is no lock, for a child may begin in the middle of any change of the list. A child that begins after a descriptor
-//! was opened and before it was listed, which takes another thread that forks just then, has it.
+//! The list has no lock, because a child may begin in the middle of any change of the list. If another thread forks
+//! after a descriptor was opened and before it is listed, the child keeps that descriptor.
+//!
+//! How a fork is noticed is up to `system`.
 #![allow(unsafe_code)]
 
 use std::os::fd::RawFd;
@@ -19,25 +21,30 @@ use super::identity::{Identity, close_if};
 use crate::sys::call;
 use crate::sys::system::in_child;
 
-/// The first places of the list. Not on the heap, which a program may keep out of its children (`MADV_DONTFORK`): the
-/// handler would crash there.
+/// The first places of the list.
+///
+/// They are not on the heap: a program may keep its heap out of its children (`MADV_DONTFORK`), and the handler would
+/// crash.
 static FIRST: [Place; 64] = [const { Place::free() }; 64];
 
-/// The other places of the list; they are never freed, and used again.
+/// The other places of the list. They are reused and never freed.
 static PLACES: AtomicPtr<Place> = AtomicPtr::new(ptr::null_mut());
 
-/// The last number given by [`next_number`].
+/// The last number that [`next_number`] returned.
 static NUMBERS: AtomicU64 = AtomicU64::new(0);
 
-/// Of `Place::entry`: nothing is listed.
+/// The value of `Place::entry` if nothing is listed there.
 const FREE: u64 = 0;
 
-/// Of `Place::entry`: somebody is about to list something.
+/// The value of `Place::entry` while a thread writes an entry there.
 const CLAIMED: u64 = u64::MAX;
 
+/// A place of the list, for one entry.
 struct Place {
-    /// `FREE`, `CLAIMED`, or the number of the entry. Only with the last the other fields have a meaning, and they do not
-    /// change before it does.
+    /// `FREE`, `CLAIMED`, or the number of the entry.
+    ///
+    /// The fields `descriptor`, `device` and `inode` are valid only while this is the number of an entry, and do not
+    /// change meanwhile.
     entry: AtomicU64,
     descriptor: AtomicI32,
     device: AtomicU64,
@@ -45,21 +52,24 @@ struct Place {
     next: AtomicPtr<Place>,
 }
 
-/// An entry of the list, until it is withdrawn or dropped.
+/// An entry of the list, which stays there until it is withdrawn or dropped.
 pub(super) struct Key {
     place: &'static Place,
     entry: u64,
-    /// By this value, and not by a child that closed the descriptor.
+    /// Whether this value took the entry off the list, and not a child that closed the descriptor.
     withdrawn: AtomicBool,
 }
 
-/// A number greater than all that this process and its ancestors were given before, and never 0.
+/// Returns a number greater than all that it returned before in this process and its ancestors.
+///
+/// It is never 0.
 pub(in crate::sys) fn next_number() -> u64 {
     NUMBERS.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-/// Closes, in a child, each listed descriptor whose entry is older than `generation`, a number that the child was given. May be called
-/// any number of times, by several threads.
+/// Closes each listed descriptor whose entry is older than `generation`.
+///
+/// `generation` is the number of the calling child. May be called any number of times, by several threads.
 pub(in crate::sys) fn close_inherited(generation: u64) {
     for place in places() {
         let entry = place.entry.load(Ordering::Acquire);
@@ -68,7 +78,7 @@ pub(in crate::sys) fn close_inherited(generation: u64) {
         }
         let descriptor = place.descriptor.load(Ordering::Relaxed);
         let (device, inode) = (place.device.load(Ordering::Relaxed), place.inode.load(Ordering::Relaxed));
-        // If it succeeds, the fields belong to this entry, and nobody else closes the descriptor.
+        // If this succeeds, the fields belong to this entry, and no other thread closes the descriptor.
         if place.change(entry, FREE) {
             close_if(descriptor, Identity { device, inode });
         }
@@ -76,6 +86,7 @@ pub(in crate::sys) fn close_inherited(generation: u64) {
 }
 
 impl Key {
+    /// Lists a descriptor.
     pub(super) fn new(descriptor: RawFd, identity: Identity) -> Result<Self, Errno> {
         register_handler()?;
         let place = places().find(|place| place.change(FREE, CLAIMED)).unwrap_or_else(add_place);
@@ -87,8 +98,10 @@ impl Key {
         Ok(Self { place, entry, withdrawn: AtomicBool::new(false) })
     }
 
-    /// Takes the entry off the list. Returns whether this value did so, now or before: otherwise a child has closed the
-    /// descriptor, or is about to, and the place may have another entry.
+    /// Takes the entry off the list. Returns whether this value did so, now or before.
+    ///
+    /// If it did not, this process is a child that has closed the descriptor or is about to, and the place may have
+    /// another entry.
     pub(super) fn withdraw(&self) -> bool {
         if self.place.change(self.entry, FREE) {
             self.withdrawn.store(true, Ordering::Relaxed);
@@ -118,19 +131,21 @@ impl Place {
         }
     }
 
-    /// Whether the entry was `from`, and is `to` now.
+    /// Changes the entry from `from` to `to`. Returns whether it was `from`.
     fn change(&self, from: u64, to: u64) -> bool {
         self.entry.compare_exchange(from, to, Ordering::AcqRel, Ordering::Relaxed).is_ok()
     }
 }
 
+/// Returns all places of the list.
 fn places() -> impl Iterator<Item = &'static Place> {
-    // SAFETY: what the list points at was leaked by `add_place`, and is changed by its atomics only.
+    // SAFETY: a pointer of the list is null or points at a place that `add_place` leaked, so it is valid for ever.
+    // Places consist of atomics, so shared references are enough to change them.
     let shared = |place: &AtomicPtr<Place>| unsafe { place.load(Ordering::Acquire).as_ref() };
     FIRST.iter().chain(std::iter::successors(shared(&PLACES), move |place| shared(&place.next)))
 }
 
-/// A new place of the list, claimed.
+/// Adds a place to the list, which is claimed for the caller.
 fn add_place() -> &'static Place {
     let place = Box::leak(Box::new(Place {
         entry: AtomicU64::new(CLAIMED),
@@ -147,14 +162,16 @@ fn add_place() -> &'static Place {
     place
 }
 
-/// Has each child that is forked from now on call `in_child`.
+/// Makes each child that is forked from now on call `in_child`.
 pub(in crate::sys) fn register_handler() -> Result<(), Errno> {
-    /// No lock, which a child could inherit locked: to call it twice does no harm.
+    /// Two threads may both register the handler, which does no harm.
+    ///
+    /// A lock could be inherited in a locked state.
     static REGISTERED: AtomicBool = AtomicBool::new(false);
     if !REGISTERED.load(Ordering::Acquire) {
         call("pthread_atfork").map_err(|_| Errno::NOMEM)?;
-        // SAFETY: the handler loads and changes atomics, and calls nothing but `fstat` and `close`, which is
-        // allowed in any child.
+        // SAFETY: the handler is a function with the signature that the call expects. It only loads and changes atomics
+        // and calls `fstat` and `close`, which is allowed in any child.
         let error = unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
         if error != 0 {
             return Err(Errno::from_raw_os_error(error));

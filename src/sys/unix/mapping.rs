@@ -1,13 +1,18 @@
-//! Address ranges: `mmap`, `mprotect` and `munmap`.
+//! Address ranges: what is mapped where, by `mmap`, `mprotect` and `munmap`.
 //!
-//! A range is replaced by mapping over it (`MAP_FIXED`). Such a call can fail when the old mapping is gone already, and leaves
-//! a hole then. Linux unmaps all of the range or nothing of it, and fails after that
+//! Advice and discarding are up to `system`. Which bytes a view shows is up to the layers above.
 //!
-//! - before 6.12 where memory is promised strictly (`vm.overcommit_memory=2`) and cannot be had;
-//! - where the kernel has no memory for its own record of the mapping, or the file system refuses to map the file.
+//! # Holes
 //!
-//! Other systems do not say. So each failure is followed by [`plug`], which keeps the invariant of [`Mapping`]. Growth
-//! leaves no hole for the first of these reasons: pages are mapped inaccessible, which promises no memory, and opened.
+//! A range is replaced by mapping over it (`MAP_FIXED`). Such a call can fail after it has removed the old mapping, and
+//! then leaves a hole. Linux removes all of the range or nothing of it. It fails after removing the range
+//!
+//! - before 6.12, if overcommit accounting is strict (`vm.overcommit_memory=2`) and the limit is reached;
+//! - if the kernel has no memory for its own record of the mapping, or the file system refuses to map the file.
+//!
+//! Other systems do not document this. So after each failure [`plug`] restores the invariant of [`Mapping`]. Growth
+//! leaves no hole for the first of these reasons: it maps inaccessible pages, which do not count against the limit, and
+//! makes them accessible afterwards.
 #![allow(unsafe_code)]
 
 use std::ffi::{CStr, c_void};
@@ -33,16 +38,22 @@ use crate::sys::{Overlay, Placement, Source, Span, call};
 
 /// An address range that belongs to its owner until it is dropped.
 ///
-/// Invariant: `before` pages, then those of `span`, and `behind` pages are mapped, and by nobody else, also after a failed
-/// call; except in a forked child where `shared_by` names the parent: there the range is not this process's to touch.
-/// All but those of `span` are inaccessible.
+/// Invariants:
+///
+/// - The addresses are those of `before` pages, of the pages of `span`, and of `behind` pages. All of them are mapped,
+///   also after a failed call, and no other code has mapped anything there.
+/// - The pages outside of `span` are inaccessible.
+/// - If `shared_by` is another process than the current one, this process is a forked child of it. The child does not
+///   have the mapping, and must not access or change the range.
 pub(crate) struct Mapping {
     span: Span,
     before: usize,
     behind: usize,
+    /// What the pages of `span` show, if the system needs to know.
     pub(in crate::sys) shown: Shown,
     pub(in crate::sys) huge_pages: HugePages,
     pub(in crate::sys) name: Option<Arc<CStr>>,
+    /// The process in which the mapping has to stay, if there is a shared mapping of a file.
     shared_by: Option<Owner>,
 }
 
@@ -60,7 +71,9 @@ impl Mapping {
         Self::whole(pages, source, &Placement::default())
     }
 
-    /// Maps `pages` pages of `source`, and `over` it others, at an address that has what `placement` asks for.
+    /// Maps `pages` pages of `source` at an address that satisfies `placement`.
+    ///
+    /// `over` names other sources for some of the pages.
     #[inline]
     pub(crate) fn placed(
         pages: usize,
@@ -70,12 +83,13 @@ impl Mapping {
     ) -> io::Result<Self> {
         let mut mapping = Self::whole(pages, source, placement)?;
         over.iter().try_for_each(|&(range, source)| {
-            // SAFETY: nobody knows of the mapping yet.
+            // SAFETY: the mapping is new, so no reference to its bytes exists.
             unsafe { mapping.replace_part(range, source) }
         })?;
         Ok(mapping)
     }
 
+    /// Maps one source at an address that satisfies `placement`.
     fn whole(pages: usize, source: Source<'_>, placement: &Placement) -> io::Result<Self> {
         let &Placement { before, behind, huge_pages, ref name, .. } = placement;
         let alignment = alignment(huge_pages, pages, source);
@@ -110,13 +124,14 @@ impl Mapping {
             mapping.before += (first.next_multiple_of(slack * page_size()) - first) / page_size();
         }
         mapping.behind = len / page_size() - mapping.before;
-        // SAFETY: the area has room for all the pages before the first.
+        // SAFETY: the area has at least `before` pages, so the result is inside it. Its length fits an `isize`, as
+        // checked above.
         mapping.span.start = unsafe { area.add(mapping.before * page_size()) };
         mapping.extend(pages, source)?;
         Ok(mapping)
     }
 
-    /// No addresses at all; the pointer is aligned to a page.
+    /// Returns a mapping without addresses. Its pointer is aligned to a page.
     pub(crate) fn empty() -> Self {
         Self {
             span: Span::empty(),
@@ -129,21 +144,22 @@ impl Mapping {
         }
     }
 
-    /// Makes `pages` more pages accessible, which show the same pages of `source`. There are at least as many
-    /// inaccessible ones behind.
+    /// Makes the next `pages` pages accessible, which then show the same pages of `source`.
+    ///
+    /// The mapping must have at least `pages` inaccessible pages behind.
     pub(crate) fn extend(&mut self, pages: usize, source: Source<'_>) -> io::Result<()> {
         debug_assert!(pages <= self.behind);
         self.check_owner()?;
-        // Before the first page is there as well.
+        // The owner is recorded before the first shared page is mapped.
         self.shared_by = self.shared_by.or(sharer(source)?);
         if pages == 0 {
             return Ok(());
         }
         let added = PageRange::new(self.pages(), self.pages() + pages);
         let (start, len) = (self.address(self.pages()), pages * page_size());
-        // What is inaccessible shows zeroes once it is opened.
+        // Inaccessible pages show zeroes once they are accessible, so zeroes need no mapping.
         if !matches!(source, Source::Zero) {
-            // SAFETY: the range is this mapping's inaccessible part, where no references can be.
+            // SAFETY: the range is in the inaccessible part of this mapping, so no reference to its bytes exists.
             let mapped = unsafe { map(start, added, source, ProtFlags::empty(), MapFlags::FIXED) };
             if let Err(error) = mapped {
                 plug(start, len, ProtFlags::empty());
@@ -153,7 +169,7 @@ impl Mapping {
         self.span.pages += pages;
         self.behind -= pages;
         self.shown.set(added, source);
-        // SAFETY: as above, and nothing is taken away.
+        // SAFETY: as above. The pages were inaccessible, so no access is taken away.
         let opened = unsafe { self.protect(added, access_to(source)) };
         let opened = opened.and_then(|()| self.advise(added, source));
         if opened.is_err() {
@@ -174,7 +190,7 @@ impl Mapping {
     ///
     /// # Safety
     ///
-    /// Nobody holds a reference to bytes of these pages.
+    /// No reference to bytes of these pages may exist.
     pub(crate) unsafe fn truncate(&mut self, pages: usize) -> io::Result<()> {
         debug_assert!(pages <= self.pages());
         self.check_owner()?;
@@ -184,7 +200,7 @@ impl Mapping {
         }
         call("mmap")?;
         let (start, len) = (self.address(pages), removed * page_size());
-        // SAFETY: the range is inside this mapping; the bytes are the caller's promise.
+        // SAFETY: the range is inside this mapping. The caller promises that no reference to its bytes exists.
         if let Err(error) = unsafe { reserve(start, len, MapFlags::FIXED) }
             && plug(start, len, ProtFlags::empty()) == Plugged::Nothing
         {
@@ -196,27 +212,31 @@ impl Mapping {
         Ok(())
     }
 
-    /// Shows `source`, and `over` it others, in place of what the whole range shows now; private pages go.
+    /// Maps `source` in place of the whole range. Private pages are lost.
+    ///
+    /// `over` names other sources for some of the pages. After an error, the bytes of the range are unspecified.
     ///
     /// # Safety
     ///
-    /// Nobody holds a reference to bytes of the range, unless the bytes that `source` shows are those
-    /// that the range shows already.
+    /// No reference to bytes of the range may exist, unless the range shows the same bytes before and after the call.
     pub(crate) unsafe fn replace(&mut self, source: Source<'_>, over: &[Overlay<'_>]) -> io::Result<()> {
         let shared_by = sharer(source)?;
-        // Before the first page can be there, and until the last is gone.
+        // The owner is recorded before the first shared page is mapped, and until the last one is gone.
         self.shared_by = self.shared_by.or(shared_by);
-        // SAFETY: the caller's promise, for a part that is the whole.
+        // SAFETY: forwarded to the caller; the part is the whole range.
         unsafe { self.replace_part(self.all(), source) }?;
         self.shared_by = shared_by;
         over.iter().try_for_each(|&(range, source)| {
-            // SAFETY: the caller's promise, for a part.
+            // SAFETY: forwarded to the caller; the part is inside the range.
             unsafe { self.replace_part(range, source) }
         })
     }
 
-    /// Shows the same pages of `source` in place of what `range` shows now; its private pages go, and all others
-    /// stay. Fails with `Unsupported`, and changes nothing, where the system cannot do that.
+    /// Maps the same pages of `source` in place of `range`.
+    ///
+    /// Private pages of `range` are lost; all others stay.
+    ///
+    /// After an error, the bytes of `range` are unspecified.
     ///
     /// # Safety
     ///
@@ -227,12 +247,12 @@ impl Mapping {
         if range.len() == 0 {
             return Ok(());
         }
-        // SAFETY: `check_owner` found the mapping to be this process's; the bytes are the caller's promise.
+        // SAFETY: `check_owner` found that this process has the mapping. The rest is forwarded to the caller.
         unsafe { self.show(range, source) }?;
         self.shown.set(range, source);
         let advised = self.advise(range, source);
         if let (Err(_), Source::Shared(file)) = (&advised, source) {
-            // A forked child would write to the same pages.
+            // A forked child would get the shared mapping and write to the same pages. So it must not stay.
             // SAFETY: as above.
             let _ = unsafe { self.show(range, Source::Private(file)) };
             self.shown.set(range, Source::Private(file));
@@ -240,16 +260,17 @@ impl Mapping {
         advised
     }
 
-    /// Maps pages of `source` in place of what `range` shows, and takes no note of it.
+    /// Maps the same pages of `source` in place of `range`, without recording that in `shown`.
     ///
     /// # Safety
     ///
-    /// As for [`replace`](Self::replace), for the bytes of `range`; the mapping is this process's.
+    /// As for [`replace`](Self::replace), for the bytes of `range`. This process must have the mapping.
     pub(in crate::sys) unsafe fn show(&self, range: PageRange, source: Source<'_>) -> io::Result<()> {
         debug_assert!(range.end <= self.pages());
         let start = self.address(range.start);
-        // SAFETY: the range is inside this mapping, all of which is ours (`plug` sees to that after each failure), so that
-        // MAP_FIXED replaces nothing of anybody else's; the rest is the caller's promise.
+        // SAFETY: the range is inside this mapping. By its invariant, which `plug` restores after each failure, no
+        // other code has mapped anything there, so MAP_FIXED replaces only this mapping. The rest is forwarded to the
+        // caller.
         let mapped = unsafe { map(start, range, source, access_to(source), MapFlags::FIXED) };
         if mapped.is_err() {
             plug(start, range.len() * page_size(), ProtFlags::READ | ProtFlags::WRITE);
@@ -257,11 +278,14 @@ impl Mapping {
         mapped.map(drop)
     }
 
-    /// Says what may be done with the bytes of `range`; those that may be run are run as they are now. After an error that may be anything, for each page.
+    /// Sets what may be done with the bytes of `range`.
+    ///
+    /// If the bytes may be executed, the processor executes them as they are now. After an error, the access of each
+    /// page of `range` is unspecified.
     ///
     /// # Safety
     ///
-    /// Nobody holds a reference to bytes of `range` that needs what is taken away.
+    /// No reference to bytes of `range` may exist that needs access which this call takes away.
     pub(crate) unsafe fn set_access(&self, range: PageRange, access: Access) -> io::Result<()> {
         self.check_owner()?;
         let mut flags = ProtFlags::empty();
@@ -271,29 +295,32 @@ impl Mapping {
         // SAFETY: forwarded to the caller.
         unsafe { self.protect(range, flags) }?;
         if access.can_execute() {
-            // SAFETY: the range is inside this mapping, and can be read now.
+            // SAFETY: the range is inside this mapping, and was made readable above.
             unsafe { synchronize(self.address(range.start).cast(), range.len() * page_size()) }?;
         }
         Ok(())
     }
 
+    /// Sets the protection of the pages of `range`.
+    ///
     /// # Safety
     ///
-    /// As for [`set_access`](Self::set_access); the mapping is this process's.
+    /// As for [`set_access`](Self::set_access). This process must have the mapping.
     unsafe fn protect(&self, range: PageRange, access: ProtFlags) -> io::Result<()> {
         debug_assert!(range.end <= self.pages());
         call("mprotect")?;
         let flags = MprotectFlags::from_bits_retain(access.bits());
-        // SAFETY: the range is inside this mapping; who refers to its bytes is the caller's promise.
+        // SAFETY: the range is inside this mapping. The caller promises that no reference needs access that is taken
+        // away.
         Ok(unsafe { mprotect(self.address(range.start), range.len() * page_size(), flags) }?)
     }
 
-    /// The inaccessible pages before it and behind it.
+    /// Returns the numbers of inaccessible pages before the first page and behind the last.
     pub(crate) fn inaccessible(&self) -> (usize, usize) {
         (self.before, self.behind)
     }
 
-    /// Fails in a forked child whose parent kept this mapping to itself.
+    /// Fails in a forked child if the mapping stays with the parent.
     pub(crate) fn check_owner(&self) -> io::Result<()> {
         if self.owned_here() {
             return Ok(());
@@ -301,11 +328,11 @@ impl Mapping {
         Err(io::Error::new(
             io::ErrorKind::PermissionDenied,
             "this mutable view was opened before a fork and stays with the parent process; \
-             open a view of your own in the child",
+             open another view in the child",
         ))
     }
 
-    /// All pages can be read and written, whatever failed.
+    /// Always succeeds: all pages can be read and written, also after a failed call.
     pub(crate) fn check_usable(&self) -> io::Result<()> {
         Ok(())
     }
@@ -314,6 +341,7 @@ impl Mapping {
         self.shared_by.is_none_or(Owner::is_current)
     }
 
+    /// Returns the address of `page`.
     pub(in crate::sys) fn address(&self, page: usize) -> *mut c_void {
         self.page_ptr(page).as_ptr().cast()
     }
@@ -326,25 +354,25 @@ impl Drop for Mapping {
             return;
         }
         let start = self.start.as_ptr().wrapping_sub(self.before * page_size()).cast();
-        // SAFETY: the range is this mapping, mapped by us and nobody else (the type's invariant), and its owner is going, so
-        // no references are left.
+        // SAFETY: the range is the whole mapping, and no other code has mapped anything there, by the invariant of the
+        // type. The mapping is being dropped, so no reference to its bytes exists.
         let unmapped = unsafe { munmap(start, pages * page_size()) };
         if unmapped.is_err() {
-            // The kernel merged the range with a neighbour's and has no mapping left to split it off:
-            // give the memory back at least, and leave the addresses taken.
+            // The kernel joined the range with a neighbouring mapping, and the process has no mapping left to split it
+            // off. The memory is given back, but the addresses stay mapped.
             // SAFETY: as above.
             let _ = unsafe { self.discard(&PageSet::all(self.pages())) };
         }
     }
 }
 
-/// The process that a mapping of `source` has to stay in, if it has to.
+/// Returns the process in which a mapping of `source` has to stay, if it is shared.
 fn sharer(source: Source<'_>) -> io::Result<Option<Owner>> {
     let Source::Shared(file) = source else { return Ok(None) };
     Ok(Some(Owner::of_shared(file)?))
 }
 
-/// What may be done with the bytes of a mapping of `source`.
+/// Returns the protection of a new mapping of `source`.
 fn access_to(source: Source<'_>) -> ProtFlags {
     match source {
         Source::Zero | Source::Private(_) | Source::Shared(_) => ProtFlags::READ | ProtFlags::WRITE,
@@ -356,8 +384,8 @@ fn access_to(source: Source<'_>) -> ProtFlags {
 ///
 /// # Safety
 ///
-/// With `MAP_FIXED` in `flags`, the addresses are the caller's, and nobody holds a reference to bytes
-/// there that the new mapping does not show.
+/// With `MAP_FIXED` in `flags`, the addresses must belong to a mapping of the caller. No reference to bytes there may
+/// exist, unless the new mapping shows the same bytes.
 unsafe fn map(
     address: *mut c_void,
     range: PageRange,
@@ -377,8 +405,8 @@ unsafe fn map(
             // SAFETY: forwarded to the caller.
             unsafe { mmap(address, len, access, shared, file.fd()?, offset) }
         }
-        // The second is private, too, since kernels before 6.7 refuse a shared mapping of a file that is sealed against
-        // writes, also one that can only be read.
+        // A read-only mapping is private too: kernels before 6.7 refuse any shared mapping of a file that is sealed
+        // against writes.
         Source::Private(file) | Source::ReadOnly(file) => {
             // SAFETY: forwarded to the caller.
             unsafe { mmap(address, len, access, private, file.fd()?, offset) }
@@ -391,11 +419,11 @@ unsafe fn map(
 ///
 /// It first proposes the address of the last such mapping. A program that drops each view before it opens the next gets
 /// this address. In a program that keeps its views, the kernel places each mapping below the last one, where it mostly
-/// is aligned as well. So both mostly make one system call for each mapping. Otherwise, it looks for an aligned address
-/// in a free range of addresses that is long enough to have one.
+/// is aligned as well. So both mostly make one system call for each mapping. If the address is not aligned, it looks
+/// for a free range that is long enough to contain an aligned address.
 fn map_aligned(alignment: usize, range: PageRange, source: Source<'_>) -> io::Result<NonNull<u8>> {
     static LAST: AtomicUsize = AtomicUsize::new(0);
-    /// More than one, since another thread may take the addresses between two calls.
+    /// This is more than one because another thread may take the addresses between two calls.
     const ATTEMPTS: usize = 2;
     let map_at = |address: usize| {
         let address = ptr::without_provenance_mut(address);
@@ -403,7 +431,7 @@ fn map_aligned(alignment: usize, range: PageRange, source: Source<'_>) -> io::Re
         unsafe { map(address, range, source, access_to(source), MapFlags::empty()) }
     };
     let unmap = |start: NonNull<u8>, len| {
-        // SAFETY: the range was mapped just now, and nobody else knows of it.
+        // SAFETY: the range was mapped just now, and its address was not stored anywhere.
         unsafe { munmap(start.as_ptr().cast(), len) }
     };
     if alignment == 0 {
@@ -434,7 +462,7 @@ fn map_aligned(alignment: usize, range: PageRange, source: Source<'_>) -> io::Re
     Ok(start)
 }
 
-/// Takes `len` bytes of address space, inaccessible and without memory.
+/// Maps `len` inaccessible bytes, which take address space but no memory.
 ///
 /// # Safety
 ///
@@ -449,40 +477,41 @@ unsafe fn reserve(address: *mut c_void, len: usize, flags: MapFlags) -> io::Resu
 /// What [`plug`] found.
 #[derive(PartialEq, Eq, Debug)]
 enum Plugged {
-    /// The old mapping is there.
+    /// The old mapping is still there.
     Nothing,
-    /// The old mapping was gone, and zeroes are there now.
+    /// The old mapping was gone, and zeroes were mapped in its place.
     All,
 }
 
-/// After a failed `MAP_FIXED`: keeps the range mapped, and by us. If the old mapping is gone, zeroes with this access take
-/// its place.
+/// Keeps a range mapped after a failed `MAP_FIXED`.
 ///
-/// In a hole, another thread may have mapped something meanwhile, or there may be no memory for zeroes. Then the
-/// process is aborted, as where an allocation fails: other threads may hold slices of the range and pointers into it,
-/// which no error takes from them.
+/// If the old mapping is gone, maps zeroes with `access` in its place.
 ///
-/// The old mapping is there in full or not at all. So a range of which a part is missing and a part is mapped has memory of
-/// somebody else's in it. One that fills the hole completely cannot be told from the old mapping: that takes one of
-/// the rare failures above, and another thread that maps just these addresses before the next system call does.
+/// Aborts the process if that is impossible, because another thread has mapped something in the hole or there is no
+/// memory for zeroes. Other threads may hold slices of the range and pointers into it, which an error cannot take back.
+///
+/// The old mapping is there in full or not at all. So if only a part of the range is mapped, that part belongs to
+/// another thread. If another thread's mapping fills the hole exactly, it cannot be distinguished from the old mapping.
+/// This requires one of the rare failures above, and that the thread maps exactly these addresses before the next
+/// system call here.
 fn plug(start: *mut c_void, len: usize, access: ProtFlags) -> Plugged {
     let flags = MapFlags::PRIVATE | NO_RESERVE | NO_REPLACE;
-    // SAFETY: with these flags nothing that is mapped is replaced.
+    // SAFETY: with these flags the call replaces no mapping, so no memory in use changes.
     match unsafe { mmap_anonymous(start, len, access, flags) } {
         Ok(mapped) if mapped == start => return Plugged::All,
         Ok(elsewhere) => {
-            // The address was no more than a wish, and in use.
-            // SAFETY: that mapping was made just now and nobody knows its address.
+            // This system treats the address as a hint, and it was in use.
+            // SAFETY: the mapping was made just now, and its address was not stored anywhere.
             let _ = unsafe { munmap(elsewhere, len) };
         }
         Err(_) => {}
     }
-    // Says whether there are pages that are not mapped. That it starts to write pages of files back changes no byte.
-    // SAFETY: no mapping changes.
+    // The call fails with ENOMEM if a page of the range is not mapped. It may also start to write pages of files back.
+    // SAFETY: the call changes no mapping and no byte.
     if unsafe { msync(start, len, MsyncFlags::ASYNC) } == Err(Errno::NOMEM) {
         let _ = writeln!(
             io::stderr(),
-            "memsnap: {len} bytes of a view at {start:p} were lost when they could not be mapped anew"
+            "memsnap: {len} bytes of a view at {start:p} were lost, because they could not be mapped again"
         );
         process::abort();
     }
@@ -501,37 +530,39 @@ mod tests {
         let mapping = Mapping::new(PAGES, Source::Zero).unwrap();
         let (start, len) = (mapping.address(0), mapping.len());
         let bytes = vec![7; page_size()];
-        // SAFETY: nobody refers to the mapping's bytes.
+        // SAFETY: the page is inside the mapping and writable, no reference to its bytes exists, and `bytes` is
+        // elsewhere.
         unsafe { mapping.write(1, &bytes) };
         assert_eq!(plug(start, len, ProtFlags::READ), Plugged::Nothing);
-        // SAFETY: nobody writes to the mapping.
+        // SAFETY: the page is inside the mapping and readable, and nothing writes to it.
         assert_eq!(unsafe { mapping.page(1) }, bytes);
-        // Were it gone, or only to be read, this would end the process.
-        // SAFETY: as for the first.
+        // If the page were gone or read-only, this would end the process.
+        // SAFETY: as for the first write.
         unsafe { mapping.write(1, &bytes) };
 
-        // In a child, where no other thread takes the hole.
-        // SAFETY: until it ends, the child does nothing but system calls and writes to memory of its own.
+        // This runs in a child, because another thread of this process could map something in the hole.
+        // SAFETY: until it ends, the child only makes system calls and writes to its own memory.
         let child = unsafe { libc::fork() };
         if child == 0 {
-            // SAFETY: nobody refers to the mapping's bytes.
+            // SAFETY: no reference to the mapping's bytes exists.
             let _ = unsafe { munmap(start, len) };
             plug(start, len, ProtFlags::READ | ProtFlags::WRITE);
-            // SAFETY: as for the first; where the hole is still there, this ends the child.
+            // SAFETY: as for the first write. If the hole is still there, this ends the child.
             unsafe { mapping.write(1, &bytes) };
-            // SAFETY: nobody writes to the mapping.
+            // SAFETY: the page is inside the mapping and readable, and nothing writes to it.
             let zero = unsafe { mapping.page(0) }.iter().all(|byte| *byte == 0);
-            // SAFETY: ends the child at once.
+            // SAFETY: the call ends the child at once and runs no other code.
             unsafe { libc::_exit(i32::from(!zero)) };
         }
         let mut status = -1;
-        // SAFETY: `status` is written to and nothing else.
+        // SAFETY: the kernel writes to `status` only.
         assert_eq!(unsafe { libc::waitpid(child, &raw mut status, 0) }, child);
         assert_eq!(status, 0, "the hole is there, or not zero");
     }
 
-    /// Another thread's mapping that came to lie in the hole was once taken for the view's own: the view showed it, and
-    /// unmapped it when it was dropped.
+    /// Regression test: the view took another thread's mapping in a part of the hole for its own.
+    ///
+    /// It showed its bytes, and unmapped it when the view was dropped.
     #[test]
     fn a_hole_in_which_something_else_lies_ends_the_process() {
         let name = "sys::unix::mapping::tests::a_plug_with_something_else_in_the_hole";
@@ -539,15 +570,15 @@ mod tests {
         let output = process::Command::new(program).args([name, "--exact", "--ignored"]).output().unwrap();
         let messages = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.signal(), Some(libc::SIGABRT), "{output:?}");
-        assert!(messages.contains("could not be mapped anew"), "{messages}");
+        assert!(messages.contains("could not be mapped again"), "{messages}");
     }
 
     #[test]
     #[ignore = "ends the process; the test above runs it"]
     fn a_plug_with_something_else_in_the_hole() {
         let mapping = Mapping::new(4, Source::Zero).unwrap();
-        // What is left stands for the other thread's mapping.
-        // SAFETY: nobody refers to the mapping's bytes.
+        // The pages that stay mapped stand for the other thread's mapping.
+        // SAFETY: no reference to the mapping's bytes exists.
         unsafe { munmap(mapping.address(1), 2 * page_size()) }.unwrap();
         plug(mapping.address(0), mapping.len(), ProtFlags::READ | ProtFlags::WRITE);
     }

@@ -1,17 +1,22 @@
-//! What all Unix systems do in the same way. What each does in its own comes from `system`:
+//! What all Unix systems do in the same way: mappings, files, descriptors that are checked, and copies of files.
+//!
+//! What each system does in its own way comes from `system`, which is `linux` or `posix`:
 //!
 //! | item | meaning |
 //! |---|---|
-//! | `new_file`, `borrowed_file` | an empty file of our own, and another `FileDescriptor` of somebody's; with the `Kind` of file it is |
-//! | `clone_of`, `with_extents`, `NOT_OPEN` | how a file is copied: a clone that shares its blocks; the file opened anew, and where it is not all zero; flags of a descriptor that reads nothing |
-//! | `FileDescriptor` | a [`Descriptor`], or something that gives one |
+//! | `new_file`, `borrowed_file` | an empty file that only memsnap has; another `FileDescriptor` of a file that other code has. Both come with the `Kind` of the file |
+//! | `clone_of` | a copy of a file that shares its blocks |
+//! | `with_extents` | a file that was opened again, with the ranges that are not holes |
+//! | `NOT_OPEN` | the flags of a descriptor that gives no access to bytes |
+//! | `FileDescriptor` | a [`Descriptor`], or a pointer to one |
 //! | `Owner` | the process that a shared mapping stays in |
-//! | `in_child` | what a forked child calls first: it gives itself a number and closes what it must not have inherited |
-//! | `Shown` | notes which pages of a mapping show what, where `discard` has to know |
-//! | `NO_RESERVE`, `NO_REPLACE`, `alignment` | flags of `mmap`; the addresses that huge pages need |
+//! | `in_child` | the handler that a forked child calls first: it gives the child a number and closes descriptors that the child must not have |
+//! | `Shown` | records what the pages of a mapping show, if `discard` needs that |
+//! | `NO_RESERVE`, `NO_REPLACE` | flags of `mmap` |
+//! | `alignment` | the alignment that huge pages need |
 //!
-//! and the methods of [`MemoryFile`] and [`Mapping`] that are not here: `finish`, `punch`, `collapse`, `share`,
-//! `data`, `allocated`; `discard`, `give_back`, `populate`, `advise`.
+//! It also adds the other methods of [`MemoryFile`] (`finish`, `seal`, `may_be_sealed`, `punch`, `collapse`, `holes`,
+//! `share`, `data`, `allocated`) and of [`Mapping`] (`discard`, `give_back`, `populate`, `entries`, `advise`).
 
 mod code;
 mod descriptor;
@@ -31,29 +36,34 @@ pub(crate) use source::{borrowed, copy_of, stream};
 #[cfg(test)]
 use super::fault;
 
-/// Bytes in a page.
+/// Returns the number of bytes in a page.
 #[inline]
 pub(crate) fn page_size() -> usize {
     rustix::param::page_size()
 }
 
-/// The kernel's estimate of the memory that new work can have without swapping, where there is Linux's `/proc`.
+/// Returns the kernel's estimate of the bytes that can be allocated without swapping.
+///
+/// Returns `None` unless the system has Linux's `/proc`.
 pub(crate) fn available_memory() -> Option<usize> {
     let info = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     let kib: usize = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
-    // A process of 32 bits may run on a machine with more memory than it has addresses.
+    // A machine may have more memory than a 32-bit process has addresses.
     Some(kib.saturating_mul(1024))
 }
 
-/// Whether a page of a shared mapping is there when it is written for the first time. Where Linux promises no more
-/// memory than there is (`vm.overcommit_memory=2`), each page of a memfd is counted when it is first touched, and at the
-/// limit the process is stopped (`SIGBUS`); private memory is refused when it is mapped.
+/// Returns whether each page of a shared mapping is sure to get memory when it is first written.
+///
+/// With strict overcommit accounting, Linux counts each page of a memfd when it is first accessed. At the limit, the
+/// process gets `SIGBUS`. Private memory is counted when it is mapped, so the limit is an error there.
 pub(crate) fn writes_in_place() -> bool {
     !commits_strictly()
 }
 
-/// Whether Linux promises no more memory than there is. Without its `/proc`, the usual is assumed, which is that it does.
+/// Returns whether Linux uses strict overcommit accounting (`vm.overcommit_memory=2`).
+///
+/// `false` if that is unknown.
 pub(super) fn commits_strictly() -> bool {
     #[cfg(test)]
     if fault::commits_strictly() {
@@ -62,7 +72,7 @@ pub(super) fn commits_strictly() -> bool {
     std::fs::read("/proc/sys/vm/overcommit_memory").is_ok_and(|mode| mode.trim_ascii() == b"2")
 }
 
-/// Files that the process may have open.
+/// Returns the number of files that the process may have open.
 pub(crate) fn file_limit() -> usize {
     let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
     limit.map_or(usize::MAX, |limit| usize::try_from(limit).unwrap_or(usize::MAX))

@@ -1,4 +1,6 @@
-//! Bytes of files: a private copy that nobody else can change, or the file itself in place.
+//! Makes the files of snapshots from other files: a copy that no other code can change, or the file itself in place.
+//!
+//! Decides which files are accepted and how they are read. Clones and holes are up to `system`.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -17,19 +19,21 @@ use crate::sys::system::{NOT_OPEN, clone_of, with_extents};
 use crate::sys::{blocks, call};
 use crate::zero::is_zero;
 
-/// Read at once: small enough to stay in the second-level cache between the read and the write.
+/// The number of bytes that are read at once.
+///
+/// They stay in the second-level cache between the read and the write.
 const CHUNK: usize = 256 * 1024;
 
-/// The bytes of `file` as they are now, in a file of our own, and their number.
+/// Copies the current bytes of `file` to a new file, and returns it with the number of bytes.
 ///
-/// Regular files and block devices are read from their first byte, and the offset, which others may share, is neither
-/// used nor moved. What has no offset (pipes, sockets) is read to its end.
+/// Regular files and block devices are read from their first byte. Their offset, which other code may share, is neither
+/// used nor moved. Files without an offset (pipes, sockets) are read to their end.
 pub(crate) fn copy_of(file: &File, name: Option<&CStr>) -> io::Result<(MemoryFile, usize)> {
     call("fstat")?;
     let metadata = file.metadata()?;
     let kind = metadata.file_type();
     if kind.is_dir() {
-        return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a directory"));
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "the file is a directory"));
     }
     if kind.is_char_device() {
         return Err(error::endless_device());
@@ -41,26 +45,26 @@ pub(crate) fn copy_of(file: &File, name: Option<&CStr>) -> io::Result<(MemoryFil
         return stream(file, name);
     }
     let copy = if metadata.len() == 0 {
-        // A block device, a file in `/proc`, or one that somebody is about to write to.
+        // A block device, a file in `/proc`, or a file that is still empty. The length of the first two is unknown.
         stream(FromStart { file, offset: 0 }, name)
     } else {
         sized_copy_of(file, metadata.len(), name)
     };
     match copy {
-        // Some files of the kernel's own can only be read on, and have no offset (`trace_pipe`).
+        // Some files of the kernel have no offset and can only be read from where the last read ended (`trace_pipe`).
         Err(error) if error.raw_os_error() == Some(Errno::SPIPE.raw_os_error()) => stream(file, name),
         copy => copy,
     }
 }
 
-/// The same of a file that says that it has `bytes` bytes.
+/// Copies a file that reports a length of `bytes` bytes. Does what [`copy_of`] does otherwise.
 fn sized_copy_of(file: &File, bytes: u64, name: Option<&CStr>) -> io::Result<(MemoryFile, usize)> {
     if let Some(clone) = clone_of(file, bytes) {
         return Ok(clone);
     }
     let len = addressable(bytes)?;
     let pages = whole_pages(len).ok_or_else(|| too_long(bytes))?;
-    // First, since the last descriptor is better spent on this.
+    // This comes before the file is opened again: if one descriptor is left, the copy needs it more.
     let mut copy = MemoryFile::create(pages, pages, name)?;
     let opened_anew = with_extents(file, bytes);
     let (file, extents) = match &opened_anew {
@@ -75,11 +79,12 @@ fn sized_copy_of(file: &File, bytes: u64, name: Option<&CStr>) -> io::Result<(Me
             let wanted = buffer.len().min(end - offset);
             let read = read_at(file, &mut buffer[..wanted], offset)?;
             if read == 0 {
-                // Shortened meanwhile, or one of the files in `/sys` that name a length they do not have.
+                // The file became shorter meanwhile, or it is a file in `/sys` that reports a wrong length.
                 copy.set_pages(whole_pages(offset).ok_or_else(|| too_long(bytes))?)?;
                 return Ok((copy, offset));
             }
-            // Zeroes are there already. Of holes that could not be looked for, these are most.
+            // The copy is zero already, so zeroes need not be written. They are mostly holes that could not be searched
+            // for.
             if !buffer[..read].chunks(page_size()).all(is_zero) {
                 copy.write_at(&buffer[..read], offset)?;
             }
@@ -89,7 +94,7 @@ fn sized_copy_of(file: &File, bytes: u64, name: Option<&CStr>) -> io::Result<(Me
     Ok((copy, len))
 }
 
-/// Reads a file from its first byte on, wherever its offset is.
+/// A reader of a file that begins at the first byte and leaves the offset of the file alone.
 struct FromStart<'a> {
     file: &'a File,
     offset: usize,
@@ -103,10 +108,10 @@ impl Read for FromStart<'_> {
     }
 }
 
-/// Reads what there is at `offset`, and leaves the offset of `file` alone.
+/// Reads from byte `offset` on. Leaves the offset of `file` alone.
 fn read_at(file: &File, buffer: &mut [u8], offset: usize) -> io::Result<usize> {
     match pread(file, buffer, offset) {
-        // Opened with `O_DIRECT`, most files can only be read in whole blocks.
+        // Most files that were opened with `O_DIRECT` can only be read in whole blocks.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
             blocks::read_at(buffer, offset, |blocks, offset| pread(file, blocks, offset))
         }
@@ -124,7 +129,7 @@ fn pread(file: &File, buffer: &mut [u8], offset: usize) -> io::Result<usize> {
     }
 }
 
-/// All that `reader` gives until its end, and the number of bytes.
+/// Copies all bytes that `reader` returns to a new file, and returns it with their number.
 pub(crate) fn stream(mut reader: impl Read, name: Option<&CStr>) -> io::Result<(MemoryFile, usize)> {
     let mut copy = MemoryFile::create(0, 0, name)?;
     let mut buffer = vec![0; CHUNK];
@@ -144,7 +149,7 @@ pub(crate) fn stream(mut reader: impl Read, name: Option<&CStr>) -> io::Result<(
     Ok((copy, len))
 }
 
-/// `file` itself, and its length.
+/// Returns `file` itself, to be mapped in place, and its length in bytes.
 pub(crate) fn borrowed(file: &File) -> io::Result<(MemoryFile, usize)> {
     let metadata = file.metadata()?;
     if !metadata.is_file() {
@@ -159,9 +164,13 @@ pub(crate) fn borrowed(file: &File) -> io::Result<(MemoryFile, usize)> {
 }
 
 fn unreadable() -> io::Error {
-    io::Error::new(io::ErrorKind::PermissionDenied, "it is not open for reading; open it with `read(true)`")
+    io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        "the file is not open for reading; open it with `read(true)`",
+    )
 }
 
+/// Returns whether the bytes of the file can be read through `file`.
 pub(in crate::sys) fn readable(file: impl AsFd) -> Result<bool, Errno> {
     let mode = rustix::fs::fcntl_getfl(file)?;
     Ok(mode & OFlags::RWMODE != OFlags::WRONLY && !mode.intersects(NOT_OPEN))

@@ -1,4 +1,7 @@
-//! Files whose pages are memory: sections of the page file, and of files of somebody else's.
+//! The files that mappings show: sections of the page file, and of files that other code has.
+//!
+//! Decides who may write to a section, and until when. Copies of files are up to `source.rs`, and the calls into the
+//! system are in `section.rs`.
 #![allow(unsafe_code)]
 
 use std::ffi::CStr;
@@ -12,22 +15,28 @@ use super::section::{self, View};
 use super::{Mapping, page_size};
 use crate::pages::{PageRange, PageSet};
 
-/// Pages that a file may have in advance of its length: for each of them the system takes 8 bytes when the section is
-/// made.
+/// The most pages for which a file can have room.
+///
+/// The system uses 8 bytes for each of them when the section is made.
 const MOST_ROOM: usize = 1 << 22;
 
-/// A section of `pages` whole pages.
+/// A file of `pages` whole pages.
+///
+/// Invariant: if `own` is set and `writer` is `None`, the bytes of the file never change again, once no mapping is left
+/// through which it was written. No other code ever had the right to write.
 pub(crate) struct MemoryFile {
-    /// To be read, or mapped privately. `None` if there is not a single page.
+    /// A section that can be read or mapped privately; `None` if the file has no whole page.
     body: Option<OwnedHandle>,
-    /// The last page, of a file of somebody else's that ends within it: no view of that can be longer than the file.
+    /// A section with a copy of the last page, if the file belongs to other code and ends inside that page.
+    ///
+    /// A view of the file itself cannot be longer than the file.
     tail: Option<OwnedHandle>,
     pages: usize,
-    /// Pages that are committed, at least `pages`.
+    /// The number of committed pages, at least `pages`.
     committed: usize,
-    /// To be written; `None` once nobody can any more.
+    /// The right to write; `None` if the file cannot be written any more.
     writer: Mutex<Option<Writer>>,
-    /// Nobody else ever had the right to write.
+    /// Whether no other code ever had the right to write.
     own: bool,
 }
 
@@ -39,6 +48,7 @@ struct Writer {
 }
 
 impl Writer {
+    /// Returns a view to write to, which is mapped at the first use.
     fn view(&mut self) -> io::Result<&View> {
         let view = match self.view.take() {
             Some(view) => view,
@@ -49,7 +59,9 @@ impl Writer {
 }
 
 impl MemoryFile {
-    /// A new section of `pages` pages, all zero and taking no memory, which can become up to `room` pages long.
+    /// Makes a file of `pages` pages of zeroes, which take no memory.
+    ///
+    /// It can become up to `room` pages long.
     pub(crate) fn create(pages: usize, room: usize, _name: Option<&CStr>) -> io::Result<Self> {
         let room = room.max(pages);
         if room == 0 {
@@ -58,10 +70,11 @@ impl MemoryFile {
         if room > pages.max(MOST_ROOM) {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
-                format!("a section cannot have room for {room} pages in advance"),
+                format!("a file cannot have room for {room} pages in advance: the most is {MOST_ROOM} pages"),
             ));
         }
-        // One page more than can be committed: Wine 10 takes no note of what is committed up to the very end.
+        // The section has one page more than is ever committed: Wine 10 does not record a commitment up to the very
+        // end.
         let reserved = room + usize::from(room > pages);
         let len = reserved.checked_mul(page_size()).ok_or(io::ErrorKind::OutOfMemory)?;
         let section = section::create(len, room > pages)?;
@@ -75,12 +88,14 @@ impl MemoryFile {
         Ok(file)
     }
 
-    /// A section of somebody else's, of as many pages, and one for the page behind it.
+    /// Makes a file of `pages` pages of a section that other code has.
+    ///
+    /// `tail` is a section with a copy of the last page.
     pub(super) fn adopt(body: Option<OwnedHandle>, tail: Option<OwnedHandle>, pages: usize) -> Self {
         Self::of(body, tail, pages, false)
     }
 
-    /// What there is to be read of it.
+    /// Returns the section that can be read.
     pub(super) fn into_section(self) -> Option<OwnedHandle> {
         self.body
     }
@@ -89,12 +104,14 @@ impl MemoryFile {
         Self { body, tail, pages, committed: pages, writer: Mutex::new(None), own }
     }
 
-    /// Makes the file `pages` pages long, for which there is room; what is added is zero, if it was never written.
+    /// Makes the file `pages` pages long, for which it must have room.
+    ///
+    /// Added pages are zero if they were never written.
     pub(crate) fn set_pages(&mut self, pages: usize) -> io::Result<()> {
         if pages > self.committed {
             let mut writer = self.lock();
             let writer = writer.as_mut().filter(|writer| pages <= writer.pages).ok_or_else(|| {
-                let room = format!("a section that has no room for them cannot grow to {pages} pages");
+                let room = format!("a file without room for {pages} pages cannot grow to that length");
                 io::Error::new(io::ErrorKind::Unsupported, room)
             })?;
             let added = PageRange::new(self.committed, pages).bytes();
@@ -109,7 +126,7 @@ impl MemoryFile {
         self.pages
     }
 
-    /// The pages that sections have, and those.
+    /// Returns the sections of the file, each with the pages that it has.
     pub(super) fn sections(&self) -> impl Iterator<Item = (PageRange, &OwnedHandle)> {
         let whole = self.pages - usize::from(self.tail.is_some());
         let body = self.body.iter().map(move |section| (PageRange::new(0, whole), section));
@@ -117,6 +134,8 @@ impl MemoryFile {
     }
 
     /// Runs `map` with a section that can be written.
+    ///
+    /// Fails with `PermissionDenied` if the file is finished or sealed.
     pub(super) fn with_writer<T>(&self, map: impl FnOnce(&OwnedHandle) -> io::Result<T>) -> io::Result<T> {
         match &*self.lock() {
             Some(writer) => map(&writer.section),
@@ -135,13 +154,13 @@ impl MemoryFile {
             return Err(io::ErrorKind::WriteZero.into());
         };
         let view = writer.view()?;
-        // SAFETY: the view is writable and as long as the section; that nobody refers to bytes of a file that is
-        // being written is what mappings of it promise.
+        // SAFETY: the view is writable and as long as the section, and the bytes are committed, as checked above.
+        // Mappings of a file give out no references to bytes that are still written.
         unsafe { view.write(bytes, offset) };
         Ok(())
     }
 
-    /// Writes these pages behind each other, the first at page `first`.
+    /// Writes `pages` one after another, the first at page `first`.
     pub(crate) fn write_pages<'a>(
         &self,
         first: usize,
@@ -155,37 +174,38 @@ impl MemoryFile {
         })
     }
 
-    /// Gives up the right to write.
+    /// Makes the file immutable by giving up the right to write. The file must never have been mapped for writing.
     pub(crate) fn finish(&self) {
         *self.lock() = None;
     }
 
-    /// Gives up the right to write to a section that was mapped for writing. Nobody else had it, so that nobody writes
-    /// from now on.
+    /// Gives up the right to write to a file that was mapped for writing.
+    ///
+    /// No other code had this right, so nothing writes to the file from now on. Always returns `true`.
     pub(crate) fn seal(&self) -> bool {
         self.finish();
         true
     }
 
-    /// Whether there is any use in asking for that.
+    /// Always returns `true`: [`seal`](Self::seal) always succeeds.
     pub(crate) fn may_be_sealed(&self) -> bool {
         true
     }
 
-    /// Sections have no holes.
+    /// Always fails with `Unsupported`: sections have no holes.
     pub(crate) fn punch(&self, _: PageRange) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
-    /// Huge pages of a section would have to be asked for when it is made, by a privileged user.
+    /// Does nothing: huge pages can only be requested when a section is made, and that needs a privilege.
     pub(crate) fn collapse(&self) {}
 
-    /// Always `None`: the system does not say.
+    /// Always returns `None`: the system does not report holes.
     pub(crate) fn holes(&self, _: &Mapping, _: PageRange) -> Option<usize> {
         None
     }
 
-    /// A handle for other processes, which cannot write through it; none unless no one can.
+    /// Returns a handle by which other processes can read, or `None` unless nothing can write to the file.
     pub(crate) fn share(&self) -> io::Result<Option<OwnedHandle>> {
         match &self.body {
             Some(body) if self.own && self.lock().is_none() => {
@@ -195,18 +215,18 @@ impl MemoryFile {
         }
     }
 
-    /// The pages that may hold something other than zeroes.
+    /// Returns all pages: the system does not report which ones are zero.
     pub(crate) fn data(&self) -> PageSet {
         PageSet::all(self.pages)
     }
 
-    /// Bytes that are promised, which is no less than what is in use.
+    /// Returns the number of committed bytes, which is at least the memory in use.
     pub(crate) fn allocated(&self) -> u64 {
         (self.committed * page_size()) as u64
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Writer>> {
-        // Nothing under the lock panics half-way.
+        // A panic under the lock leaves the writer in a valid state, so a poisoned lock can be used.
         self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

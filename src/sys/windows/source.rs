@@ -1,5 +1,6 @@
-//! Bytes of files: a private copy that nobody else can change, the file itself in place, or a section of another
-//! process.
+//! Makes the files of snapshots from other files: a copy that no other code can change, or the file itself in place.
+//!
+//! Also accepts sections of other processes. Decides which files are accepted and how they are read.
 
 use std::ffi::CStr;
 use std::fs::File;
@@ -17,15 +18,17 @@ use crate::pages::{addressable, too_long, whole_pages};
 use crate::sys::{blocks, call};
 use crate::zero::is_zero;
 
-/// Read at once: small enough to stay in the second-level cache between the read and the write.
+/// The number of bytes that are read at once.
+///
+/// They stay in the second-level cache between the read and the write.
 const CHUNK: usize = 256 * 1024;
 
-/// `ERROR_LOCK_VIOLATION`: somebody else has locked these bytes.
+/// `ERROR_LOCK_VIOLATION`: other code has locked these bytes.
 const LOCKED: i32 = 33;
 
-/// The bytes of `file` as they are now, in a section of our own, and their number.
+/// Copies the current bytes of `file` to a new section, and returns it with the number of bytes.
 ///
-/// A file is read from its first byte, whatever its offset; what has no offset (a pipe) is read to its end.
+/// A file is read from its first byte, whatever its offset. A file without an offset (a pipe) is read to its end.
 pub(crate) fn copy_of(file: &File, name: Option<&CStr>) -> io::Result<(MemoryFile, usize)> {
     match section::file_type(file) {
         FILE_TYPE_CHAR => return Err(error::endless_device()),
@@ -35,7 +38,7 @@ pub(crate) fn copy_of(file: &File, name: Option<&CStr>) -> io::Result<(MemoryFil
     }
     let metadata = file.metadata()?;
     if metadata.is_dir() {
-        return Err(io::Error::new(io::ErrorKind::IsADirectory, "it is a directory"));
+        return Err(io::Error::new(io::ErrorKind::IsADirectory, "the file is a directory"));
     }
     let len = addressable(metadata.len())?;
     let pages = whole_pages(len).ok_or_else(|| too_long(metadata.len()))?;
@@ -47,7 +50,7 @@ pub(crate) fn copy_of(file: &File, name: Option<&CStr>) -> io::Result<(MemoryFil
             let wanted = buffer.len().min(len - offset);
             match read_at(file, &mut buffer[..wanted], offset)? {
                 0 => {
-                    // Shortened meanwhile.
+                    // The file became shorter meanwhile.
                     copy.set_pages(whole_pages(offset).ok_or_else(|| too_long(metadata.len()))?)?;
                     break;
                 }
@@ -61,9 +64,9 @@ pub(crate) fn copy_of(file: &File, name: Option<&CStr>) -> io::Result<(MemoryFil
     })
 }
 
-/// All that `reader` gives until its end, and the number of bytes.
+/// Copies all bytes that `reader` returns to a new section, and returns it with their number.
 pub(crate) fn stream(mut reader: impl Read, name: Option<&CStr>) -> io::Result<(MemoryFile, usize)> {
-    // A section has to be given its length when it is made.
+    // The length of a section has to be known when it is made, so all bytes are read first.
     let mut chunks = Vec::new();
     let mut len = 0_usize;
     loop {
@@ -87,7 +90,7 @@ pub(crate) fn stream(mut reader: impl Read, name: Option<&CStr>) -> io::Result<(
     Ok((copy, len))
 }
 
-/// `file` itself, and its length.
+/// Returns `file` itself, to be mapped in place, and its length in bytes.
 pub(crate) fn borrowed(file: &File) -> io::Result<(MemoryFile, usize)> {
     if section::file_type(file) != FILE_TYPE_DISK || !file.metadata()?.is_file() {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "only a regular file can be mapped"));
@@ -118,7 +121,7 @@ pub(crate) fn borrowed(file: &File) -> io::Result<(MemoryFile, usize)> {
     Ok((MemoryFile::adopt(body, tail, pages), len))
 }
 
-/// The section of another process in place, of which `len` bytes can be read.
+/// Returns the section of another process, to be mapped in place. `len` bytes of it must be readable.
 pub(crate) fn received(section: OwnedHandle, len: usize) -> io::Result<(MemoryFile, usize)> {
     let pages = whole_pages(len).ok_or_else(|| too_long(len as u64))?;
     if pages == 0 {
@@ -127,23 +130,23 @@ pub(crate) fn received(section: OwnedHandle, len: usize) -> io::Result<(MemoryFi
     let committed = View::readable(&section)?.committed()?;
     if committed < pages * page_size() {
         return Err(error::invalid(format!(
-            "{len} bytes are more than the section has, of which {committed} can be read"
+            "only {committed} bytes of the section can be read, which is fewer than {len}"
         )));
     }
     Ok((MemoryFile::adopt(Some(section), None, pages), len))
 }
 
-/// Runs `read` with a file object of our own of `file`, since to read moves the offset of the file object, and everybody who
-/// has a duplicate of its handle reads and writes there.
+/// Runs `read` with a new file object of `file`, whose offset is not shared.
 ///
-/// Where that is refused, with `file` itself, whose offset is put back.
+/// Reading moves the offset of a file object, at which all code reads and writes that has a duplicate of the handle. If
+/// the system refuses to open the file again, runs `read` with `file` itself and puts the offset back afterwards.
 fn reading<T>(file: &File, read: impl Fn(&File) -> io::Result<T>) -> io::Result<T> {
     if !section::is_readable(file)? {
         return Err(unreadable());
     }
     if let Ok(own) = section::reopen(file) {
         match read(&own) {
-            // Through another file object than the one that holds the lock, the bytes cannot be read.
+            // Bytes that are locked can only be read through the file object that holds the lock.
             Err(error) if error.raw_os_error() == Some(LOCKED) => {}
             result => return result,
         }
@@ -156,12 +159,16 @@ fn reading<T>(file: &File, read: impl Fn(&File) -> io::Result<T>) -> io::Result<
 }
 
 fn unreadable() -> io::Error {
-    io::Error::new(io::ErrorKind::PermissionDenied, "it is not open for reading; open it with `read(true)`")
+    io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        "the file is not open for reading; open it with `read(true)`",
+    )
 }
 
+/// Reads from byte `offset` on, which moves the offset of `file`.
 fn read_at(file: &File, buffer: &mut [u8], offset: usize) -> io::Result<usize> {
     match seek_read(file, buffer, offset) {
-        // Opened with `FILE_FLAG_NO_BUFFERING`, files can only be read in whole blocks.
+        // Files that were opened with `FILE_FLAG_NO_BUFFERING` can only be read in whole blocks.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
             blocks::read_at(buffer, offset, |blocks, offset| seek_read(file, blocks, offset))
         }
@@ -179,7 +186,7 @@ fn seek_read(file: &File, buffer: &mut [u8], offset: usize) -> io::Result<usize>
     }
 }
 
-/// Reads until `buffer` is full or the reader at its end.
+/// Reads until `buffer` is full or the reader is at its end.
 fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < buffer.len() {
@@ -193,7 +200,7 @@ fn fill(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(filled)
 }
 
-/// Writes what is not zero of `bytes`: zeroes that were never written take no memory.
+/// Writes the pages of `bytes` that are not all zero. Pages that are never written take no memory.
 fn write_data(copy: &MemoryFile, bytes: &[u8], mut offset: usize) -> io::Result<()> {
     for page in bytes.chunks(page_size()) {
         if !is_zero(page) {

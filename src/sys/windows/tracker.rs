@@ -1,21 +1,23 @@
-//! Which pages of a private mapping may differ from what it shows.
+//! Finds the pages of a private mapping that may differ from what it shows, and decides by which tracking method.
 //!
-//! - **working set**: of memory of zeroes the system keeps track of the pages written (`MEM_WRITE_WATCH`), and
-//!   `GetWriteWatch` lists them. Of the pages of a view of a section, `QueryWorkingSetEx` tells which are in memory,
-//!   and which of those are the section's, shared or to be shared; and `VirtualQuery` which are still copy-on-write.
-//!   Reported are all pages but those of which all three are true.
-//! - **compare**: nothing is known, so every page is reported.
+//! When to search is up to the layers above, which compare the listed pages. What is mapped where is up to `memory`.
 //!
-//! The first never misses a page. A written page of a copy-on-write view is a private copy of the page, and marked
-//! `PAGE_READWRITE` ("Memory Protection Constants"). While it is in the working set it is not sharable, which is what
-//! `Shared` says of pages that are `Valid` (`PSAPI_WORKING_SET_EX_BLOCK`); trimmed, paged out or inaccessible it is not
-//! valid. Should the system keep one frame for private pages of equal content and call it shared, the protection still
-//! tells. None of this depends on who wrote: the system itself, for `ReadFile` or on behalf of a device,
-//! writes to a private copy as well. The record of pages written to memory of zeroes lasts as long as the memory does, for it
-//! is never reset here; so a page that a device may write to counts from when it was locked for that.
+//! - **working set**: the system keeps track of the pages written in private memory of zeroes (`MEM_WRITE_WATCH`), and
+//!   `GetWriteWatch` lists them. For the pages of a view of a section, `QueryWorkingSetEx` reports which are in memory
+//!   and which of those belong to the section, and `VirtualQuery` reports which are still copy-on-write. A search lists
+//!   all pages of the view except those that are in memory, belong to the section and are copy-on-write.
+//! - **compare**: nothing is known, so every page is listed.
 //!
-//! What is reported is compared with the image, page by page. That brings the pages of the view that were not in memory
-//! into it, so that they need not be compared the next time.
+//! The working set never misses a written page. A written page of a copy-on-write view is a private copy of the page,
+//! and its protection is `PAGE_READWRITE` ("Memory Protection Constants"). While it is in the working set it cannot be
+//! shared, which is what `Shared` means for pages that are `Valid` (`PSAPI_WORKING_SET_EX_BLOCK`). If it is trimmed,
+//! paged out or inaccessible, it is not valid. If the system keeps one frame for private pages with equal bytes and
+//! reports it as shared, the protection still shows that the page is private. This does not depend on what wrote the
+//! page: the system also writes to a private copy, for `ReadFile` or for a device. The record of pages written in
+//! memory of zeroes is never reset, so it lasts as long as the memory. A page that a device may write to is in it from
+//! the time it was locked for the device.
+//!
+//! Comparing a listed page brings it into memory if it was not there. So it need not be compared the next time.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -34,16 +36,17 @@ use crate::sys::{
     Closed, Collapsed, Found, Scope, Search, call, cannot_be_chosen, cannot_track, forced_tracking,
 };
 
-/// What the automatic choice is.
+/// Returns the tracking method that `Tracking::Auto` stands for.
 fn default_tracking() -> Tracking {
     forced_tracking().unwrap_or(Tracking::WorkingSet)
 }
 
-/// Pages asked about in one call.
+/// The most pages that one call asks about.
 const BATCH: usize = 4096;
 
-/// In the attributes of a page: it is in the working set, and it can be shared.
+/// The bit in the attributes of a page that is set if it is in the working set.
 const VALID: usize = 1;
+/// The bit in the attributes of a page that is set if it can be shared.
 const SHARED: usize = 1 << 15;
 
 /// Finds the written pages of one mapping.
@@ -54,19 +57,21 @@ pub(crate) struct Tracker {
 }
 
 impl Tracker {
-    /// For a mapping just made. Fails where another way than the automatic one is wanted that cannot work.
+    /// Makes a tracker for a new mapping.
+    ///
+    /// Fails with `Unsupported` if `tracking` is not `Auto` and cannot work.
     pub(crate) fn new(tracking: Tracking, mapping: &Mapping) -> io::Result<Self> {
         let mut tracker = Self { tracking: default_tracking(), why_not_faster: None };
         tracker.switch(mapping, tracking)?;
         Ok(tracker)
     }
 
-    /// The same: pages that a device may write to are found like others.
+    /// Makes a tracker for a mapping whose pages may be pinned. They are found like all others.
     pub(crate) fn of_pinned(tracking: Tracking, mapping: &Mapping) -> io::Result<Self> {
         Self::new(tracking, mapping)
     }
 
-    /// Finds pages in this way from now on, if it can work.
+    /// Changes to another tracking method. Fails and changes nothing if it cannot work.
     pub(crate) fn switch(&mut self, _: &Mapping, tracking: Tracking) -> io::Result<()> {
         let tracking = match tracking {
             Tracking::Auto => default_tracking(),
@@ -81,17 +86,17 @@ impl Tracker {
         Ok(())
     }
 
-    /// The tier in use.
+    /// Returns the tracking method in use.
     pub(crate) fn tracking(self) -> Tracking {
         self.tracking
     }
 
-    /// Why it is none of the faster ones.
+    /// Returns why no faster tracking method is in use.
     pub(crate) fn why_not_faster(self) -> Option<WhyNotFaster> {
         self.why_not_faster
     }
 
-    /// Looks for pages of `mapping`.
+    /// Searches `mapping` for pages.
     pub(crate) fn find(
         &mut self,
         search: Search,
@@ -119,11 +124,12 @@ impl Tracker {
         Ok(Found { pages, complete: search != Search::Private, ..all })
     }
 
-    /// Nothing can be closed.
+    /// Does nothing: no page can be write-protected.
     pub(crate) fn arm(&mut self, _: &Mapping, _: Scope) -> Closed {
         Closed::Nothing
     }
 
+    /// Does nothing: no page can be write-protected.
     pub(crate) fn close(self, _: &Mapping) -> Closed {
         Closed::Nothing
     }
@@ -136,12 +142,12 @@ impl Tracker {
 
     pub(crate) fn renewed(&mut self, _: &Mapping, _: PageRange) {}
 
-    /// Always `false`: there are no huge pages.
+    /// Always returns `false`: pages cannot be moved into huge pages.
     pub(crate) fn gains_from_huge_pages(self) -> bool {
         false
     }
 
-    /// Always fails: there are no huge pages.
+    /// Always fails with `Unsupported`: pages cannot be moved into huge pages.
     pub(crate) fn collapse(&mut self, _: &Mapping, _: PageRange) -> Collapsed {
         Collapsed { moved: Err(io::ErrorKind::Unsupported.into()), opened: false }
     }
@@ -157,7 +163,7 @@ impl Tracker {
     }
 }
 
-/// The pages of memory of zeroes that were written.
+/// Adds to `pages` the written pages of `range`, which is watched memory of zeroes.
 fn watched(mapping: &Mapping, range: PageRange, pages: &mut PageSet) -> io::Result<()> {
     let first = mapping.as_ptr().addr().get();
     let mut addresses = vec![ptr::null_mut(); BATCH.min(range.len())];
@@ -166,7 +172,8 @@ fn watched(mapping: &Mapping, range: PageRange, pages: &mut PageSet) -> io::Resu
         call("GetWriteWatch")?;
         let (mut count, mut granularity) = (addresses.len(), 0);
         let len = (range.end - from) * page_size();
-        // SAFETY: the answers have places, as many as said.
+        // SAFETY: `addresses` has room for `count` addresses. The range is inside the mapping, and the flags are 0, so
+        // the record is not reset.
         let result = unsafe {
             GetWriteWatch(
                 0,
@@ -190,8 +197,9 @@ fn watched(mapping: &Mapping, range: PageRange, pages: &mut PageSet) -> io::Resu
     Ok(())
 }
 
-/// The pages of a view that are in memory and not the section's and, unless private ones are looked for, all that are not
-/// in memory.
+/// Returns the pages of a view that are in memory and do not belong to the section.
+///
+/// Unless the search is for private pages, also returns all pages that are not in memory.
 fn not_shared(mapping: &Mapping, range: PageRange, search: Search) -> io::Result<PageSet> {
     let absent = search != Search::Private;
     let mut pages = PageSet::new();
@@ -204,10 +212,10 @@ fn not_shared(mapping: &Mapping, range: PageRange, search: Search) -> io::Result
         }
         call("QueryWorkingSetEx")?;
         let size = u32::try_from(size_of_val(entries)).unwrap_or(0);
-        // SAFETY: the entries are as many as said.
+        // SAFETY: `entries` is writable and has `size` bytes.
         checked(unsafe { K32QueryWorkingSetEx(this_process(), entries.as_mut_ptr().cast(), size) })?;
         for (entry, page) in entries.iter().zip(batch.iter()) {
-            // SAFETY: whatever the system wrote, it is a number too.
+            // SAFETY: all fields of the union are numbers of the same size, so any bytes are a valid value.
             let flags = unsafe { entry.VirtualAttributes.Flags };
             if if flags & VALID == 0 { absent } else { flags & SHARED == 0 } {
                 pages.push(page);
@@ -217,7 +225,9 @@ fn not_shared(mapping: &Mapping, range: PageRange, search: Search) -> io::Result
     Ok(pages)
 }
 
-/// The pages of a view of which no copy would be made if they were written now: written ones, and protected ones.
+/// Returns the pages of a view that are not copy-on-write.
+///
+/// These are pages that were written, and pages that cannot be written.
 fn not_copy_on_write(mapping: &Mapping, range: PageRange) -> io::Result<PageSet> {
     let mut pages = PageSet::new();
     let mut from = range.start;

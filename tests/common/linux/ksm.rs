@@ -1,4 +1,4 @@
-//! KSM, with which the kernel merges pages that hold the same bytes.
+//! KSM: the kernel merges pages that hold the same bytes.
 
 use std::fs;
 use std::io::{self, ErrorKind};
@@ -7,7 +7,7 @@ use super::{CAP_SYS_ADMIN, is_capable_of};
 
 const KSM: &str = "/sys/kernel/mm/ksm";
 
-/// A setting of KSM, put back at the end.
+/// A setting of KSM. Dropping the value restores the previous setting.
 pub(crate) struct Setting {
     path: String,
     before: String,
@@ -22,15 +22,16 @@ impl Setting {
     }
 }
 
-/// Has the kernel look for pages to merge all the time, and put the zero page in place of pages of zeroes. `Err` says what
-/// the machine lacks for that.
+/// Makes the kernel scan for pages to merge all the time, and replace pages of zeroes by the zero page.
+///
+/// `Err` names what the machine lacks for this.
 pub(crate) fn switch_on() -> Result<Vec<Setting>, String> {
     let mut settings = Vec::new();
     for (name, value) in
         [("use_zero_pages", "1"), ("sleep_millisecs", "1"), ("smart_scan", "0"), ("run", "1")]
     {
         match Setting::set(name, value) {
-            // Older kernels are never smart.
+            // Older kernels do not have this setting, and always scan all pages.
             Err(error) if name == "smart_scan" && error.kind() == ErrorKind::NotFound => {}
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 return Err(format!("the kernel has no KSM, or not all of it: {name}: {error}"));
@@ -41,10 +42,10 @@ pub(crate) fn switch_on() -> Result<Vec<Setting>, String> {
             setting => settings.push(setting.unwrap()),
         }
     }
-    // The tests count them.
+    // The tests need these counts.
     match count("ksm_zero_pages ") {
         Some(_) => Ok(settings),
-        None => Err("the kernel does not tell how many pages it merged into the zero page".into()),
+        None => Err("the kernel does not report how many pages it merged into the zero page".into()),
     }
 }
 
@@ -54,22 +55,22 @@ impl Drop for Setting {
     }
 }
 
-/// The times that the kernel has looked at all pages that it may merge.
+/// Returns how often the kernel has scanned all pages that it may merge.
 pub(crate) fn full_scans() -> u64 {
     fs::read_to_string(format!("{KSM}/full_scans")).unwrap().trim().parse().unwrap()
 }
 
-/// Pages of this process in whose place is the zero page.
+/// Returns how many pages of this process were replaced by the zero page.
 pub(crate) fn zero_pages() -> u64 {
     count("ksm_zero_pages ").unwrap()
 }
 
-/// Pages of this process that were merged with others.
+/// Returns how many pages of this process were merged with others.
 pub(crate) fn merged_pages() -> u64 {
     count("ksm_merging_pages ").unwrap()
 }
 
-/// A count of this process's, if the kernel tells.
+/// Returns a count of this process, if the kernel reports it.
 fn count(name: &str) -> Option<u64> {
     let stat = fs::read_to_string("/proc/self/ksm_stat").ok()?;
     let count = stat.lines().find_map(|line| line.strip_prefix(name))?;

@@ -1,4 +1,4 @@
-//! What the tests of limits, files and memory ask of Linux.
+//! What the tests of limits, files and memory need from Linux.
 
 pub(crate) mod ksm;
 pub(crate) mod seccomp;
@@ -15,12 +15,12 @@ use super::alone::alone_with;
 use super::unix::Limit;
 use super::{maps, skip};
 
-/// Runs `body` [alone](super::alone), in a process whose heap goes on where no mapping can be made any more.
+/// Runs `body` [alone](super::alone), in a process whose heap can still grow once no mapping can be made.
 pub(crate) fn with_steady_heap(test: &str, body: impl FnOnce()) {
     if !cfg!(target_env = "gnu") {
-        return skip(test, "only the heap of glibc can be kept from needing mappings of its own");
+        return skip(test, "only glibc has settings that keep its heap from making new mappings");
     }
-    // One heap, which grows in steps that outlast the test.
+    // There is one heap. It grows in steps so large that the test needs only one.
     let top = (64 << 20).to_string();
     let heap = [("MALLOC_ARENA_MAX", "1"), ("MALLOC_MMAP_MAX_", "0"), ("MALLOC_TOP_PAD_", top.as_str())];
     alone_with(test, &heap, body);
@@ -30,7 +30,7 @@ pub(crate) const CAP_IPC_LOCK: u32 = 14;
 pub(crate) const CAP_SYS_CHROOT: u32 = 18;
 pub(crate) const CAP_SYS_ADMIN: u32 = 21;
 
-/// Whether this process has a capability on the whole machine, not only in a container of its own.
+/// Returns whether this process has a capability on the whole machine, not only within a container.
 pub(crate) fn is_capable_of(capability: u32) -> bool {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let capabilities = status.lines().find_map(|line| line.strip_prefix("CapEff:")).unwrap();
@@ -40,24 +40,26 @@ pub(crate) fn is_capable_of(capability: u32) -> bool {
     capabilities & 1 << capability != 0 && users.split_ascii_whitespace().eq(all_users)
 }
 
-/// Whether this process may be refused addresses that it does not write to.
+/// Returns whether the system may refuse addresses that this process does not write to.
 pub(crate) fn addresses_are_limited() -> bool {
     let overcommit = fs::read_to_string("/proc/sys/vm/overcommit_memory").unwrap();
     overcommit.trim() == "2" || rustix::process::getrlimit(Resource::As).current.is_some()
 }
 
-/// The mappings that the process may have. `Err` tells that they are too many to be used up within a test.
+/// Returns how many mappings the process may have.
+///
+/// `Err` says that a test cannot use them up, since they are too many.
 pub(crate) fn mappings_limit() -> Result<usize, String> {
     let limit = fs::read_to_string("/proc/sys/vm/max_map_count").unwrap().trim().parse().unwrap();
     if limit > 300_000 { Err(format!("max_map_count is {limit}")) } else { Ok(limit) }
 }
 
-/// The numbers of this process's descriptors on memory files of memsnap.
+/// Returns the numbers of this process's descriptors of memsnap's memory files.
 fn memory_descriptors() -> Vec<String> {
     let mut numbers = Vec::new();
     for entry in fs::read_dir("/proc/self/fd").unwrap() {
         let entry = entry.unwrap();
-        // The descriptor of the directory is listed too; it is of no interest.
+        // `/proc` also lists the descriptor of the directory, which is closed by now.
         let target = fs::read_link(entry.path()).unwrap_or_default();
         if target.to_string_lossy().starts_with("/memfd:memsnap") {
             numbers.push(entry.file_name().into_string().unwrap());
@@ -66,13 +68,13 @@ fn memory_descriptors() -> Vec<String> {
     numbers
 }
 
-/// Handles on the memory files of memsnap that are open in this process.
+/// Opens the memory files of memsnap that are open in this process once more.
 pub(crate) fn memory_files() -> Vec<File> {
     let paths = memory_descriptors().into_iter().map(|number| format!("/proc/self/fd/{number}"));
     paths.map(|path| File::open(path).unwrap()).collect()
 }
 
-/// Whether each descriptor on a memory file of memsnap is closed on exec.
+/// Returns, for each descriptor of a memory file of memsnap, whether it is closed on exec.
 pub(crate) fn closed_on_exec() -> Vec<bool> {
     const O_CLOEXEC: u32 = 0o2_000_000;
     let flags = memory_descriptors().into_iter().map(|number| {
@@ -83,19 +85,19 @@ pub(crate) fn closed_on_exec() -> Vec<bool> {
     flags.map(|flags| flags & O_CLOEXEC != 0).collect()
 }
 
-/// Memory or disk that a file takes up.
+/// Returns how much memory or disk space a file uses.
 pub(crate) fn allocated(file: &File) -> u64 {
     std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap()) * 512
 }
 
-/// Memory that the memory files of memsnap take up, mapped or not, if the system tells.
-#[allow(clippy::unnecessary_wraps)] // Other systems do not tell.
+/// Returns how much memory the memory files of memsnap use, mapped or not, if the system reports it.
+#[allow(clippy::unnecessary_wraps)] // Other systems do not report it.
 pub(crate) fn memory_file_bytes() -> Option<u64> {
     Some(memory_files().iter().map(allocated).sum())
 }
 
 impl Limit {
-    /// No more than `spare` bytes of address space can be mapped.
+    /// Allows the process to map at most `spare` more bytes of address space.
     pub(crate) fn address_space(spare: usize) -> Self {
         let status = fs::read_to_string("/proc/self/status").unwrap();
         let used = maps::kib(&status, "VmSize:").unwrap();
@@ -103,30 +105,31 @@ impl Limit {
     }
 }
 
-/// Address ranges that take up all mappings that the process may have, until it is dropped.
+/// Address ranges that use up all mappings of the process until the value is dropped.
 pub(crate) struct AllMappings {
     start: *mut libc::c_void,
     len: usize,
 }
 
 impl AllMappings {
-    /// `Err` tells why that cannot be done within a test.
+    /// Uses up all mappings. `Err` says why a test cannot do this.
     pub(crate) fn take() -> Result<Self, String> {
         let limit = mappings_limit()?;
         let (len, flags) =
             (2 * limit * page_size(), libc::MAP_PRIVATE | libc::MAP_ANONYMOUS | libc::MAP_NORESERVE);
-        // SAFETY: a new mapping at an address that the kernel picks.
+        // SAFETY: creates a new mapping at an address that the kernel chooses.
         let start = unsafe { libc::mmap(std::ptr::null_mut(), len, libc::PROT_NONE, flags, -1, 0) };
         assert_ne!(start, libc::MAP_FAILED, "{}", io::Error::last_os_error());
         let all = Self { start, len };
         for page in (0..2 * limit).step_by(2) {
             let address = start.wrapping_byte_add(page * page_size());
-            // SAFETY: the page is of the mapping made above, which nobody uses.
+            // SAFETY: the page belongs to the mapping made above, which nobody uses.
             if unsafe { libc::mprotect(address, page_size(), libc::PROT_READ) } != 0 {
                 break;
             }
         }
-        // What one call more would have taken too many of. These few stay.
+        // A call that needs two more mappings fails while one is still left. These mappings use up the last
+        // ones, and are kept.
         for _ in 0..limit {
             let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
             // SAFETY: as above.
@@ -135,7 +138,7 @@ impl AllMappings {
                 return Ok(all);
             }
         }
-        panic!("no limit of {limit} mappings was found");
+        panic!("{limit} more mappings were made without reaching the limit");
     }
 }
 

@@ -1,4 +1,4 @@
-//! Filters under which system calls fail, as in containers.
+//! Seccomp filters that make system calls fail, as in containers.
 
 use std::fs::File;
 use std::io;
@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
 use libc::{c_int, c_long, c_ulong, sock_filter};
 
-/// A system call that fails with `errno`; only where the argument, if there is one, has all these bits.
+/// A system call that fails with `errno`. If `argument` is set, only calls with such an argument fail.
 #[derive(Clone, Copy)]
 pub(crate) struct Refusal {
     pub(crate) call: c_long,
@@ -18,7 +18,7 @@ pub(crate) struct Refusal {
 #[derive(Clone, Copy)]
 pub(crate) struct Argument {
     pub(crate) number: u8,
-    /// The bits that are looked at.
+    /// The bits of the argument that are compared.
     pub(crate) mask: u32,
     pub(crate) value: u32,
 }
@@ -42,7 +42,7 @@ pub(crate) fn refuse_pagemap_scan(errno: c_int) -> Refusal {
 }
 
 pub(crate) fn refuse_ioctl(command: libc::Ioctl, errno: c_int) -> Refusal {
-    // An `int` with some libcs, and then negative.
+    // Some C libraries define commands as `int`, so that this one is negative.
     let command = u32::try_from(command as i64 & 0xFFFF_FFFF).unwrap();
     let argument = Some(Argument { number: 1, mask: u32::MAX, value: command });
     Refusal { call: libc::SYS_ioctl, argument, errno }
@@ -55,7 +55,9 @@ pub(crate) fn refuse_madvise(advice: c_int) -> Refusal {
 }
 
 impl Refusal {
-    /// Falls through to what comes next unless it applies.
+    /// Returns the instructions of this refusal.
+    ///
+    /// A call that it does not apply to falls through to the next instruction.
     fn instructions(self) -> Vec<sock_filter> {
         let load = |offset| instruction(BPF_LD | BPF_W | BPF_ABS, offset);
         let unless_equal =
@@ -63,7 +65,7 @@ impl Refusal {
         let errno = u32::try_from(self.errno).unwrap();
         let mut rest = Vec::new();
         if let Some(Argument { number, mask, value }) = self.argument {
-            // Of `struct seccomp_data`, the half of the argument that has the lower bits.
+            // The offset of the lower 32 bits of the argument in `struct seccomp_data`.
             let half = if cfg!(target_endian = "big") { 4 } else { 0 };
             rest.push(load(16 + 8 * u32::from(number) + half));
             rest.push(instruction(BPF_ALU | BPF_AND | BPF_K, mask));
@@ -82,7 +84,7 @@ impl Refusal {
             arguments[usize::from(number)] = value.into();
         }
         let [first, second, third] = arguments;
-        // SAFETY: the filter refuses the call; if it does not, null pointers and lengths of zero do no harm.
+        // SAFETY: the filter refuses the call. If it does not, null pointers and lengths of zero do no harm.
         let result = unsafe { libc::syscall(self.call, first, second, third, 0, 0, 0) };
         result == -1 && io::Error::last_os_error().raw_os_error() == Some(self.errno)
     }
@@ -92,7 +94,7 @@ fn instruction(code: u32, operand: u32) -> sock_filter {
     sock_filter { code: u16::try_from(code).unwrap(), jt: 0, jf: 0, k: operand }
 }
 
-/// Has these calls fail from now on, in this process and its children.
+/// Makes these calls fail from now on, in this process and its children.
 pub(crate) fn install(refusals: &[Refusal]) {
     let mut program: Vec<_> = refusals.iter().flat_map(|refusal| refusal.instructions()).collect();
     program.push(instruction(BPF_RET | BPF_K, libc::SECCOMP_RET_ALLOW));
@@ -101,22 +103,22 @@ pub(crate) fn install(refusals: &[Refusal]) {
     // SAFETY: the option takes numbers only.
     let result = unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) };
     assert_eq!(result, 0, "{}", io::Error::last_os_error());
-    // SAFETY: the program and its instructions live through the call, which copies them.
+    // SAFETY: the program and its instructions outlive the call, which copies them.
     let result = unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const program) };
     assert_eq!(result, 0, "{}", io::Error::last_os_error());
     assert!(refusals.iter().all(|refusal| refusal.is_in_force()));
 }
 
 pub(crate) fn filters_are_available() -> bool {
-    // SAFETY: a null pointer for the filter, at which the kernel says EFAULT if it knows filters at all.
+    // SAFETY: the filter is a null pointer. A kernel that supports filters answers with EFAULT.
     unsafe { libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, 0, 0, 0) };
     io::Error::last_os_error().raw_os_error() == Some(libc::EFAULT)
 }
 
-/// Whether the kernel protects pages from writes and notes them by itself.
+/// Returns whether the kernel can write-protect pages asynchronously, and can list the written pages.
 pub(crate) fn kernel_protects_pages() -> bool {
     const USER_MODE_ONLY: c_int = 1;
-    /// `UFFDIO_API`, with the version and the features that are asked for.
+    /// `UFFDIO_API`, whose argument is the version and the requested features.
     const API: libc::Ioctl = libc::_IOWR::<[u64; 3]>(0xaa, 0x3f);
     const WP_ASYNC: u64 = 1 << 15;
     // SAFETY: the call takes numbers only.
@@ -135,7 +137,7 @@ pub(crate) fn kernel_protects_pages() -> bool {
     let mut features = [0xaa, WP_ASYNC, 0];
     // SAFETY: `features` is a `struct uffdio_api`.
     let can = unsafe { libc::ioctl(fd, API, &raw mut features) } == 0;
-    // SAFETY: the descriptor is this function's, which used it for the last time.
+    // SAFETY: this function opened the descriptor, and does not use it any more.
     unsafe { libc::close(fd) };
     can && kernel_has_pagemap_scan()
 }
@@ -144,6 +146,6 @@ pub(crate) fn kernel_has_pagemap_scan() -> bool {
     let Ok(pagemap) = File::open("/proc/self/pagemap") else { return false };
     let mut arg: ScanArg = [0; 12];
     arg[0] = size_of::<ScanArg>() as u64;
-    // SAFETY: `arg` is a `struct pm_scan_arg` that asks for an empty range and no output.
+    // SAFETY: `arg` is a `struct pm_scan_arg` for an empty range, without output.
     unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) == 0 }
 }

@@ -1,4 +1,4 @@
-//! Swap that a test adds to the system.
+//! Swap space that a test adds to the system.
 
 use std::ffi::CString;
 use std::fs::{self, File};
@@ -14,11 +14,11 @@ use super::{CAP_SYS_ADMIN, is_capable_of};
 
 const SWAP_BYTES: usize = 128 << 20;
 
-/// A swap file that is in use until it is dropped.
+/// A swap file that is in use until the value is dropped.
 pub(crate) struct SwapFile(PathBuf);
 
 impl SwapFile {
-    /// `Err` says what the machine lacks for it.
+    /// Adds a swap file. `Err` names what the machine lacks for it.
     pub(crate) fn add() -> Result<Self, String> {
         if !is_capable_of(CAP_SYS_ADMIN) {
             return Err("only root may add swap".into());
@@ -27,7 +27,7 @@ impl SwapFile {
             return Err("the kernel has no swap".into());
         }
         let mut refusals = String::new();
-        // Where the file system of temporary files is memory itself, the build directory may do.
+        // Temporary files may be kept in memory. Then the build directory is the alternative.
         let build = option_env!("CARGO_TARGET_TMPDIR").map(PathBuf::from);
         for directory in [Some(std::env::temp_dir()), build].into_iter().flatten() {
             match Self::add_in(&directory) {
@@ -38,7 +38,7 @@ impl SwapFile {
                 }
             }
         }
-        Err(format!("there can be no swap file{refusals}"))
+        Err(format!("no file system at hand can hold a swap file{refusals}"))
     }
 
     fn add_in(directory: &Path) -> io::Result<Self> {
@@ -52,7 +52,7 @@ impl SwapFile {
         result.map(|()| Self(path))
     }
 
-    /// Writes blocks for all pages, and the header of `linux/swap.h`.
+    /// Writes all pages of the file, so that it has no holes, and the header of `linux/swap.h`.
     fn format(file: &File) -> io::Result<()> {
         file.set_permissions(fs::Permissions::from_mode(0o600))?;
         let zeroes = vec![0; 1 << 20];
@@ -70,13 +70,13 @@ impl SwapFile {
 
     fn on(path: &Path) -> io::Result<()> {
         let path = CString::new(path.as_os_str().as_bytes())?;
-        // SAFETY: the path is a string that lives through the call.
+        // SAFETY: the path is a string that outlives the call.
         let result = unsafe { libc::swapon(path.as_ptr(), 0) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 }
 
-/// Whether the folder's file system is known to hold swap files, without further ado.
+/// Returns whether the file system of a folder is known to support swap files without preparation.
 fn can_hold_swap(directory: &Path) -> bool {
     const EXT: FsWord = 0xEF53;
     const XFS: FsWord = 0x5846_5342;
@@ -86,7 +86,7 @@ fn can_hold_swap(directory: &Path) -> bool {
 impl Drop for SwapFile {
     fn drop(&mut self) {
         if let Ok(path) = CString::new(self.0.as_os_str().as_bytes()) {
-            // SAFETY: the path is a string that lives through the call.
+            // SAFETY: the path is a string that outlives the call.
             let _ = unsafe { libc::swapoff(path.as_ptr()) };
         }
         let _ = fs::remove_file(&self.0);

@@ -1,4 +1,4 @@
-//! Makes each single call into the operating system fail while snapshots go through descriptors.
+//! Tests that make each single system call fail while snapshots are passed on as descriptors.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
@@ -15,7 +15,7 @@ use crate::fault_tests::{
 use crate::sys::{self, fault};
 use crate::{Snapshot, View, page_size};
 
-/// Has `snapshot`, which holds `bytes`, go through a descriptor, and works on what comes out.
+/// Passes `snapshot`, which contains `bytes`, on through a descriptor, and uses the received snapshot.
 fn pass_on(snapshot: &Snapshot, bytes: &[u8]) {
     let fd = survive(|| snapshot.to_fd(), |_| assert_shows(snapshot, bytes));
     assert_gives(&fd, bytes);
@@ -40,7 +40,8 @@ fn assert_gives(fd: &OwnedFd, bytes: &[u8]) {
     assert!(read == bytes, "a file for other processes does not hold its bytes");
 }
 
-/// Bytes and zeroes, and what was captured over either, flat and not.
+/// Passes on snapshots of bytes and of zeroes, and snapshots of views of these, before and after they have a flat
+/// file.
 fn passing_on() {
     let (bytes, zeroes) = (pattern(1), vec![0; pattern(1).len()]);
     let of_bytes = make(|| Snapshot::from_slice(&bytes), &bytes);
@@ -69,7 +70,7 @@ fn failures_that_last_leave_what_was_passed_on() {
     with_failures_that_last(passing_on);
 }
 
-/// Where there is no `/proc` to open the memory anew.
+/// Without `/proc`, the memory cannot be opened again.
 #[test]
 fn without_a_file_of_its_own_the_same_open_file_will_do() {
     let bytes = pattern(1);
@@ -77,7 +78,7 @@ fn without_a_file_of_its_own_the_same_open_file_will_do() {
     let mode = |fd: &OwnedFd| rustix::fs::fcntl_getfl(fd).unwrap() & OFlags::RWMODE;
     assert_eq!(mode(&snapshot.to_fd().unwrap()), OFlags::RDONLY);
     let (sent, _) = fault::inject(2, 1, || snapshot.to_fd().unwrap());
-    assert_eq!(mode(&sent), OFlags::RDWR, "the failed call was another");
+    assert_eq!(mode(&sent), OFlags::RDWR, "a different call failed");
     rustix::io::pwrite(&sent, b"x", 0).unwrap_err();
     assert_gives(&sent, &bytes);
     rustix::io::fcntl_setfd(&sent, FdFlags::empty()).unwrap();
