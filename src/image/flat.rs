@@ -1,5 +1,7 @@
-//! Flat files: what the views of one image have in common. Which pages are in them, and when one is written, is decided by
-//! `engine/layout.rs`.
+//! The flat files of an image, and what its views have in common.
+//!
+//! This file has the data. `engine/flat_files.rs` decides which pages are written into a flat file, and when.
+//! `engine/layout.rs` maps flat files into views.
 
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -11,41 +13,49 @@ use crate::sys::{MemoryFile, file_limit};
 /// What the views of one image have in common.
 #[derive(Default)]
 pub(crate) struct Flat {
+    /// The flat file from which new views map captured pages.
     pub(crate) file: Option<Arc<FlatFile>>,
-    /// Of the whole image, for other processes. The same as `file` where views do well with it.
+    /// A flat file of the whole image, for other processes. If views may map it too, `file` is the same file.
     pub(crate) shared: Option<Arc<FlatFile>>,
-    /// Held while `shared` is being made.
+    /// Locked while the file for `shared` is written, so that only one thread writes it.
     pub(crate) sharing: Option<Arc<Mutex<()>>>,
+    /// `None` until a view needs it.
     pub(crate) runs: Option<Runs>,
-    /// Pages copied by views so far.
+    /// The number of pages that views have copied since a flat file of the whole image was last considered.
+    ///
+    /// `engine/flat_files.rs` counts more than that for views of images that are not very large.
     pub(crate) copied: usize,
+    /// Whether a thread is writing a flat file. Other views then neither wait for the file nor write another one.
     pub(crate) building: bool,
 }
 
 /// How the captured pages of an image are brought into a view.
 #[derive(Clone, Default)]
 pub(crate) struct Runs {
-    /// Mapped from a flat file.
+    /// The pages that are mapped from a flat file.
     pub(crate) flat: PageSet,
-    /// Mapped anonymously.
+    /// The pages of zeroes for which anonymous memory is mapped.
     pub(crate) zeroes: PageSet,
-    /// The number of the others.
+    /// The number of pages that are copied: all other captured pages, except zeroes where the base is zero too.
     pub(crate) copied: usize,
 }
 
-/// Invariant: the pages `covers` of `file` hold the bytes of the image it was made for, and the file
-/// does not change.
+/// A file with pages of an image, each at its own offset.
+///
+/// Invariant: the pages `covers` of `file` have the bytes of the image that the file was made for, and the file does
+/// not change.
 pub(crate) struct FlatFile {
     pub(crate) file: MemoryFile,
     pub(crate) covers: PageSet,
     pub(crate) _permit: Permit,
 }
 
-/// The right to keep one more flat file. There are as many as an eighth of the descriptors that the
-/// process may have.
+/// The right to keep one more flat file.
+///
+/// Each flat file takes a descriptor. There are permits for an eighth of the descriptors that the process may have.
 pub(crate) struct Permit;
 
-/// Flat files of the process. A forked child inherits them, and the count.
+/// The number of permits of the process. A forked child inherits it together with the files.
 static FLAT_FILES: AtomicUsize = AtomicUsize::new(0);
 
 impl FlatFile {
@@ -56,7 +66,9 @@ impl FlatFile {
 }
 
 impl Permit {
+    /// Returns a permit, or an error if there are no more.
     pub(crate) fn take() -> io::Result<Self> {
+        // If this function fails, the drop of the permit decrements the number again.
         let permit = Self;
         let taken = FLAT_FILES.fetch_add(1, Ordering::Relaxed);
         if taken < file_limit() / 8 { Ok(permit) } else { Err(io::ErrorKind::QuotaExceeded.into()) }

@@ -1,8 +1,27 @@
-//! An image: for each page of a snapshot, where its bytes live.
+//! The image: what a snapshot contains. It says for each page where its bytes are.
 //!
-//! The bytes that a snapshot was made with are its base: one file, or no memory at all for zeroes.
-//! Pages captured since are entries of the persistent page table, which win over the base. An image
-//! shares its base and all but the changed nodes of its table with the image that it was made from.
+//! This file decides how an image is made from another one, and where the bytes of a page are found. The engine decides
+//! which pages may have changed, and how a view comes to show an image.
+//!
+//! An image consists of two parts:
+//!
+//! - The *base* has the bytes that the first snapshot was made with, or that a view has written in place. It is a file,
+//!   or zeroes, which take no memory.
+//! - The *page table* has the pages that were captured later. If a page is in the table, its bytes in the base do not
+//!   count.
+//!
+//! An image that was made from another one shares its base with it, and all nodes of the page table that did not
+//! change.
+//!
+//! The folders above use an image in these ways:
+//!
+//! | to | they use |
+//! |---|---|
+//! | make an image | [`Image::new`], [`Image::over`], [`Image::capture`] |
+//! | read pages | [`Image::reader`] |
+//! | compare images | [`Image::diff`], which reads pages; [`Image::may_differ`] and [`Image::origin`], which do not |
+//! | find zeroes | [`Image::is_zero`], [`Image::shows_zeroes`], [`Image::may_hold_data`] |
+//! | map pages into a view | [`Base::source`], [`Base::end`], [`Image::captured_pages`], [`Image::flat`] |
 #![allow(unsafe_code)]
 
 pub(crate) mod flat;
@@ -25,42 +44,348 @@ use crate::pages::{PageRange, PageSet};
 use crate::sys::{Mapping, MemoryFile, Source};
 use crate::zero::zeroes;
 
-/// Invariant: the bytes of an image never change. Its base is not written once an image refers to it,
-/// and pages of its table are not written at all.
+/// What a snapshot contains: for each page, where its bytes are.
+///
+/// Invariant: the bytes of an image never change. Once an image refers to a file as its base, no code writes to the
+/// file. No code writes to a captured page.
+///
+/// Code outside of this folder only reads the fields. The exception is `flat`, which `engine/flat_files.rs` locks and
+/// changes. It has no influence on the bytes of the image.
 pub(crate) struct Image {
+    /// The length in pages.
     pub(crate) pages: usize,
+    /// The length of the content in bytes, which need not be a multiple of the page size.
     pub(crate) content_len: usize,
+    /// What the image shows in pages that were not captured.
     pub(crate) base: Base,
-    /// Of pages below `pages` only, as is the base.
+    /// The page table. It has no entries at or above `pages`, and the base ends there or before.
     pub(crate) captured: Table<Page>,
     store: Member,
     pub(crate) label: Label,
-    /// What the views of this image have in common; see [`crate::engine::layout`].
+    /// The flat files of this image, which its views share.
     pub(crate) flat: Mutex<Flat>,
 }
 
-/// What the pages show that were never captured.
+/// What an image shows in pages that were not captured.
 #[derive(Clone)]
 pub(crate) enum Base {
+    /// All pages are zero.
     Zero,
-    /// The pages below `end` show the file, the others zeroes. `end` is less than the file has where an ancestor of the
-    /// image was shorter: what lies behind the end of an image is gone, also when a later one is longer again.
-    File {
-        file: Arc<BaseFile>,
-        end: usize,
-    },
+    /// The pages below `end` show the file. The other pages are zero.
+    ///
+    /// `end` is less than the length of the file if this image, or one that it was made from, is shorter than the file.
+    /// So bytes behind the end of an image do not come back in a longer image that is made from it.
+    File { file: Arc<BaseFile>, end: usize },
 }
 
-/// Where an image has the bytes of a page. The same origin in two images of one base means the same bytes.
+/// Where an image has the bytes of a page.
+///
+/// If a page has the same origin in two images with the same base, it has the same bytes in both.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Origin {
+    /// The page is zero. No memory has its bytes.
     Zeroes,
+    /// In the file of the base.
     Base,
-    /// A captured page, with its [`id`](Page::id).
+    /// In the captured page with this [`id`](Page::id).
     Captured(NonNull<()>),
 }
 
-/// A store, counting the images that keep their pages in it.
+impl Image {
+    /// Makes an image of `base`, with a new store.
+    pub(crate) fn new(base: Base, pages: usize, content_len: usize, label: Label) -> Self {
+        let store = Member::of(&Arc::new(Store::new()));
+        let captured = Table::new();
+        Self { pages, content_len, base: base.below(pages), captured, store, label, flat: Mutex::default() }
+    }
+
+    /// Makes an image with the store and the label of this one.
+    fn relative(&self, pages: usize, content_len: usize, base: Base, captured: Table<Page>) -> Self {
+        Self {
+            pages,
+            content_len,
+            base: base.below(pages),
+            captured,
+            store: Member::of(&self.store.0),
+            label: self.label.clone(),
+            flat: Mutex::default(),
+        }
+    }
+
+    /// Makes an image of `base`, with no captured pages. It has the store and the label of this one.
+    pub(crate) fn over(&self, base: Base, pages: usize, content_len: usize) -> Self {
+        self.relative(pages, content_len, base, Table::new())
+    }
+
+    /// Whether all pages are known to be zero, without reading any.
+    pub(crate) fn is_zero(&self) -> bool {
+        matches!(self.base, Base::Zero) && self.captured.len() == 0
+    }
+
+    /// Makes an image from this one in which the changed pages of `candidates` are captured.
+    ///
+    /// `now` returns the current bytes of a candidate. If `written` is `false`, they are compared with this image, and
+    /// only pages that differ are captured. If it is `true`, all candidates are captured without a comparison.
+    ///
+    /// The new image has the lengths `pages` and `content_len`. All candidates are below `pages`. It leaves out
+    /// captured pages of this image that are not below `pages`.
+    ///
+    /// Returns the new image, or `None` if it would have the length of this one and no page was captured. Also returns
+    /// the number of candidates that were not captured, because they did not differ. After an error, no page is
+    /// captured.
+    pub(crate) fn capture<'a>(
+        &'a self,
+        (pages, content_len): (usize, usize),
+        candidates: &PageSet,
+        written: bool,
+        now: impl Fn(usize) -> &'a [u8],
+    ) -> io::Result<(Option<Self>, usize)> {
+        let reader = self.reader()?;
+        let before = |page| if written { None } else { Some(reader.page(page)) };
+        let both = |page| Candidate { page, now: now(page), before: before(page) };
+        let changes = self
+            .store
+            .0
+            .capture(candidates.iter().map(both))
+            .map_err(error::context("allocating memory for the pages of a snapshot", candidates.len()))?;
+        let same = candidates.len() - changes.len();
+        let captured = if pages < self.pages {
+            self.captured.below(pages).with(changes)
+        } else if (pages, content_len) != (self.pages, self.content_len) || !changes.is_empty() {
+            self.captured.with(changes)
+        } else {
+            return Ok((None, same));
+        };
+        Ok((Some(self.relative(pages, content_len, self.base.clone(), captured)), same))
+    }
+
+    /// Returns a reader for the bytes of all pages.
+    ///
+    /// The first call for a base maps its file, which can fail. Later calls for images of the same base cannot fail.
+    pub(crate) fn reader(&self) -> io::Result<Reader<'_>> {
+        let base = match &self.base {
+            Base::Zero => None,
+            Base::File { file, .. } => Some(file.mapping()?),
+        };
+        Ok(Reader { image: self, captured: self.captured.lookup(), base })
+    }
+
+    /// Returns the pages whose bytes differ, and all pages that only the longer image has.
+    pub(crate) fn diff(&self, other: &Self) -> io::Result<PageSet> {
+        let common = self.pages.min(other.pages);
+        let (left, right) = (self.reader()?, other.reader()?);
+        let differ = |page: &usize| *page < common && left.page(*page) != right.page(*page);
+        let mut differing: PageSet = self.may_differ(other).iter().filter(differ).collect();
+        differing.push_range(PageRange::new(common, self.pages.max(other.pages)));
+        Ok(differing)
+    }
+
+    /// Returns a set that contains all pages whose bytes differ, without reading any page.
+    ///
+    /// Of the pages that only the longer image has, the set may lack some.
+    pub(crate) fn may_differ(&self, other: &Self) -> PageSet {
+        let mut candidates = PageSet::new();
+        if self.base.same(&other.base) {
+            self.captured.diff(&other.captured, |page| candidates.push(page));
+            let (end, other_end) = (self.base.end(), other.base.end());
+            let only_one = PageRange::new(end.min(other_end), end.max(other_end));
+            return candidates.union(&only_one.into());
+        }
+        self.may_hold_data().union(&other.may_hold_data())
+    }
+
+    /// Returns a set that contains all pages that are not zero, without reading any page.
+    pub(crate) fn may_hold_data(&self) -> PageSet {
+        self.base.data().union(&self.captured_pages())
+    }
+
+    /// Returns the pages that have an entry in the page table.
+    pub(crate) fn captured_pages(&self) -> PageSet {
+        let mut pages = PageSet::new();
+        self.captured.for_each(|page, _| pages.push(page));
+        pages
+    }
+
+    /// Whether `page` is known to be zero, without reading it.
+    pub(crate) fn shows_zeroes(&self, page: usize) -> bool {
+        self.origin(page) == Origin::Zeroes
+    }
+
+    /// Returns where the image has the bytes of `page`.
+    pub(crate) fn origin(&self, page: usize) -> Origin {
+        match self.captured.get(page) {
+            Some(captured) => captured.id().map_or(Origin::Zeroes, Origin::Captured),
+            None if page < self.base.end() => Origin::Base,
+            None => Origin::Zeroes,
+        }
+    }
+
+    /// Returns the memory in use by the store of this image.
+    pub(crate) fn store_usage(&self) -> Usage {
+        self.store.0.usage()
+    }
+
+    /// Returns the number of images that share the store, including this one.
+    pub(crate) fn family(&self) -> usize {
+        self.store.0.images.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        // `Freed` locks the store once for many slots. Pages in nodes that another table shares stay in use.
+        let mut freed = Freed::new(&self.store.0);
+        self.captured.for_each_unshared(|page| freed.add(mem::take(page)));
+    }
+}
+
+/// A borrowed image whose pages can be read without a system call, so that reading cannot fail.
+pub(crate) struct Reader<'a> {
+    image: &'a Image,
+    captured: Lookup<'a, Page>,
+    base: Option<&'a Mapping>,
+}
+
+impl<'a> Reader<'a> {
+    /// Returns the bytes of `range` in pieces, each with the number of its first page.
+    ///
+    /// There is one piece if the file of the base has all of the bytes. Otherwise there is a piece for each page.
+    /// `range` is within the image.
+    pub(crate) fn pieces(&self, range: PageRange) -> impl Iterator<Item = (usize, &'a [u8])> + '_ {
+        let whole = match self.base {
+            Some(base) if self.image.captured.len() == 0 && range.end <= self.image.base.end() => {
+                // SAFETY: as in `page`, for each page of `range`.
+                Some(unsafe { base.range(range) })
+            }
+            _ => None,
+        };
+        let single = if whole.is_some() { 0..0 } else { range.iter() };
+        whole.map(|bytes| (range.start, bytes)).into_iter().chain(single.map(|page| (page, self.page(page))))
+    }
+
+    /// Returns the bytes of `page`. Pages behind the end of the image are zero.
+    #[inline]
+    pub(crate) fn page(&self, page: usize) -> &'a [u8] {
+        if let Some(captured) = self.captured.get(page) {
+            return captured.bytes();
+        }
+        match self.base {
+            // SAFETY:
+            // - `base` maps all pages of the file for reading (`BaseFile::mapping`). `page` is one of them, since a
+            //   base does not end behind the end of its file.
+            // - The mapping exists as long as the image, which is borrowed for `'a`.
+            // - No code writes to these bytes. The mapping is read-only, and the file of a base is not written (see the
+            //   invariant of `Image`).
+            Some(base) if page < self.image.base.end() => unsafe { base.page(page) },
+            _ => zeroes(),
+        }
+    }
+}
+
+impl Base {
+    /// A base that shows all of `file`.
+    pub(crate) fn new(file: MemoryFile) -> Self {
+        let end = file.pages();
+        Self::File { file: Arc::new(BaseFile { file, bytes: OnceLock::new() }), end }
+    }
+
+    /// Returns this base, with zeroes from page `pages` on.
+    fn below(self, pages: usize) -> Self {
+        match self {
+            Self::Zero => Self::Zero,
+            Self::File { file, end } => Self::File { file, end: end.min(pages) },
+        }
+    }
+
+    /// Whether both bases are zeroes, or both show the same file. Their ends may differ.
+    pub(crate) fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Zero, Self::Zero) => true,
+            (Self::File { file, .. }, Self::File { file: other, .. }) => Arc::ptr_eq(file, other),
+            _ => false,
+        }
+    }
+
+    /// Returns what a view maps to show this base.
+    pub(crate) fn source(&self) -> Source<'_> {
+        match self {
+            Self::Zero => Source::Zero,
+            Self::File { file, .. } => Source::Private(&file.file),
+        }
+    }
+
+    /// Returns the number of pages that the base shows of its file; 0 for zeroes. The pages behind them are zero.
+    #[inline]
+    pub(crate) fn end(&self) -> usize {
+        match self {
+            Self::Zero => 0,
+            Self::File { end, .. } => *end,
+        }
+    }
+
+    /// Returns the number of pages of the file, including those that the base does not show.
+    pub(crate) fn file_pages(&self) -> usize {
+        match self {
+            Self::Zero => 0,
+            Self::File { file, .. } => file.file.pages(),
+        }
+    }
+
+    /// Returns the file if it has `pages` pages and the base shows all of them.
+    #[allow(dead_code, reason = "not every system has a module in `os`")]
+    pub(crate) fn whole_file(&self, pages: usize) -> Option<&MemoryFile> {
+        match self {
+            Self::File { file, end } if *end == pages && file.file.pages() == pages => Some(&file.file),
+            _ => None,
+        }
+    }
+
+    /// Returns a set that contains all pages that are not zero.
+    pub(crate) fn data(&self) -> PageSet {
+        match self {
+            Self::Zero => PageSet::new(),
+            Self::File { file, end } => file.file.data().below(*end),
+        }
+    }
+
+    /// Asks the system to move the file into huge pages; best effort.
+    pub(crate) fn collapse(&self) {
+        if let Self::File { file, .. } = self {
+            file.file.collapse();
+        }
+    }
+
+    /// Returns the number of bytes that the file takes up in memory or on disk.
+    pub(crate) fn allocated(&self) -> u64 {
+        match self {
+            Self::Zero => 0,
+            Self::File { file, .. } => file.file.allocated(),
+        }
+    }
+}
+
+/// The file of a base.
+pub(crate) struct BaseFile {
+    pub(crate) file: MemoryFile,
+    /// A read-only mapping of the whole file, made when the first page is read.
+    bytes: OnceLock<Mapping>,
+}
+
+impl BaseFile {
+    /// Returns a read-only mapping of the whole file.
+    ///
+    /// The first call makes the mapping, and all images of this base use it.
+    fn mapping(&self) -> io::Result<&Mapping> {
+        if let Some(mapping) = self.bytes.get() {
+            return Ok(mapping);
+        }
+        let mapping = Mapping::new(self.file.pages(), Source::ReadOnly(&self.file))
+            .map_err(error::context("mapping the base of an image to read it", self.file.pages()))?;
+        Ok(self.bytes.get_or_init(|| mapping))
+    }
+}
+
+/// The reference of one image to its store. The store counts these references.
 struct Member(Arc<Store>);
 
 impl Member {
@@ -76,401 +401,5 @@ impl Drop for Member {
     }
 }
 
-pub(crate) struct BaseFile {
-    pub(crate) file: MemoryFile,
-    bytes: OnceLock<Mapping>,
-}
-
-impl Base {
-    pub(crate) fn new(file: MemoryFile) -> Self {
-        let end = file.pages();
-        Self::File { file: Arc::new(BaseFile { file, bytes: OnceLock::new() }), end }
-    }
-
-    /// The same, but zeroes from `pages` on.
-    fn below(self, pages: usize) -> Self {
-        match self {
-            Self::Zero => Self::Zero,
-            Self::File { file, end } => Self::File { file, end: end.min(pages) },
-        }
-    }
-
-    pub(crate) fn same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Zero, Self::Zero) => true,
-            (Self::File { file, .. }, Self::File { file: other, .. }) => Arc::ptr_eq(file, other),
-            _ => false,
-        }
-    }
-
-    pub(crate) fn source(&self) -> Source<'_> {
-        match self {
-            Self::Zero => Source::Zero,
-            Self::File { file, .. } => Source::Private(&file.file),
-        }
-    }
-
-    /// The first page that shows zeroes.
-    #[inline]
-    pub(crate) fn end(&self) -> usize {
-        match self {
-            Self::Zero => 0,
-            Self::File { end, .. } => *end,
-        }
-    }
-
-    /// The pages that the file has, shown or not.
-    pub(crate) fn file_pages(&self) -> usize {
-        match self {
-            Self::Zero => 0,
-            Self::File { file, .. } => file.file.pages(),
-        }
-    }
-
-    /// The file, if all its pages are shown and there are `pages` of them.
-    #[allow(dead_code, reason = "not every system has a module in `os`")]
-    pub(crate) fn whole_file(&self, pages: usize) -> Option<&MemoryFile> {
-        match self {
-            Self::File { file, end } if *end == pages && file.file.pages() == pages => Some(&file.file),
-            _ => None,
-        }
-    }
-
-    /// The pages that may be other than zero.
-    pub(crate) fn data(&self) -> PageSet {
-        match self {
-            Self::Zero => PageSet::new(),
-            Self::File { file, end } => file.file.data().below(*end),
-        }
-    }
-
-    /// Has it in huge pages. A wish.
-    pub(crate) fn collapse(&self) {
-        if let Self::File { file, .. } = self {
-            file.file.collapse();
-        }
-    }
-
-    /// Memory or disk that the base takes up.
-    pub(crate) fn allocated(&self) -> u64 {
-        match self {
-            Self::Zero => 0,
-            Self::File { file, .. } => file.file.allocated(),
-        }
-    }
-}
-
-impl BaseFile {
-    /// The file's pages, mapped once for all that compare with them or copy them.
-    fn mapping(&self) -> io::Result<&Mapping> {
-        if let Some(mapping) = self.bytes.get() {
-            return Ok(mapping);
-        }
-        let mapping = Mapping::new(self.file.pages(), Source::ReadOnly(&self.file))
-            .map_err(error::context("mapping the base image to compare with it", self.file.pages()))?;
-        Ok(self.bytes.get_or_init(|| mapping))
-    }
-}
-
-impl Image {
-    /// An image of `base`, with a store of its own.
-    pub(crate) fn new(base: Base, pages: usize, content_len: usize, label: Label) -> Self {
-        let store = Member::of(&Arc::new(Store::new()));
-        let captured = Table::new();
-        Self { pages, content_len, base: base.below(pages), captured, store, label, flat: Mutex::default() }
-    }
-
-    fn relative(&self, pages: usize, content_len: usize, base: Base, captured: Table<Page>) -> Self {
-        Self {
-            pages,
-            content_len,
-            base: base.below(pages),
-            captured,
-            store: Member::of(&self.store.0),
-            label: self.label.clone(),
-            flat: Mutex::default(),
-        }
-    }
-
-    /// An image of `base`, whose relative this one is.
-    pub(crate) fn over(&self, base: Base, pages: usize, content_len: usize) -> Self {
-        self.relative(pages, content_len, base, Table::new())
-    }
-
-    /// Whether no page can be other than zero.
-    pub(crate) fn is_zero(&self) -> bool {
-        matches!(self.base, Base::Zero) && self.captured.len() == 0
-    }
-
-    /// A copy of this image, as long as given, in which those of `candidates` that differ from the bytes that
-    /// `now` gives of them are captured, if it is another; and how many do not differ. If they are known to have
-    /// been `written`, all are captured.
-    pub(crate) fn capture<'a>(
-        &'a self,
-        (pages, content_len): (usize, usize),
-        candidates: &PageSet,
-        written: bool,
-        now: impl Fn(usize) -> &'a [u8],
-    ) -> io::Result<(Option<Self>, usize)> {
-        let reader = self.reader()?;
-        let before = |page| if written { None } else { Some(reader.page(page)) };
-        let both = |page| Candidate { page, now: now(page), before: before(page) };
-        let changes = self
-            .store
-            .0
-            .capture(candidates.iter().map(both))
-            .map_err(error::context("making room for the captured pages", candidates.len()))?;
-        let same = candidates.len() - changes.len();
-        let captured = if pages < self.pages {
-            self.captured.below(pages).with(changes)
-        } else if (pages, content_len) != (self.pages, self.content_len) || !changes.is_empty() {
-            self.captured.with(changes)
-        } else {
-            return Ok((None, same));
-        };
-        Ok((Some(self.relative(pages, content_len, self.base.clone(), captured)), same))
-    }
-
-    /// Access to the bytes of all pages.
-    pub(crate) fn reader(&self) -> io::Result<Reader<'_>> {
-        let base = match &self.base {
-            Base::Zero => None,
-            Base::File { file, .. } => Some(file.mapping()?),
-        };
-        Ok(Reader { image: self, captured: self.captured.lookup(), base })
-    }
-
-    /// The pages whose bytes differ, among them all that only the longer image has.
-    pub(crate) fn diff(&self, other: &Self) -> io::Result<PageSet> {
-        let common = self.pages.min(other.pages);
-        let (left, right) = (self.reader()?, other.reader()?);
-        let differ = |page: &usize| *page < common && left.page(*page) != right.page(*page);
-        let mut differing: PageSet = self.may_differ(other).iter().filter(differ).collect();
-        differing.push_range(PageRange::new(common, self.pages.max(other.pages)));
-        Ok(differing)
-    }
-
-    /// Pages outside of which both images hold the same bytes, as far as both go, found without reading any.
-    pub(crate) fn may_differ(&self, other: &Self) -> PageSet {
-        let mut candidates = PageSet::new();
-        if self.base.same(&other.base) {
-            self.captured.diff(&other.captured, |page| candidates.push(page));
-            let (end, other_end) = (self.base.end(), other.base.end());
-            let only_one = PageRange::new(end.min(other_end), end.max(other_end));
-            return candidates.union(&only_one.into());
-        }
-        self.may_hold_data().union(&other.may_hold_data())
-    }
-
-    /// Pages outside of which the image is zero.
-    pub(crate) fn may_hold_data(&self) -> PageSet {
-        self.base.data().union(&self.captured_pages())
-    }
-
-    pub(crate) fn captured_pages(&self) -> PageSet {
-        let mut pages = PageSet::new();
-        self.captured.for_each(|page, _| pages.push(page));
-        pages
-    }
-
-    /// Whether `page` is known to be zero.
-    pub(crate) fn shows_zeroes(&self, page: usize) -> bool {
-        self.origin(page) == Origin::Zeroes
-    }
-
-    pub(crate) fn origin(&self, page: usize) -> Origin {
-        match self.captured.get(page) {
-            Some(captured) => captured.id().map_or(Origin::Zeroes, Origin::Captured),
-            None if page < self.base.end() => Origin::Base,
-            None => Origin::Zeroes,
-        }
-    }
-
-    pub(crate) fn store_usage(&self) -> Usage {
-        self.store.0.usage()
-    }
-
-    /// The images of the family, this one included.
-    pub(crate) fn family(&self) -> usize {
-        self.store.0.images.load(Ordering::Relaxed)
-    }
-}
-
-impl Drop for Image {
-    fn drop(&mut self) {
-        let mut freed = Freed::new(&self.store.0);
-        self.captured.for_each_unshared(|page| freed.add(mem::take(page)));
-    }
-}
-
-/// An image whose pages can be read without a further system call, and so without failure.
-pub(crate) struct Reader<'a> {
-    image: &'a Image,
-    captured: Lookup<'a, Page>,
-    base: Option<&'a Mapping>,
-}
-
-impl<'a> Reader<'a> {
-    /// The bytes of `range`, which is within the image, in pieces that each start at a page: all of it where
-    /// the base has it all.
-    pub(crate) fn pieces(&self, range: PageRange) -> impl Iterator<Item = (usize, &'a [u8])> + '_ {
-        let whole = match self.base {
-            Some(base) if self.image.captured.len() == 0 && range.end <= self.image.base.end() => {
-                // SAFETY: as in `page`, for each page of `range`.
-                Some(unsafe { base.range(range) })
-            }
-            _ => None,
-        };
-        let single = if whole.is_some() { 0..0 } else { range.iter() };
-        whole.map(|bytes| (range.start, bytes)).into_iter().chain(single.map(|page| (page, self.page(page))))
-    }
-
-    /// The bytes of `page`: zeroes beyond the end of the image.
-    #[inline]
-    pub(crate) fn page(&self, page: usize) -> &'a [u8] {
-        if let Some(captured) = self.captured.get(page) {
-            return captured.bytes();
-        }
-        match self.base {
-            // SAFETY: `base` maps all pages of the base's file for reading (`BaseFile::mapping`), of which `page` is one,
-            // for the end of a base is at most that of its file. It lives in the image, which is borrowed for `'a`. Nobody
-            // writes to these bytes: the mapping is read-only, and the file of a base is not written (the invariant of
-            // `Image`).
-            Some(base) if page < self.image.base.end() => unsafe { base.page(page) },
-            _ => zeroes(),
-        }
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use std::collections::{BTreeMap, HashMap};
-    use std::panic::{self, AssertUnwindSafe};
-    use std::thread;
-
-    use proptest::prelude::*;
-
-    use super::*;
-    use crate::page_size;
-
-    fn capture<'a>(image: &'a Image, size: (usize, usize), pages: &PageSet, bytes: &'a [u8]) -> Image {
-        let (taken, same) = image.capture(size, pages, false, |_| bytes).unwrap();
-        assert_eq!(same, 0);
-        taken.expect("pages that differ make another image")
-    }
-
-    const MOST_PAGES: usize = if cfg!(miri) { 40 } else { 200 };
-
-    /// A step of the test. The numbers choose one of the images that exist.
-    #[derive(Clone, Debug)]
-    enum Step {
-        /// Capture these pages, filled with these bytes, in a new image of so many pages.
-        Take(usize, BTreeMap<usize, u8>, usize),
-        /// Capture pages of which the last one cannot be read. The slots of the other pages are given back.
-        Fail(usize),
-        Drop(usize),
-    }
-
-    fn step() -> impl Strategy<Value = Step> {
-        let pages = prop::collection::btree_map(0..MOST_PAGES, 0_u8..4, 0..40);
-        prop_oneof![
-            4 => (any::<usize>(), pages, 1..MOST_PAGES).prop_map(|(of, pages, len)| Step::Take(of, pages, len)),
-            1 => any::<usize>().prop_map(Step::Fail),
-            3 => any::<usize>().prop_map(Step::Drop),
-        ]
-    }
-
-    proptest! {
-        /// Each slot is live exactly as long as an image refers to it, however images share nodes and pages. No two
-        /// pages are in one slot.
-        #[test]
-        fn live_slots_are_those_that_images_have(steps in prop::collection::vec(step(), 1..if cfg!(miri) { 10 } else { 30 })) {
-            let root = Image::new(Base::Zero, 1, page_size(), Label::default());
-            let mut images: Vec<(Image, BTreeMap<usize, u8>)> = Vec::new();
-            let filled: Vec<_> = (0..4_u8).map(|byte| vec![byte; page_size()]).collect();
-            for step in steps {
-                let nothing = BTreeMap::new();
-                let of = |of: usize| of.checked_rem(images.len()).map(|of| (&images[of].0, &images[of].1));
-                match step {
-                    Step::Take(image, pages, len) => {
-                        let (image, model) = of(image).unwrap_or((&root, &nothing));
-                        let mut model = model.clone();
-                        model.split_off(&len);
-                        let pages: BTreeMap<_, _> = pages.into_iter().filter(|(page, _)| *page < len).collect();
-                        let candidates = pages.keys().copied().collect();
-                        let now = |page: usize| &*filled[usize::from(pages[&page])];
-                        let size = (len, len * page_size());
-                        let (taken, _) = image.capture(size, &candidates, false, now).unwrap();
-                        model.extend(pages.iter());
-                        images.extend(taken.map(|taken| (taken, model)));
-                    }
-                    Step::Fail(image) => {
-                        let (image, _) = of(image).unwrap_or((&root, &nothing));
-                        let candidates: PageSet = (0..MOST_PAGES).collect();
-                        let now = |page| if page < MOST_PAGES - 1 { &*filled[1] } else { panic!("no such page") };
-                        let size = (MOST_PAGES, MOST_PAGES * page_size());
-                        let failed = panic::catch_unwind(AssertUnwindSafe(|| image.capture(size, &candidates, true, now)));
-                        prop_assert!(failed.is_err());
-                    }
-                    Step::Drop(image) => {
-                        if !images.is_empty() {
-                            images.swap_remove(image % images.len());
-                        }
-                    }
-                }
-                let mut slots = HashMap::new();
-                for (image, model) in &images {
-                    let reader = image.reader().unwrap();
-                    for page in 0..image.pages {
-                        let byte = model.get(&page).copied().unwrap_or(0);
-                        let shown = reader.page(page);
-                        prop_assert_eq!((shown[0], shown[page_size() - 1]), (byte, byte), "page {}", page);
-                        if let Origin::Captured(slot) = image.origin(page) {
-                            prop_assert_eq!(*slots.entry(slot).or_insert((page, byte)), (page, byte));
-                        }
-                    }
-                }
-                prop_assert_eq!(root.store_usage().live, slots.len());
-                root.store.0.check();
-            }
-            drop(images);
-            prop_assert_eq!(root.store_usage().live, 0);
-        }
-    }
-
-    /// Makes no system call but for the store's memory, so that Miri can run it.
-    #[test]
-    fn relatives_share_a_store_across_threads() {
-        const PAGES: usize = 20;
-        let size = (PAGES, PAGES * page_size());
-        let root = Image::new(Base::Zero, size.0, size.1, Label::default());
-        let of = |image: &Image, pages: &[usize], byte: u8| {
-            let (pages, bytes) = (pages.iter().copied().collect(), vec![byte; page_size()]);
-            capture(image, size, &pages, &bytes)
-        };
-        let first = of(&root, &[1, 2, 17], 1);
-        thread::scope(|scope| {
-            for thread in 3..6 {
-                let (first, of, root) = (&first, &of, &root);
-                scope.spawn(move || {
-                    for round in 0..3 {
-                        let own = of(first, &[2, usize::from(thread), 10 + round], thread);
-                        let changed = [2, usize::from(thread), 10 + round].into_iter().collect::<PageSet>();
-                        assert_eq!(own.diff(first).unwrap(), changed);
-                        let zero = of(&own, &[2, 10 + round], 0);
-                        assert!(zero.shows_zeroes(2) && !own.shows_zeroes(2));
-                        let reader = own.reader().unwrap();
-                        assert_eq!(reader.page(1), vec![1; page_size()]);
-                        assert_eq!(reader.page(2), vec![thread; page_size()]);
-                        assert_eq!(reader.page(19), zeroes());
-                        assert!(own.family() >= 4 && root.captured_pages().is_empty());
-                    }
-                });
-            }
-        });
-        assert_eq!(first.store_usage().live, 3);
-        drop(first);
-        assert_eq!(root.store_usage().live, 0);
-        assert_eq!(root.family(), 1);
-    }
-}
+mod tests;

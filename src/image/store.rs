@@ -1,12 +1,20 @@
-//! Where captured pages live.
+//! The store: the memory of captured pages.
 //!
-//! A store belongs to a snapshot and all its descendants. It hands out page-sized slots of private
-//! anonymous memory and takes each back when the last image that refers to it goes. Private memory
-//! because of `fork`: parent and child each get the kernel's own copy-on-write, so that neither can
-//! recycle, overwrite or return a page that the other still reads; a shared file could not do that.
+//! This file decides where the bytes of a captured page are, when a slot can be used again, and how much memory of free
+//! slots is kept. Its caller (`image/mod.rs`) chooses the pages that may have changed, and decides which image refers
+//! to the captured pages.
 //!
-//! Freed slots keep their frames for the next captures, as many as the largest recent captures of all threads took
-//! together. The frames of more slots go back to the system; their addresses stay reserved for later.
+//! A snapshot and all its descendants share a store. The store divides anonymous memory into *slots* of one page each.
+//! When the last image that refers to a slot is dropped, the store can use the slot again. A slot *has a frame* if the
+//! system has assigned memory to its address.
+//!
+//! **Private memory.** After `fork`, the system copies private memory on a write. So neither the parent nor the child
+//! can reuse, overwrite or give back a page that the other one still reads. If they shared a
+//! file instead, they could not do so safely.
+//!
+//! **Memory that is kept.** Free slots keep their frames for later captures, up to the sum of the largest recent
+//! captures of all threads. The frames of further free slots are given back to the system. The addresses of these slots
+//! stay reserved.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -26,67 +34,83 @@ use crate::sys::Populate;
 use crate::sys::Source;
 use crate::zero::{is_zero, zeroes};
 
-/// Pages in a segment: a store starts small and grows by half of what it has.
+/// The least and the most pages of a new segment. Within these bounds, it is half as large as the store.
+///
+/// If the system refuses that much memory, the new segment has only as many pages as are needed at once.
 const SEGMENT_PAGES: RangeInclusive<usize> = 64..=16_384;
 
-/// The frames of freed slots are kept up to the sum of the largest recent captures of each thread, and at least up to
-/// this share of the captured pages.
+/// The number of free slots with frames may always be as large as the number of live slots divided by this.
+///
+/// The limit is higher if the recent captures of all threads together used more slots.
 const KEPT_SHARE: usize = 32;
 
-/// Freed slots over the limit before any are returned: at least this many go back in one sweep.
+/// Frames are given back only if the free slots with frames exceed the limit by more than this number.
+///
+/// They also have to exceed it by more than a quarter. So frames are always given back many at a time.
 const SWEEP: usize = 64;
 
-/// The most slots that are reserved or freed under one lock: enough that locking costs next to nothing for each slot,
-/// few enough that other threads rarely wait for the lock.
+/// The most slots that are reserved, or returned by a [`Freed`], while the lock is held once.
+///
+/// With so many slots, the time for locking is negligible. With more slots, other threads would wait for the lock more
+/// often.
 const BATCH: usize = 64;
 
-/// The number of slots with frames that a capture reserves first, if it does not know how many it needs.
+/// The number of slots with frames that a capture reserves first if it does not know how many it needs.
 const FEW: usize = 8;
 
-/// The number of threads whose captures are counted separately.
+/// The number of threads whose captures are counted separately. Further threads are counted together with others.
 const THREADS: usize = 8;
 
-/// The memory of captured pages; see the module.
+/// The memory of captured pages. The documentation of the module describes it.
 pub(crate) struct Store {
     slots: Mutex<Slots>,
-    /// Images that keep their pages here.
+    /// The number of images that keep their captured pages in this store. Counted by `Member`.
     pub(crate) images: AtomicUsize,
 }
 
-/// Invariant: each slot of each segment is in exactly one place: in as many `Page`s as its head counts, in `kept`, in
-/// `bare`, or in the hands of a thread that is about to put it into one of these.
+/// The slots of a store.
+///
+/// Invariant: each slot of each segment is in exactly one of four states. It is in `kept`; it is in `bare`; it is live,
+/// which means that as many `Page`s refer to it as its head counts; or a thread has removed it from one of these states
+/// and is about to put it into one of them.
 #[derive(Default)]
 struct Slots {
     segments: Vec<Arc<Segment>>,
     total: usize,
-    /// Free, with a frame; the last freed is the first reused. Has room for all slots, so that
-    /// freeing never allocates.
+    /// The free slots with a frame. The slot that was freed last is used first.
+    ///
+    /// The vector has capacity for all slots, so freeing a slot does not allocate.
     kept: Vec<Slot>,
-    /// Free, without a frame.
+    /// The free slots without a frame.
     bare: Vec<Slot>,
-    /// The store itself, as long as any slot is live. So a `Page` needs no counted reference to its store, a counter
-    /// that all threads would have to write to.
+    /// A reference to the store itself, as long as any slot is live.
+    ///
+    /// So a `Page` needs no counted reference to its store. All threads would have to write to that counter.
     alive: Option<Arc<Store>>,
-    /// The largest recent capture of each thread, in pages. Each shrinks by an eighth with each later capture of any
-    /// thread. Threads are counted separately, since threads that capture by turns need the frames of all of them.
+    /// The largest recent capture of each thread, in slots.
+    ///
+    /// Each number shrinks by an eighth with each later capture of any thread. Threads are counted separately because
+    /// threads that take turns at capturing need the frames of all of them.
     recent: [usize; THREADS],
-    /// The system refused to take frames back (locked memory, say), so it is not asked again.
+    /// Whether the system has refused to take frames back, for example because memory is locked.
+    ///
+    /// Then the store does not try again.
     pinned: bool,
 }
 
-/// Memory for pages.
+/// A mapping of anonymous memory that is divided into slots.
 ///
 /// Invariant: a segment exists as long as its store.
 struct Segment {
     mapping: Mapping,
-    /// One head for each page of the mapping.
+    /// A head for each page of the mapping.
     heads: Vec<Head>,
     store: Weak<Store>,
 }
 
 /// The record of one page of a segment.
 struct Head {
-    /// The number of `Page`s that refer to this page, if it is not free.
+    /// The number of `Page`s that refer to this page, if its slot is live.
     pages: AtomicU32,
     /// The number of this page in its segment.
     index: u32,
@@ -100,23 +124,24 @@ unsafe impl Sync for Head {}
 
 /// One page of a segment.
 ///
-/// Invariant: the segment exists as long as the slot is used. The slot is either part of the store, or it was taken
-/// from the store and not put back. In the second case it is live, and the store holds itself (`Slots::alive`).
+/// Invariant: the segment exists as long as the slot is used. Either the slot is in one of the lists of the store, or
+/// it was removed from them and not put back. In the second case it counts as live, so the store holds a reference to
+/// itself (`Slots::alive`).
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Slot(NonNull<Head>);
 
-// SAFETY: a slot is an address. Whether its bytes may be read or written is decided where that is done.
+// SAFETY: a slot is an address. The code that reads or writes the bytes at this address proves that it may do so.
 unsafe impl Send for Slot {}
 
 impl Slot {
     fn head(&self) -> &Head {
-        // SAFETY: the head is part of its segment, which exists by the invariant of `Slot`. No mutable reference to the
-        // heads exists once the segment is complete.
+        // SAFETY: the head is part of its segment, which exists by the invariant of `Slot`. There is no mutable
+        // reference to the heads once the segment is complete.
         unsafe { self.0.as_ref() }
     }
 
     fn segment(&self) -> &Segment {
-        // SAFETY: the head is one of this segment's, which exists by the invariant of `Slot`.
+        // SAFETY: `segment` is the segment that the head is part of. It exists by the invariant of `Slot`.
         unsafe { &*self.head().segment }
     }
 
@@ -128,15 +153,15 @@ impl Slot {
         self.segment().mapping.page_ptr(self.index())
     }
 
-    /// Counts one `Page` less. Returns whether it was the last one; then the caller has to free the slot.
+    /// Decrements the number of `Page`s. Returns whether this was the last one; then the caller has to free the slot.
     fn release(self) -> bool {
         let pages = &self.head().pages;
-        // If the count is 1, the caller owns the last `Page`, and only it could make another. So the count need not be
-        // written.
+        // If the number is 1, the caller owns the only `Page`, and no other thread can clone it. So the number need not
+        // be written, which saves an atomic write.
         pages.load(Ordering::Acquire) == 1 || pages.fetch_sub(1, Ordering::AcqRel) == 1
     }
 
-    /// Counts one `Page` less, and frees the slot if it was the last one.
+    /// Decrements the number of `Page`s, and frees the slot if this was the last one.
     #[cold]
     fn release_and_free(self) {
         if self.release()
@@ -147,16 +172,19 @@ impl Slot {
     }
 }
 
-/// A page that may have to be captured: what it shows now, and what it showed before, to be compared with.
-/// Without `before`, it is captured in any case.
+/// A page that is captured if it changed.
 pub(crate) struct Candidate<'a> {
     pub(crate) page: usize,
+    /// The bytes that the page has now.
     pub(crate) now: &'a [u8],
+    /// The bytes that `now` is compared with. If this is `None`, the page counts as changed.
     pub(crate) before: Option<&'a [u8]>,
 }
 
-/// Slots that are reserved for a capture. They have frames, unless making them failed. Those that are not used go back
-/// to the store when this is dropped.
+/// Slots that are reserved for a capture.
+///
+/// They have frames, except if the system had no memory for them. When this is dropped, the slots that were not used go
+/// back to the store.
 struct Reserved<'a> {
     store: &'a Arc<Store>,
     slots: Vec<Slot>,
@@ -164,9 +192,11 @@ struct Reserved<'a> {
 }
 
 impl Reserved<'_> {
-    /// The next slot. `left` pages are still to come, this one included; `certain` says that each of them needs a slot.
-    /// Otherwise only about as many slots are reserved as were used: other threads may need the slots, and reserving a
-    /// slot without a frame makes a frame for it.
+    /// Returns the next slot, and first reserves more if there is none.
+    ///
+    /// The capture has `left` pages left, including the page for this slot. `certain` says that each of them needs a
+    /// slot. If it is `false`, only about as many slots are reserved as were used so far. Other threads may need the
+    /// slots, and for each reserved slot without a frame, the system has to provide a frame.
     fn next(&mut self, left: usize, certain: bool) -> io::Result<Slot> {
         if self.slots.is_empty() {
             let most = left.min(BATCH);
@@ -176,7 +206,7 @@ impl Reserved<'_> {
             if bare {
                 for (slot, pages) in by_segment(self.slots.clone()) {
                     let populate = |&range| slot.segment().mapping.populate(range, Populate::Write);
-                    // Best effort: without it, the first write to each slot takes a page fault.
+                    // Best effort. If this fails, the first write to each slot takes a page fault.
                     pages.ranges().iter().for_each(|range| drop(populate(range)));
                 }
             }
@@ -195,39 +225,43 @@ impl Drop for Reserved<'_> {
     }
 }
 
-/// What a store holds, in pages.
+/// The memory in use by a store, in pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Usage {
-    /// Referred to by images.
+    /// The number of captured pages that an image refers to.
     pub(crate) live: usize,
-    /// Free, but with a frame, waiting for the next capture.
+    /// The number of free slots with a frame, which the next capture uses first.
     pub(crate) kept: usize,
 }
 
-/// A captured page. A clone is the same page. A page of zeroes has no slot.
+/// A captured page: a counted reference to a slot, or a page of zeroes, which has no slot.
+///
+/// A clone refers to the same slot. Two pages are equal if they refer to the same slot, or if both are zeroes.
 ///
 /// Invariant: the bytes do not change as long as the page or a clone of it exists.
 #[derive(PartialEq, Eq, Default)]
 pub(crate) struct Page(Option<Slot>);
 
-// SAFETY: a page gives out nothing but shared references to bytes that do not change.
+// SAFETY: through a shared reference, a page lends only bytes that do not change, and its reference count is atomic.
 unsafe impl Sync for Page {}
 
 impl Page {
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         let Some(slot) = &self.0 else { return zeroes() };
-        // SAFETY: the slot is one page of a segment, which the store keeps mapped. `capture` has written all of it, and
-        // nothing writes to it as long as this page exists.
+        // SAFETY: the slot is one page of a segment, which stays mapped by the invariant of `Slot`. `Store::capture`
+        // has written all of it, and no code writes to it as long as this page exists.
         unsafe { std::slice::from_raw_parts(slot.start().as_ptr(), page_size()) }
     }
 
-    /// Whether this is a page of zeroes, which takes no memory.
+    /// Whether the page is all zeroes. Such a page takes no memory.
     pub(crate) fn is_zero(&self) -> bool {
         self.0.is_none()
     }
 
-    /// A value that identifies this page and its clones as long as one of them exists. `None` for a page of zeroes.
+    /// Returns a value that identifies this page and its clones as long as one of them exists.
+    ///
+    /// Returns `None` for a page of zeroes.
     pub(crate) fn id(&self) -> Option<NonNull<()>> {
         self.0.map(|slot| slot.0.cast())
     }
@@ -237,8 +271,8 @@ impl Clone for Page {
     fn clone(&self) -> Self {
         if let Some(slot) = &self.0 {
             let before = slot.head().pages.fetch_add(1, Ordering::Relaxed);
-            // As in `Arc`: leaked pages could otherwise make the counter overflow, so that a slot is freed while it is
-            // in use.
+            // `Arc` aborts in the same way. A program that leaks pages could otherwise make the counter overflow. The
+            // slot would then be freed while it is in use.
             if before > u32::MAX / 2 {
                 process::abort();
             }
@@ -256,10 +290,10 @@ impl Drop for Page {
     }
 }
 
-/// Drops pages of a store, and returns their slots many at a time.
+/// Drops captured pages, and returns their slots to the store many at a time.
 pub(crate) struct Freed<'a> {
     store: &'a Arc<Store>,
-    /// The first `count` are to be returned to the store.
+    /// The first `count` of them are still to be returned to the store.
     slots: [Slot; BATCH],
     count: usize,
 }
@@ -269,10 +303,11 @@ impl Store {
         Self { slots: Mutex::default(), images: AtomicUsize::new(0) }
     }
 
-    /// Copies those of `candidates` that changed into pages of this store: all or none. What is zero now takes
-    /// no page.
+    /// Copies the changed pages of `candidates` into slots. Pages that are zero now take no slot.
     ///
-    /// Compared and copied in one go, since a page that was just compared is in the processor's cache.
+    /// After an error, no page is captured.
+    ///
+    /// Each page is copied right after it was compared, while it is in the processor's cache.
     pub(crate) fn capture<'a>(
         self: &Arc<Self>,
         candidates: impl ExactSizeIterator<Item = Candidate<'a>>,
@@ -282,7 +317,7 @@ impl Store {
         let mut captured = Vec::with_capacity(left.min(BATCH));
         let mut reserved = Reserved { store: self, slots: Vec::new(), used: 0 };
         for Candidate { page, now, before } in candidates {
-            assert_eq!(now.len(), len, "a page is one page long");
+            assert_eq!(now.len(), len, "the bytes of a page to capture are one page long");
             if before == Some(now) {
                 left -= 1;
                 continue;
@@ -291,8 +326,8 @@ impl Store {
                 captured.push((page, Page::default()));
             } else {
                 let slot = reserved.next(left, before.is_none())?;
-                // SAFETY: the slot was taken from the store just now, so that nobody else reads or writes its
-                // page, which is as long as the source and cannot overlap with it.
+                // SAFETY: the slot was removed from the store, so no other code reads or writes its page. The page is
+                // as long as the source, and does not overlap with it.
                 unsafe { slot.start().copy_from_nonoverlapping(NonNull::from(now).cast(), len) };
                 slot.head().pages.store(1, Ordering::Relaxed);
                 captured.push((page, Page(Some(slot))));
@@ -307,8 +342,9 @@ impl Store {
         Usage { live: slots.live(), kept: slots.kept.len() }
     }
 
-    /// Takes back the slots `free`, which are not in use any more. After a capture, `captured` is the number of slots
-    /// that it used; otherwise it is 0.
+    /// Takes back the slots `free`, which no page refers to.
+    ///
+    /// At the end of a capture, `captured` is the number of slots that the capture used. Otherwise it is 0.
     fn free(self: &Arc<Self>, free: &[Slot], captured: usize) {
         let mut slots = self.lock();
         slots.kept.extend_from_slice(free);
@@ -318,17 +354,17 @@ impl Store {
             *of_thread = captured.max(*of_thread);
         }
         if let Some(excess) = slots.excess() {
-            // No other thread can reach these slots, so the lock is not needed.
+            // These slots are in no list, so no other thread can use them while the lock is not held.
             drop(slots);
             let returned = by_segment(excess.clone()).iter().all(|(slot, pages)| {
-                // SAFETY: these slots are free, so no page refers to their bytes.
+                // SAFETY: these slots are free, so there is no reference to their bytes.
                 unsafe { slot.segment().mapping.give_back(pages) }.is_ok()
             });
             slots = self.lock();
             if returned {
                 slots.bare.extend(excess);
             } else {
-                // Some of these slots may have lost their frames. Each of those costs a fault when it is reused.
+                // Some of these slots may have lost their frames. The next write to such a slot takes a page fault.
                 slots.pinned = true;
                 slots.kept.extend(excess);
             }
@@ -339,7 +375,7 @@ impl Store {
     }
 
     fn lock(&self) -> MutexGuard<'_, Slots> {
-        // Nothing under the lock panics half-way.
+        // No code panics between two changes of the slots that belong together, so they are right even after a panic.
         self.slots.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -350,7 +386,8 @@ impl Slots {
     }
 
     /// Moves up to `kept` free slots with frames into `taken` or, if there are none, up to `bare` slots without frames.
-    /// Returns whether the slots have no frames. `store` is the store that these slots belong to.
+    ///
+    /// Returns whether the moved slots are without frames. `store` is the store that these slots belong to.
     fn take(
         &mut self,
         store: &Arc<Store>,
@@ -368,6 +405,7 @@ impl Slots {
         Ok(are_bare)
     }
 
+    /// Adds a segment with at least `missing` slots.
     fn grow(&mut self, store: &Arc<Store>, missing: usize) -> io::Result<()> {
         let (least, most) = SEGMENT_PAGES.into_inner();
         let wanted = missing.max((self.total / 2).clamp(least, most));
@@ -380,13 +418,15 @@ impl Slots {
         self.total += segment.heads.len();
         self.kept.reserve(self.total - self.kept.len());
         self.bare.reserve(self.total - self.bare.len());
-        // Slots are taken from the end, so the first pages go last.
+        // Slots are taken from the end. In this order, the first page of the segment is used first.
         self.bare.splice(0..0, segment.heads.iter().rev().map(|head| Slot(NonNull::from(head))));
         self.segments.push(segment);
         Ok(())
     }
 
-    /// Takes out the kept slots that exceed the limit, those first that were freed longest ago.
+    /// Removes the slots above the limit from `kept`. These are the slots that were freed longest ago.
+    ///
+    /// Returns `None` if there are too few of them, or if the system has refused to take frames back.
     fn excess(&mut self) -> Option<Vec<Slot>> {
         let limit = self.recent.iter().sum::<usize>().max(self.live() / KEPT_SHARE);
         if self.kept.len() <= limit + (limit / 4).max(SWEEP) || self.pinned {
@@ -401,10 +441,10 @@ impl<'a> Freed<'a> {
         Self { store, slots: [Slot(NonNull::dangling()); BATCH], count: 0 }
     }
 
-    /// Drops `page`.
+    /// Drops `page`, and keeps its slot for the next return if no other page refers to it.
     pub(crate) fn add(&mut self, mut page: Page) {
         if page.0.is_some_and(|slot| !ptr::eq(slot.segment().store.as_ptr(), Arc::as_ptr(self.store))) {
-            // The page is of another store, and its drop returns the slot there.
+            // The slot belongs to another store. The drop of `page` returns it there.
             return;
         }
         // Without its slot, the drop of `page` does nothing.
@@ -430,7 +470,7 @@ impl Drop for Freed<'_> {
     }
 }
 
-/// A number for the calling thread. With more than [`THREADS`] threads, some have the same.
+/// Returns a number below [`THREADS`] for the calling thread. If there are more threads, some have the same number.
 fn thread() -> usize {
     static NEXT: AtomicUsize = AtomicUsize::new(0);
     thread_local! {
@@ -439,7 +479,7 @@ fn thread() -> usize {
     NUMBER.try_with(|number| number % THREADS).unwrap_or(0)
 }
 
-/// Groups the slots by segment. Returns one slot of each segment, and the numbers of all its slots' pages.
+/// Groups the slots by segment. Returns one slot of each segment, and the indices of all given slots of the segment.
 fn by_segment(mut slots: Vec<Slot>) -> Vec<(Slot, PageSet)> {
     // The heads of a segment are neighbours in memory, so sorting by address groups them.
     slots.sort_unstable();
@@ -448,122 +488,4 @@ fn by_segment(mut slots: Vec<Slot>) -> Vec<(Slot, PageSet)> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::HashSet;
-    use std::thread;
-
-    use super::*;
-
-    impl Store {
-        /// Checks the invariant of `Slots` while no thread uses the store: no free slot is in two places, and all slots
-        /// that are not free are live.
-        pub(crate) fn check(&self) {
-            let slots = self.lock();
-            let free: HashSet<_> = slots.kept.iter().chain(&slots.bare).map(|slot| slot.0).collect();
-            assert_eq!(free.len(), slots.kept.len() + slots.bare.len());
-            let heads = slots.segments.iter().flat_map(|segment| &segment.heads);
-            let all: HashSet<_> = heads.map(NonNull::from).collect();
-            assert!(free.is_subset(&all) && all.len() == slots.total);
-            assert_eq!(slots.alive.is_some(), slots.live() > 0);
-        }
-    }
-
-    fn pages(store: &Arc<Store>, count: usize, byte: u8) -> Vec<Page> {
-        let (now, before) = (vec![byte; page_size()], vec![!byte; page_size()]);
-        let candidates = (0..count).map(|page| Candidate { page, now: &now, before: Some(&before) });
-        store.capture(candidates).unwrap().into_iter().map(|(_, page)| page).collect()
-    }
-
-    #[test]
-    fn slots_are_recycled_and_live_bytes_stay() {
-        let store = Arc::new(Store::new());
-        let mut held = Vec::new();
-        for round in 0..if cfg!(miri) { 20 } else { 200_u8 } {
-            held.push((round, pages(&store, 10, round)));
-            if held.len() > 5 {
-                held.remove(usize::from(round) % 5);
-            }
-            for (byte, pages) in &held {
-                let bytes = vec![*byte; page_size()];
-                assert!(pages.iter().all(|page| page.bytes() == bytes));
-            }
-        }
-        let total = store.lock().total;
-        assert!(total <= 64 * 2, "{total} slots for at most 60 pages");
-    }
-
-    #[test]
-    fn one_cold_page_does_not_pin_the_hot_ones() {
-        let store = Arc::new(Store::new());
-        let times = if cfg!(miri) { 5 } else { 100 };
-        let cold: Vec<_> = (0..times).map(|_| pages(&store, 100, 1).swap_remove(50)).collect();
-        let usage = store.usage();
-        assert_eq!(usage.live, times);
-        assert!(usage.kept <= 100 + SWEEP, "{usage:?}");
-        assert!(store.lock().total <= 400);
-        drop(cold);
-        assert_eq!(store.usage().live, 0);
-    }
-
-    #[test]
-    fn frames_beyond_the_recent_demand_go_back() {
-        let store = Arc::new(Store::new());
-        let large = pages(&store, if cfg!(miri) { 300 } else { 10_000 }, 1);
-        for _ in 0..100 {
-            pages(&store, 1, 2);
-        }
-        drop(large);
-        let usage = store.usage();
-        assert!(usage.kept <= 2 * SWEEP, "{usage:?}");
-    }
-    /// Threads that take and drop snapshots of one family by turns do not give back the frames that the others are
-    /// about to need.
-    #[test]
-    fn frames_that_several_threads_need_are_kept() {
-        const PAGES: usize = 3 * SWEEP;
-        let store = Arc::new(Store::new());
-        let mut held = Vec::new();
-        thread::scope(|scope| {
-            let capture = || pages(&store, PAGES, 1);
-            let threads: Vec<_> = (0..3).map(|_| scope.spawn(capture)).collect();
-            held.extend(threads.into_iter().map(|thread| thread.join().unwrap()));
-        });
-        drop(held);
-        assert!(store.usage().kept >= PAGES * 3 / 2, "{:?}", store.usage());
-    }
-
-    /// A live page keeps its store alive. No image is without its store, so only this test drops the store first.
-    #[test]
-    fn pages_outlive_the_handles_of_their_store() {
-        let store = Arc::new(Store::new());
-        let weak = Arc::downgrade(&store);
-        let mut all = pages(&store, 10, 7);
-        let copy = all[3].clone();
-        drop(store);
-        assert!(copy == all[3] && copy != all[4]);
-        all.truncate(1);
-        assert!(weak.upgrade().is_some_and(|store| store.usage().live == 2));
-        drop(all);
-        assert_eq!(copy.bytes(), vec![7; page_size()]);
-        drop(copy);
-        assert!(weak.upgrade().is_none());
-    }
-
-    /// Pages that are dropped together may be of several stores, and some may have clones.
-    #[test]
-    fn freed_pages_go_to_their_own_store() {
-        let (store, other) = (Arc::new(Store::new()), Arc::new(Store::new()));
-        let (mine, foreign) = (pages(&store, BATCH + 9, 1), pages(&other, 5, 2));
-        let copies = mine[..4].to_vec();
-        let mut freed = Freed::new(&store);
-        foreign.into_iter().chain(mine).for_each(|page| freed.add(page));
-        freed.add(Page::default());
-        assert_eq!((store.usage().live, other.usage().live), (4 + 5, 0));
-        drop(freed);
-        assert_eq!(store.usage().live, 4);
-        drop(copies);
-        assert_eq!(store.usage().live, 0);
-        store.check();
-        other.check();
-    }
-}
+mod tests;

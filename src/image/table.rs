@@ -1,10 +1,14 @@
-//! The persistent page table: a B+ tree in which a changed copy shares every untouched node with the
-//! tree it was made from.
+//! The page table of an image: a persistent map from page numbers to entries.
 //!
-//! A node has up to 16 entries, however far apart their pages are. So 16 changed pages cost one allocation,
-//! whether they are scattered over a large image or in a row. A change of one page among many copies a few
-//! small nodes. Making a changed copy costs O(changes + nodes touched). Comparing two tables costs O(nodes
-//! that differ), since equal pointers are equal subtrees.
+//! This file decides how the entries are arranged and shared. Its caller (`image/mod.rs`) decides what an entry is: a
+//! captured page.
+//!
+//! The table is a B+ tree. A changed copy of a table shares all nodes that did not change with the old table. A node
+//! has up to 16 entries, however far apart their pages are. So 16 new pages need about one allocation, whether they are
+//! scattered over a large image or in a row. To change one page among many, a few small nodes are copied.
+//!
+//! Making a changed copy takes O(changes + nodes copied) time. Comparing two tables takes O(nodes that differ) time,
+//! since two pointers to the same node mean equal subtrees.
 
 use std::cell::Cell;
 use std::cmp::Ordering;
@@ -13,33 +17,34 @@ use std::vec;
 
 /// The most items of a node.
 ///
-/// With larger nodes, a change of one page costs more, since the copy of its leaf counts one more reference to each of
-/// the other pages. With smaller nodes, the tree is higher. DESIGN.md has measurements.
+/// With larger nodes, a change of one page takes longer, since the copy of its leaf counts one more reference to each
+/// of the other pages in the leaf. With smaller nodes, the tree is higher. DESIGN.md has measurements.
 const MOST: usize = 16;
 
-/// Entries with their pages, or child nodes with their first pages, in ascending order.
+/// A node of the tree. Its items are entries or child nodes, each with a page number.
 ///
-/// Invariant: no node is empty, the page of a child is the first page that the child has an entry for, and all leaves
-/// of a tree are at the same height.
+/// Invariant: no node is empty. The page numbers ascend. The page number of a child is the first page for which the
+/// child has an entry. All leaves of a tree are at the same height.
 enum Node<E> {
     Leaf(Arc<[(usize, E)]>),
     Inner(Arc<[(usize, Node<E>)]>),
 }
 
-/// A map from pages to entries.
+/// A persistent map from page numbers to entries.
 pub(crate) struct Table<E> {
     root: Option<Node<E>>,
     len: usize,
 }
 
-/// Finds entries of a table; fastest if the pages asked for ascend.
+/// Finds entries of a table. It is fastest if the pages are asked for in ascending order.
 pub(crate) struct Lookup<'a, E> {
     table: &'a Table<E>,
-    /// The entries of the leaf that was used last, starting with the entry that was found last.
+    /// The entries of the leaf that was searched last, from the place of the last search on.
     entries: Cell<&'a [(usize, E)]>,
 }
 
 impl<E> Node<E> {
+    /// Whether both are the same node in memory.
     fn same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Leaf(entries), Self::Leaf(other)) => Arc::ptr_eq(entries, other),
@@ -76,7 +81,7 @@ impl<E: Clone + PartialEq> Table<E> {
         Lookup { table: self, entries: Cell::new(&[]) }
     }
 
-    /// The entries of the leaf that has the entry of `page`, if there is such an entry.
+    /// Returns the entries of the only leaf that may have an entry of `page`.
     fn leaf(&self, page: usize) -> &[(usize, E)] {
         let Some(mut node) = self.root.as_ref() else { return &[] };
         loop {
@@ -90,7 +95,7 @@ impl<E: Clone + PartialEq> Table<E> {
         }
     }
 
-    /// A table with these entries added or replaced. `changes` ascend by page.
+    /// Makes a table in which these entries are added or replaced. `changes` ascend by page.
     pub(crate) fn with(&self, changes: Vec<(usize, E)>) -> Self {
         debug_assert!(changes.is_sorted_by(|a, b| a.0 < b.0));
         if changes.is_empty() {
@@ -110,7 +115,7 @@ impl<E: Clone + PartialEq> Table<E> {
         Self { root: nodes.pop().map(|(_, root)| root), len: self.len + merge.added }
     }
 
-    /// A table with the entries of the pages below `limit` only.
+    /// Makes a table with only the entries of the pages below `limit`.
     pub(crate) fn below(&self, limit: usize) -> Self {
         let Some(mut root) = self.root.as_ref().and_then(|root| below(root, limit)) else {
             return Self::new();
@@ -135,10 +140,13 @@ impl<E: Clone + PartialEq> Table<E> {
     }
 
     /// Calls `visit` with each page whose entry is not the same in both tables, in ascending order.
+    ///
+    /// This includes the pages for which only one of the tables has an entry.
     pub(crate) fn diff(&self, other: &Self, mut visit: impl FnMut(usize)) {
         let (mut left, mut right) = (Walk::of(self), Walk::of(other));
         while let (Some((a, at)), Some((b, other))) = (left.next(), right.next()) {
-            // The walk at the lower page advances. If both are at the same page, the walk at the higher node does.
+            // The walk at the lower page advances. If both are at the same page, the walk at the higher node advances,
+            // until both are at nodes of the same height, which may be the same node.
             match a.cmp(&b).then_with(|| other.height().cmp(&at.height())) {
                 Ordering::Less => left.step(&mut visit),
                 Ordering::Greater => right.step(&mut visit),
@@ -159,7 +167,7 @@ impl<E: Clone + PartialEq> Table<E> {
         }
     }
 
-    /// Calls `visit` with each entry that no other table shares.
+    /// Calls `visit` with each entry in nodes that no other table shares.
     pub(crate) fn for_each_unshared(&mut self, mut visit: impl FnMut(&mut E)) {
         if let Some(root) = &mut self.root {
             for_each_unshared(root, &mut visit);
@@ -180,17 +188,19 @@ impl<'a, E: Clone + PartialEq> Lookup<'a, E> {
     }
 }
 
-/// Skips the entries before the last one whose page is `page` or lower.
+/// Skips the entries before the last one whose page is `page` or lower. Skips none if all pages are higher.
 fn up_to<E>(entries: &[(usize, E)], page: usize) -> &[(usize, E)] {
     &entries[entries.partition_point(|entry| entry.0 <= page).saturating_sub(1)..]
 }
 
-/// The first entry, if it is the entry of `page`.
+/// Returns the first entry if it is the entry of `page`.
 fn of<E>(entries: &[(usize, E)], page: usize) -> Option<&E> {
     entries.first().filter(|entry| entry.0 == page).map(|entry| &entry.1)
 }
 
 /// Makes as few nodes of `items` as possible, all of about the same size, and appends them to `nodes`.
+///
+/// `items` must not be empty. It is empty afterwards.
 fn pack<T, E>(
     items: &mut Vec<(usize, T)>,
     nodes: &mut Vec<(usize, Node<E>)>,
@@ -205,16 +215,20 @@ fn pack<T, E>(
     push(items.collect());
 }
 
-/// The state of making a new tree: the changes that are still to be merged, and the leaf being made.
+/// The state of making a changed copy of a tree.
 struct Merge<E> {
+    /// The changes that are still to be merged.
     changes: vec::IntoIter<(usize, E)>,
-    /// The old and new entries of the leaf being made. Empty between two leaves.
+    /// The old and new entries that replace those of the current leaf. Empty between two leaves.
+    ///
+    /// Kept here so that its memory is used again for the next leaf.
     entries: Vec<(usize, E)>,
+    /// The number of changes so far that did not replace an entry.
     added: usize,
 }
 
 impl<E: Clone> Merge<E> {
-    /// Appends to `nodes` the nodes that replace `old` after the next `count` changes.
+    /// Makes the nodes that replace `old` after the next `count` changes, and appends them to `nodes`.
     fn node(&mut self, old: &Node<E>, mut count: usize, nodes: &mut Vec<(usize, Node<E>)>) {
         let old = match old {
             Node::Leaf(entries) => return self.leaf(entries, count, nodes),
@@ -236,6 +250,7 @@ impl<E: Clone> Merge<E> {
         pack(&mut children, nodes, Node::Inner);
     }
 
+    /// Makes the leaves that replace a leaf with the entries `old`, and appends them to `nodes`.
     fn leaf(&mut self, mut old: &[(usize, E)], count: usize, nodes: &mut Vec<(usize, Node<E>)>) {
         let before = old.len();
         for (page, entry) in self.changes.by_ref().take(count) {
@@ -252,7 +267,7 @@ impl<E: Clone> Merge<E> {
     }
 }
 
-/// A node with the entries of `node` below `limit`, if there are any.
+/// Makes a node with only the entries of `node` below `limit`. Returns `None` if there are none.
 fn below<E: Clone>(node: &Node<E>, limit: usize) -> Option<Node<E>> {
     match node {
         Node::Leaf(entries) => match entries.partition_point(|entry| entry.0 < limit) {
@@ -288,6 +303,7 @@ fn for_each_from<E>(node: &Node<E>, start: usize, visit: &mut impl FnMut(usize, 
     }
 }
 
+/// Calls `visit` with the entries of `node`, except those in nodes that another table shares.
 fn for_each_unshared<E>(node: &mut Node<E>, visit: &mut impl FnMut(&mut E)) {
     match node {
         Node::Leaf(entries) => {
@@ -301,17 +317,19 @@ fn for_each_unshared<E>(node: &mut Node<E>, visit: &mut impl FnMut(&mut E)) {
     }
 }
 
+/// Returns the items of a node if no other reference to the node exists.
 fn unshared<T>(items: &mut Arc<[T]>) -> Option<&mut [T]> {
-    // Most items are shared, and reading the count is cheaper than `get_mut`, which writes to a counter.
+    // Most nodes are shared. Reading the count takes less time than `get_mut`, which writes to a counter.
     if Arc::strong_count(items) == 1 { Arc::get_mut(items) } else { None }
 }
 
-/// A walk over a table in ascending order, which opens nodes only as far as necessary.
+/// A walk over a table in ascending order, which can skip whole nodes.
 struct Walk<'a, E> {
-    /// The parts that are still to be visited, each with its first page. The last is visited next.
+    /// The parts that are still to be visited, each with its first page. The last part is visited next.
     ahead: Vec<(usize, Part<'a, E>)>,
 }
 
+/// An entry, or a node of which no entry was visited yet.
 enum Part<'a, E> {
     Entry(&'a E),
     /// A node and its height.
@@ -331,15 +349,18 @@ impl<'a, E: PartialEq> Walk<'a, E> {
         Self { ahead: vec![(first, Part::Node(root, height))] }
     }
 
+    /// Returns the next part and its first page, without going past it.
     fn next(&self) -> Option<(usize, Part<'a, E>)> {
         self.ahead.last().copied()
     }
 
+    /// Goes past the next part.
     fn skip(&mut self) {
         self.ahead.pop();
     }
 
-    /// Opens the next part if it is a node. If it is an entry, goes past it and calls `visit` with its page.
+    /// Replaces the next part by its items if it is a node. If it is an entry, calls `visit` with its page and goes
+    /// past it.
     fn step(&mut self, visit: &mut impl FnMut(usize)) {
         match self.ahead.pop() {
             None => {}
@@ -357,6 +378,7 @@ impl<'a, E: PartialEq> Walk<'a, E> {
 }
 
 impl<E: PartialEq> Part<'_, E> {
+    /// The height of a node, which is 1 for a leaf; 0 for an entry.
     fn height(&self) -> usize {
         match self {
             Self::Entry(_) => 0,
@@ -364,6 +386,7 @@ impl<E: PartialEq> Part<'_, E> {
         }
     }
 
+    /// Whether both are equal entries or the same node.
     fn same(&self, other: &Self) -> bool {
         match (self, other) {
             (Self::Entry(entry), Self::Entry(other)) => entry == other,
@@ -382,180 +405,4 @@ impl<E> Clone for Part<'_, E> {
 impl<E> Copy for Part<'_, E> {}
 
 #[cfg(test)]
-mod tests {
-    use std::collections::BTreeMap;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    /// An entry that equals only its own clones, as a captured page does.
-    #[derive(Clone, Debug)]
-    struct Entry(Arc<u32>);
-
-    impl PartialEq for Entry {
-        fn eq(&self, other: &Self) -> bool {
-            Arc::ptr_eq(&self.0, &other.0)
-        }
-    }
-
-    impl Entry {
-        fn new(value: u32) -> Self {
-            Self(Arc::new(value))
-        }
-    }
-
-    fn entries(table: &Table<Entry>) -> BTreeMap<usize, u32> {
-        let mut all = BTreeMap::new();
-        table.for_each(|page, entry| assert!(all.insert(page, *entry.0).is_none()));
-        all
-    }
-
-    /// As many pages as there can be addresses for, roughly.
-    const VAST: usize = usize::MAX >> (usize::BITS / 8 * 3);
-
-    fn changes(map: &BTreeMap<usize, u32>) -> Vec<(usize, Entry)> {
-        map.iter().map(|(&page, &value)| (page, Entry::new(value))).collect()
-    }
-
-    /// Checks the invariant of `Node`, and that no node has more than `MOST` items.
-    fn check(table: &Table<Entry>) {
-        fn check(node: &Node<Entry>, first: Option<usize>) -> usize {
-            let (pages, height): (Vec<_>, _) = match node {
-                Node::Leaf(entries) => (entries.iter().map(|entry| entry.0).collect(), 1),
-                Node::Inner(children) => {
-                    let heights: Vec<_> =
-                        children.iter().map(|(first, child)| check(child, Some(*first))).collect();
-                    assert!(heights.windows(2).all(|pair| pair[0] == pair[1]));
-                    (children.iter().map(|child| child.0).collect(), heights[0] + 1)
-                }
-            };
-            assert!((1..=MOST).contains(&pages.len()) && pages.is_sorted_by(|a, b| a < b));
-            assert!(first.is_none_or(|first| first == pages[0]));
-            height
-        }
-        if let Some(root) = &table.root {
-            check(root, None);
-        }
-    }
-
-    /// The pages whose entries are not the same in both tables, found by comparing one by one.
-    fn differing(left: &Table<Entry>, right: &Table<Entry>) -> Vec<usize> {
-        let mut pages = entries(left);
-        pages.append(&mut entries(right));
-        pages.into_keys().filter(|&page| left.get(page) != right.get(page)).collect()
-    }
-
-    proptest! {
-        #[test]
-        fn a_table_is_a_map_whose_old_versions_stay(
-            capacity in prop::sample::select(vec![1_usize, 16, 17, 256, 257, 70_000, VAST]),
-            steps in prop::collection::vec(
-                (any::<prop::sample::Index>(), prop::collection::btree_map(0_usize..usize::MAX, 0_u32..9, 0..50)),
-                1..8,
-            ),
-        ) {
-            let mut versions = vec![(Table::new(), BTreeMap::new())];
-            for (of, step) in steps {
-                let step: BTreeMap<_, _> = step.into_iter().map(|(page, value)| (page % capacity, value)).collect();
-                let (table, model) = of.get(&versions);
-                let mut model = model.clone();
-                let table = table.with(changes(&step));
-                model.extend(&step);
-                versions.push((table, model));
-            }
-            for (table, model) in &versions {
-                check(table);
-                prop_assert_eq!(&entries(table), model);
-                prop_assert_eq!(table.len(), model.len());
-                let lookup = table.lookup();
-                for page in model.keys().flat_map(|&page| [page.saturating_sub(1), page, page + 1, page / 2]) {
-                    prop_assert_eq!(table.get(page).map(|entry| *entry.0), model.get(&page).copied());
-                    prop_assert_eq!(lookup.get(page), table.get(page));
-                }
-            }
-            for left in &versions {
-                for right in &versions {
-                    let mut differ = Vec::new();
-                    left.0.diff(&right.0, |page| differ.push(page));
-                    prop_assert_eq!(differ, differing(&left.0, &right.0));
-                }
-            }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_below_a_page_is_a_table(
-            limits in prop::collection::vec(prop::sample::select(vec![0_usize, 1, 15, 16, 17, 250, 257, 5_000, VAST]), 1..6),
-            pages in prop::collection::btree_set(0_usize..6_000, 0..80),
-        ) {
-            let mut model: BTreeMap<usize, u32> = pages.into_iter().map(|page| (page, 1)).collect();
-            let mut table = Table::new().with(changes(&model));
-            for limit in limits {
-                let below = table.below(limit);
-                check(&below);
-                let mut differ = Vec::new();
-                table.diff(&below, |page| differ.push(page));
-                let gone: Vec<_> = model.split_off(&limit).into_keys().collect();
-                prop_assert_eq!(differ, gone);
-                prop_assert_eq!(&entries(&below), &model);
-                prop_assert_eq!(below.len(), model.len());
-                prop_assert!(below.get(limit).is_none() && below.get(usize::MAX).is_none());
-                table = below;
-                if let Some(last) = limit.checked_sub(1) {
-                    table = table.with(vec![(last, Entry::new(7))]);
-                    model.insert(last, 7);
-                    prop_assert_eq!(table.get(last).map(|entry| *entry.0), Some(7));
-                }
-            }
-        }
-    }
-
-    /// Tables share whole nodes. All entries of a shared node count as shared.
-    #[test]
-    fn entries_are_visited_once_no_other_table_shares_their_node() {
-        let unshared = |table: &mut Table<Entry>| {
-            let mut pages = Vec::new();
-            table.for_each_unshared(|entry| pages.push(*entry.0));
-            pages
-        };
-        let all: BTreeMap<usize, u32> = (0..100).map(|page| (page, u32::try_from(page).unwrap())).collect();
-        let mut old = Table::new().with(changes(&all));
-        assert_eq!(unshared(&mut old).len(), all.len());
-        let mut new = old.with(vec![(50, Entry::new(500))]);
-        let (of_old, of_new) = (unshared(&mut old), unshared(&mut new));
-        // Only the entries of the changed leaf are unshared.
-        assert!(of_old.contains(&50) && of_old.len() <= MOST);
-        assert!(of_new.contains(&500) && of_new.len() <= MOST);
-        let mut same = new.with(Vec::new());
-        assert!(unshared(&mut same).is_empty());
-        drop(old);
-        assert!(unshared(&mut new).is_empty());
-        drop(same);
-        assert_eq!(unshared(&mut new).len(), all.len());
-    }
-
-    /// Counts the entries that are compared.
-    #[test]
-    fn equal_subtrees_are_skipped_by_pointer() {
-        thread_local! {
-            static COMPARED: Cell<usize> = const { Cell::new(0) };
-        }
-        #[derive(Clone)]
-        struct Counted(u32);
-        impl PartialEq for Counted {
-            fn eq(&self, other: &Self) -> bool {
-                COMPARED.set(COMPARED.get() + 1);
-                self.0 == other.0
-            }
-        }
-        let pages = if cfg!(miri) { 600 } else { 10_000 };
-        let base = Table::new().with((0..pages).map(|page| (page, Counted(1))).collect());
-        let changed = base.with(vec![(pages / 2, Counted(2)), (pages, Counted(2))]);
-        let mut differ = Vec::new();
-        base.diff(&changed, |page| differ.push(page));
-        assert_eq!(differ, [pages / 2, pages]);
-        assert!((1..=2 * MOST).contains(&COMPARED.get()), "{} entries were compared", COMPARED.get());
-    }
-}
+mod tests;
