@@ -20,6 +20,10 @@ cross *parts:
 checkpoint *args:
     cargo run --release --example checkpoint -- {{args}}
 
+# a short program: fixture, fuzz_target, pool, rollback, share or undo
+example name:
+    cargo run --release --example {{name}}
+
 # the benchmark; `just bench --quick` for a smaller one
 bench *args:
     cargo run --release -p memsnap-bench -- {{args}}

@@ -1,5 +1,5 @@
-//! The structure of the source: no two modules use each other, folders use only the folders below them, and neither files
-//! nor functions are too long to read.
+//! The structure of the source: no two modules use each other, folders use only the folders below them, neither files nor
+//! functions are too long to read, and documents name files and items that exist.
 //!
 //! A module uses another one if it names a path that starts with `crate::` or `super::`. That a `mod.rs` declares and
 //! re-exports the files of its folder does not count. Code that is compiled for tests only does not count either.
@@ -63,6 +63,34 @@ fn files_and_functions_are_short() {
         }
     }
     assert!(long.is_empty(), "too long: {long:#?}");
+}
+
+/// Checks the file names (`state.rs`) and the paths of items (`Image::capture`) in the documents.
+#[test]
+fn documents_name_what_exists() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let folders = ["src", "tests", "examples", "bench", "compare", "showcase", "fuzz/fuzz_targets"];
+    let files: Vec<PathBuf> = folders.iter().flat_map(|folder| rust_files(&root.join(folder))).collect();
+    let text: String = files.iter().map(|path| fs::read_to_string(path).unwrap()).collect();
+    let is_part_of_name = |character: char| character.is_alphanumeric() || character == '_';
+    let words: BTreeSet<&str> = text.split(|character| !is_part_of_name(character)).collect();
+    let mut missing = Vec::new();
+    for document in ["README.md", "DESIGN.md", "PLATFORM.md", "CONTRIBUTING.md", "bench/README.md"] {
+        let text = fs::read_to_string(root.join(document)).unwrap();
+        // Every other part is between backticks, or in a block of code.
+        for span in text.split('`').skip(1).step_by(2) {
+            let is_file = span.ends_with(".rs") && !span.contains(char::is_whitespace);
+            let names: Vec<_> = span.trim_end_matches("()").split("::").collect();
+            let is_item = names.len() > 1
+                && names.iter().all(|name| !name.is_empty() && name.chars().all(is_part_of_name));
+            if is_file && !files.iter().any(|path| path.ends_with(span))
+                || is_item && !names.iter().all(|name| words.contains(name))
+            {
+                missing.push(format!("{document}: {span}"));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "these do not exist: {missing:#?}");
 }
 
 #[test]
