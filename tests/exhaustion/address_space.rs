@@ -70,7 +70,7 @@ fn without_address_space_for_captured_pages_taking_fails_and_works_later() {
             let limit = Limit::address_space(0);
             for _ in 0..2 {
                 let error = view.take_snapshot().unwrap_err();
-                assert_tells(&error, "captured pages", ADDRESS_SPACE);
+                assert_tells(&error, "pages of a snapshot", ADDRESS_SPACE);
                 assert_tells(&error, " bytes)", ADDRESS_SPACE);
                 assert_same("view", &view, &changed);
                 assert_eq!(
@@ -124,7 +124,7 @@ fn without_address_space_for_the_base_comparing_fails_and_works_later() {
                 snapshot.diff(&stranger).map(drop),
             ] {
                 let error = error.unwrap_err();
-                assert_tells(&error, "base image", ADDRESS_SPACE);
+                assert_tells(&error, "base of an image", ADDRESS_SPACE);
                 assert_tells(&error, &size, ADDRESS_SPACE);
             }
             assert_same("view", &view, &changed);

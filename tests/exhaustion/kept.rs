@@ -53,7 +53,7 @@ fn changes_that_cannot_be_captured_at_a_drop_are_kept_and_reported() {
                 let clone = Snapshot::clone(&snapshot);
                 for _ in 0..3 {
                     let error = run(&mut snapshot).expect_err(&what);
-                    assert_tells(&error, "captur", ADDRESS_SPACE);
+                    assert_tells(&error, "pages of a snapshot", ADDRESS_SPACE);
                 }
                 drop(limit);
 

@@ -82,7 +82,7 @@ fn with_all_mappings_used_up_what_exists_goes_on() {
         large[0] ^= 1;
         match large.take_snapshot() {
             Ok(again) => assert_eq!(again.diff(&one).unwrap().ranges(), [0..page_size()]),
-            Err(error) => assert_tells(&error, "captured pages", MAPPINGS),
+            Err(error) => assert_tells(&error, "pages of a snapshot", MAPPINGS),
         }
 
         views.truncate(limit - 5000 - 10);
