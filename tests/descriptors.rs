@@ -143,7 +143,7 @@ mod linux {
                     let Some(mut view) = view(tracking) else {
                         return skip(
                             "a_file_in_the_place_of_the_pagemap_is_not_believed",
-                            format!("{tracking}"),
+                            format!("{tracking} cannot work here"),
                         );
                     };
                     replace(stranger);

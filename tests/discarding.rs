@@ -321,8 +321,8 @@ fn pages_that_other_code_discarded_are_found_after_a_view_started_over() {
     let _serial = serial();
     let root = common::pattern(PAGES, 1);
     let snapshot = Snapshot::from_slice(&root).unwrap();
-    // Such a restore happens once searches for nothing were expensive enough. The number of searches decides
-    // when.
+    // Such a restore happens once searches that found nothing have taken long enough. It depends on the
+    // number of searches when this is.
     for searches in 0..3 {
         // With this budget, a restore discards the pages that were not captured.
         let mut options = ViewOptions::new();

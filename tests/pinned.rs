@@ -1,4 +1,5 @@
-//! The kernel writes to pinned memory past the page table. Such writes must not change a snapshot.
+//! The kernel writes to pinned memory without using page-table entries. Such writes must not change a
+//! snapshot.
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
 mod common;

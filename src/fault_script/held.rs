@@ -93,7 +93,7 @@ impl Held {
         }
     }
 
-    /// Captures the changes that are still to be captured. No call fails in this.
+    /// Captures the changes that are still to be captured. No system call fails meanwhile.
     pub(super) fn settle(&self) {
         if self.unreported.get() {
             Self::reported(&[self], &self.real.try_clone());
@@ -107,7 +107,7 @@ impl Held {
         assert_eq!(self.real.content_len(), *content_len, "the content of {}", self.name);
     }
 
-    /// Checks the bytes of the snapshot. No call fails in this.
+    /// Checks the bytes of the snapshot. No system call fails meanwhile.
     pub(super) fn check(&self, by: By) {
         self.check_lengths();
         self.settle();

@@ -64,7 +64,7 @@ fn run(test: &str, environment: &[(&str, &str)]) -> Output {
     command(test).envs(environment.iter().copied()).stdin(Stdio::null()).output().unwrap()
 }
 
-/// Processes that do what a test does, up to an access that the system may stop them for.
+/// Runs a test again in processes that end at one access, for which the system may stop them.
 pub(crate) struct Doomed {
     test: &'static str,
     started: usize,
@@ -75,7 +75,8 @@ impl Doomed {
         Self { test, started: 0 }
     }
 
-    /// Checks whether a process that comes to this line of the test, and runs `script`, is stopped.
+    /// Runs the test again in a process that runs `script` at this line, and checks whether the system stops
+    /// it.
     #[track_caller]
     pub(crate) fn assert_stopped(&mut self, expected: bool, script: impl FnOnce()) {
         let access = format!("{} {}", self.test, self.started);

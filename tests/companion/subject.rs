@@ -160,7 +160,7 @@ impl<S> Subject<S> {
             12..16 => {
                 let from = if self.held.is_empty() || random.below(10) == 0 { strangers } else { &self.held };
                 let Some((snapshot, bytes)) = from.get(random.below(from.len().max(1))) else { return };
-                // A small view has no room for this.
+                // A small view has no room for a snapshot of a large one.
                 if bytes.len() != all {
                     return;
                 }

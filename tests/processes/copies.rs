@@ -125,7 +125,7 @@ fn holes_of_a_received_file_are_not_looked_at() {
     let zeroed = Snapshot::zeroed(64 << 20).unwrap();
     let received = Snapshot::from_fd(zeroed.to_fd().unwrap()).unwrap();
     let (taken, ranges) = dotted(&received);
-    // To test the pages of the file for zeroes would fill its holes.
+    // A test for pages of zeroes would fill the holes of the file.
     let before = received.stats().base;
     let file = File::from(taken.to_fd().unwrap());
     assert_eq!(allocated(&file), (ranges.len() * page_size()) as u64);
