@@ -29,7 +29,7 @@ use xxhash_rust::xxh3::xxh3_64;
 /// A debug build plays fewer frames, since its hashes are slow.
 const FRAMES: usize = if cfg!(debug_assertions) { 150 } else { 600 };
 const WARM_UP: usize = 5;
-/// How many frames the remote player's moves are late.
+/// The number of frames by which the remote player's moves are late.
 const DELAY: usize = 8;
 
 /// The world: the positions of the units, each an offset in the terrain in four bytes, and behind them the terrain.
@@ -179,7 +179,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The median, without the first values.
+/// Returns the median of the values after the warm-up.
 fn median(mut times: Vec<Duration>) -> String {
     times.drain(..WARM_UP);
     times.sort_unstable();

@@ -122,7 +122,7 @@ impl Held {
                 .collect();
             assert!(
                 shown.len() == bytes.len() && differing.is_empty(),
-                "{name} changed: differing pages, with the first byte and what was expected, are {differing:?}"
+                "{name} changed: each (page, first byte, first byte expected) is in {differing:?}"
             );
         };
         match by {

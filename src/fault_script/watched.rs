@@ -12,7 +12,7 @@ use crate::{Access, Changes, Snapshot, Tracking, View, page_size};
 
 /// A view, and what it must show.
 pub(super) struct Watched<S> {
-    /// The view, with the type whose parts can be protected, even while no part is.
+    /// The view. It has the type of a view whose parts can be protected, even while no part is.
     ///
     /// `None` during some operations.
     view: Option<ProtectedView<S>>,
@@ -131,7 +131,7 @@ impl<S> Watched<S> {
                     let at = shown.iter().zip(expected).position(|(shown, expected)| shown != expected)?;
                     Some((at, shown[at], expected[at]))
                 });
-                panic!("page {page} of {name}: at, shown and expected are {differing:?}");
+                panic!("page {page} of {name} differs: (offset, byte shown, byte expected) is {differing:?}");
             }
         }
     }
@@ -184,9 +184,8 @@ impl<S> Watched<S> {
         done.is_ok()
     }
 
-    /// Checks that a snapshot holds what the view shows, and that nothing differs from it.
-    ///
-    /// No call fails in this.
+    /// Checks that a snapshot holds what the view shows, and that nothing differs from it. No system call
+    /// fails meanwhile.
     fn probe(&mut self, chance: &mut Chance, snapshots: &mut Vec<Held>) {
         let taken = self.view().take_snapshot().expect("no call fails");
         self.taken(chance, taken, snapshots).check(chance.pick(&[By::Reading, By::Viewing]));
@@ -199,7 +198,7 @@ impl<S> Watched<S> {
         });
     }
 
-    /// Checks and restores the view at the end of the script. No call fails in this.
+    /// Checks and restores the view at the end of the script. No system call fails meanwhile.
     pub(super) fn finish(&mut self, chance: &mut Chance, snapshots: &mut Vec<Held>) {
         self.check();
         if chance.one_in(2) {

@@ -4,8 +4,8 @@ use super::{TRACKINGS, assert_shows, shown_and_held};
 use crate::sys::fault;
 use crate::{Snapshot, ViewOptions, page_size};
 
-/// Calls `script` with the number of the first call that fails, starting at 0, until it returns that nothing
-/// failed.
+/// Calls `script` with the number of the first system call that is to fail: 0, 1, and so on. Ends when
+/// `script` returns false, because nothing failed.
 fn with_each_failure_from(mut script: impl FnMut(u64) -> bool) {
     let failed = (0..).take_while(|&first| script(first)).count();
     assert!(failed > 0, "nothing failed");
