@@ -130,13 +130,13 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The snapshot of guest memory.
+    /// Returns the snapshot of guest memory.
     #[must_use]
     pub fn memory(&self) -> &Snapshot {
         &self.memory
     }
 
-    /// The state of the processor.
+    /// Returns the state of the processor.
     pub(super) fn cpu(&self) -> &State {
         &self.cpu
     }
@@ -307,7 +307,7 @@ impl<A: Memory> Machine<A> {
         self.vm.set_state(&checkpoint.cpu)
     }
 
-    /// The view that is guest memory.
+    /// Returns the view that is guest memory.
     #[must_use]
     pub fn memory(&self) -> &View<Snapshot, A> {
         &self.memory
