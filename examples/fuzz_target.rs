@@ -101,7 +101,7 @@ fn initialised() -> io::Result<OwnedView> {
     memory.take_snapshot()?.into_view()
 }
 
-/// What one run of the fuzzer found, and its times.
+/// The inputs that one run of the fuzzer found, and its times.
 #[derive(Default)]
 struct Report {
     corpus: Vec<Vec<u8>>,

@@ -11,7 +11,7 @@ use crate::{Snapshot, page_size};
 /// The greatest number of pages of a new snapshot. It is enough for runs of pages to be mapped.
 pub(super) const MAX_PAGES: usize = 102;
 
-/// What a snapshot holds or a view shows: whole pages, of which the first `content_len` bytes are content.
+/// The bytes of a snapshot or of a view: whole pages, of which the first `content_len` bytes are content.
 #[derive(Clone)]
 pub(super) struct Memory {
     pub(super) bytes: Vec<u8>,
@@ -30,7 +30,7 @@ impl Memory {
     }
 }
 
-/// A snapshot, and what it must hold.
+/// A snapshot, and the bytes that it must hold.
 #[derive(Clone)]
 pub(super) struct Held {
     pub(super) real: Arc<Snapshot>,

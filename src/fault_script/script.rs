@@ -19,7 +19,7 @@ const VIEWS: usize = 2;
 /// The number of steps that mostly use the same view after an operation on it failed.
 const FOCUS: usize = 6;
 
-/// What is checked after each step.
+/// The snapshots and views that are checked after each step.
 ///
 /// A check is an operation too, and may hide an error that shows without it.
 #[derive(Clone, Copy)]

@@ -82,7 +82,7 @@ fn what_is_behind_the_end_of_an_image_is_gone() {
             let taken = view.take_snapshot().unwrap();
             assert_shows(&taken, &bytes);
             shorter_than_its_base(&taken, &bytes, &long, &long_bytes, &options);
-            // The same once the image is one flat file.
+            // This opens enough views for the image to become one flat file, and repeats the check.
             (0..70).for_each(|_| drop(taken.view().unwrap()));
             shorter_than_its_base(&taken, &bytes, &long, &long_bytes, &options);
             torn.push(taken);

@@ -23,7 +23,7 @@ pub(crate) fn alone(test: &str, body: impl FnOnce()) {
     alone_with(test, &[], body);
 }
 
-/// The same, with these variables in its environment.
+/// Like `alone`, with these variables in the environment of the process.
 pub(crate) fn alone_with(test: &str, environment: &[(&str, &str)], body: impl FnOnce()) {
     if env::var_os(ALONE).is_some_and(|name| name == test) {
         return body();

@@ -1,4 +1,5 @@
-//! What the system reports about a range of addresses, obtained without accesses that could stop the process.
+//! The mappings, the access and the memory of addresses, as the system reports them. No access here can stop
+//! the process.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};

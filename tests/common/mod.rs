@@ -57,6 +57,7 @@ pub(crate) fn skip(test: &str, reason: impl Display) {
 }
 
 /// Returns the value. If the system does not support it (`Unsupported`), skips the test and returns `None`.
+///
 /// Any other error fails the test, which would test nothing otherwise.
 #[track_caller]
 pub(crate) fn supported<T>(test: &str, made: io::Result<T>) -> Option<T> {

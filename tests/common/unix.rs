@@ -1,4 +1,4 @@
-//! What the tests need from Unix: forked children, and limits of the process.
+//! Functions for Unix: forked children, and limits of the process.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -36,8 +36,8 @@ pub(crate) struct Parent(UnixStream);
 
 /// Forks the process.
 ///
-/// The caller holds [`serial`](super::serial), so that no other thread uses memsnap. Only the test `companion`
-/// forks while other threads use memsnap, and its children use only views that no thread is calling.
+/// The caller holds [`serial`](super::serial), so that no other thread uses memsnap. Only the test
+/// `companion` forks while other threads use memsnap. Its children use only views that no thread is calling.
 pub(crate) fn fork() -> Fork {
     let (line, childs_line) = UnixStream::pair().unwrap();
     let (report, reporter) = UnixStream::pair().unwrap();
@@ -61,9 +61,10 @@ pub(crate) fn fork() -> Fork {
     }
 }
 
-/// Returns the value. If it could not be made because io_uring is not available, skips the test and returns
-/// `None`. The kernel may have no io_uring, or forbid it. For users other than root it may also limit the
-/// memory of a ring, which it counts as locked memory, so any error skips the test.
+/// Returns the value. If io_uring is not available, skips the test and returns `None`.
+///
+/// The kernel may have no io_uring, or forbid it. For users other than root it may also limit the memory of a
+/// ring, which it counts as locked memory, so any error skips the test.
 #[track_caller]
 pub(crate) fn of_ring<T>(test: &str, made: io::Result<T>) -> Option<T> {
     match made {

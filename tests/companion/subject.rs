@@ -1,4 +1,4 @@
-//! A view, what it must show, and all calls on it.
+//! A view, the bytes that it must show, and all calls on it.
 
 use std::ops::Range;
 use std::slice;
@@ -11,7 +11,7 @@ use crate::common::assert_same;
 use crate::common::script::{Random, differing};
 use crate::nuisances;
 
-/// What one view must show.
+/// The bytes that one view must show, and how they came about.
 ///
 /// The bytes of a view and this value change only while the lock is held for writing.
 #[derive(Clone, Default)]
@@ -34,7 +34,7 @@ impl Shown {
     }
 }
 
-/// What all views must show.
+/// The bytes that each view must show.
 pub(crate) type AllShown = Arc<RwLock<Vec<Shown>>>;
 
 /// The index of a view among all views. Dropping the value frees the index.

@@ -191,8 +191,8 @@ fn each_way_of_tracking_works_or_says_that_it_cannot() {
 }
 
 /// Pages that may be pinned are never write-protected, whatever method is requested and however often they
-/// are searched. Nor is such a view written in place, since a file with pinned pages cannot become the base
-/// of a snapshot.
+/// are searched. The view is not written in place either, since a file with pinned pages cannot become the
+/// base of a snapshot.
 #[test]
 fn views_that_are_pinned_are_neither_write_protected_nor_written_in_place() {
     let _serial = serial();

@@ -52,7 +52,7 @@ fn a_changed_snapshot_is_copied_once_and_its_views_map_the_copy() {
     drop(snapshot);
     assert_same("after the snapshot was dropped", &read(&fd), &bytes);
 
-    // The same, but views make the image flat first.
+    // Here, views make the image flat before `to_fd` is called.
     let (snapshot, bytes) = captured(5);
     (0..80).for_each(|_| drop(snapshot.view().unwrap()));
     let flat = snapshot.stats().flat;

@@ -1,4 +1,4 @@
-//! What the tests of limits, files and memory need from Linux.
+//! Functions for Linux that the tests of limits, files and memory use.
 
 pub(crate) mod ksm;
 pub(crate) mod seccomp;
