@@ -6,7 +6,8 @@
 //!
 //! The target is a small virtual machine, which runs its input as a program. All of its state is in one view: a
 //! coverage map, a stack, and 256 cells of memory with 8 KiB each. `restore_excluding` resets the state and keeps the
-//! coverage map, which the fuzzer reads. The virtual machine has a bug: it divides by a cell without looking for zero.
+//! coverage map, which the fuzzer reads. The virtual machine has a bug: it divides by a cell without checking that the
+//! cell is not zero.
 //!
 //! The fuzzer runs twice with the same random numbers. The first run resets the target by a restore, the second run by
 //! a copy of the whole state. After each reset, the whole state is compared with the state before the first input. In
@@ -100,7 +101,7 @@ fn initialised() -> io::Result<OwnedView> {
     memory.take_snapshot()?.into_view()
 }
 
-/// What one run of the fuzzer found, and its times.
+/// The inputs that one run of the fuzzer found, and its times.
 #[derive(Default)]
 struct Report {
     corpus: Vec<Vec<u8>>,

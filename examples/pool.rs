@@ -13,8 +13,8 @@
 //! mebibyte.
 //!
 //! The table shows the mean time and memory of an instance. On Linux, the memory is the growth of the process, divided
-//! by the number of instances: it includes page tables, and counts shared memory once. On other systems, it is the
-//! private memory that the views report. As a warm-up, a pool of 100 instances is opened, used and dropped before.
+//! by the number of instances: it includes kernel page tables, and counts shared memory once. On other systems, it is
+//! the private memory that the views report. As a warm-up, a pool of 100 instances is opened, used and dropped before.
 
 use std::fs;
 use std::io;
@@ -57,7 +57,7 @@ fn serve(memory: &mut [u8], image: &[u8], request: usize) -> Result<()> {
     Ok(())
 }
 
-/// What a pool took, for all of its instances together.
+/// The times and the memory of a pool, each summed over its instances.
 #[derive(Default)]
 struct Report {
     instances: usize,
@@ -65,7 +65,7 @@ struct Report {
     first: Duration,
     later: Duration,
     reset: Duration,
-    /// After the last requests, and after the last reset.
+    /// The memory after the last requests, and after the last reset.
     memory: [u64; 2],
 }
 
@@ -105,7 +105,8 @@ fn run<M: AsMut<[u8]>>(
     Ok(report)
 }
 
-/// The memory of this process and its page tables. Memory that several mappings share is counted once.
+/// Returns the memory of this process and of its kernel page tables. Memory that several mappings share is counted
+/// once.
 fn memory_of_process() -> Option<u64> {
     let kilobytes = |file, name| -> Option<u64> {
         let text = fs::read_to_string(file).ok()?;

@@ -29,7 +29,7 @@ use xxhash_rust::xxh3::xxh3_64;
 /// A debug build plays fewer frames, since its hashes are slow.
 const FRAMES: usize = if cfg!(debug_assertions) { 150 } else { 600 };
 const WARM_UP: usize = 5;
-/// How many frames the remote player's moves are late.
+/// The number of frames by which the remote player's moves are late.
 const DELAY: usize = 8;
 
 /// The world: the positions of the units, each an offset in the terrain in four bytes, and behind them the terrain.
@@ -37,7 +37,7 @@ const UNITS: u32 = 64;
 const SIDE: u32 = 4096;
 const TERRAIN: u32 = SIDE * SIDE;
 const WORLD: usize = UNITS as usize * 4 + TERRAIN as usize;
-/// What a player can do: move the units to the right, down, to the left, or up.
+/// The moves of a player, whose units go to the right, down, to the left, or up.
 const MOVES: [u32; 4] = [1, SIDE, TERRAIN - 1, TERRAIN - SIDE];
 
 fn new_world() -> Vec<u8> {
@@ -56,7 +56,7 @@ fn step(world: &mut [u8], moves: [u32; 2]) {
     }
 }
 
-/// What a player really does in a frame. It changes after six frames at the earliest.
+/// Returns the move of a player in a frame. It changes after six frames at the earliest.
 fn true_move(player: u64, frame: usize) -> u32 {
     let hash = xxh3_64(&(frame as u64 / 6 * 2 + player).to_le_bytes());
     MOVES[(hash % 4) as usize]
@@ -179,7 +179,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The median, without the first values.
+/// Returns the median of the values after the warm-up.
 fn median(mut times: Vec<Duration>) -> String {
     times.drain(..WARM_UP);
     times.sort_unstable();

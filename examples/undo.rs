@@ -12,7 +12,7 @@
 //! Two other ways to keep the history are measured:
 //!
 //! - A journal has the old and the new bytes of each edit. A jump undoes or repeats all edits in between.
-//! - One copy of the document for each step. These figures are computed from a few copies.
+//! - One copy of the document is kept for each step. These figures are computed from a few copies.
 //!
 //! After each jump, the whole document is compared with the document that the journal makes.
 //!
@@ -99,7 +99,7 @@ fn replay(document: &mut [u8], journal: &[Edit], from: usize, to: usize) {
     }
 }
 
-/// The memory of this process.
+/// Returns the memory of this process, if the system reports it.
 fn resident() -> Option<u64> {
     let status = fs::read_to_string("/proc/self/smaps_rollup").ok()?;
     let line = status.lines().find_map(|line| line.strip_prefix("Pss:"))?;
@@ -167,7 +167,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The median, without the first values.
+/// Returns the median of the values after the warm-up.
 fn median(mut times: Vec<Duration>) -> String {
     times.drain(..WARM_UP);
     times.sort_unstable();

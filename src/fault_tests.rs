@@ -1,7 +1,8 @@
 //! Makes each system call in a script of all operations fail, one after the other.
 //!
-//! Afterwards, each view and snapshot shows the old or the new state. It never shows a mixture that counts as
-//! clean, and a restore repairs it.
+//! Afterwards, each snapshot shows the old or the new state, and so does each view, except after a failed
+//! restore. Such a view may show a mixture. Its pages then do not count as clean, and the next restore
+//! repairs it.
 
 mod lengths;
 mod logged;
@@ -117,7 +118,7 @@ fn every_operation() {
     let zeroes = vec![0; bytes.len()];
     let zeroed = make(|| Snapshot::zeroed(zeroes.len()), &zeroes);
     #[allow(unsafe_code)]
-    // SAFETY: nobody else has the unnamed file.
+    // SAFETY: nobody else has the unnamed file, and it is not written again.
     let mapped = make(|| unsafe { Snapshot::map_file(&file(&other)) }, &other);
 
     for (root, bytes) in [(&root, &bytes), (&zeroed, &zeroes), (&mapped, &other)] {
@@ -149,7 +150,7 @@ fn every_operation() {
         for _ in 0..3 {
             open(&first, &first_bytes);
         }
-        // These views are so many that one of the next makes the image flat.
+        // After so many views, one of the next makes the image flat.
         fault::suspend(|| (0..44).for_each(|_| drop(first.view().unwrap())));
         for _ in 0..10 {
             survive(|| first.view(), drop);
@@ -320,12 +321,12 @@ fn mutate(snapshot: &mut Snapshot, commit: bool) {
     assert_shows(snapshot, &written);
 }
 
-/// On Windows each call takes several microseconds, so only some of the calls fail.
+/// On Windows, each call takes several microseconds, so only every seventh call is made to fail.
 const STRIDE: usize = if cfg!(windows) { 7 } else { 1 };
 
 const SCRIPTS: [fn(); 2] = [every_operation, every_part];
 
-/// Runs `script` once for each call, which fails.
+/// Runs `script` once for each system call in it, and makes this call fail.
 pub(crate) fn with_every_single_failure(script: fn()) {
     let ((), calls) = fault::inject(u64::MAX, 0, script);
     assert!(calls > 50, "{calls} calls are too few for all operations");
@@ -334,7 +335,8 @@ pub(crate) fn with_every_single_failure(script: fn()) {
     }
 }
 
-/// Runs `script` with five calls failing, or all calls from one on.
+/// Runs `script` twice for every third system call in it. Five calls from this one on fail, and then all
+/// calls from this one on.
 pub(crate) fn with_failures_that_last(script: fn()) {
     let ((), calls) = fault::inject(u64::MAX, 0, script);
     for call in (0..calls).step_by(3 * STRIDE) {

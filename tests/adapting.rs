@@ -1,6 +1,6 @@
-//! Views that moved bytes of their snapshot to huge pages stay exact.
+//! Views show the right bytes after they moved parts of their snapshot to huge pages.
 //!
-//! So do forks of the process and other views.
+//! So do forked children and other views.
 #![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
 mod common;
@@ -33,7 +33,7 @@ fn adapted(test: &str, bytes: &[u8]) -> Option<OwnedView> {
         view[0] ^= 1;
         view.take_snapshot().unwrap();
         if take % 10 == 9 && view.stats().huge > 0 {
-            // This ends the pass, which moves all regions if there is memory for them.
+            // These snapshots end the pass, which moves all regions if there is memory for them.
             (0..LEN >> 20).for_each(|_| drop(view.take_snapshot().unwrap()));
             view.restore().unwrap();
             return Some(view);
@@ -43,7 +43,7 @@ fn adapted(test: &str, bytes: &[u8]) -> Option<OwnedView> {
     None
 }
 
-/// Checks that the view is exact after writes, snapshots and restores, with each tracking method.
+/// Checks the bytes of the view after writes, snapshots and restores, with each tracking method.
 #[track_caller]
 fn goes_on(what: &str, view: &mut OwnedView, root: &[u8]) {
     let mut bytes = root.to_vec();

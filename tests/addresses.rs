@@ -1,6 +1,6 @@
 //! If there are not enough addresses for a size, the error names the size.
 //!
-//! No size wraps around or is cut off.
+//! No size overflows or is truncated.
 
 #![cfg(all(target_os = "linux", not(memsnap_unix)))]
 

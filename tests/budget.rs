@@ -59,7 +59,7 @@ fn pages_that_are_not_written_again_are_given_back() {
         view.restore().unwrap();
     }
     let stats = view.stats();
-    // Write-protected pages are not compared, so they may stay up to the budget.
+    // A restore does not compare write-protected pages, so the view may keep them up to the budget.
     let most = if stats.tracker == Tracking::Armed { KEPT } else { 2 * page_size() };
     // If all pages that are not resident must be compared, a view of this size is mapped anew.
     let least = if stats.tracker == Tracking::WorkingSet { 0 } else { page_size() };
@@ -97,12 +97,13 @@ fn pages_of_a_small_view_are_kept_for_some_restores() {
             assert!(view[..] == *bytes, "round {round}");
         }
         let kept = view.stats().private;
-        // In tier `pagemap`, zero pages that were read count as private, but this view is of a file.
+        // In tier `pagemap`, zero pages that were read count as private, but this view maps a file, not
+        // zeroes.
         assert!(kept <= 2 * page_size(), "the view still keeps {kept} bytes");
     }
 }
 
-/// Discarding a page shows what the mapping has below it. That is not the page of the snapshot if that was
+/// Discarding a page shows what the mapping has below it. This differs from the snapshot if the page was
 /// copied into the view, or if the mapping was made for another snapshot.
 #[test]
 fn captured_pages_are_right_whatever_lies_beneath_them() {

@@ -1,4 +1,4 @@
-//! A view becomes `Bytes` without a copy, and lives as long as they do.
+//! `Bytes` made of a view use its memory without a copy, and keep it until the last clone is dropped.
 
 mod common;
 

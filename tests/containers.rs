@@ -1,4 +1,4 @@
-//! Tests under everything that a whole system refuses.
+//! memsnap works on systems that refuse several calls at once.
 //!
 //! The systems are Docker with its default profile, gVisor, Linux 5.10, and a root folder without `/proc`.
 //! All of the interface works there, with the best tracking method that is left.
@@ -85,9 +85,9 @@ fn uses_all_of_it(expected: Tracking) {
     goes_on("named zeroes", &mut zeroed.view().unwrap(), &vec![0; bytes.len()]);
 }
 
-/// Returns whether this is the error of an option that cannot work.
+/// Returns whether an option failed because it cannot work on this system.
 ///
-/// It may also be the error of the system.
+/// The error is memsnap's (`Unsupported`) or the system's (`PermissionDenied`).
 fn is_refusal(error: &io::Error) -> bool {
     matches!(error.kind(), io::ErrorKind::Unsupported | io::ErrorKind::PermissionDenied)
 }
@@ -151,7 +151,7 @@ fn is_protected(snapshot: &Snapshot, bytes: &[u8]) {
 }
 
 fn goes_to_another_process(snapshot: &Snapshot, bytes: &[u8]) {
-    // A file that was mapped in place belongs to somebody else and cannot be sealed.
+    // `to_fd` may need a system call that is refused here.
     let Ok(descriptor) = snapshot.to_fd() else { return };
     let received = Snapshot::from_fd(descriptor).unwrap();
     goes_on("received", &mut received.view().unwrap(), bytes);
@@ -189,8 +189,8 @@ fn in_docker() {
     goes_on_as("in_docker", &refusals, Tracking::Scan);
 }
 
-/// gVisor's memory files support two flags, but no holes, and no reserving or punching. Its `madvise`
-/// supports none of the newer advice, and it has no pagemap.
+/// gVisor's `memfd_create` supports only two flags. Its memory files support neither `SEEK_HOLE` nor
+/// `fallocate`. Its `madvise` supports none of the newer advice, and it has no pagemap.
 #[test]
 fn in_gvisor() {
     let mut refusals = vec![

@@ -143,7 +143,7 @@ mod linux {
                     let Some(mut view) = view(tracking) else {
                         return skip(
                             "a_file_in_the_place_of_the_pagemap_is_not_believed",
-                            format!("{tracking}"),
+                            format!("{tracking} cannot work here"),
                         );
                     };
                     replace(stranger);
@@ -162,8 +162,8 @@ mod linux {
         }
     }
 
-    /// The same in a thread with its own file table, in which other files have the numbers. The other threads
-    /// are not affected.
+    /// In a thread with its own file table, other files had the numbers of memsnap's descriptors. memsnap
+    /// asked these files in that thread. Other threads must not be affected.
     #[test]
     fn a_thread_with_a_file_table_of_its_own_finds_what_was_written() {
         let _serial = serial();
@@ -222,7 +222,8 @@ mod linux {
         root.read_at(&mut bytes, 0).map_or(true, |_| bytes == pattern(PAGES, 1))
     }
 
-    /// The same for the file of a snapshot: a view of it showed the bytes of the file that had the number.
+    /// Another file had the number of the file of a snapshot. A view of the snapshot showed the bytes of that
+    /// file.
     #[test]
     fn a_file_in_the_place_of_a_snapshots_is_neither_shown_nor_written_nor_closed() {
         let _serial = serial();
@@ -261,8 +262,9 @@ mod linux {
         assert_same("the stranger", &bytes, &pattern(PAGES, 9));
     }
 
-    /// The same for the file of a view written in place: memsnap searched another file for holes, punched
-    /// holes into it and sealed it. The written bytes are in the mapping, from which they are captured.
+    /// Another file had the number of the file of a view written in place. memsnap searched that file for
+    /// holes, punched holes into it and sealed it. The written bytes are in the mapping, from which they are
+    /// captured.
     #[test]
     fn a_view_in_place_whose_file_was_closed_loses_nothing() {
         let _serial = serial();

@@ -311,8 +311,8 @@ fn pages_that_other_code_discarded_are_found_where_private_pages_are_listed() {
     }
 }
 
-/// The same after a restore that discarded all of a view, since all of it had been read, and copied the
-/// captured pages into it again.
+/// Other code discarded a captured page after a restore that had started over: it had discarded all of the
+/// view, because all of it had been read, and had copied the captured pages into it again.
 #[test]
 #[cfg(all(target_os = "linux", not(memsnap_unix)))]
 fn pages_that_other_code_discarded_are_found_after_a_view_started_over() {
@@ -321,8 +321,8 @@ fn pages_that_other_code_discarded_are_found_after_a_view_started_over() {
     let _serial = serial();
     let root = common::pattern(PAGES, 1);
     let snapshot = Snapshot::from_slice(&root).unwrap();
-    // Such a restore happens once searches for nothing were expensive enough. The number of searches decides
-    // when.
+    // Such a restore happens once searches that found nothing have taken long enough. It depends on the
+    // number of searches when this is.
     for searches in 0..3 {
         // With this budget, a restore discards the pages that were not captured.
         let mut options = ViewOptions::new();
@@ -347,7 +347,7 @@ fn pages_that_other_code_discarded_are_found_after_a_view_started_over() {
     }
 }
 
-/// The same for pages that the kernel may take when it needs memory.
+/// Other code called `madvise(MADV_FREE)`, after which the kernel may discard the pages when it needs memory.
 #[test]
 #[cfg(all(target_os = "linux", not(memsnap_unix)))]
 fn pages_that_other_code_freed_are_found_where_private_pages_are_listed() {

@@ -115,7 +115,7 @@ fn bytes_stay_through_many_restores() {
             let mut bytes = root.clone();
             for round in 0..30_u8 {
                 let what = format!("{name}, list {list}, round {round}");
-                // Each round writes the same pages, some others, and a map that restores exclude.
+                // Each round writes the same pages, some others, and the ranges that restores exclude.
                 let often = (0..kinds::PAGES).step_by(7);
                 let seldom = (usize::from(round)..kinds::PAGES).step_by(if round % 5 == 0 { 2 } else { 200 });
                 for page in often.chain(seldom) {
@@ -147,8 +147,8 @@ fn bytes_stay_through_many_restores() {
     }
 }
 
-/// The excluded bytes are written only once. So only the view's own record tells later calls that they
-/// differ.
+/// The excluded bytes are written only once. So later calls find that they differ only if the view itself has
+/// recorded it.
 #[test]
 fn bytes_that_stayed_are_remembered_however_often_others_are_restored() {
     let _serial = serial();

@@ -1,4 +1,4 @@
-//! Snapshots and views that ask for huge pages get them if the system has any, and stay exact.
+//! Snapshots and views that ask for huge pages get them if the system has any, and show the right bytes.
 #![cfg(all(target_os = "linux", not(memsnap_unix)))]
 
 mod common;
@@ -72,7 +72,7 @@ fn kernel_gives_huge_pages(of_file: bool) -> bool {
         let Ok(file) = &file else { return false };
         (fd, flags) = (file.as_raw_fd(), libc::MAP_PRIVATE);
     }
-    // SAFETY: a new mapping at an address that the kernel chooses.
+    // SAFETY: a new mapping at an address that the kernel chooses touches no memory in use.
     let start = unsafe { libc::mmap(ptr::null_mut(), len, libc::PROT_READ | libc::PROT_WRITE, flags, fd, 0) };
     assert_ne!(start, libc::MAP_FAILED);
     let start: *mut u8 = start.cast();

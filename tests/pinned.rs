@@ -1,4 +1,5 @@
-//! The kernel writes to pinned memory past the page table. Such writes must not change a snapshot.
+//! The kernel writes to pinned memory without using page-table entries. Such writes must not change a
+//! snapshot.
 #![cfg(all(target_os = "linux", target_pointer_width = "64"))]
 
 mod common;
@@ -99,8 +100,8 @@ fn snapshots_stay(ring: IoUring, commit: bool) -> io::Result<()> {
 }
 
 /// The file of a view written in place became the base of a snapshot although a page was pinned and the
-/// kernel had refused to seal the file. What io_uring then wrote to the page changed the snapshot and all its
-/// views.
+/// kernel had refused to seal the file. A later write of io_uring to the page changed the snapshot and all
+/// its views.
 #[test]
 fn what_is_written_to_pinned_pages_changes_no_snapshot() {
     let test = "what_is_written_to_pinned_pages_changes_no_snapshot";
@@ -111,8 +112,8 @@ fn what_is_written_to_pinned_pages_changes_no_snapshot() {
     }
 }
 
-/// The same if the kernel does not charge the pins to this process. It charges the pins of a ring that was
-/// made before a fork to the parent.
+/// The kernel does not charge these pins to this process. It charges the pins of a ring that was made before
+/// a fork to the parent.
 #[test]
 fn nor_does_what_is_written_to_pages_that_nobody_counts() {
     let test = "nor_does_what_is_written_to_pages_that_nobody_counts";

@@ -1,4 +1,4 @@
-//! Threads that use state which the library shares without a borrow.
+//! Threads that use state that the library shares between them without a borrow.
 //!
 //! These tests are for ThreadSanitizer (`ci/sanitize thread`), which finds a race even if it did no harm in
 //! this run.
@@ -29,8 +29,8 @@ fn at_once(work: impl Fn(usize) + Sync) {
     });
 }
 
-/// The first call that needs a process-wide value makes it: the page size, what tells the process from its
-/// forks, descriptors, the page of zeroes.
+/// Some values exist once for each process, and the first call that needs one makes it: the page size, the
+/// generation (which tells a process from its forked children), descriptors, and the page of zeroes.
 #[test]
 fn the_first_calls_of_a_process_come_from_several_threads() {
     let first_calls = || {
@@ -129,9 +129,10 @@ fn one_snapshot_is_shared_by_all_threads() {
     }
 }
 
-/// Gives the snapshot to another process, if the system supports this.
+/// Makes a snapshot of the descriptor of another one, as a receiving process does, if the system supports
+/// this.
 ///
-/// Its image has to be flat for that.
+/// The image is made flat for this.
 #[cfg(all(target_os = "linux", not(memsnap_unix)))]
 fn passed_on(snapshot: &Snapshot, bytes: &[u8]) {
     use memsnap::os::linux::SnapshotExt as _;

@@ -1,7 +1,7 @@
-//! The memory of captured pages is precise.
+//! The store holds no captured page that no snapshot shows.
 //!
-//! The store holds a page exactly as long as a snapshot shows it, whatever other pages were captured together
-//! with it.
+//! The memory of a captured page is freed when the last snapshot that shows the page is dropped, even if
+//! other pages that were captured at the same time are still shown.
 //!
 //! The tests keep the newest 64 snapshots in a ring. Each snapshot captures 99 hot pages, which are soon
 //! written again, and one cold page, which is not. `MEMSNAP_RING_ROUNDS=100000 cargo test --release
@@ -145,7 +145,7 @@ fn ring(base: impl FnOnce(usize) -> Snapshot, moving: bool, keep_every: usize) {
     let root = base(len);
     let pages = len / page_size();
     let mut view = root.view().unwrap();
-    // This maps the base and makes the kernel's tables for it, so that they count as memory of before.
+    // This maps the base and makes the kernel page tables for it, so that they are part of `before`.
     root.diff(&Snapshot::from_slice(&[1]).unwrap()).unwrap();
     let files = memory_file_bytes();
     let mut model = Model::new(pages);
@@ -233,7 +233,7 @@ fn assert_exact<'a>(snapshots: impl Iterator<Item = &'a (usize, Snapshot)>, movi
 
 /// Checks that the last snapshot alone holds `live` bytes of captured pages, and that nothing is left without it.
 ///
-/// Of each earlier capture, only the cold page is still shown, and the 99 hot pages are not.
+/// The last snapshot still shows the cold page of each earlier capture, but none of its 99 hot pages.
 fn assert_returned(root: &Snapshot, last: Snapshot, live: usize, before: Option<Memory>) {
     let store = root.stats().store;
     // If the system does not report the memory, it counts as 0.

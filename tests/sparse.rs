@@ -37,7 +37,7 @@ fn held_since(before: Option<Memory>) -> usize {
 
 /// Checks that the process has no more memory than `before`, except for `copies` copies of the written pages.
 ///
-/// Page tables of the test and the table of the image may take 4 MiB more.
+/// Kernel page tables, the memory of the test and the page table of the image may take 4 MiB more.
 #[track_caller]
 fn assert_within(before: Option<Memory>, copies: usize, what: &str) {
     let written = PAGES * page_size();
@@ -226,9 +226,9 @@ fn zeroes_filled_in_place_cost_what_is_written_to_them() {
     });
 }
 
-/// Write-protecting a page that was never in memory needs a page table. A view write-protected all its pages:
-/// a view of 64 GiB with a few MiB in use had page tables of 128 MiB, and each snapshot walked through all of
-/// them.
+/// Write-protecting a page that was never in memory needs a kernel page table. A view write-protected all its
+/// pages: a view of 64 GiB with a few MiB in use had kernel page tables of 128 MiB, and each snapshot walked
+/// through all of them.
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(memsnap_unix)))]
 #[test]
 fn a_sparse_view_takes_page_tables_for_what_is_in_use() {
@@ -278,7 +278,7 @@ fn a_sparse_view_takes_page_tables_for_what_is_in_use() {
     });
 }
 
-/// Returns the size of the page tables of the process, in bytes.
+/// Returns the size of the kernel page tables of the process, in bytes.
 #[cfg(all(target_os = "linux", target_pointer_width = "64", not(memsnap_unix)))]
 fn page_tables() -> usize {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();

@@ -1,8 +1,8 @@
-//! The structure of the source: no two modules use each other, folders use only the folders below them, neither files nor
-//! functions are too long to read, and documents name files and items that exist.
+//! The structure of the source: no two modules use each other, folders use only the folders below them, files
+//! and functions are short, and documents name files and items that exist.
 //!
-//! A module uses another one if it names a path that starts with `crate::` or `super::`. That a `mod.rs` declares and
-//! re-exports the files of its folder does not count. Code that is compiled for tests only does not count either.
+//! A module uses another one if it names a path that starts with `crate::` or `super::`. The declarations and
+//! re-exports in a `mod.rs` do not count, nor does code that is compiled for tests only.
 #![cfg(unix)]
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -107,7 +107,7 @@ fn rings_are_found() {
     assert_eq!(ring.into_keys().collect::<Vec<_>>(), ["b", "c"]);
 }
 
-/// The modules of a ring, and what lies between two rings.
+/// Returns the modules of all rings, and the modules on the paths between two rings.
 fn ring(uses: &Uses) -> Uses {
     let mut uses = uses.clone();
     loop {
@@ -165,7 +165,7 @@ fn uses() -> Uses {
     uses
 }
 
-/// `path` from the root of the crate, without `crate`; `None` if it is not of this crate.
+/// Returns `path` from the root of the crate, without `crate`, or `None` if it is not of this crate.
 fn absolute(module: &str, path: Vec<String>) -> Option<Vec<String>> {
     let mut segments = path.into_iter().peekable();
     let mut from: Vec<String> = match segments.next()?.as_str() {
@@ -181,7 +181,7 @@ fn absolute(module: &str, path: Vec<String>) -> Option<Vec<String>> {
     Some(from)
 }
 
-/// The names that the root re-exports, each with the path that it comes from.
+/// Returns the names that the root re-exports, each with the path that it comes from.
 fn exported(root: &syn::File) -> BTreeMap<String, Vec<String>> {
     let mut paths = Paths::default();
     for item in &root.items {
@@ -289,7 +289,7 @@ impl<'ast> Visit<'ast> for Functions {
     }
 }
 
-/// Whether an attribute is `cfg(test)`, or `cfg(all(test, ...))`.
+/// Returns whether an attribute is `cfg(test)`, or `cfg(all(test, ...))`.
 fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
     attributes.iter().any(|attribute| {
         let condition = attribute.meta.to_token_stream().to_string().replace(' ', "");
@@ -297,7 +297,7 @@ fn is_for_tests(attributes: &[syn::Attribute]) -> bool {
     })
 }
 
-/// The name of the module in a file of `src/`.
+/// Returns the name of the module in a file of `src/`.
 fn module_name(path: &Path) -> String {
     let names: Vec<_> =
         path.with_extension("").iter().map(|name| name.to_str().unwrap().to_owned()).collect();

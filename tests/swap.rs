@@ -271,8 +271,8 @@ fn swapped_out_writes_among_many_closed_pages_are_undone() {
     });
 }
 
-/// Such a view did not notice captured, write-protected pages that were swapped out. A restore to another
-/// image left them as they were.
+/// A view that had write-protected more pages than it may keep did not notice captured, write-protected pages
+/// that had been swapped out. A restore to another image left them as they were.
 #[test]
 fn swapped_out_pages_that_were_captured_and_closed_are_put_back() {
     with_swap("swapped_out_pages_that_were_captured_and_closed_are_put_back", || {

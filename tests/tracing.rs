@@ -196,7 +196,8 @@ mod linux {
         assert_eq!(heard.len(), 0);
     }
 
-    /// The same for a snapshot: it was locked against another call of `to_fd`.
+    /// The event of `to_fd` was emitted while the snapshot was locked. A subscriber that called `to_fd`
+    /// waited forever.
     #[test]
     fn a_subscriber_may_send_the_snapshot_that_is_being_sent() {
         let root = Snapshot::from_slice(&common::pattern(kinds::PAGES, 7)).unwrap();

@@ -114,8 +114,8 @@ fn sparse_and_small_views_are_not_armed() {
 }
 
 /// Each snapshot write-protected all pages again. Then the first write to each page after each snapshot took
-/// a fault, and each page table with a write-protected page took a TLB flush on every processor that runs the
-/// process.
+/// a fault, and each kernel page table with a write-protected page took a TLB flush on every processor that
+/// runs the process.
 #[cfg(target_os = "linux")]
 #[test]
 fn pages_that_are_written_before_each_snapshot_stay_open() {
@@ -258,7 +258,7 @@ fn views_come_to_the_best_way_of_this_kernel() {
         view.take_snapshot().unwrap();
     }
     assert_eq!(view.stats().tracker, best, "{:?}", view.stats());
-    // If memsnap finds that a method is impossible, tests are skipped. So this checks that it really is.
+    // Tests are skipped if memsnap finds that a method is impossible. So this checks that it is impossible.
     #[cfg(all(target_os = "linux", not(memsnap_unix)))]
     {
         use common::linux::seccomp::{kernel_has_pagemap_scan, kernel_protects_pages};

@@ -55,7 +55,7 @@ fn zeroes<S>(what: &str, view: &mut View<S>, root: &[u8]) {
             assert_same(&what, &read(&taken), &bytes);
             assert_same(&what, &taken.view().unwrap(), &bytes);
             assert!(view.changes().unwrap().is_empty());
-            // This page of zeroes is written, and then zeroed again.
+            // A zeroed page can be written again, and the write is found.
             let at = range.start.min(root.len() - 1);
             view[at] = 0x99;
             let before = std::mem::replace(&mut bytes[at], 0x99);

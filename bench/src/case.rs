@@ -22,7 +22,7 @@ pub(crate) struct Case {
 }
 
 impl Case {
-    /// The base of a workload: most of its other cases differ from it in one parameter.
+    /// Returns the base case of a workload. Most of its other cases differ from this one in one parameter.
     pub(crate) fn base(workload: &'static str) -> Self {
         Self {
             workload,
@@ -35,7 +35,7 @@ impl Case {
         }
     }
 
-    /// A case that has only a size and a variant.
+    /// Returns a case that has only a size and a variant.
     pub(crate) fn of_size(workload: &'static str, bytes: usize, variant: &str) -> Self {
         Self {
             workload,
@@ -87,7 +87,7 @@ impl Case {
         Changes::new(self.pages(), self.changed, pattern, working_set)
     }
 
-    /// All parameters except the workload, as text.
+    /// Returns all parameters except the workload, as text.
     pub(crate) fn parameters(&self) -> String {
         let mut parts = vec![size(self.bytes)];
         if self.changed > 0 {

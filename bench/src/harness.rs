@@ -23,7 +23,8 @@ pub(crate) struct Plan {
     pub(crate) rounds: usize,
     /// The fewest rounds of a slow competitor.
     pub(crate) least: usize,
-    /// The time of each competitor. A competitor that needs more is slow, and only runs the fewest rounds.
+    /// The time that each competitor has for its rounds. A competitor that needs more time runs fewer rounds, but at
+    /// least `least`.
     pub(crate) time: Duration,
 }
 
@@ -89,7 +90,8 @@ pub(crate) fn open(
     }
     for entry in entries.iter_mut().filter(|entry| entry.name != "fork") {
         let bytes = entry.region.bytes();
-        // SAFETY: the children that the fork competitor makes only use their stacks.
+        // SAFETY: the children of the fork competitor use only their stacks and thread-local data, which are not in the
+        // region.
         unsafe { keep_out_of_children(bytes.as_mut_ptr(), bytes.len()) }?;
     }
     Ok(entries)
@@ -169,7 +171,7 @@ impl Entry {
         }
     }
 
-    /// Whether this competitor runs the round with this number.
+    /// Returns whether this competitor runs the round with this number.
     ///
     /// The rounds of slow competitors are spread evenly over all rounds.
     fn is_due(&self, number: usize, plan: Plan) -> bool {
@@ -193,7 +195,7 @@ impl Entry {
 
     /// Keeps a value, if the current round is counted.
     ///
-    /// The first metric of a round must be the time of the call that is measured: [`SETTLING`] is taken from it.
+    /// The first metric of a round must be the time of the measured call, because [`SETTLING`] is computed from it.
     pub(crate) fn record(&mut self, metric: Metric, value: f64) {
         if !self.counts {
             return;

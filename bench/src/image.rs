@@ -36,7 +36,7 @@ impl Image {
 
 /// Makes an empty memory file (memfd).
 pub(crate) fn memory_file() -> io::Result<File> {
-    // SAFETY: the name is a C string.
+    // SAFETY: the name is a C string, and outlives the call.
     let descriptor = unsafe { libc::memfd_create(c"bench".as_ptr(), libc::MFD_CLOEXEC) };
     if descriptor < 0 {
         return Err(io::Error::last_os_error());

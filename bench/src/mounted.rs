@@ -26,7 +26,7 @@ impl Mounted {
         Ok(Self { folder })
     }
 
-    /// The folder that the file system is mounted on.
+    /// Returns the folder that the file system is mounted on.
     pub(crate) fn point(&self) -> PathBuf {
         self.folder.path().join("mounted")
     }

@@ -78,7 +78,7 @@ impl Change {
         Self { page, offset: 0 }
     }
 
-    /// The range of the region that is written, in bytes.
+    /// Returns the range of bytes of the region that is written.
     pub(crate) fn word(self) -> Range<usize> {
         let start = self.page * page_size() + self.offset;
         start..start + 8
@@ -166,7 +166,7 @@ pub(crate) fn read(region: &[u8], pages: &[Change]) -> u64 {
     black_box(pages.iter().map(|change| u64::from(region[change.page * page_size()])).sum())
 }
 
-/// The bytes of one page.
+/// Returns the bytes of one page.
 pub(crate) fn page(bytes: &[u8], page: usize) -> &[u8] {
     &bytes[page * page_size()..][..page_size()]
 }

@@ -43,7 +43,7 @@ pub(crate) struct Measurement {
     pub(crate) p99: f64,
 }
 
-/// A competitor that was not measured, and the cases in which it was not.
+/// A competitor that was not measured in some cases, and these cases.
 pub(crate) struct Skipped {
     /// The workload, the competitor and the reason.
     pub(crate) what: String,
@@ -106,7 +106,7 @@ impl Results {
         Some(self.median(case, over, metric)? / self.median(case, under, metric)?)
     }
 
-    /// Returns the median of a measurement divided by that of memsnap; `None` for memsnap itself.
+    /// Returns the median of a measurement divided by that of memsnap, or `None` for memsnap itself.
     pub(crate) fn ratio_to_subject(&self, measurement: &Measurement) -> Option<f64> {
         let subject = self.median(&measurement.case, SUBJECT, measurement.metric.name)?;
         (measurement.competitor != SUBJECT && subject > 0.0).then(|| measurement.median / subject)

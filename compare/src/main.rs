@@ -1,7 +1,7 @@
 //! Compares memsnap with memsnap 0.1.2: the time of a snapshot of 256 changed pages, and the memory of 100 snapshots.
 //!
-//! Run it with `cargo run --release -p memsnap-compare`. It runs on every system that both versions support, and also
-//! with `--target x86_64-pc-windows-gnu` under Wine.
+//! Run it with `cargo run --release -p memsnap-compare`. It runs on Linux and Windows, and with `--target
+//! x86_64-pc-windows-gnu` also under Wine.
 
 mod system;
 

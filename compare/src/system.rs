@@ -20,7 +20,7 @@ pub(crate) fn memory_in_use() -> io::Result<u64> {
     let mut counters = PROCESS_MEMORY_COUNTERS::default();
     let counters_at = &raw mut counters;
     let size = u32::try_from(size_of::<PROCESS_MEMORY_COUNTERS>()).unwrap_or(0);
-    // SAFETY: the call cannot fail, and its result is a constant.
+    // SAFETY: the call takes no arguments, and returns a constant that stands for this process.
     let process = unsafe { GetCurrentProcess() };
     // SAFETY: the call writes at most `size` bytes to `counters`, which is this long.
     match unsafe { K32GetProcessMemoryInfo(process, counters_at, size) } {

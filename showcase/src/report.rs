@@ -21,19 +21,19 @@ impl Times {
         result
     }
 
-    /// Returns the median time of the calls; zero if there were none.
+    /// Returns the median time of the calls, or zero if there were none.
     #[must_use]
     pub fn median(&self) -> Duration {
         self.percentile(50)
     }
 
-    /// Returns the time that 99 % of the calls did not exceed; zero if there were none.
+    /// Returns the time that 99 % of the calls did not exceed, or zero if there were none.
     #[must_use]
     pub fn p99(&self) -> Duration {
         self.percentile(99)
     }
 
-    /// Returns how many calls of the mean time fit in a second; zero if there were none.
+    /// Returns how many calls of the mean time fit in a second, or zero if there were none.
     #[must_use]
     pub fn per_second(&self) -> f64 {
         let total = self.0.iter().sum::<Duration>().as_secs_f64();

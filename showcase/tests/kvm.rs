@@ -49,10 +49,9 @@ fn every_way(test: &str) -> Vec<ViewOptions> {
     all
 }
 
-/// Options for views to which the machine reports the pages in KVM's dirty log.
+/// Returns options for views to which the machine reports the pages in KVM's dirty log.
 ///
-/// All of them check in all builds that every written page was reported. The second keeps no private page through a
-/// restore.
+/// Both check in all builds that every written page was reported. The second keeps no private page through a restore.
 fn logged() -> [ViewOptions<memsnap::Logged>; 2] {
     [
         ViewOptions::logged().checked(true).clone(),

@@ -47,7 +47,7 @@ fn in_both_ways(test: impl Fn(Database) -> Outcome) -> Outcome {
 /// Returns the size of the connection's cache of pages.
 fn cached(sql: &Connection) -> i32 {
     let (mut bytes, mut highest) = (0, 0);
-    // SAFETY: it is used for the next call only.
+    // SAFETY: the handle is used for the next call only, during which the connection stays open.
     let handle = unsafe { sql.handle() };
     // SAFETY: the connection is open, and the pointers to both numbers are valid for writes.
     let code = unsafe {
@@ -96,7 +96,10 @@ fn a_hundred_databases_on_eight_threads_see_only_their_own() -> Outcome {
     let mut databases = isolation::check(&snapshot, databases, 8)?;
     assert_eq!(databases.len(), 100);
     databases.rotate_left(1);
-    assert!(isolation::check(&snapshot, vec![databases.remove(0)], 1).is_err(), "that of another number");
+    assert!(
+        isolation::check(&snapshot, vec![databases.remove(0)], 1).is_err(),
+        "the check accepts a database with another number"
+    );
     for database in &mut databases {
         database.restore()?;
         assert_same(database, &snapshot)?;

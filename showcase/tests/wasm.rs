@@ -419,7 +419,7 @@ fn states_of_another_program_are_refused() -> Result<()> {
     let (mut one, mut other) = (store()?, store()?);
     request(&mut one, 1, 100)?;
     let (before, state) = (see(&mut one)?, other.take_snapshot()?);
-    let error = one.restore_to(&state).expect_err("it is of another program");
+    let error = one.restore_to(&state).expect_err("the state belongs to another program");
     assert!(error.to_string().contains("another program"));
     assert!(see(&mut one)? == before);
     Ok(())
@@ -443,8 +443,9 @@ fn a_memory_shows_only_what_its_type_allows() -> Result<()> {
     assert!(Memories::default().find(&store, memory).is_none());
 
     for bytes in [0, 1, PAGE, 2 * PAGE + 4096, 5 * PAGE] {
-        let error =
-            view.restore_to(&mut store, &memsnap::Snapshot::zeroed(bytes)?).expect_err("of no length for it");
+        let error = view
+            .restore_to(&mut store, &memsnap::Snapshot::zeroed(bytes)?)
+            .expect_err("the type does not allow this length");
         assert!(error.to_string().contains("131072..=262144"), "{error}");
         assert_eq!((memory.size(&store), &memory.data(&store)[..3]), (2, &b"abc"[..]));
     }

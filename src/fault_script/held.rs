@@ -11,7 +11,7 @@ use crate::{Snapshot, page_size};
 /// The greatest number of pages of a new snapshot. It is enough for runs of pages to be mapped.
 pub(super) const MAX_PAGES: usize = 102;
 
-/// What a snapshot holds or a view shows: whole pages, of which the first `content_len` bytes are content.
+/// The bytes of a snapshot or of a view: whole pages, of which the first `content_len` bytes are content.
 #[derive(Clone)]
 pub(super) struct Memory {
     pub(super) bytes: Vec<u8>,
@@ -30,7 +30,7 @@ impl Memory {
     }
 }
 
-/// A snapshot, and what it must hold.
+/// A snapshot, and the bytes that it must hold.
 #[derive(Clone)]
 pub(super) struct Held {
     pub(super) real: Arc<Snapshot>,
@@ -93,7 +93,7 @@ impl Held {
         }
     }
 
-    /// Captures the changes that are still to be captured. No call fails in this.
+    /// Captures the changes that are still to be captured. No system call fails meanwhile.
     pub(super) fn settle(&self) {
         if self.unreported.get() {
             Self::reported(&[self], &self.real.try_clone());
@@ -107,7 +107,7 @@ impl Held {
         assert_eq!(self.real.content_len(), *content_len, "the content of {}", self.name);
     }
 
-    /// Checks the bytes of the snapshot. No call fails in this.
+    /// Checks the bytes of the snapshot. No system call fails meanwhile.
     pub(super) fn check(&self, by: By) {
         self.check_lengths();
         self.settle();
@@ -122,7 +122,7 @@ impl Held {
                 .collect();
             assert!(
                 shown.len() == bytes.len() && differing.is_empty(),
-                "{name} changed: differing pages, with the first byte and what was expected, are {differing:?}"
+                "{name} changed: each (page, first byte, first byte expected) is in {differing:?}"
             );
         };
         match by {

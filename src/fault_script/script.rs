@@ -19,7 +19,7 @@ const VIEWS: usize = 2;
 /// The number of steps that mostly use the same view after an operation on it failed.
 const FOCUS: usize = 6;
 
-/// What is checked after each step.
+/// The snapshots and views that are checked after each step.
 ///
 /// A check is an operation too, and may hide an error that shows without it.
 #[derive(Clone, Copy)]
@@ -87,7 +87,7 @@ impl Script {
         &self.chance
     }
 
-    /// Runs one random operation, and checks.
+    /// Runs one random operation, and then the checks.
     pub(super) fn step(&mut self) {
         self.chance.step += 1;
         self.focus.1 = self.focus.1.saturating_sub(1);
@@ -201,7 +201,7 @@ impl Script {
         }
     }
 
-    /// Checks all snapshots and views, and restores the views. No call fails in this.
+    /// Checks all snapshots and views, and restores the views. No system call fails meanwhile.
     pub(super) fn finish(&mut self) {
         self.chance.step += 1;
         self.chance.note(format!("{}: the end", self.chance.step));

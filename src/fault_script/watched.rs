@@ -10,9 +10,9 @@ use crate::engine::worktree::Worktree;
 use crate::view::ProtectedView;
 use crate::{Access, Changes, Snapshot, Tracking, View, page_size};
 
-/// A view, and what it must show.
+/// A view, and the bytes that it must show.
 pub(super) struct Watched<S> {
-    /// The view, with the type whose parts can be protected, even while no part is.
+    /// The view. It has the type of a view whose parts can be protected, even while no part is.
     ///
     /// `None` during some operations.
     view: Option<ProtectedView<S>>,
@@ -115,7 +115,7 @@ impl<S> Watched<S> {
         self.view.expect("the view is not in an operation")
     }
 
-    /// Checks that the view shows what it must.
+    /// Checks that the view has the expected address, length, access and bytes.
     pub(super) fn check(&self) {
         let (view, name) = (self.view(), &self.name);
         assert_eq!(view.as_ptr(), self.address, "{name} moved");
@@ -131,7 +131,7 @@ impl<S> Watched<S> {
                     let at = shown.iter().zip(expected).position(|(shown, expected)| shown != expected)?;
                     Some((at, shown[at], expected[at]))
                 });
-                panic!("page {page} of {name}: at, shown and expected are {differing:?}");
+                panic!("page {page} of {name} differs: (offset, byte shown, byte expected) is {differing:?}");
             }
         }
     }
@@ -186,7 +186,7 @@ impl<S> Watched<S> {
 
     /// Checks that a snapshot holds what the view shows, and that nothing differs from it.
     ///
-    /// No call fails in this.
+    /// No system call fails meanwhile.
     fn probe(&mut self, chance: &mut Chance, snapshots: &mut Vec<Held>) {
         let taken = self.view().take_snapshot().expect("no call fails");
         self.taken(chance, taken, snapshots).check(chance.pick(&[By::Reading, By::Viewing]));
@@ -199,7 +199,7 @@ impl<S> Watched<S> {
         });
     }
 
-    /// Checks and restores the view at the end of the script. No call fails in this.
+    /// Checks and restores the view at the end of the script. No system call fails meanwhile.
     pub(super) fn finish(&mut self, chance: &mut Chance, snapshots: &mut Vec<Held>) {
         self.check();
         if chance.one_in(2) {
@@ -378,7 +378,7 @@ impl<S> Watched<S> {
 
     /// Records what the view shows after a failed restore to `target`.
     ///
-    /// That may be anything outside of `keep`.
+    /// Outside of `keep`, it may show any bytes.
     fn torn(&mut self, target: &Memory, keep: &[Range<usize>]) {
         if self.was_lost() {
             return;

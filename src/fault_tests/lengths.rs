@@ -4,8 +4,8 @@ use super::{TRACKINGS, assert_shows, shown_and_held};
 use crate::sys::fault;
 use crate::{Snapshot, ViewOptions, page_size};
 
-/// Calls `script` with the number of the first call that fails, starting at 0, until it returns that nothing
-/// failed.
+/// Calls `script` with the number of the first system call that is to fail: 0, 1, and so on. Ends when
+/// `script` returns false, because nothing failed.
 fn with_each_failure_from(mut script: impl FnMut(u64) -> bool) {
     let failed = (0..).take_while(|&first| script(first)).count();
     assert!(failed > 0, "nothing failed");
@@ -82,7 +82,7 @@ fn what_is_behind_the_end_of_an_image_is_gone() {
             let taken = view.take_snapshot().unwrap();
             assert_shows(&taken, &bytes);
             shorter_than_its_base(&taken, &bytes, &long, &long_bytes, &options);
-            // The same once the image is one flat file.
+            // This opens enough views for the image to become one flat file, and repeats the check.
             (0..70).for_each(|_| drop(taken.view().unwrap()));
             shorter_than_its_base(&taken, &bytes, &long, &long_bytes, &options);
             torn.push(taken);

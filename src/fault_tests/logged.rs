@@ -1,4 +1,4 @@
-//! Logged views in which calls fail. No report may be lost until its page is captured or restored.
+//! Failures of system calls in logged views. No report is lost before its page is captured or restored.
 
 use std::io;
 
@@ -53,7 +53,8 @@ fn no_failure_loses_what_was_reported() {
                             // On Windows, there was no memory for zeroes either.
                             view.restore().unwrap();
                         }
-                        let (shown, name) = (view.to_vec(), format!("{what}, call {first} of {count}"));
+                        let (shown, name) =
+                            (view.to_vec(), format!("{what}, in which {count} calls from {first} on failed"));
                         let taken = view.take_snapshot().unwrap();
                         assert_shows(&taken, &shown);
                         view.restore().unwrap();
@@ -98,7 +99,7 @@ fn a_restore_of_a_logged_view_puts_right_what_a_failed_one_left() {
                     }
                     let _ = fault::inject(first, count, || view.restore_to(&root));
                     view.restore_to(target).unwrap();
-                    assert!(*view == **target_bytes, "restored after calls from {first} on failed, {count}");
+                    assert!(*view == **target_bytes, "restored after {count} calls from {first} on failed");
                 }
             }
         }

@@ -23,7 +23,7 @@ pub(crate) fn alone(test: &str, body: impl FnOnce()) {
     alone_with(test, &[], body);
 }
 
-/// The same, with these variables in its environment.
+/// Like `alone`, with these variables in the environment of the process.
 pub(crate) fn alone_with(test: &str, environment: &[(&str, &str)], body: impl FnOnce()) {
     if env::var_os(ALONE).is_some_and(|name| name == test) {
         return body();
@@ -64,7 +64,7 @@ fn run(test: &str, environment: &[(&str, &str)]) -> Output {
     command(test).envs(environment.iter().copied()).stdin(Stdio::null()).output().unwrap()
 }
 
-/// Processes that do what a test does, up to an access that the system may stop them for.
+/// Runs a test again in processes that end at one access, for which the system may stop them.
 pub(crate) struct Doomed {
     test: &'static str,
     started: usize,
@@ -75,7 +75,8 @@ impl Doomed {
         Self { test, started: 0 }
     }
 
-    /// Checks whether a process that comes to this line of the test, and runs `script`, is stopped.
+    /// Runs the test again in a process that runs `script` at this line, and checks whether the system stops
+    /// it.
     #[track_caller]
     pub(crate) fn assert_stopped(&mut self, expected: bool, script: impl FnOnce()) {
         let access = format!("{} {}", self.test, self.started);

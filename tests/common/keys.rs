@@ -68,8 +68,8 @@ fn is_sealed(number: RawFd) -> bool {
 
 /// Makes `number` refer to another file, as if other code had closed it and opened that file.
 pub(crate) fn put_in_place(other: &impl AsRawFd, number: RawFd) {
-    // SAFETY: takes numbers only. It closes a descriptor of memsnap behind its back, which is what these
-    // tests are about.
+    // SAFETY: the call takes numbers and touches no memory. It closes a descriptor that memsnap owns, and
+    // these tests check that memsnap stays sound nevertheless.
     let result = unsafe { libc::dup3(other.as_raw_fd(), number, libc::O_CLOEXEC) };
     assert_eq!(result, number, "{}", io::Error::last_os_error());
 }
@@ -90,10 +90,10 @@ pub(crate) fn userfaultfd() -> io::Result<OwnedFd> {
     if number < 0 {
         return Err(io::Error::last_os_error());
     }
-    // SAFETY: the descriptor was just created.
+    // SAFETY: the call above returned this new descriptor, and nothing else owns it.
     let fd = unsafe { OwnedFd::from_raw_fd(number.try_into().unwrap()) };
     let mut api: [u64; 3] = [0xaa, 1 << 15, 0];
-    // SAFETY: `api` is a `struct uffdio_api`.
+    // SAFETY: `api` has the layout of `struct uffdio_api`, and outlives the call.
     let result = unsafe { libc::ioctl(fd.as_raw_fd(), API, &raw mut api) };
     if result == 0 { Ok(fd) } else { Err(io::Error::last_os_error()) }
 }

@@ -1,4 +1,5 @@
-//! What the system reports about a range of addresses, obtained without accesses that could stop the process.
+//! The mappings, the access and the memory of addresses, as the system reports them. No access here can stop
+//! the process.
 
 use std::fs::{self, File};
 use std::io::{Read, Seek, SeekFrom, Write};
@@ -136,7 +137,8 @@ fn file() -> MutexGuard<'static, File> {
 pub(crate) fn try_read(address: *const u8) -> Option<u8> {
     let mut file = file();
     file.rewind().unwrap();
-    // SAFETY: only the system reads at this address, and it returns an error if it cannot.
+    // SAFETY: no Rust code reads through this slice. Only the system does, and it returns an error if it
+    // cannot read there.
     let there = unsafe { slice::from_raw_parts(address, 1) };
     if file.write(there).ok()? == 0 {
         return None;
@@ -154,8 +156,8 @@ pub(crate) fn try_write(address: *mut u8, byte: u8) -> bool {
     file.rewind().unwrap();
     file.write_all(&[byte]).unwrap();
     file.rewind().unwrap();
-    // SAFETY: only the system writes at this address, which belongs to the caller, and it returns an error if
-    // it cannot.
+    // SAFETY: no Rust code accesses this slice. Only the system writes there, and it returns an error if it
+    // cannot. The caller owns the byte, and has no other reference to it.
     let there = unsafe { slice::from_raw_parts_mut(address, 1) };
     file.read(there).is_ok_and(|read| read == 1)
 }

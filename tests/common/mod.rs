@@ -3,7 +3,7 @@
 //! It makes distinguishable bytes, runs operations on snapshots of every kind, runs tests in processes of
 //! their own, and reports skipped tests.
 //!
-//! What only some systems have is in modules named `unix` and `linux`, here as in the tests.
+//! Code for some systems only is in modules named `unix` and `linux`, here and in the tests.
 #![allow(dead_code, unused_imports)] // Each test file is a crate of its own and uses a part.
 
 pub(crate) mod alone;
@@ -18,7 +18,7 @@ pub(crate) mod linux;
 #[cfg(unix)]
 pub(crate) mod unix;
 
-/// What only Linux reports.
+/// Stands in for the module `linux` on systems that do not report these values.
 #[cfg(not(all(target_os = "linux", not(memsnap_unix))))]
 mod linux {
     pub(crate) fn memory_file_bytes() -> Option<u64> {
@@ -56,11 +56,9 @@ pub(crate) fn skip(test: &str, reason: impl Display) {
     tell(&format!("skipped: {test}: {reason}"));
 }
 
-/// Returns the value, or `None` if the system does not support it (`Unsupported`).
+/// Returns the value. If the system does not support it (`Unsupported`), skips the test and returns `None`.
 ///
-/// In that case the test is skipped.
-///
-/// Any other error fails the test, since otherwise it would test nothing.
+/// Any other error fails the test, which would test nothing otherwise.
 #[track_caller]
 pub(crate) fn supported<T>(test: &str, made: io::Result<T>) -> Option<T> {
     match made {
@@ -84,7 +82,10 @@ pub(crate) fn serial() -> MutexGuard<'static, ()> {
     SERIAL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Returns `pages` pages. Each byte of a page differs from that of the next pages and of other seeds.
+/// Returns `pages` pages, each of which starts with its number.
+///
+/// The other bytes of a page differ from those of the next 15 pages, and from those of the same page with
+/// another seed.
 pub(crate) fn pattern(pages: usize, seed: u8) -> Vec<u8> {
     let mut bytes = vec![0; pages * page_size()];
     for (page, bytes) in bytes.chunks_exact_mut(page_size()).enumerate() {
@@ -120,7 +121,7 @@ pub(crate) fn assert_same(what: &str, real: &[u8], expected: &[u8]) {
     assert_eq!(real.len(), expected.len(), "{what}: length");
     if real != expected {
         let at = real.iter().zip(expected).position(|(real, expected)| real != expected).unwrap_or(0);
-        // This reads the byte again, since a torn page may look different by now.
+        // This reads the byte again. If another thread writes to it, it may differ from what was compared.
         let (page, real, expected) = (at / page_size(), real[at], expected[at]);
         panic!("{what}: byte {at} (page {page}) is {real}, expected {expected}");
     }

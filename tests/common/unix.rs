@@ -1,4 +1,4 @@
-//! What the tests need from Unix: forked children, and limits of the process.
+//! Functions for Unix: forked children, and limits of the process.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, Read, Write};
@@ -34,12 +34,15 @@ pub(crate) struct Child {
 /// success. Dropping the value, as a panic does, ends it with failure.
 pub(crate) struct Parent(UnixStream);
 
-/// Forks. The caller must hold [`serial`](super::serial), so that no other thread is using memsnap.
+/// Forks the process.
+///
+/// The caller holds [`serial`](super::serial), so that no other thread uses memsnap. Only the test
+/// `companion` forks while other threads use memsnap. Its children use only views that no thread is calling.
 pub(crate) fn fork() -> Fork {
     let (line, childs_line) = UnixStream::pair().unwrap();
     let (report, reporter) = UnixStream::pair().unwrap();
-    // SAFETY: the other threads of the process are the harness and tests that wait in `serial`. The child
-    // needs none of the locks that they may hold: it prints nothing, and glibc keeps `malloc` usable.
+    // SAFETY: the child needs no lock that another thread may hold: it prints nothing, the C library keeps
+    // `malloc` usable, and no other thread is calling the views that the child uses.
     match unsafe { libc::fork() } {
         -1 => panic!("fork: {}", io::Error::last_os_error()),
         0 => {
@@ -58,12 +61,10 @@ pub(crate) fn fork() -> Fork {
     }
 }
 
-/// Returns what was made with io_uring, or `None` if that is not possible here.
+/// Returns the value. If io_uring is not available, skips the test and returns `None`.
 ///
-/// In that case the test is skipped.
-///
-/// It is not possible if the kernel has no io_uring or forbids it, or if it counts the memory of the ring as
-/// locked and the user is not root.
+/// The kernel may have no io_uring, or forbid it. For users other than root it may also limit the memory of a
+/// ring, which it counts as locked memory, so any error skips the test.
 #[track_caller]
 pub(crate) fn of_ring<T>(test: &str, made: io::Result<T>) -> Option<T> {
     match made {
@@ -93,7 +94,7 @@ pub(crate) fn lock(test: &str, bytes: &[u8]) -> bool {
 }
 
 pub(crate) fn is_closed_on_exec(number: RawFd) -> bool {
-    // SAFETY: takes numbers only.
+    // SAFETY: the call takes numbers only.
     let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
     assert!(flags >= 0, "{}", io::Error::last_os_error());
     flags & libc::FD_CLOEXEC != 0

@@ -1,4 +1,4 @@
-//! What the test does to the views, how often it did so, and the memory that its threads and processes share.
+//! The calls of the test and their effects, how often each happened, and the memory that all processes share.
 
 use std::fmt::Display;
 use std::io::{self, ErrorKind};
@@ -18,7 +18,7 @@ use crate::common::skip;
 
 macro_rules! kinds {
     ($($kind:ident $name:literal),* $(,)?) => {
-        /// What the test does to views, and the effects of it.
+        /// The calls that the test makes on views, and the effects of these calls.
         #[derive(Clone, Copy, PartialEq, Eq, Debug)]
         pub(crate) enum Kind { $($kind),* }
 
@@ -33,7 +33,7 @@ macro_rules! kinds {
 }
 
 kinds! {
-    // Writes into views, of bytes that the test knows.
+    // Writes of known bytes into views.
     Store "stores",
     File "reads from a file",
     Direct "O_DIRECT reads",
@@ -88,10 +88,10 @@ kinds! {
 /// The ways to write.
 pub(crate) const WRITES: Range<usize> = Kind::Store as usize..Kind::PageOut as usize;
 
-/// What the [`nuisances`](crate::nuisances) do.
+/// The calls of the [`nuisances`](crate::nuisances).
 pub(crate) const NUISANCES: Range<usize> = Kind::PageOut as usize..Kind::Load as usize;
 
-/// What must have happened at the end, unless the system does not support it.
+/// The kinds that must have happened by the end of the test, except those that the system does not support.
 const REQUIRED: Range<usize> = Kind::Store as usize..Kind::SwappedOut as usize;
 
 /// The greatest number of views at a time.
@@ -192,7 +192,7 @@ pub(crate) fn publish(index: usize, address: usize, len: usize) {
     length.store(len, Release);
 }
 
-/// Returns pages of a view, or of one that is gone by now: all of its pages or some.
+/// Returns some or all pages of a view. The view may have ended by now.
 ///
 /// `None` if there is no view.
 pub(crate) fn somewhere(random: &mut Random) -> Option<Range<usize>> {

@@ -1,7 +1,8 @@
-//! Tests memsnap with a hostile companion, and checks every byte.
+//! Stress test: other threads and processes disturb views in every way that is allowed, and every byte is
+//! checked.
 //!
-//! While one thread takes snapshots and restores them, other threads and processes do everything to the views
-//! that the documentation allows, all at once.
+//! One thread takes snapshots of several views and restores them. Other threads and processes do everything
+//! to the views that the documentation allows.
 //!
 //! Each round has two phases. First, all threads and processes write at once, in many ways, each to its own
 //! bytes. Then nobody writes, and one thread calls the views. Operations that change no byte go on all the
@@ -40,10 +41,12 @@ use peers::Writer;
 use rounds::Rounds;
 use writers::Peers;
 
-/// Tells the process of a test why there is no swap. The variable is empty if there is swap.
+/// The environment variable that tells the process of a test why there is no swap. It is empty if there is
+/// swap.
 const NO_SWAP: &str = "MEMSNAP_COMPANION_NO_SWAP";
 
-/// Tells the process of a test why there is no KSM. The variable is empty if there is KSM.
+/// The environment variable that tells the process of a test why there is no KSM. It is empty if there is
+/// KSM.
 const NO_KSM: &str = "MEMSNAP_COMPANION_NO_KSM";
 
 #[test]

@@ -41,8 +41,8 @@ pub(crate) fn by_mem(pid: Pid, address: usize, bytes: &[u8]) -> io::Result<()> {
 /// Forks a child that may write to the memory of this process, and that ends when this process ends.
 fn fork_peer() -> (Pid, Fork) {
     let pid = getpid();
-    // SAFETY: the call takes numbers only. If the Yama module is active, it allows children to trace this
-    // process, which they may do on other systems.
+    // SAFETY: the call takes numbers only. If the Yama module is active, the call lets children trace this
+    // process. Without Yama, they may do so anyway.
     let _ = unsafe { libc::prctl(libc::PR_SET_PTRACER, libc::PR_SET_PTRACER_ANY) };
     let fork = fork();
     if let Fork::InChild(_) = fork {

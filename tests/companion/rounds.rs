@@ -40,7 +40,7 @@ pub(crate) struct Rounds {
     rounds: usize,
 }
 
-/// The pages of a view that are a fixed buffer, and for how many more rounds.
+/// Pages of a view that are registered as a fixed buffer, and how many rounds they stay registered.
 struct Pinned {
     index: usize,
     range: std::ops::Range<usize>,
@@ -248,8 +248,7 @@ impl Rounds {
         });
     }
 
-    /// Sometimes waits until written pages were swapped out or merged, so that this happens before they are
-    /// captured.
+    /// Sometimes waits until the kernel has swapped out or merged written pages, before they are captured.
     fn settle(&mut self) {
         let patience = Duration::from_millis(1);
         match self.random.below(8) {
@@ -319,8 +318,8 @@ impl Rounds {
     /// Unpins the pages, after marking them as dirty.
     ///
     /// The kernel does not mark pages as dirty when io_uring writes to a fixed buffer. Once such a page is
-    /// unpinned, the kernel may discard it with all that was written, if the page table was only used to read
-    /// it. Storing the byte that is there already marks the page while it is still pinned.
+    /// unpinned, the kernel may discard it with all that was written, if its page-table entry was only used
+    /// for reading. Storing the byte that is there already marks the page while it is still pinned.
     fn release(&mut self, pinned: &Pinned) {
         let shown = write(&self.shown);
         let view = &shown[pinned.index];

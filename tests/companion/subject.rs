@@ -1,4 +1,4 @@
-//! A view, what it must show, and all calls on it.
+//! A view, the bytes that it must show, and all calls on it.
 
 use std::ops::Range;
 use std::slice;
@@ -11,7 +11,7 @@ use crate::common::assert_same;
 use crate::common::script::{Random, differing};
 use crate::nuisances;
 
-/// What one view must show.
+/// The bytes that one view must show, and how they came about.
 ///
 /// The bytes of a view and this value change only while the lock is held for writing.
 #[derive(Clone, Default)]
@@ -34,7 +34,7 @@ impl Shown {
     }
 }
 
-/// What all views must show.
+/// The bytes that each view must show.
 pub(crate) type AllShown = Arc<RwLock<Vec<Shown>>>;
 
 /// The index of a view among all views. Dropping the value frees the index.
@@ -160,7 +160,7 @@ impl<S> Subject<S> {
             12..16 => {
                 let from = if self.held.is_empty() || random.below(10) == 0 { strangers } else { &self.held };
                 let Some((snapshot, bytes)) = from.get(random.below(from.len().max(1))) else { return };
-                // A small view has no room for this.
+                // A small view has no room for a snapshot of a large one.
                 if bytes.len() != all {
                     return;
                 }

@@ -1,4 +1,4 @@
-//! Threads that write to views at the same time, in all ways that there are.
+//! Threads that write to views at the same time, in every way that the test knows.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, PipeReader, PipeWriter, Write};
@@ -86,7 +86,7 @@ impl Lanes {
 struct Tools {
     file: File,
     own_memory: File,
-    /// A file that is read around the page cache.
+    /// A file to write to, and the same file opened with `O_DIRECT` for reading.
     direct: Option<(File, File)>,
     pipe: (PipeReader, PipeWriter),
     sockets: (UnixStream, UnixStream),
@@ -163,7 +163,7 @@ impl Tools {
     }
 }
 
-/// Returns a file to write to, and the same file for reads around the page cache.
+/// Returns a file to write to, and the same file opened with `O_DIRECT` for reading.
 fn direct_file() -> io::Result<(File, File)> {
     let named = tempfile::NamedTempFile::new()?;
     named.as_file().write_all_at(&vec![0; page_size()], 0)?;

@@ -109,8 +109,8 @@ fn without_address_space_for_the_base_comparing_fails_and_works_later() {
         changed[70 * page_size()] ^= 0xFF;
         views.iter_mut().for_each(|view| view[70 * page_size()] ^= 0xFF);
         let [mut view, mut other] = views;
-        // The process has asked the kernel once, so that it has all it needs for this. Only the base is not
-        // mapped yet.
+        // After this search, the process has all that it needs to search for written pages. Only the base is
+        // not mapped yet.
         Snapshot::zeroed(1).unwrap().view().unwrap().changes().unwrap();
 
         let limit = Limit::address_space(0);

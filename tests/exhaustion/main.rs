@@ -3,7 +3,7 @@
 //! Errors name the resource that ran out, no data is lost, and everything works again once the resource is
 //! available.
 #![cfg(all(target_os = "linux", not(memsnap_unix)))]
-#![allow(clippy::single_range_in_vec_init)] // What is compared with is a list of ranges.
+#![allow(clippy::single_range_in_vec_init)] // The tests compare lists of ranges.
 
 mod address_space;
 #[path = "../common/mod.rs"]
@@ -41,7 +41,8 @@ fn assert_holds(what: &str, snapshot: &Snapshot, bytes: &[u8]) {
     assert_same(what, &snapshot.view().unwrap(), bytes);
 }
 
-/// Returns the tracking method of a view. `Armed` counts as `Scan`, which changes to it after a while.
+/// Returns the tracking method of a view. `Armed` counts as `Scan`, because a view with `Scan` may become
+/// armed.
 fn tier<S>(view: &View<S>) -> Tracking {
     match view.stats().tracker {
         Tracking::Armed => Tracking::Scan,

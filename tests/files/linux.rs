@@ -167,7 +167,8 @@ fn in_a_thread_with_descriptors_of_its_own_no_other_file_is_looked_at() {
             // another file.
             let number = unsafe { libc::dup2(data.as_raw_fd(), hole.as_raw_fd()) };
             assert_eq!(number, hole.as_raw_fd());
-            // SAFETY: the descriptor is open, and this thread may close it.
+            // SAFETY: the descriptor is open. In the file table of this thread, nothing else owns it: `hole`
+            // owns the number in the table of the process.
             let snapshot = Snapshot::from_file(unsafe { File::from_raw_fd(number) }).unwrap();
             let mut read = vec![0xA5; snapshot.len()];
             assert_eq!(snapshot.read_at(&mut read, 0).unwrap(), bytes.len());
@@ -215,7 +216,7 @@ fn a_mapped_file_is_used_in_place_and_lazily() {
 /// Returns `Ok` if the machine can make a device of a file. `Err` says what it lacks.
 fn has_loop_devices() -> Result<(), String> {
     if !is_capable_of(CAP_SYS_ADMIN) {
-        return Err("devices need root".into());
+        return Err("loop devices need root (CAP_SYS_ADMIN, outside of a user namespace)".into());
     }
     let control = Path::new("/dev/loop-control");
     if control.exists() { Ok(()) } else { Err("there are no loop devices".into()) }
@@ -366,7 +367,8 @@ fn demands_blocks(directory: &Path) -> bool {
     refused.is_ok_and(|read| read.is_err_and(|error| error.kind() == ErrorKind::InvalidInput))
 }
 
-/// Runs `body` with a directory in which files can only be read in whole blocks, or says why there is none.
+/// Runs `body` with a directory in which files can only be read in whole blocks. Skips `test` if there is
+/// none.
 fn with_blocks(test: &str, body: impl FnOnce(&Path)) {
     let here = std::env::temp_dir();
     if demands_blocks(&here) {

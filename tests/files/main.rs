@@ -2,7 +2,7 @@
 //!
 //! They are complete and isolated from later changes of the file. They are sparse if the file is sparse, and
 //! cloned if the file system supports it.
-#![allow(clippy::single_range_in_vec_init)] // What is compared with is a list of ranges.
+#![allow(clippy::single_range_in_vec_init)] // The tests compare lists of ranges.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -59,8 +59,8 @@ fn a_file_is_taken_whole_whatever_its_offset() {
     }
 }
 
-/// To find holes, or on Windows to read at all, a snapshot moved the offset that the caller's handle shares
-/// with others. What another thread wrote meanwhile went to the wrong place.
+/// `from_file` moved the file offset, which all duplicates of a handle share, when it searched for holes and,
+/// on Windows, whenever it read. Bytes that another thread wrote meanwhile went to the wrong place.
 #[test]
 fn a_file_is_taken_without_disturbing_who_writes_to_it() {
     let records: Vec<u8> = (1..=60_000_u64).flat_map(u64::to_le_bytes).collect();

@@ -1,4 +1,4 @@
-//! Files without a size.
+//! Files without a length: pipes, sockets and devices.
 
 use std::fs::File;
 use std::io::{ErrorKind, Read, Write};

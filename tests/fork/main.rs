@@ -54,7 +54,7 @@ fn one_after_the_other<T>(setup: impl Fn() -> T, one: impl Fn(&mut T), other: im
     }
 }
 
-/// Runs `script` in both processes at once, on the `inherited` value of before the fork.
+/// Forks, and runs `script` in both processes at once. Both get the `inherited` value from before the fork.
 ///
 /// The number that `script` gets differs between the processes.
 #[track_caller]

@@ -76,7 +76,8 @@ fn occupy(address: *mut u8, len: usize) -> &'static mut [u8] {
     // SAFETY: MAP_FIXED_NOREPLACE does not replace existing mappings.
     let mapped = unsafe { libc::mmap(address.cast(), len, protection, flags, -1, 0) };
     assert!(ptr::eq(mapped.cast(), address), "the view's addresses are in use in the child");
-    // SAFETY: the mapping was just made, holds `len` zeroes, and exists until the process ends.
+    // SAFETY: the mapping was just made, holds `len` zeroes, and exists until the process ends. No other
+    // reference to it exists.
     unsafe { slice::from_raw_parts_mut(address, len) }
 }
 

@@ -253,7 +253,8 @@ fn who_touches_what_is_beyond_the_end_is_stopped() {
     let root = Snapshot::from_slice(&pattern(2, 1)).unwrap();
     let mut view = root.view_with(ViewOptions::new().reserve(10 * page_size())).unwrap();
     let end = view.as_mut_ptr().wrapping_add(2 * page_size());
-    // SAFETY: this runs in a process that the system stops, or that ends afterwards.
+    // SAFETY: `assert_stopped` runs this only in another process. The system stops that process at the
+    // access, or the process exits directly afterwards.
     let touch = || unsafe { end.write_volatile(1) };
     doomed.assert_stopped(true, touch);
     view.grow(10 * page_size()).unwrap();

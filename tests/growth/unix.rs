@@ -8,8 +8,8 @@ use super::common::unix::{Fork, fork, run_in_child};
 use super::common::{assert_same, serial};
 use super::{grows_and_shrinks, with_room};
 
-/// A view without pages was written in place, in a file that a forked child had too. So both processes could
-/// grow their views into the same file.
+/// A view without pages was written in place, in a file that a forked child had too. Both processes could
+/// grow their views into this file.
 #[test]
 fn a_view_written_in_place_grows_in_its_own_process_only() {
     let _serial = serial();

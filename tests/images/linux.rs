@@ -1,4 +1,5 @@
-//! What the kernel shows of images: sealed memory files, few mappings, and as much memory as was written.
+//! The memory files of images are sealed, views of images have few mappings, and images take as much memory
+//! as was written.
 
 use std::fs::{self, OpenOptions};
 use std::os::fd::AsRawFd;

@@ -1,5 +1,5 @@
 //! Views of images need few mappings and little private memory, whatever was captured and where.
-#![allow(clippy::single_range_in_vec_init)] // What is compared with is a list of ranges.
+#![allow(clippy::single_range_in_vec_init)] // The tests compare lists of ranges.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -1,5 +1,5 @@
 //! The guarantees of the interface: lengths, slices, addresses, and the effect of each call.
-#![allow(clippy::single_range_in_vec_init)] // What is compared with is a list of ranges.
+#![allow(clippy::single_range_in_vec_init)] // The tests compare lists of ranges.
 
 #[path = "../common/mod.rs"]
 mod common;

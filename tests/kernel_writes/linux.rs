@@ -40,7 +40,8 @@ fn bytes_read_around_the_page_cache_are_captured_and_undone() {
         .unwrap();
 }
 
-/// Writes of the kernel that bypass the page table, so that write-protection does not notice them.
+/// Writes of the kernel to pinned pages. They use no page-table entries, so write-protection does not notice
+/// them.
 #[cfg(target_pointer_width = "64")]
 mod pinned {
     use std::fs::File;
@@ -79,8 +80,8 @@ mod pinned {
         assert_eq!(done, [i32::try_from(range.len()).unwrap()]);
     }
 
-    /// The kernel writes to pages that are registered with an io_uring without using the page table. If a
-    /// view write-protected these pages, it would never find the writes.
+    /// The kernel uses no page-table entries when it writes to pages that are registered with an io_uring. If
+    /// a view write-protected these pages, it would never find the writes.
     #[test]
     fn writes_into_memory_pinned_before_are_captured_and_undone() {
         let test = "writes_into_memory_pinned_before_are_captured_and_undone";

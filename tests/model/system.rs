@@ -28,7 +28,7 @@ pub(crate) fn purge<S>(view: &mut View<S>, range: Range<usize>) {
         return;
     }
     let start = view[range.clone()].as_mut_ptr();
-    // SAFETY: the pages are the view's, which is borrowed exclusively.
+    // SAFETY: the pages belong to the view, which is borrowed exclusively.
     let purged = unsafe { libc::madvise(start.cast(), range.len(), libc::MADV_DONTNEED) };
     assert_eq!(purged, 0);
 }

@@ -1,4 +1,4 @@
-//! What a view must show, and the operations on a part of a view or on its length.
+//! The bytes that a view must show, and the operations on a part of a view or on its length.
 
 use std::io::ErrorKind;
 use std::mem;
@@ -11,10 +11,10 @@ use super::ops::{Options, Part, Span, Unprotect};
 use super::views::AnyView;
 use super::{Memory, ModelSnapshot, system};
 
-/// What a view must show.
+/// The expected state of a view.
 ///
-/// These are its bytes, those that it was opened on, those at its last snapshot or restore, and its greatest
-/// length.
+/// It consists of the bytes now, the bytes that the view was opened on, the bytes at its last snapshot or
+/// restore, and the greatest length.
 pub(crate) struct ViewModel {
     pub(crate) shows: Memory,
     pub(crate) root: Memory,

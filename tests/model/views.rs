@@ -1,4 +1,4 @@
-//! Open and logged views as one type, so that the same operations apply to both.
+//! One type for open and logged views, to which the same operations apply.
 
 use std::io;
 use std::ops::{Deref, Range};
@@ -43,9 +43,10 @@ enum Report {
     Before,
     /// The bytes are written through a pointer and then reported.
     After,
-    /// The bytes are written through a pointer.
+    /// The bytes are written through a pointer, and not reported if the view checks for unreported writes.
     ///
-    /// They are not reported, if the view checks for unreported writes. The view then returns an error.
+    /// Such a view returns an error if the bytes changed. To other views, the bytes are reported after the
+    /// write.
     Never,
 }
 

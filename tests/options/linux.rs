@@ -1,4 +1,4 @@
-//! What `/proc` shows of the options, and what they do if the system refuses calls.
+//! The effects of options that `/proc` reports, and options on a system that refuses calls.
 
 use memsnap::{Populate, Snapshot, SnapshotOptions, Tracking, View, ViewOptions, WhyNotFaster, page_size};
 

@@ -1,4 +1,4 @@
-//! The options of snapshots and views have their effect on what the system shows.
+//! Options of snapshots and views have the effects that their documentation describes.
 //!
 //! For huge pages see `huge_pages`.
 
@@ -101,12 +101,14 @@ fn guards_stop_who_goes_beyond_the_ends() {
         let (start, end) = (view.as_mut_ptr(), view.as_mut_ptr().wrapping_add(page_size()));
         let last = end.wrapping_add(2 * page_size() - 1);
         for address in [start.wrapping_sub(1), start.wrapping_sub(2 * page_size()), end, last] {
-            // SAFETY: this runs in a process that the system stops.
+            // SAFETY: `assert_stopped` runs this only in another process, which the system stops at the
+            // access.
             doomed.assert_stopped(true, || unsafe { address.write_volatile(1) });
         }
         // SAFETY: as above.
         doomed.assert_stopped(true, || _ = unsafe { last.read_volatile() });
-        // SAFETY: this runs in a process that ends afterwards.
+        // SAFETY: the address is that of a byte of the view. `assert_stopped` runs this in another process,
+        // which exits directly afterwards.
         doomed.assert_stopped(false, || unsafe { start.write_volatile(1) });
     }
 }
@@ -189,8 +191,8 @@ fn each_way_of_tracking_works_or_says_that_it_cannot() {
 }
 
 /// Pages that may be pinned are never write-protected, whatever method is requested and however often they
-/// are searched. Nor is such a view written in place, since a file with pinned pages cannot become the base
-/// of a snapshot.
+/// are searched. The view is not written in place either, since a file with pinned pages cannot become the
+/// base of a snapshot.
 #[test]
 fn views_that_are_pinned_are_neither_write_protected_nor_written_in_place() {
     let _serial = serial();

@@ -52,7 +52,7 @@ fn a_changed_snapshot_is_copied_once_and_its_views_map_the_copy() {
     drop(snapshot);
     assert_same("after the snapshot was dropped", &read(&fd), &bytes);
 
-    // The same, but views make the image flat first.
+    // Here, views make the image flat before `to_fd` is called.
     let (snapshot, bytes) = captured(5);
     (0..80).for_each(|_| drop(snapshot.view().unwrap()));
     let flat = snapshot.stats().flat;
@@ -125,7 +125,7 @@ fn holes_of_a_received_file_are_not_looked_at() {
     let zeroed = Snapshot::zeroed(64 << 20).unwrap();
     let received = Snapshot::from_fd(zeroed.to_fd().unwrap()).unwrap();
     let (taken, ranges) = dotted(&received);
-    // To test the pages of the file for zeroes would fill its holes.
+    // A test for pages of zeroes would fill the holes of the file.
     let before = received.stats().base;
     let file = File::from(taken.to_fd().unwrap());
     assert_eq!(allocated(&file), (ranges.len() * page_size()) as u64);

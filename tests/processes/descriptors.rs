@@ -37,20 +37,21 @@ fn offsets_are_left_alone() {
     }
 }
 
-/// Who opens a file under a lease waits for its holder, up to 45 seconds.
+/// A process that opens a file with a lease waits until the holder gives it up, for up to 45 seconds.
 #[test]
 fn a_lease_of_the_sender_holds_nobody_up() {
     let bytes = noise(page_size(), 9);
-    // Of a file that only one has open, by its path.
+    // A write lease needs a file that was opened by its path, and that is open only once.
     let sender = reopen(memfd(bytes.len() as u64, &bytes, FIXED), OFlags::RDWR).unwrap();
     // SAFETY: the call takes no pointer.
     if unsafe { libc::fcntl(sender.as_raw_fd(), libc::F_SETLEASE, libc::F_WRLCK) } != 0 {
         let error = io::Error::last_os_error();
-        // What a kernel says that has no leases, or none of files in memory.
+        // A kernel that has no leases, or none on memory files, returns one of these errors.
         assert!(matches!(error.kind(), ErrorKind::InvalidInput | ErrorKind::Unsupported), "a lease: {error}");
         return skip("a_lease_of_the_sender_holds_nobody_up", format!("no lease: {error}"));
     }
-    // The holder is told of whoever wants the file by a signal that would end the process.
+    // If another process opens the file, the kernel sends the holder this signal, which would end this
+    // process.
     // SAFETY: ignoring a signal runs no code.
     unsafe { libc::signal(libc::SIGIO, libc::SIG_IGN) };
     let begun = Instant::now();
@@ -85,7 +86,7 @@ fn files_that_are_kept_leave_most_descriptors_free() {
         for (snapshot, bytes) in &snapshots {
             assert_same("handed out", &read(&snapshot.to_fd().unwrap()), bytes);
         }
-        assert_eq!(held() - before, 50, "an eighth of the descriptors");
+        assert_eq!(held() - before, 50, "memsnap does not keep an eighth of the descriptors");
         let kept = |(snapshot, _): &&(Snapshot, Vec<u8>)| snapshot.stats().flat > 0;
         assert_eq!(snapshots.iter().filter(kept).count(), 50);
         for (snapshot, bytes) in &snapshots {
@@ -96,7 +97,7 @@ fn files_that_are_kept_leave_most_descriptors_free() {
     });
 }
 
-/// A snapshot that takes no descriptor.
+/// Returns a snapshot that has no descriptor, and its bytes.
 fn sparse(seed: u8) -> (Snapshot, Vec<u8>) {
     let root = Snapshot::zeroed(PAGES * page_size()).unwrap();
     let mut view = root.view().unwrap();

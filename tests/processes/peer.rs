@@ -1,4 +1,4 @@
-//! A second process, and a line to it that carries descriptors.
+//! A second process, and a socket to it that carries descriptors.
 
 use std::env;
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
@@ -15,7 +15,7 @@ use rustix::net::{
 
 use super::common::alone::{command, passed};
 
-/// Names the test whose other process this is.
+/// The environment variable that names the test whose peer this process is.
 pub(crate) const ROLE: &str = "MEMSNAP_TEST_ROLE";
 
 /// A second process that runs the same test, with a socket between the two.
@@ -24,7 +24,7 @@ pub(crate) struct Peer {
     pub(crate) socket: UnixStream,
 }
 
-/// The line to the process that started this one, if it was started as the peer of `test`.
+/// Returns the socket to the process that started this one, if this one was started as the peer of `test`.
 pub(crate) fn to_starter(test: &str) -> Option<UnixStream> {
     env::var_os(ROLE).is_some_and(|role| role == test).then(|| {
         let socket = UnixStream::from(io::stdin().as_fd().try_clone_to_owned().unwrap());
@@ -47,7 +47,7 @@ impl Peer {
         Self { child: Some(child), socket }
     }
 
-    /// Waits for its end, and fails if it failed.
+    /// Waits until the process ends, and fails if it failed.
     pub(crate) fn join(mut self) {
         let output = self.child.take().unwrap().wait_with_output().unwrap();
         assert!(
@@ -99,5 +99,5 @@ pub(crate) fn signal(mut socket: &UnixStream) {
 }
 
 pub(crate) fn wait(mut socket: &UnixStream) {
-    socket.read_exact(&mut [0]).expect("the other process is there");
+    socket.read_exact(&mut [0]).expect("the other process has not ended");
 }

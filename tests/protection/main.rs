@@ -47,7 +47,8 @@ fn who_has_no_access_is_stopped() {
     for (access, shown) in ACCESSES {
         view.protect(bytes_of(3, 2), access).unwrap();
         let start = view.as_mut_ptr().wrapping_add(4 * page_size());
-        // SAFETY: this runs in a process that the system stops, or that ends afterwards.
+        // SAFETY: `assert_stopped` runs this only in another process. The system stops that process at the
+        // access, or the process exits directly afterwards.
         doomed.assert_stopped(access != Access::READ_WRITE, || unsafe { start.write_volatile(1) });
         // SAFETY: as above.
         doomed.assert_stopped(access == Access::NONE, || _ = unsafe { start.read_volatile() });
@@ -179,7 +180,8 @@ fn the_system_cannot_write_where_it_is_forbidden() {
     for access in [Access::NONE, Access::READ] {
         view.protect(bytes_of(4, 1), access).unwrap();
         let start = view.as_mut_ptr().wrapping_add(4 * page_size());
-        // SAFETY: the range belongs to the view, which nobody else uses. The system cannot write there.
+        // SAFETY: the range belongs to the view, which nobody else uses. No Rust code accesses the slice, and
+        // the system cannot write there.
         let refused = unsafe { std::slice::from_raw_parts_mut(start, page_size()) };
         file.rewind().unwrap();
         file.read(refused).unwrap_err();
@@ -339,8 +341,8 @@ fn code_that_a_restore_rewrote_is_run_as_it_is_now() {
     let root = pattern(PAGES, 1);
     for snapshot in [Snapshot::from_slice(&root).unwrap(), Snapshot::zeroed(root.len()).unwrap()] {
         let mut view = snapshot.view_with(ViewOptions::new().executable(true)).unwrap();
-        // In each snapshot, the functions return other numbers. Several functions are close to the same cache
-        // line.
+        // In each snapshot, the functions return other numbers. They start at different offsets within cache
+        // lines.
         let places: Vec<_> = (0..PAGES * 4).map(|i| i * page_size() / 4 + i % 9 * 16).collect();
         let number = |kind: usize, place: usize| u8::try_from((kind * 50 + place) % 256).unwrap();
         let mut taken = Vec::new();

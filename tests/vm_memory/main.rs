@@ -1,6 +1,6 @@
-//! Views as guest memory.
+//! Views as guest memory, with the traits of vm-memory.
 //!
-//! Snapshots capture what is written through it, restores undo it, and the host address stays the same.
+//! Snapshots capture writes through guest memory, restores undo them, and the host address stays the same.
 
 #[path = "../common/mod.rs"]
 mod common;

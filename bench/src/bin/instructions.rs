@@ -50,7 +50,7 @@ fn main() -> Result<()> {
     }
 }
 
-/// The path of the record.
+/// Returns the path of the record.
 fn path() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("record/instructions.csv")
 }

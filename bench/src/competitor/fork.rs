@@ -71,7 +71,7 @@ impl Region for Memory {
 
 impl Child {
     fn fork() -> io::Result<Self> {
-        // SAFETY: the child makes only system calls.
+        // SAFETY: the child only makes system calls, which it may make even if another thread held a lock at the fork.
         match unsafe { libc::fork() } {
             -1 => Err(io::Error::last_os_error()),
             0 => wait_for_the_end(),
@@ -82,7 +82,7 @@ impl Child {
 
 impl Drop for Child {
     fn drop(&mut self) {
-        // SAFETY: takes no pointers. Nothing has waited for the child, so the number still belongs to it.
+        // SAFETY: the call takes no pointers. Nothing has waited for the child, so the number still belongs to it.
         unsafe { libc::kill(self.0, libc::SIGKILL) };
         let mut status = 0;
         // SAFETY: the status is written to a live variable.
@@ -96,10 +96,10 @@ impl Drop for Child {
 
 /// Waits, in the child, until the child or its parent is killed. Until then, the memory of the child stays.
 fn wait_for_the_end() -> ! {
-    // SAFETY: takes no pointers.
+    // SAFETY: the call takes no pointers.
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
     loop {
-        // SAFETY: takes no pointers.
+        // SAFETY: the call takes no pointers.
         unsafe { libc::pause() };
     }
 }
@@ -119,7 +119,7 @@ pub(crate) unsafe fn keep_out_of_children(start: *mut u8, len: usize) -> io::Res
 ///
 /// Each function of the C library that has a stack protector reads them.
 fn thread_local() -> Range<usize> {
-    // SAFETY: takes no pointers.
+    // SAFETY: the call takes no pointers.
     let errno = unsafe { libc::__errno_location() }.addr();
     let page = errno - errno % page_size();
     page - 16 * page_size()..page + 16 * page_size()

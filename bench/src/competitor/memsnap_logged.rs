@@ -17,7 +17,7 @@ use crate::results::LOGGED;
 pub(crate) struct MemsnapLogged {
     /// The snapshot that regions are views of.
     ///
-    /// By default, one that maps the file of the image without a copy.
+    /// By default, each region has a snapshot that maps the file of the image without a copy.
     pub(crate) snapshot: Option<Arc<Snapshot>>,
 }
 
@@ -41,7 +41,7 @@ impl Competitor for MemsnapLogged {
 }
 
 impl Region for LoggedView<Arc<Snapshot>> {
-    /// Borrows the bytes for reading only: the view does not see writes to them.
+    /// Borrows the bytes for reading only: writes to them are not reported to the view.
     fn bytes(&mut self) -> &mut [u8] {
         let (start, len) = (self.as_mut_ptr(), self.len());
         // SAFETY: the view has these bytes, and is borrowed mutably.

@@ -47,12 +47,12 @@ pub(crate) enum Operation {
 pub(crate) trait Competitor: Sync {
     fn name(&self) -> &'static str;
 
-    /// Returns the reason why it cannot do this, if it cannot.
+    /// Returns why the competitor cannot perform the operation in this case, or `None` if it can.
     fn obstacle(&self, _case: &Case, _operation: Operation) -> Option<&'static str> {
         None
     }
 
-    /// Returns about how many bytes it holds at most, in addition to the image.
+    /// Returns an estimate of the most bytes that the competitor holds in addition to the image.
     fn memory(&self, case: &Case, operation: Operation) -> usize;
 
     /// Opens a region that contains the image, or zeroes if the region is to be sparse.
@@ -74,7 +74,7 @@ pub(crate) trait Region: Send {
         write(self.bytes(), changes, value);
     }
 
-    /// Prepares for [`take`](Self::take). The time of this is not measured.
+    /// Prepares for [`take`](Self::take). The time of this call is not measured.
     fn prepare(&mut self) -> Result<()> {
         Ok(())
     }
@@ -119,7 +119,7 @@ fn copies(case: &Case, operation: Operation) -> usize {
     }
 }
 
-/// Returns about how many bytes of captured and private pages memsnap holds.
+/// Returns an estimate of the bytes of captured and private pages that memsnap holds.
 fn captured(case: &Case, operation: Operation) -> usize {
     let pages = match operation {
         Operation::Take { kept } => (kept + 2) * case.changed,

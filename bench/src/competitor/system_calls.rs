@@ -108,7 +108,7 @@ fn runs(changes: &[Change]) -> impl Iterator<Item = &[Change]> {
 /// The most ranges that one `process_madvise` accepts.
 const MOST_RANGES: usize = 1024;
 
-/// Whether the kernel lets a process discard its own pages with `process_madvise`.
+/// Returns whether the kernel lets a process discard its own pages with `process_madvise`.
 fn can_discard_all() -> bool {
     let discard = || {
         let mut map = Private::map(&Image::new(page_size())?)?;
@@ -119,7 +119,7 @@ fn can_discard_all() -> bool {
 
 /// Opens a pidfd of this process.
 fn this_process() -> io::Result<OwnedFd> {
-    // SAFETY: takes no pointers.
+    // SAFETY: the call takes no pointers.
     let descriptor = unsafe { libc::syscall(libc::SYS_pidfd_open, process::id(), 0_u32) };
     let descriptor = i32::try_from(descriptor).map_err(io::Error::other)?;
     if descriptor < 0 {

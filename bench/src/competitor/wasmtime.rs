@@ -50,7 +50,7 @@ impl Competitor for Wasmtime {
     }
 
     fn obstacle(&self, _case: &Case, operation: Operation) -> Option<&'static str> {
-        matches!(operation, Operation::Take { .. }).then_some("it cannot take snapshots")
+        matches!(operation, Operation::Take { .. }).then_some("the reset cannot take snapshots")
     }
 
     fn memory(&self, case: &Case, _operation: Operation) -> usize {
@@ -187,7 +187,8 @@ fn scan(
         category_anyof_mask: states,
         ..ScanArguments::default()
     };
-    // SAFETY: the structure is that of the call, which writes at most `regions_len` ranges to `regions`.
+    // SAFETY: `arguments` has the layout of `struct pm_scan_arg`. The call writes at most `regions_len` ranges, to
+    // `regions`.
     let found = unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arguments) };
     usize::try_from(found).map_err(|_| io::Error::last_os_error())
 }

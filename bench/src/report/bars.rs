@@ -73,8 +73,10 @@ fn take_bars(results: &Results) -> Vec<Verdict> {
     ]
 }
 
-/// The bars are for a machine that copies a page in 0.3 µs. On a faster machine, each bar is lowered by the time that
-/// the copies save. The rest of the bar is for system calls.
+/// Returns the bars for snapshots of a small region.
+///
+/// They are for a machine that copies a page in 0.3 µs. On a faster machine, each bar is lowered by the time that the
+/// copies save. The rest of the bar is for system calls.
 fn small_take_bars(results: &Results) -> Vec<Verdict> {
     let copy = page_copy(results);
     let bar = |case: Case, name, microseconds: f64| {
@@ -185,7 +187,7 @@ fn create_bars(results: &Results) -> Vec<Verdict> {
         Verdict::ratio("from_file on XFS: faster than that copy", AtLeast(20.0), cloned(create::ON_XFS)),
         Verdict::ratio("from_file on Btrfs: faster than that copy", AtLeast(20.0), cloned(create::ON_BTRFS)),
         Verdict::ratio(
-            "map_file, 1 GiB, then all read: times 0.1.2's from_file and the same",
+            "map_file, 1 GiB, then all read: times from_file of 0.1.2, then all read",
             AtMost(1.05),
             ratio(create::READ_MAPPED, SUBJECT, OLD),
         ),
@@ -197,7 +199,8 @@ fn memory_bars(results: &Results) -> Vec<Verdict> {
     let held = metrics.map(|metric| results.median(&memory::case(), SUBJECT, metric.name));
     let most = held.into_iter().flatten().reduce(f64::max);
     let percent = most.map(|most| most / memory::changed() as f64 * 100.0);
-    let what = "memory of 100 snapshots beyond the base, of the changed pages (the larger of two counts)";
+    let what =
+        "memory of 100 snapshots beyond the base, in percent of the changed pages (the larger of two counts)";
     vec![Verdict { what: what.to_owned(), unit: "%", bar: AtMost(115.0), measured: percent }]
 }
 

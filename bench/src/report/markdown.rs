@@ -83,7 +83,7 @@ fn section_table(results: &Results, section: &[Measurement]) -> Table {
     table
 }
 
-/// Whether a metric is a time of several rounds. Such a metric has columns for p99 and for the ratio as well.
+/// Returns whether a metric is a time of several rounds. Such a metric also has columns for p99 and for the ratio.
 fn is_series(section: &[Measurement], metric: Metric) -> bool {
     metric.unit == "ns" && section.iter().any(|it| it.metric == metric && it.rounds > 1)
 }
@@ -126,7 +126,7 @@ pub(crate) fn quantity(value: f64, unit: &str) -> String {
     }
 }
 
-/// Formats a number with three significant digits, but with at least its integer part and at most two decimals.
+/// Formats a number with three significant digits, but with all digits of its integer part and at most two decimals.
 fn number(value: f64) -> String {
     match value.abs() {
         100.0.. => format!("{value:.0}"),

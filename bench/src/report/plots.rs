@@ -18,7 +18,7 @@ const PANEL: (u32, u32) = (560, 460);
 const LEGEND: u32 = 230;
 const TEXT: &str = "sans-serif";
 
-/// How a competitor looks in all plots.
+/// The colour, the stroke and the marker of a competitor in all plots.
 ///
 /// The colours are those of Okabe and Ito, which the colour-blind can distinguish, and a few more. Lines also differ by
 /// stroke and marker. Strokes with more gaps are thinner and are drawn later. So a line that is covered by another
@@ -112,7 +112,7 @@ impl Marker {
             Outline(shape) => (shape, 6),
         };
         match shape {
-            // An octagon looks like a circle in this size.
+            // An octagon of this size looks like a circle.
             Circle => {
                 let h = r / 2;
                 vec![(-h, -r), (h, -r), (r, -h), (r, h), (h, r), (-h, r), (-r, h), (-r, -h)]

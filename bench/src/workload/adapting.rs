@@ -33,14 +33,14 @@ const NAME: &str = "adapting";
 
 pub(crate) const CHANGED: [usize; 4] = [1, 16, 256, 4096];
 
-/// A view that has not adapted after this time is measured as it is.
+/// The longest time to wait until the view has adapted. After that, the view is measured as it is.
 const LONGEST_WAIT: Duration = Duration::from_secs(20);
-/// A view that has moved nothing after this many calls is measured as it is.
+/// The number of calls after which a view that has moved nothing is measured as it is.
 const MOST_CALLS: usize = 5_000;
 
 /// The number of calls before the view adapts.
 ///
-/// The first half is not counted, because the view is write-protected in these calls.
+/// The first half is not counted, because the view is being write-protected during these calls.
 const CALLS_BEFORE: usize = 100;
 
 /// The number of calls between two counts of the huge pages.
@@ -54,12 +54,12 @@ const HUGE_PAGE: usize = 2 << 20;
 /// The kernel hands out the memory that was freed last.
 const WARMED: usize = 4 * HUGE_PAGE;
 
-/// The case of a call on a gibibyte that was read in full.
+/// Returns the case of a call on a gibibyte that was read in full.
 pub(crate) fn case(call: Call, changed: usize) -> Case {
     Case::base(NAME).changed(changed).variant(call.name())
 }
 
-/// A case in which no huge pages are warmed up.
+/// Returns a case in which no huge pages are warmed up.
 fn not_warmed() -> Case {
     case(Call::Take, 16).variant("take, huge pages not warmed")
 }

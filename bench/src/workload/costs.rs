@@ -90,7 +90,8 @@ fn discard(view: &mut CowView<'_>, changes: &[Change]) {
     for change in changes {
         // SAFETY: the page is within the view.
         let page = unsafe { start.add(change.page * page_size()) };
-        // SAFETY: as above. No reference to the bytes of the page exists.
+        // SAFETY: the page is within the view, and no reference to its bytes exists. It shows the snapshot again, whose
+        // bytes are valid too.
         let result = unsafe { libc::madvise(page.cast(), page_size(), libc::MADV_DONTNEED) };
         assert_eq!(result, 0, "{}", io::Error::last_os_error());
     }

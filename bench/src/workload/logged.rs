@@ -43,7 +43,7 @@ impl Call {
         }
     }
 
-    /// The operation that a competitor has to support.
+    /// Returns the operation that a competitor has to support.
     pub(crate) fn operation(self) -> Operation {
         match self {
             Self::Take => Operation::Take { kept: 1 },
@@ -51,7 +51,7 @@ impl Call {
         }
     }
 
-    /// Makes a competitor do the call, and returns the time of the call.
+    /// Performs the call with a competitor, and returns the time of the call.
     ///
     /// The snapshot of the previous round is dropped first. This time is not included.
     pub(crate) fn by(self, entry: &mut Entry, round: &Round) -> Result<Duration> {
@@ -70,17 +70,17 @@ impl Call {
 pub(crate) const CHANGED: [usize; 3] = [1, 16, 256];
 pub(crate) const SIZES: [usize; 3] = [MIB, GIB, TIB];
 
-/// The case of a call on a gibibyte that was read in full.
+/// Returns the case of a call on a gibibyte that was read in full.
 pub(crate) fn beside_copies(call: Call, changed: usize) -> Case {
     Case::base(NAME).changed(changed).variant(call.name())
 }
 
-/// The case of a call on zeroes, of which only the changed pages are resident.
+/// Returns the case of a call on zeroes, of which only the changed pages are resident.
 pub(crate) fn of_zeroes(call: Call, bytes: usize) -> Case {
     Case::base(NAME).bytes(bytes).changed(16).sparse().variant(&format!("{}, zeroes", call.name()))
 }
 
-/// The case of a call that is compared with a view that compares all of its pages.
+/// Returns the case in which a logged view is compared with a view that compares all of its pages.
 pub(crate) fn beside_comparing(call: Call) -> Case {
     beside_copies(call, 16).bytes(256 * MIB)
 }
@@ -108,7 +108,7 @@ pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
     Call::ALL.into_iter().try_for_each(|call| sizes(call, scale, results))
 }
 
-/// The calls are short, so this workload needs many rounds.
+/// Returns the number of rounds. The calls are short, so this workload needs many.
 fn rounds(scale: Scale) -> usize {
     scale.pick(200, 1000)
 }

@@ -78,8 +78,8 @@ fn crumbles(case: &Case, image: &Image, results: &mut Results) -> Result<()> {
 
 /// Measures the memory of `fork`.
 ///
-/// Children share pages with the parent and with each other. So the proportional parts of all processes are added, and
-/// the page tables of the children.
+/// Children share pages with the parent and with each other. So this adds the proportional parts of all processes, and
+/// the kernel page tables of the children.
 fn fork(case: &Case, image: &Image, results: &mut Results) -> Result<()> {
     let resident = Case::base(case.workload);
     let mut region = Fork.open(image, &resident)?;
@@ -113,7 +113,7 @@ fn anonymous(process: &str) -> Result<usize> {
 
 /// Returns the anonymous memory and the memory files that this process holds.
 fn held() -> Result<usize> {
-    // SAFETY: takes no pointers.
+    // SAFETY: the call takes no pointers. It returns only memory that no allocation uses.
     unsafe { libc::malloc_trim(0) };
     Ok(anonymous("self")? + memory_files()?)
 }

@@ -53,7 +53,7 @@ pub(crate) enum Workload {
 }
 
 impl Workload {
-    /// Returns about how many bytes of memory it holds at most.
+    /// Returns an estimate of the most memory that the workload holds, in bytes.
     pub(crate) fn working_set(self, scale: Scale) -> usize {
         match self {
             _ if scale.quick => 2 * GIB,
@@ -119,7 +119,7 @@ impl Scale {
     }
 }
 
-/// A cache of the image of the last case, because the next case mostly has the same image.
+/// A cache of the image of the last case, because most cases have the same image as the case before.
 #[derive(Default)]
 struct Images(Option<Image>);
 

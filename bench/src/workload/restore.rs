@@ -21,17 +21,17 @@ pub(crate) const NAME: &str = "restore";
 /// The number of pages that each round reads in the case of [`reading`].
 const READS: usize = 16_384;
 
-/// The case in which each round also reads other pages.
+/// Returns the case in which each round also reads other pages.
 pub(crate) fn reading(changed: usize) -> Case {
     Case::base(NAME).changed(changed).sparse().variant("16,384 others read")
 }
 
-/// The case of fifty runs of 16 KiB.
+/// Returns the case of fifty runs of 16 KiB.
 pub(crate) fn runs() -> Case {
     Case::base(NAME).bytes(128 * MIB).changed(200).pattern(Pattern::Runs(4))
 }
 
-/// The cases of the bars in which memsnap is compared with the reset of Wasmtime.
+/// Returns the cases of the bars in which memsnap is compared with the reset of Wasmtime.
 pub(crate) fn against_wasmtime() -> Vec<Case> {
     let base = Case::base(NAME);
     let cells = [(MIB, 16), (MIB, 256), (128 * MIB, 16), (128 * MIB, 256), (128 * MIB, 4096)];

@@ -19,7 +19,7 @@ use crate::pages::{Change, Changes, Pattern, WorkingSet, rng, write};
 use crate::results::{Metric, Results, SUBJECT, SYSTEM_CALLS, Samples};
 use crate::system::kib;
 
-/// The growth of the page tables of the process.
+/// The growth of the kernel page tables of the process.
 pub(crate) const PAGE_TABLES: Metric = Metric { name: "page tables", unit: "bytes" };
 pub(crate) const TAKE: Metric = Metric::nanoseconds("take");
 const WITH_WRITES: Metric = Metric::nanoseconds("writes + take");
@@ -79,7 +79,7 @@ fn fill(region: &mut [u8], in_use: &[usize]) {
     write(region, &changes, u64::MAX);
 }
 
-/// Measures the growth of the page tables for a view of which snapshots are taken.
+/// Measures the growth of the kernel page tables for a view of which snapshots are taken.
 fn tables(bytes: usize) -> Result<f64> {
     let before = page_tables()?;
     let mut worker = Worker::new(bytes)?;
@@ -89,7 +89,7 @@ fn tables(bytes: usize) -> Result<f64> {
     Ok(page_tables()? as f64 - before as f64)
 }
 
-/// Measures the growth of the page tables for a private mapping with the same pages in use.
+/// Measures the growth of the kernel page tables for a private mapping with the same pages in use.
 fn bare_tables(bytes: usize) -> Result<f64> {
     let file = memory_file()?;
     file.set_len(bytes as u64)?;
@@ -100,7 +100,7 @@ fn bare_tables(bytes: usize) -> Result<f64> {
     Ok(page_tables()? as f64 - before as f64)
 }
 
-/// Returns the size of the page tables of this process.
+/// Returns the size of the kernel page tables of this process.
 fn page_tables() -> Result<usize> {
     kib(&fs::read_to_string("/proc/self/status")?, "VmPTE:")
 }

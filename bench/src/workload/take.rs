@@ -20,12 +20,12 @@ pub(crate) const SIZES: [usize; 5] = [64 * KIB, MIB, 128 * MIB, GIB, 4 * GIB];
 pub(crate) const CHANGED: [usize; 5] = [1, 16, 256, 4096, 65_536];
 pub(crate) const DEPTHS: [usize; 4] = [1, 10, 100, 1000];
 
-/// The case in which `depth` snapshots are kept while others are taken.
+/// Returns the case in which `depth` snapshots are kept while others are taken.
 pub(crate) fn at_depth(depth: usize) -> Case {
     Case::base(NAME).bytes(128 * MIB).changed(64).variant(&format!("{depth} kept"))
 }
 
-/// The case of a small region with few changed pages, in which there is little work besides the copies.
+/// Returns the case of a small region with few changed pages. There is little work besides the copies.
 pub(crate) fn small() -> Case {
     Case::base(NAME).bytes(MIB).changed(16)
 }

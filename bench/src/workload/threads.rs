@@ -26,7 +26,7 @@ pub(crate) const GAIN: Metric = Metric { name: "two threads / one", unit: "x" };
 
 const NAME: &str = "threads";
 
-/// What a thread does in each loop, with one region.
+/// The operations of a thread in each loop, on one region.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Work {
     Take,
@@ -87,7 +87,7 @@ impl Row {
     }
 }
 
-/// The case in which each loop opens a new view, or restores a view that is kept.
+/// Returns the case in which each loop opens a new view, or restores a view that is kept.
 pub(crate) fn opening() -> Case {
     Case::base(NAME).bytes(MIB).changed(16).sparse().moving().variant("open + write + drop")
 }
@@ -127,7 +127,8 @@ impl Turn {
 
     /// Returns the turns that a thread repeats.
     ///
-    /// It is one turn for recurring pages. For moving pages there are so many that the pages of each turn count as fresh.
+    /// Recurring pages need one turn. Moving pages need many, so that each turn writes pages that were not written
+    /// recently.
     fn all(case: &Case, thread: usize) -> Vec<Self> {
         let mut rng = rng(99 + thread);
         let count = if case.working_set == Some(WorkingSet::Moving) { 16_384 / case.changed } else { 1 };
@@ -140,7 +141,7 @@ impl Turn {
     }
 }
 
-/// A function that does one loop with a turn and a value, which must differ from all earlier values.
+/// A function that runs one loop with a turn and a value, which must differ from all earlier values.
 type Loop<'a> = Box<dyn FnMut(&Turn, u64) -> Result<()> + 'a>;
 
 /// A function that opens a region, checks it with a turn, and returns the loop on it.
@@ -157,7 +158,7 @@ impl<'a> Contender<'a> {
         Self { name, begin: Box::new(begin) }
     }
 
-    /// A contender that keeps nothing between loops.
+    /// Returns a contender that keeps nothing between loops.
     fn stateless(name: &'static str, work: impl Fn(&Turn, u64) -> Result<()> + Sync + Copy + 'a) -> Self {
         Self::new(name, move |_| Ok(Box::new(work)))
     }
@@ -198,7 +199,7 @@ fn loops(row: &Row, image: &Image, scale: Scale, results: &mut Results) -> Resul
     measure(&case, contenders, scale, results)
 }
 
-/// Does one loop.
+/// Runs one loop.
 fn go_round(region: &mut dyn Region, work: Work, turn: &Turn, value: u64) -> Result<()> {
     region.write(&turn.changes, value);
     if work == Work::Restore {
@@ -213,7 +214,7 @@ fn go_round(region: &mut dyn Region, work: Work, turn: &Turn, value: u64) -> Res
     if work == Work::Take { Ok(()) } else { region.restore(&turn.ascending) }
 }
 
-/// Does one loop, and checks that the region is restored.
+/// Runs one loop, and checks that the region is restored.
 fn check(region: &mut dyn Region, work: Work, turn: &Turn) -> Result<()> {
     let image = turn.pages(region.bytes());
     if work == Work::TakeAndReturn {
@@ -361,7 +362,7 @@ fn work(turns: &[Turn], contender: &Contender<'_>, barrier: &Barrier, spans: &Sp
     go_on(&mut warm?, &mut turns, spans.measured, usize::MAX)
 }
 
-/// Does loops until `time` has passed, or at most `most` loops. Returns the loops a second.
+/// Runs loops until `time` has passed, but at most `most` loops. Returns the loops a second.
 fn go_on<'t>(
     looped: &mut Loop<'_>,
     turns: &mut impl Iterator<Item = (&'t Turn, u64)>,

@@ -27,13 +27,13 @@ pub(crate) const CHANGED: usize = 64;
 /// The most pages in which two nodes can differ.
 const MOST: usize = 2 * DEPTH * CHANGED;
 
-/// The case of jumps between nodes that differ in at most `changed` pages, and in more than half as many.
+/// Returns the case of jumps between nodes that differ in at most `changed` pages, and in more than half as many.
 pub(crate) fn anywhere(changed: usize, residency: Residency) -> Case {
     let case = Case::of_size(NAME, GIB, ANY_TWO).changed(changed).pattern(Pattern::Random);
     Case { residency: Some(residency), ..case }
 }
 
-/// The case of jumps between a node and its parent.
+/// Returns the case of jumps between a node and its parent.
 pub(crate) fn neighbours(residency: Residency) -> Case {
     anywhere(CHANGED, residency).variant(PARENT_AND_CHILD)
 }
@@ -81,7 +81,7 @@ pub(crate) fn run(scale: Scale, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// Makes a random tree. Half of the nodes are children of the last node, the others of a random one.
+/// Makes a random tree. About half of the nodes are children of the node before, the others of a random node.
 fn grow(
     root: &Snapshot,
     view: &mut CowView<'_>,

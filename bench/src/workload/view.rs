@@ -19,17 +19,17 @@ pub(crate) const HUNDREDTH: Metric = Metric::nanoseconds("hundredth view");
 
 const NAME: &str = "view";
 
-/// The case of a snapshot made from bytes.
+/// Returns the case of a snapshot made from bytes.
 pub(crate) fn flat() -> Case {
     Case::of_size(NAME, GIB, "flat")
 }
 
-/// The case of a snapshot taken of a view.
+/// Returns the case of a snapshot taken of a view.
 pub(crate) fn changed(changed: usize) -> Case {
     flat().changed(changed).pattern(Pattern::Random).variant("taken of a view")
 }
 
-/// The case of the last snapshot in a row of `depth`, each of which has changes of its own.
+/// Returns the case of the last snapshot in a row of `depth` snapshots, each of which has changes of its own.
 fn deep(depth: usize) -> Case {
     flat().changed(16).pattern(Pattern::Random).moving().variant(&format!("{depth} deep"))
 }

@@ -1,4 +1,4 @@
-//! A continuous writer, which stalls only while snapshots are taken.
+//! The stalls of a continuous writer while snapshots are taken.
 //!
 //! Each write is due at a fixed time, but has to wait for the writes before it. The latency of a write is the time from
 //! when it is due until it is done. Another thread drops the snapshots that are not kept. A competitor that takes more

@@ -1,4 +1,4 @@
-//! The program that runs in the virtual machine, and a model that computes the expected results.
+//! The program of the virtual machine, and a model that computes its expected results.
 //!
 //! The page tables map each address to the same physical address, in pages of 2 MiB:
 //!
@@ -177,7 +177,7 @@ pub(super) fn enter_long_mode(registers: &mut kvm_sregs) {
     registers.efer = LONG_MODE_ENABLE | LONG_MODE_ACTIVE;
 }
 
-/// The computation of the guest, done by the host without a virtual machine and without memsnap.
+/// The computation of the guest, repeated on the host without a virtual machine and without memsnap.
 #[derive(Clone)]
 pub struct Model {
     words: HashMap<usize, u64>,
@@ -220,7 +220,7 @@ impl Model {
         pages.into_iter().collect()
     }
 
-    /// Whether the report and all pages that the program writes to have the expected bytes in `memory`.
+    /// Returns whether the report and all pages that the program writes to have the expected bytes in `memory`.
     #[must_use]
     pub fn matches(&self, memory: &[u8]) -> bool {
         let mut expected = vec![0; MEMORY - WORK];

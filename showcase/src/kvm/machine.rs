@@ -49,7 +49,8 @@ impl Vm {
         unsafe { fd.set_user_memory_region(region) }
             .with_context(|| format!("registering {MEMORY} bytes as guest memory"))?;
         let cpu = fd.create_vcpu(0).context("creating a virtual processor")?;
-        let features = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("asking for CPUID")?;
+        let features =
+            kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).context("reading the supported CPUID features")?;
         cpu.set_cpuid2(&features).context("setting CPUID")?;
         Ok(Self { cpu, fd })
     }
@@ -64,7 +65,7 @@ impl Vm {
 
     /// Sets the number of steps in each batch of the guest.
     pub(super) fn set_steps(&self, steps: usize) -> Result<()> {
-        ensure!(steps > 0, "a batch of 0 steps was asked for; it needs at least one");
+        ensure!(steps > 0, "a batch of 0 steps was requested; it needs at least one");
         let mut registers = self.cpu.get_regs().context("reading general registers")?;
         registers.r10 = steps as u64;
         self.cpu.set_regs(&registers).context("writing general registers")
@@ -130,13 +131,13 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// The snapshot of guest memory.
+    /// Returns the snapshot of guest memory.
     #[must_use]
     pub fn memory(&self) -> &Snapshot {
         &self.memory
     }
 
-    /// The state of the processor.
+    /// Returns the state of the processor.
     pub(super) fn cpu(&self) -> &State {
         &self.cpu
     }
@@ -307,7 +308,7 @@ impl<A: Memory> Machine<A> {
         self.vm.set_state(&checkpoint.cpu)
     }
 
-    /// The view that is guest memory.
+    /// Returns the view that is guest memory.
     #[must_use]
     pub fn memory(&self) -> &View<Snapshot, A> {
         &self.memory

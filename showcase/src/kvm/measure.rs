@@ -118,7 +118,7 @@ fn comparison(booted: &Checkpoint, model: &Model, rounds: usize) -> Result<Strin
     Ok(format!("{}\n\n{rounds} rounds, in which all ways took turns.", table(header, rows)))
 }
 
-/// Whether an error means that the system does not support something, and not that a call failed.
+/// Returns whether an error means that the system does not support something, and not that a call failed.
 fn is_unsupported(error: &Error) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == ErrorKind::Unsupported)
 }

@@ -144,7 +144,7 @@ impl Mapping {
     const ACCESS: ProtFlags = ProtFlags::READ.union(ProtFlags::WRITE);
 
     fn anonymous() -> Result<Self> {
-        // SAFETY: the system chooses an address where nothing is mapped.
+        // SAFETY: the system chooses an address where nothing is mapped, so no memory in use is touched.
         let start =
             unsafe { rustix::mm::mmap_anonymous(ptr::null_mut(), MEMORY, Self::ACCESS, MapFlags::PRIVATE) };
         Ok(Self { start: start.with_context(|| format!("mapping {MEMORY} bytes"))?.cast() })

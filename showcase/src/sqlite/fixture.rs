@@ -110,7 +110,7 @@ impl Snapshot {
         self.memory.len()
     }
 
-    /// The memory that contains the database.
+    /// Returns the memory that contains the database.
     ///
     /// The first [`size`](Self::size) bytes are the bytes of a database file.
     #[must_use]
@@ -261,7 +261,7 @@ impl fmt::Debug for Database {
 unsafe fn attach(connection: &Connection, start: *mut u8, capacity: usize, size: usize) -> Result<()> {
     let deserialize = || {
         let (size, capacity) = (size.try_into().unwrap_or(i64::MAX), capacity.try_into().unwrap_or(i64::MAX));
-        // SAFETY: it is used for the next call only.
+        // SAFETY: the handle is used for the next call only, during which the connection stays open.
         let handle = unsafe { connection.handle() };
         // SAFETY: the connection is open, the name is a C string, and the memory is valid by this function's contract.
         // Without flags, SQLite neither moves nor frees it, and does not write to it beyond `capacity` bytes.
@@ -295,7 +295,7 @@ fn idle(connection: &Connection) -> Result<()> {
 /// Returns the length of the main database of `connection`, which must be in the memory at `start`.
 fn size(connection: &Connection, start: *const u8) -> Result<usize> {
     let mut size = 0;
-    // SAFETY: it is used for the next call only.
+    // SAFETY: the handle is used for the next call only, during which the connection stays open.
     let handle = unsafe { connection.handle() };
     // SAFETY: the connection is open, and the name is a C string. Nothing is copied, and the returned pointer is only
     // compared.

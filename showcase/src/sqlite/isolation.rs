@@ -27,7 +27,7 @@ pub fn open(snapshot: &Snapshot, copies: u32, threads: u32) -> Result<Vec<Databa
 ///
 /// # Errors
 ///
-/// Returns errors of the databases, and an error with the difference if a database has not the expected rows.
+/// Returns errors of the databases, and an error with the difference if a database does not have the expected rows.
 pub fn check(snapshot: &Snapshot, databases: Vec<Database>, threads: u32) -> Result<Vec<Database>> {
     let before = shop::count(&*snapshot.open()?)?;
     let numbered = (0..).zip(databases).collect();
@@ -51,7 +51,7 @@ fn write(sql: &Connection, number: u32) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Fails if a database has not the rows that [`write`] wrote to it.
+/// Fails if a database does not have the rows that [`write`] wrote to it.
 fn has_its_own(sql: &Connection, number: u32, before: [u32; 3]) -> Result<()> {
     let damage = shop::integrity(sql)?;
     ensure!(damage == "ok", "{damage}");

@@ -61,7 +61,7 @@ impl Rows {
     ///
     /// # Errors
     ///
-    /// Returns errors of SQLite, for example if the database has not enough space.
+    /// Returns errors of SQLite, for example if the database does not have enough space.
     pub fn create(self, sql: &Connection) -> Result<()> {
         let transaction = sql.unchecked_transaction()?;
         sql.execute_batch(SCHEMA)?;
@@ -109,7 +109,7 @@ impl Change {
             Self::Items(count) => {
                 let update = "UPDATE item SET product = 'changed ' || id, pieces = pieces + 1 WHERE id = ?1";
                 let mut update = sql.prepare_cached(update)?;
-                // In steps of a large prime, so that the items are far apart.
+                // Steps of a large prime make the changed items far apart.
                 (0..count.min(rows.items)).try_for_each(|number| {
                     update.execute([1 + i64::from(number) * 7919 % i64::from(rows.items)]).map(drop)
                 })

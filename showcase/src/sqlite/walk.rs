@@ -16,7 +16,7 @@ const PURCHASES: u32 = 1_000;
 ///
 /// # Errors
 ///
-/// Returns errors of the databases, and an error if a database has not the expected content.
+/// Returns errors of the databases, and an error if a database does not have the expected content.
 pub fn run(rows: Rows, capacity: usize, copies: u32, threads: u32) -> Result<(Snapshot, String)> {
     let mut lines = Vec::new();
     let mut step = |name: &str, times: Times, [customers, purchases, items]: [u32; 3]| {

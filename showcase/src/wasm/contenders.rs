@@ -64,7 +64,7 @@ impl Fresh {
         Ok(Self { module: Linker::new(&engine).instantiate_pre(&module)?, entries })
     }
 
-    /// Whether each instance makes its entries first.
+    /// Returns whether each instance makes its entries first.
     pub(crate) fn initialises(&self) -> bool {
         self.entries.is_some()
     }
@@ -103,7 +103,7 @@ pub(crate) fn initialised(instance: &mut Instance<()>) -> Result<Vec<u8>> {
     let (Some(Val::I32(top)), Some(Val::I64(requests))) =
         (instance.global("top"), instance.global("requests"))
     else {
-        bail!("the key-value store has not the globals that this program expects");
+        bail!("the key-value store does not have the globals `top` and `requests`");
     };
     let mut module = KV.trim_end().to_owned();
     for (line, with) in [
@@ -121,7 +121,7 @@ pub(crate) fn initialised(instance: &mut Instance<()>) -> Result<Vec<u8>> {
         module = module.replacen(line, &with, 1);
     }
     let mut module = wat::parse_str(module)?;
-    // The module has no data segments, and their section must be the last one. So it can be appended.
+    // The module has no section of data segments, which must be the last section. So this appends one.
     let bytes: Vec<&[u8]> = memory.chunks(1 << 16).collect();
     let mut section = Vec::new();
     leb128(&mut section, bytes.len());

@@ -68,7 +68,7 @@ impl Program {
         Ok(Self(Arc::new(Inner { module, memories, state })))
     }
 
-    /// The engine that the module is compiled for.
+    /// Returns the engine that the module is compiled for.
     #[must_use]
     pub fn engine(&self) -> &Engine {
         self.0.module.engine()
@@ -131,7 +131,7 @@ pub struct State {
 }
 
 impl State {
-    /// The snapshot of the memory.
+    /// Returns the snapshot of the memory.
     #[must_use]
     pub fn memory(&self) -> &Snapshot {
         &self.memory
@@ -213,7 +213,7 @@ impl<T: 'static> Instance<T> {
         self.memory.stats(&self.store)
     }
 
-    /// The program of this instance.
+    /// Returns the program of this instance.
     #[must_use]
     pub fn program(&self) -> &Program {
         &self.program

@@ -17,8 +17,8 @@ pub struct Size {
     pub entries: i32,
     /// Rounds, in each of which all ways take a turn.
     pub rounds: usize,
-    /// Requests in each turn. It is a quarter of them for heavy requests, and a twentieth for ways that initialise the
-    /// store for each request.
+    /// Requests in each turn. A turn has a quarter of them for heavy requests, and a twentieth for ways that initialise
+    /// the store for each request.
     pub requests: usize,
     /// Branches of one running instance.
     pub branches: usize,

@@ -19,7 +19,7 @@ const WASM_PAGE: usize = 1 << 16;
 
 /// Creates memories for Wasmtime, and finds the view of each memory.
 ///
-/// It is a handle: clones refer to the same memories.
+/// Clones refer to the same memories.
 #[derive(Clone, Default)]
 pub struct Memories {
     /// The memories that Wasmtime owns, by the address of their first byte.
@@ -63,7 +63,7 @@ impl Memories {
             ty.page_size(),
             page_size().max(WASM_PAGE)
         );
-        // At least a page, so that two memories never have the same address.
+        // The capacity is at least a page, so that two memories never have the same address.
         let capacity = reserved.max(minimum).max(WASM_PAGE);
         // Like Wasmtime's own memories, this one also has a guard before it, as a protection from errors in the compiler.
         let mut options = ViewOptions::new();

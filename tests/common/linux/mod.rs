@@ -1,4 +1,4 @@
-//! What the tests of limits, files and memory need from Linux.
+//! Functions for Linux that the tests of limits, files and memory use.
 
 pub(crate) mod ksm;
 pub(crate) mod seccomp;
@@ -85,7 +85,7 @@ pub(crate) fn closed_on_exec() -> Vec<bool> {
     flags.map(|flags| flags & O_CLOEXEC != 0).collect()
 }
 
-/// Returns how much memory or disk space a file uses.
+/// Returns how many bytes of memory or of disk space a file uses.
 pub(crate) fn allocated(file: &File) -> u64 {
     std::os::unix::fs::MetadataExt::blocks(&file.metadata().unwrap()) * 512
 }
@@ -129,7 +129,7 @@ impl AllMappings {
             }
         }
         // A call that needs two more mappings fails while one is still left. These mappings use up the last
-        // ones, and are kept.
+        // ones, and are never unmapped.
         for _ in 0..limit {
             let flags = libc::MAP_SHARED | libc::MAP_ANONYMOUS;
             // SAFETY: as above.

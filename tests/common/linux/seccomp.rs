@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use libc::{BPF_ABS, BPF_ALU, BPF_AND, BPF_JEQ, BPF_JMP, BPF_K, BPF_LD, BPF_RET, BPF_W};
 use libc::{c_int, c_long, c_ulong, sock_filter};
 
-/// A system call that fails with `errno`. If `argument` is set, only calls with such an argument fail.
+/// A system call that fails with `errno`. If `argument` is set, only calls with this argument fail.
 #[derive(Clone, Copy)]
 pub(crate) struct Refusal {
     pub(crate) call: c_long,
@@ -135,7 +135,7 @@ pub(crate) fn kernel_protects_pages() -> bool {
         },
     };
     let mut features = [0xaa, WP_ASYNC, 0];
-    // SAFETY: `features` is a `struct uffdio_api`.
+    // SAFETY: `features` has the layout of `struct uffdio_api`, and outlives the call.
     let can = unsafe { libc::ioctl(fd, API, &raw mut features) } == 0;
     // SAFETY: this function opened the descriptor, and does not use it any more.
     unsafe { libc::close(fd) };
@@ -146,6 +146,7 @@ pub(crate) fn kernel_has_pagemap_scan() -> bool {
     let Ok(pagemap) = File::open("/proc/self/pagemap") else { return false };
     let mut arg: ScanArg = [0; 12];
     arg[0] = size_of::<ScanArg>() as u64;
-    // SAFETY: `arg` is a `struct pm_scan_arg` for an empty range, without output.
+    // SAFETY: `arg` has the layout of `struct pm_scan_arg`, and outlives the call. Its range is empty, and it
+    // has no output.
     unsafe { libc::ioctl(pagemap.as_raw_fd(), PAGEMAP_SCAN, &raw mut arg) == 0 }
 }

@@ -21,13 +21,14 @@ impl SwapFile {
     /// Adds a swap file. `Err` names what the machine lacks for it.
     pub(crate) fn add() -> Result<Self, String> {
         if !is_capable_of(CAP_SYS_ADMIN) {
-            return Err("only root may add swap".into());
+            return Err("adding swap needs root (CAP_SYS_ADMIN, outside of a user namespace)".into());
         }
         if !Path::new("/proc/swaps").exists() {
             return Err("the kernel has no swap".into());
         }
         let mut refusals = String::new();
-        // Temporary files may be kept in memory. Then the build directory is the alternative.
+        // A file system in memory cannot hold swap. If temporary files are in one, the build directory is
+        // tried.
         let build = option_env!("CARGO_TARGET_TMPDIR").map(PathBuf::from);
         for directory in [Some(std::env::temp_dir()), build].into_iter().flatten() {
             match Self::add_in(&directory) {
