@@ -124,8 +124,8 @@ impl Mapping {
             mapping.before += (first.next_multiple_of(slack * page_size()) - first) / page_size();
         }
         mapping.behind = len / page_size() - mapping.before;
-        // SAFETY: `mapping.before` is at most `before + slack`, and the area has at least as many pages. So the result is
-        // inside it or one past its end. Its length fits an `isize`, as checked above.
+        // SAFETY: `mapping.before` is at most `before + slack`, and the area has at least as many pages. So the result
+        // is inside it or one past its end. Its length fits an `isize`, as checked above.
         mapping.span.start = unsafe { area.add(mapping.before * page_size()) };
         mapping.extend(pages, source)?;
         Ok(mapping)

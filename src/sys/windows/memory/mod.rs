@@ -39,8 +39,8 @@ const LEAD: usize = 1 << 16;
 /// - The addresses are those of `before` pages (which include [`LEAD`]), of the pages of `span` and of `behind` pages.
 ///   All of them belong to this mapping. `regions` describes what is mapped there, in ascending order and without gaps.
 /// - The pages outside of `span` are inaccessible, except where `truncate` or a failed `extend` could not make them so.
-///   Those of `span` can be read and written as [`set_access`](Self::set_access) allows, except where a failed call left
-///   placeholders, which are inaccessible, or stopgaps, which are read-only.
+///   Those of `span` can be read and written as [`set_access`](Self::set_access) allows, except where a failed call
+///   left placeholders, which are inaccessible, or stopgaps, which are read-only.
 pub(crate) struct Mapping {
     span: Span,
     before: usize,
