@@ -194,8 +194,8 @@ impl Mapping {
     /// Gives back what is mapped from page `start` on.
     ///
     /// Callers make sure that no reference to bytes of these pages exists. Whole regions become placeholders. If a
-    /// region of zeroes begins before `start`, its memory from `start` on is given back. Views that begin before `start`
-    /// stay mapped.
+    /// region of zeroes begins before `start`, its memory from `start` on is given back. A view that begins before
+    /// `start` stays mapped.
     pub(super) fn vacate_covered(&mut self, start: usize) -> io::Result<()> {
         let first = self.before + start;
         let next = self.regions.partition_point(|region| region.range.start < first);
