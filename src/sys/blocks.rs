@@ -1,8 +1,8 @@
 //! Reads any part of a file that can only be read in whole blocks.
 //!
-//! That is so for files opened without the system's cache (`O_DIRECT`, `FILE_FLAG_NO_BUFFERING`). The memory that they
-//! are read into also has to start at a multiple of the block size. The caller decides when to read in this way, and
-//! makes the system calls.
+//! Files that were opened without the system's cache (`O_DIRECT`, `FILE_FLAG_NO_BUFFERING`) have this restriction. The
+//! buffer for such a read also has to start at a multiple of the block size. The caller decides when to read in this
+//! way, and makes the system calls.
 
 use std::io;
 
@@ -26,7 +26,8 @@ pub(super) fn read_at(
     let start = memory.as_ptr().addr().wrapping_neg() % BLOCK;
     let blocks = &mut memory[start..start + len];
     let mut filled = 0;
-    // A read that ends before `offset` is not the end of the file: a bad block may have cut it short, for example.
+    // A read that ends before `offset` need not be at the end of the file. A bad block, for example, may have cut it
+    // short.
     while filled <= before && filled % SECTOR == 0 {
         match read(&mut blocks[filled..], offset - before + filled)? {
             0 => break,
@@ -68,9 +69,7 @@ mod tests {
         }
     }
 
-    /// Regression test: a read that a bad block cut short counted as the end of the file.
-    ///
-    /// So the copy ended there too.
+    /// Regression test: a read that a bad block cut short counted as the end of the file, so the copy ended there.
     #[test]
     fn an_error_behind_a_short_read_is_an_error() {
         let read = |wanted: &mut [u8], from: usize| match from {

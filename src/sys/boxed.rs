@@ -47,13 +47,13 @@ impl Boxed {
     ///
     /// # Safety
     ///
-    /// No reference to bytes of these pages may exist.
+    /// The pages must be inside the span. No reference to their bytes may exist.
     pub(crate) unsafe fn give_back(&self, pages: &PageSet) -> io::Result<()> {
         let nothing = Box::<[u8]>::new_uninit_slice(page_size());
         for page in pages.iter() {
             let bytes = self.page_ptr(page).cast::<MaybeUninit<u8>>().as_ptr();
-            // SAFETY: both are one page long and do not overlap, since the box was allocated just now. The caller
-            // promises that no reference to the page exists.
+            // SAFETY: the page is inside the span, as the caller promises. Both ranges are one page long. They do not
+            // overlap, since the box was allocated just now. The caller promises that no reference to the page exists.
             unsafe { bytes.copy_from_nonoverlapping(nothing.as_ptr(), nothing.len()) };
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Makes chosen calls into the operating system fail, for tests. Applies to the calling thread only.
 //!
-//! Which calls can fail is up to the backends, which announce each call with [`call`](super::call).
+//! The backends decide which calls can fail: they announce each of these with [`call`](super::call).
 // The initializer is const, but the lint does not recognize the expansion of the macro on Windows.
 #![allow(clippy::missing_const_for_thread_local)]
 
@@ -52,13 +52,13 @@ pub(crate) fn commit_strictly<T>(script: impl FnOnce() -> T) -> T {
     result
 }
 
-#[cfg(unix)]
 /// Returns whether the calling thread is inside [`commit_strictly`].
+#[cfg(unix)]
 pub(super) fn commits_strictly() -> bool {
     STRICT.get()
 }
 
-/// Counts a call, and returns an error if it is one of those that fail.
+/// Counts a call, and returns an error if the plan makes it fail.
 pub(super) fn check(name: &'static str) -> io::Result<()> {
     let mut plan = PLAN.get();
     let call = plan.calls;

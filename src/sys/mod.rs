@@ -1,26 +1,26 @@
 //! What memsnap requires of an operating system (the contract), and the choice of a backend that provides it.
 //!
-//! Only this folder and the public extras for one system (`interop/os`) depend on the operating system. What is done
-//! with mappings and files is up to the layers above. `conformance` tests each item of the contract.
+//! Only this folder and the public extras for one system (`interop/os`) depend on the operating system. The layers
+//! above decide which files are made and what is mapped where. `conformance` tests each item of the contract.
 //!
-//! A backend provides the items below. Sizes are in pages unless the item says otherwise. Offsets are equal on both
-//! sides: page n of a mapping shows page n of its file.
+//! A backend provides the items below. Sizes are in pages unless the item says otherwise. Page n of a mapping shows
+//! page n of its file.
 //!
 //! | item | contract |
 //! |---|---|
 //! | `page_size()` | the number of bytes in a page: a power of two, at most 64 KiB |
 //! | `MemoryFile` | a file whose pages can be mapped; see the next table |
 //! | `Mapping` | an owned address range ([`Span`]); see the next table |
-//! | `replaces_unseen()` | whether other threads can read a mapping while `replace` maps the same bytes in its place, and see no difference |
+//! | `replaces_unseen()` | whether other threads can read a mapping, and see no difference, while `replace` maps the same bytes in its place |
 //! | `writes_in_place()` | whether each page of a [`Source::Shared`] mapping is sure to get memory when it is written; if not, a write may end the process for lack of memory |
 //! | `RUNS_CODE` | whether `set_access` can make pages executable; the processor then executes the bytes that the pages have at that moment |
 //! | `Tracker` | finds written pages; see the next table |
-//! | `huge_region()` | the number of pages in a huge page, or `None` if parts of a file cannot be moved into huge pages while they are mapped. If it is not `None`, a mapping of at least [`LARGE`] bytes of a file gets an address that is a multiple of this size, as far as `Placement` and free addresses allow |
+//! | `huge_region()` | the number of pages in a huge page, or `None` if parts of a file cannot be moved into huge pages while they are mapped. If it is not `None`, a mapping of at least [`LARGE`] bytes of a file gets an address that is a multiple of this size, unless `Placement` says otherwise or no such address is free |
 //! | `copy_of` | a file with the bytes that another file has now |
 //! | `borrowed` | another file itself, to be mapped in place |
 //! | `received` | the file of a `Handle` that another process sent, to be mapped in place |
 //! | `stream` | a file with all bytes that a reader returns |
-//! | `available_memory` | the number of bytes that can be allocated without evicting anything, if known |
+//! | `available_memory` | the number of bytes that can be allocated without swapping, if known |
 //! | `file_limit` | the number of files that the process may have open |
 //!
 //! | method | contract |
@@ -29,9 +29,9 @@
 //! | `write_at`, `write_pages` | writes bytes; writes whole pages |
 //! | `punch` | zeroes pages and gives back their memory |
 //! | `finish` | makes the file immutable; the file was never mapped for writing |
-//! | `may_be_sealed`, `seal` | does the same for a file that was mapped for writing. `seal` returns whether the system guarantees that nothing writes to the file any more: no mapping, no descriptor, and no device to a page that it pinned |
-//! | `share` | a `Handle` on the file for other processes, or none unless nothing can write to the file by any means |
-//! | `data` | the pages that are not all zero; may contain others |
+//! | `may_be_sealed`, `seal` | does the same for a file that was mapped for writing. `seal` returns whether the system guarantees that nothing writes to the file any more: neither a mapping, nor a descriptor, nor a device that pinned one of its pages |
+//! | `share` | a `Handle` by which other processes can read the file; none if anything could still write to the file |
+//! | `data` | all pages that contain bytes other than zero, and possibly more |
 //! | `allocated` | the number of bytes of memory or disk that the file takes, or more; 0 only if all bytes are zero |
 //! | `holes` | the number of pages in a range of a mapping for which the file has no memory; `None` for files on a disk and files of others |
 //! | `MemoryFile::collapse` | asks for huge pages for the whole file; best effort |
@@ -47,11 +47,11 @@
 //! | `check_owner` | fails in a forked child if the mapping stays with the parent |
 //! | `check_usable` | fails if a failed call left pages that cannot be both read and written |
 //! | `Tracker::new`, `switch` | makes a tracker for a mapping; changes its tracking method. Fails with `Unsupported` if the method cannot work |
-//! | `Tracker::find` | lists every page of a private mapping that may differ from what the mapping shows there, or from what the page showed when it was write-protected. It may list more pages, never fewer |
+//! | `Tracker::find` | lists every page of a private mapping that may differ from the mapping's source there, or from what the page showed when it was write-protected. It may list more pages, never fewer |
 //! | `arm`, `write_protect` | write-protects the pages of a [`Scope`]; best effort |
 //! | `renewed`, `disarm` | must be called after other memory was mapped in a part of the mapping; in all of it |
 //! | `of_pinned` | makes a tracker for a mapping whose pages may be written without a page fault |
-//! | `Tracker::collapse` | moves as many pages of a file as `huge_region()` says into a huge page if none of them is private. No byte changes, and no later write is missed. [`Collapsed::opened`] says whether pages may have lost their write-protection |
+//! | `Tracker::collapse` | moves `huge_region()` pages of a file into one huge page if none of them is private. No byte changes, and no later write is missed. [`Collapsed::unprotected`] says whether pages may have lost their write-protection |
 //!
 //! # Failures
 //!
@@ -64,7 +64,8 @@
 //!   succeeded.
 //! - After a failed `discard` or `give_back`, the bytes of these pages are unspecified. The pages can be written.
 //! - After a failed `set_access`, the access of each of these pages is unspecified.
-//! - If a system leaves addresses that may belong to other code by now, the process is aborted.
+//! - If a failed call leaves addresses of a mapping unmapped, and they cannot be mapped again, the backend aborts the
+//!   process.
 //!
 //! # Forks
 //!
@@ -133,7 +134,7 @@ pub(crate) use system::{
 pub(crate) enum Source<'a> {
     /// Zeroes; writes are private.
     ///
-    /// In huge pages only if `Placement` asks for them: otherwise one written byte would take 2 MiB.
+    /// They are in huge pages only if `Placement` asks for that. Otherwise one written byte would take 2 MiB.
     Zero,
     /// The file; writes are private.
     Private(&'a MemoryFile),
@@ -197,12 +198,12 @@ pub(crate) enum Search {
 pub(crate) enum Scope {
     /// All pages.
     ///
-    /// The kernel then makes page tables for the whole mapping. A search takes a third of the time that it takes with
-    /// `InMemory`, for each page-table entry.
+    /// The kernel then makes page tables for the whole mapping. For each page-table entry, a search takes a third of
+    /// the time that it takes with `InMemory`.
     All,
     /// Pages in memory or swapped out.
     ///
-    /// A page that is first used later counts as written until it is write-protected as well.
+    /// A page whose first use comes later counts as written until it is write-protected as well.
     InMemory,
 }
 
@@ -228,7 +229,7 @@ pub(crate) struct Collapsed {
 /// Which pages a tracker write-protected.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum WriteProtected {
-    /// None: it was not asked to, must not, or failed to.
+    /// None: the tracker was not asked to, must not, or failed to.
     Nothing,
     /// Those in memory or swapped out.
     InMemory,
@@ -240,15 +241,15 @@ pub(crate) enum WriteProtected {
 pub(crate) struct Found {
     /// The pages that the search lists.
     pub(crate) pages: PageSet,
-    /// Whether the kernel named these pages as private or written.
+    /// Whether the kernel reported each of these pages as private or written.
     ///
-    /// If not, they are all pages of which the kernel does not say that they are unwritten.
+    /// Otherwise they are all pages that the kernel did not report as unwritten.
     pub(crate) known: bool,
     /// Whether these are only the pages written since pages were write-protected.
     ///
     /// If so, other pages may be private.
     pub(crate) since_protected: bool,
-    /// Whether no other page is private, neither in memory nor swapped out.
+    /// Whether `pages` contains all private pages, including those that are swapped out.
     pub(crate) complete: bool,
     /// The pages that the search write-protected.
     pub(crate) write_protected: WriteProtected,
@@ -259,7 +260,7 @@ pub(crate) struct Found {
 }
 
 impl Found {
-    /// The result if `pages` are all private pages of the mapping.
+    /// Returns the result of a search that found that `pages` are the private pages of the mapping.
     pub(crate) fn all_private(pages: PageSet) -> Self {
         let (known, complete) = (true, true);
         Self {
@@ -276,7 +277,7 @@ impl Found {
 
 /// Returns the tracking method that tests choose in place of the automatic one.
 ///
-/// Always `None` unless the library was built with `MEMSNAP_TESTING` set. Otherwise the environment is not read.
+/// Returns `None` without reading the environment unless the library was built with `MEMSNAP_TESTING` set.
 #[allow(dead_code, reason = "a system that compares all pages has no choice")]
 fn forced_tracking() -> Option<Tracking> {
     option_env!("MEMSNAP_TESTING")?;
@@ -293,7 +294,7 @@ fn forced_tracking() -> Option<Tracking> {
 
 /// Returns the error for a tracking method that cannot work here because of `obstacle`.
 ///
-/// `needs` says what it needs.
+/// `needs` says what the method needs.
 fn cannot_track(tracking: Tracking, obstacle: impl Display, needs: &str) -> io::Error {
     io::Error::new(
         io::ErrorKind::Unsupported,
@@ -312,9 +313,9 @@ fn cannot_be_chosen() -> io::Error {
     )
 }
 
-/// Counts a call into the operating system, which tests can make fail.
+/// Counts a call into the operating system, and returns an error if a test makes that call fail.
 ///
-/// Backends call it before each such call.
+/// Backends call this function before each call that can fail in tests.
 #[inline]
 fn call(_name: &'static str) -> io::Result<()> {
     #[cfg(test)]

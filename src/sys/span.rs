@@ -11,8 +11,9 @@ use crate::pages::PageRange;
 
 /// A range of addresses of whole pages.
 ///
-/// Invariant: the pages stay mapped as long as the span exists. The code that makes a span guarantees this. The methods
-/// that turn addresses into references or write bytes are `unsafe`; their callers know which access the pages have.
+/// Invariant: the addresses stay reserved for the span's owner as long as the span exists. The code that makes a span
+/// guarantees this. The methods that turn addresses into references or write bytes are `unsafe`. Their callers know
+/// which pages are mapped, and which access they have.
 pub(crate) struct Span {
     pub(super) start: NonNull<u8>,
     pub(super) pages: usize,
@@ -64,7 +65,7 @@ impl Span {
         unsafe { slice::from_raw_parts(self.page_ptr(range.start).as_ptr(), range.len() * page_size()) }
     }
 
-    /// Overwrites the pages from `page` on with `bytes`, which are whole pages.
+    /// Overwrites the pages from `page` on with `bytes`, whose length is a multiple of the page size.
     ///
     /// # Safety
     ///

@@ -1,6 +1,6 @@
-//! The words in which the upper layers ask a system how pages are populated, backed and tracked.
+//! The public enums that say how pages are populated, backed by huge pages, and tracked.
 //!
-//! The crate root makes these types public. Each backend in `sys/` decides what it can provide.
+//! The crate root re-exports these types. Each backend in `sys/` decides which of them it can provide.
 
 use std::fmt;
 use std::io;
@@ -24,7 +24,7 @@ use std::io;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
 pub enum Populate {
-    /// No page is prepared. Pages are prepared by page faults when they are first used.
+    /// No page is prepared. The first use of a page takes a page fault.
     #[default]
     No,
     /// All pages are prepared for reading. Reads take no page faults. The first write to a page takes a copy-on-write
@@ -35,7 +35,7 @@ pub enum Populate {
     Write,
 }
 
-/// Whether memory is in huge pages, of which the system has to manage fewer.
+/// Whether memory is in huge pages. The system then has fewer pages to manage.
 ///
 /// If the system has no huge pages, or does not permit them, all memory is in pages of the usual size. See
 /// [`ViewOptions::huge_pages`](crate::ViewOptions::huge_pages) and
@@ -69,8 +69,8 @@ pub enum HugePages {
 
 /// A tracking method: how the written pages of a view are found.
 ///
-/// The methods are listed from the fastest to the slowest for a large view in use. They find the same changes, in
-/// different times. [`ViewOptions::tracking`](crate::ViewOptions::tracking) chooses a method, and
+/// After `Auto`, the methods are listed from the fastest to the slowest for a large view in use. All methods find the
+/// same changes. [`ViewOptions::tracking`](crate::ViewOptions::tracking) chooses a method, and
 /// [`ViewStats::tracker`](crate::ViewStats::tracker) is the present one.
 ///
 /// # Examples
@@ -90,7 +90,7 @@ pub enum HugePages {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Tracking {
-    /// The best method that works here. It changes to `Armed` once that saves time.
+    /// The best method that works here. The view changes to `Armed`, if that works, once it saves time.
     #[default]
     Auto,
     /// Pages are write-protected asynchronously: the kernel records the first write to a page, and the program
@@ -104,10 +104,10 @@ pub enum Tracking {
     /// The kernel lists private pages, which takes some 20 ns for each page in memory. Needs Linux 6.7
     /// (`PAGEMAP_SCAN`).
     Scan,
-    /// Private pages are listed by reading `/proc/self/pagemap`, which takes some 50 ns for each page. Linux.
+    /// Private pages are listed by reading `/proc/self/pagemap`, which takes some 50 ns for each page. Needs Linux.
     Pagemap,
-    /// The system lists the pages that are in memory and private. These are compared, and also all pages that are not
-    /// in memory. Windows.
+    /// The system lists the pages that are in memory and private. These pages are compared, and so are all pages that
+    /// are not in memory. Needs Windows.
     WorkingSet,
     /// All bytes are compared. Works everywhere.
     Compare,

@@ -1,7 +1,7 @@
 //! What Linux does with files besides what all Unix systems do: creating memfds, sealing them, and finding their holes.
 //!
-//! A file that can change is kept from forked children until it is sealed. What is written to files is up to
-//! `unix/file.rs`; copies of other files are up to `source.rs`.
+//! A file that can change is kept from forked children until it is finished or sealed. `unix/file.rs` writes to files,
+//! and `source.rs` copies other files.
 
 use std::ffi::CStr;
 use std::io;
@@ -42,7 +42,7 @@ impl Kind {
     }
 }
 
-/// Makes an empty memfd, which is kept from forked children as long as it can be written.
+/// Makes an empty memfd, which is kept from forked children until it is finished or sealed.
 pub(in crate::sys) fn new_file(name: &CStr) -> io::Result<(Descriptor, Kind)> {
     call("memfd_create")?;
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -54,8 +54,8 @@ pub(in crate::sys) fn new_file(name: &CStr) -> io::Result<(Descriptor, Kind)> {
     let fd = match Process::current() {
         Ok(_) => Descriptor::kept_from_children(fd),
         Err(Errno::NOMEM) => Err(Errno::NOMEM),
-        // A child cannot be distinguished from its parent here. So no view is written in place, and the file is sealed
-        // soon.
+        // A child cannot be distinguished from its parent on this kernel. So no view is written in place, and the file
+        // is sealed soon.
         Err(_) => Descriptor::new(fd),
     }?;
     Ok((fd, Kind::own()))
@@ -68,7 +68,7 @@ pub(in crate::sys) fn borrowed_file(fd: BorrowedFd<'_>) -> io::Result<(Descripto
 }
 
 impl MemoryFile {
-    /// Makes a file of the descriptor of a complete file of `pages` pages that only memsnap has.
+    /// Makes a file of `fd`, which refers to a file of `pages` pages that has its bytes and that only memsnap has.
     pub(super) fn adopt(fd: OwnedFd, pages: usize) -> io::Result<Self> {
         Self::on_disk(Descriptor::new(fd)?, pages, Kind::own())
     }
@@ -88,8 +88,8 @@ impl MemoryFile {
 
     /// Makes the kernel enforce that the bytes and the length of the file never change.
     ///
-    /// The file must never have been mapped for writing. This guards against mistakes. Only [`share`](Self::share)
-    /// depends on it, and checks the seals itself. If the kernel refuses (a file on a disk has no seals), the file
+    /// The file must never have been mapped for writing. The seals guard against mistakes. Only [`share`](Self::share)
+    /// depends on them, and it checks them itself. If the kernel refuses (a file on a disk has no seals), the file
     /// stays as it is.
     pub(crate) fn finish(&self) {
         if !self.seal()
@@ -104,8 +104,8 @@ impl MemoryFile {
 
     /// Makes the kernel guarantee that nothing writes to the file any more. Returns whether it does.
     ///
-    /// The kernel refuses while the file is mapped for writing or one of its pages is pinned. It waits a sixth of a
-    /// second for pinned pages to be released.
+    /// The kernel refuses while the file is mapped for writing or one of its pages is pinned. It waits up to 150 ms for
+    /// pinned pages to be released.
     pub(crate) fn seal(&self) -> bool {
         let seal = |fd| rustix::fs::fcntl_add_seals(fd, UNCHANGING | SealFlags::SEAL).is_ok();
         let sealed = call("fcntl").is_ok() && self.fd().is_ok_and(seal);
@@ -117,7 +117,7 @@ impl MemoryFile {
 
     /// Returns whether [`seal`](Self::seal) may succeed for a file that was mapped for writing.
     ///
-    /// It cannot while the process has pinned memory, or if other code closed the descriptor.
+    /// Returns `false` while the process has pinned memory, and if other code closed the descriptor.
     pub(crate) fn may_be_sealed(&self) -> bool {
         self.fd().is_ok() && !has_pinned_memory()
     }
@@ -189,7 +189,7 @@ pub(super) fn reopen(fd: impl AsFd) -> io::Result<OwnedFd> {
     // With NONBLOCK, the call fails at once instead of waiting for the holder of a lease on the file.
     let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
     let own = rustix::fs::open(link_to(&fd), flags, Mode::empty())?;
-    // Something else may be mounted at `/proc`. The bytes of another file must never be taken for those of this one.
+    // Something else may be mounted at `/proc`. So this compares the files: another file would have other bytes.
     let file_of = |fd: BorrowedFd<'_>| {
         call("fstat")?;
         io::Result::Ok(rustix::fs::fstat(fd).map(|stat| (stat.st_dev, stat.st_ino))?)

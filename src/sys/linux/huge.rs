@@ -1,7 +1,7 @@
 //! Moves pages of files into huge pages (`MADV_COLLAPSE`, Linux 6.1), and reports which pages are in huge pages.
 //!
-//! When pages are moved is up to the layers above. Without `MADV_COLLAPSE`, all calls to move pages fail, and files
-//! stay in pages of the usual size.
+//! The layers above decide when pages are moved. Without `MADV_COLLAPSE`, all calls to move pages fail, and files stay
+//! in pages of the usual size.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -18,13 +18,13 @@ const MADV_COLLAPSE: libc::c_int = 25;
 
 /// Returns the number of pages in a huge page, or `None` unless pages have 4 KiB.
 ///
-/// With larger pages, a huge page has 32 MiB or more, which no call can move in a millisecond.
+/// With larger pages, a huge page has 32 MiB or more, and moving it takes more than a millisecond.
 pub(crate) fn huge_region() -> Option<usize> {
     (page_size() == 4096).then(|| huge_page_size() / page_size())
 }
 
 impl Mapping {
-    /// Moves the file's pages `region` into one huge page, and maps that.
+    /// Moves the file's pages `region` into one huge page, and maps the huge page.
     ///
     /// The kernel copies the pages, takes them from all page tables, and puts the huge page in their place in the file.
     /// It refuses (`EINVAL`) if one of the pages is private or the mapping is registered with userfaultfd. The file may
@@ -32,19 +32,20 @@ impl Mapping {
     pub(super) fn collapse(&self, region: PageRange) -> io::Result<()> {
         debug_assert!(region.end <= self.pages());
         call("madvise")?;
-        // SAFETY: the addresses are inside this mapping. The bytes of its pages move to other memory, and none changes.
+        // SAFETY: the addresses are inside this mapping. The kernel moves the pages to other memory, and changes no
+        // byte.
         let result =
             unsafe { libc::madvise(self.address(region.start), region.len() * page_size(), MADV_COLLAPSE) };
         if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
     }
 
-    /// Moves the file's pages `range` into huge pages, as far as they fill whole huge pages. Best effort.
+    /// Moves the file's pages `range` into huge pages, except those that do not fill a huge page. Best effort.
     fn collapse_within(&self, range: PageRange) {
         let start = self.address(range.start).addr().next_multiple_of(huge_page_size());
         let end = self.address(range.end).addr() / huge_page_size() * huge_page_size();
         if start < end {
-            // SAFETY: the addresses are inside this mapping. The bytes of its pages move to other memory, and none
-            // changes.
+            // SAFETY: the addresses are inside this mapping. The kernel moves the pages to other memory and changes no
+            // byte.
             unsafe { libc::madvise(self.address(0).with_addr(start), end - start, MADV_COLLAPSE) };
         }
     }
@@ -56,9 +57,9 @@ impl Mapping {
 }
 
 impl MemoryFile {
-    /// Moves the data of the file into huge pages, as far as it fills whole huge pages.
+    /// Moves the data of the file into huge pages, except pages that do not fill a huge page.
     ///
-    /// Best effort (Linux 6.1).
+    /// Best effort; needs Linux 6.1.
     pub(crate) fn collapse(&self) {
         let placement = Placement { huge_pages: HugePages::Advise, ..Placement::default() };
         if let Ok(mapping) = Mapping::placed(self.pages, Source::ReadOnly(self), &[], &placement) {
@@ -68,10 +69,10 @@ impl MemoryFile {
 
     /// Returns the number of pages of `range` for which the file has no memory.
     ///
-    /// `mapping` must show the file there.
+    /// `mapping` must show the file there. Returns `None` for a file on a disk, and for a file whose offset other code
+    /// shares.
     ///
-    /// Returns `None` for a file on a disk or of other code. This uses `mincore`, because a search for holes in the
-    /// file may read on to the end of the file.
+    /// This uses `mincore`, because a search for holes (`SEEK_HOLE`) may go on to the end of the file.
     pub(crate) fn holes(&self, mapping: &Mapping, range: PageRange) -> Option<usize> {
         debug_assert!(range.end <= mapping.pages());
         let stat = self.fd.stat().ok()?;

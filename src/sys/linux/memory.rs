@@ -1,7 +1,7 @@
 //! What Linux does with mappings besides what all Unix systems do: advice to the kernel (`madvise`).
 //!
-//! Discarding, populating, huge pages, names, and keeping mappings from forked children. What is mapped where is up to
-//! `unix/mapping.rs`.
+//! The advice is for discarding and populating pages, for huge pages and names, and for keeping mappings from forked
+//! children. `unix/mapping.rs` decides what is mapped where.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -34,7 +34,7 @@ pub(in crate::sys) const NO_REPLACE: MapFlags = MapFlags::FIXED_NOREPLACE;
 
 /// What the pages of a mapping show where they are not private.
 ///
-/// Linux keeps track of that, so this is empty.
+/// This type is empty, because Linux drops private pages without being told what they show afterwards.
 #[derive(Default)]
 pub(in crate::sys) struct Shown(());
 
@@ -48,7 +48,7 @@ impl Shown {
 
 /// Returns the alignment, in pages, that a mapping of `pages` pages of `source` should have.
 ///
-/// Returns 0 if any address will do.
+/// Returns 0 if the address does not matter.
 #[inline]
 pub(in crate::sys) fn alignment(huge_pages: HugePages, pages: usize, source: Source<'_>) -> usize {
     match (huge_pages, source) {
@@ -70,7 +70,7 @@ impl Mapping {
     ///
     /// # Safety
     ///
-    /// No reference to bytes of these pages may exist.
+    /// The pages must be inside the mapping. No reference to their bytes may exist.
     pub(crate) unsafe fn discard(&self, pages: &PageSet) -> io::Result<()> {
         // SAFETY: forwarded to the caller.
         let done = unsafe { self.discard_together(pages.ranges()) };
@@ -78,20 +78,21 @@ impl Mapping {
             debug_assert!(range.end <= self.pages());
             call("madvise")?;
             let len = range.len() * page_size();
-            // SAFETY: the range is inside this mapping. The caller promises that no reference to its bytes exists.
+            // SAFETY: the caller promises that the range is inside this mapping and that no reference to its bytes
+            // exists.
             unsafe { madvise(self.address(range.start), len, Advice::LinuxDontNeed) }?;
         }
         Ok(())
     }
 
-    /// Discards the private pages of many ranges with one system call.
+    /// Discards the private pages of up to [`UIO_MAXIOV`] ranges with each system call.
     ///
-    /// So other processors flush their TLBs only once. Returns how many of the ranges were discarded, from the first
-    /// on. This is 0 if the kernel is too old or a filter refuses the call.
+    /// Other processors then flush their TLBs once for each call. Returns how many of the ranges were discarded,
+    /// counted from the first. This is 0 if the kernel is too old or a filter refuses the call.
     ///
     /// # Safety
     ///
-    /// No reference to bytes of these pages may exist.
+    /// As for [`discard`](Self::discard).
     unsafe fn discard_together(&self, ranges: &[PageRange]) -> usize {
         let mut done = 0;
         for part in ranges.chunks(UIO_MAXIOV) {
@@ -105,7 +106,8 @@ impl Mapping {
             let vectors: Vec<_> = part.iter().map(vector).collect();
             let (len, advice, flags) = (vectors.len(), libc::MADV_DONTNEED, 0);
             // SAFETY: the ranges are inside this mapping, and no reference to their bytes exists, as the caller
-            // promises. The kernel reads the vectors and no other memory.
+            // promises. `vectors` has `len` elements, which the kernel reads. It accesses no other memory of the
+            // program.
             let advised = unsafe {
                 libc::syscall(
                     libc::SYS_process_madvise,
@@ -134,11 +136,11 @@ impl Mapping {
 
     /// Gives back the memory of `pages`, whose bytes are unspecified afterwards.
     ///
-    /// Only for mappings of zeroes.
+    /// The mapping must be one of zeroes.
     ///
     /// # Safety
     ///
-    /// No reference to bytes of these pages may exist.
+    /// The pages must be inside the mapping. No reference to their bytes may exist.
     pub(crate) unsafe fn give_back(&self, pages: &PageSet) -> io::Result<()> {
         // SAFETY: forwarded to the caller.
         unsafe { self.discard(pages) }
@@ -162,7 +164,7 @@ impl Mapping {
         }
     }
 
-    /// Gives the kernel the advice on pages mapped just now that the placement asks for.
+    /// Gives the kernel the advice that the placement asks for, about pages that were mapped just now.
     ///
     /// Also keeps shared pages from forked children.
     #[inline]
@@ -171,7 +173,7 @@ impl Mapping {
             // SAFETY: the range is inside this mapping. The advice used here changes no byte of it.
             unsafe { madvise(self.address(range.start), range.len() * page_size(), advice) }
         };
-        // A kernel without huge pages or names refuses this advice, which then is not needed.
+        // A kernel without huge pages or names refuses this advice. The mapping works without it.
         match (self.huge_pages, source) {
             (HugePages::Advise, _) => _ = advise(Advice::LinuxHugepage),
             (HugePages::Auto | HugePages::Never, Source::Zero) => _ = advise(Advice::LinuxNoHugepage),

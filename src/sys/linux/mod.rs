@@ -2,13 +2,13 @@
 //!
 //! | what | mechanism | why | since | without it |
 //! |---|---|---|---|---|
-//! | files | memfds with seals | the kernel guarantees that sealed bytes never change | 3.17 | no snapshot can be made, except of a file in place |
+//! | files | memfds with seals | the kernel guarantees that sealed bytes never change | 3.17 | no snapshot can be made, except of a file that is mapped in place or cloned |
 //! | finding written pages | userfaultfd with asynchronous write-protection, and `PAGEMAP_SCAN` | a search takes 1 to 2 ns for each page-table entry | 6.7 | private pages are listed by reading `/proc/self/pagemap`; if that is refused too, all pages are compared |
 //! | forks | a page under `MADV_WIPEONFORK` | one load notices a fork | 4.14 | no view is written in place, and all pages are compared |
-//! | huge pages | `MADV_COLLAPSE` | moves mapped pages of a file | 6.1 | all memory is in pages of the usual size |
+//! | huge pages | `MADV_COLLAPSE` | moves mapped pages of a file into huge pages | 6.1 | files stay in pages of the usual size |
 //!
 //! The backend is written for Linux 5.10 and later. It probes for what newer kernels add. `tracker.rs` describes the
-//! tracking methods. What Linux shares with other Unix systems is in `unix`.
+//! tracking methods. The code that Linux shares with other Unix systems is in `unix`.
 
 mod file;
 mod huge;
@@ -41,14 +41,15 @@ pub(crate) use source::received;
 pub(super) use source::{clone_of, with_extents};
 pub(crate) use tracker::Tracker;
 
-/// The flag of a descriptor that gives no access to the bytes of its file.
+/// The flag of descriptors that give no access to the bytes of their file.
 pub(super) const NOT_OPEN: OFlags = OFlags::PATH;
 
-/// Whether `replace` is not noticed by threads that read the same bytes meanwhile.
+/// Returns whether other threads can read a mapping, and see no difference, while `replace` maps the same bytes there.
 ///
 /// A `MAP_FIXED` mapping takes the place of another in one step, under the lock that page faults take. With strict
-/// overcommit accounting, it may fail and leave a hole (before Linux 6.12, see `unix/mapping.rs`). So no view is
-/// written in place while strict accounting is on. A view that was opened before it was turned on stays as it is.
+/// overcommit accounting, it may fail and leave a hole (before Linux 6.12, see `unix/mapping.rs`). So no view is opened
+/// to be written in place while strict accounting is on. A view that was opened before continues to be written in
+/// place, and its snapshots copy the written pages.
 pub(crate) fn replaces_unseen() -> bool {
     !commits_strictly()
 }

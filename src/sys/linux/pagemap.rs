@@ -1,8 +1,8 @@
 //! Asks the kernel about page-table entries and write-protects pages, through `/proc/self/pagemap`.
 //!
 //! `PAGEMAP_SCAN` (Linux 6.7) lists the pages whose entries match a query, and can write-protect them in the same step.
-//! On older kernels, the entries are read one by one. Which of these is used, and what the answers mean for a view, is
-//! up to `tracker.rs`.
+//! On older kernels, the entries are read one by one. `tracker.rs` decides which of these is used, and what the answers
+//! mean for a view.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -31,9 +31,9 @@ const CHECK_WPASYNC: u64 = 1 << 1;
 
 /// The most regions that a call returns. With more than 512, the kernel's `walk_end` can be stale.
 const REGIONS: usize = 512;
-/// The number of regions that the first call returns.
+/// The most regions that the first call returns.
 ///
-/// The kernel allocates memory for all of them, so it is small.
+/// The kernel allocates memory for as many regions as a call may return, so this number is small.
 const FIRST_REGIONS: usize = 64;
 
 /// Which page-table entries a scan lists, as sets of categories (`PAGE_IS_*`).
@@ -112,7 +112,7 @@ pub(super) fn written(
 
 /// Returns the categories of which a page in `scope` must have at least one, or 0 for all pages.
 ///
-/// If this is 0 and a query asks only for `WRITTEN`, the kernel uses a faster path that takes a third of the time.
+/// If this is 0 and a query asks only for `WRITTEN`, the kernel takes a faster path, in a third of the time.
 fn populated(scope: Scope) -> u64 {
     match scope {
         Scope::All => 0,
@@ -136,8 +136,8 @@ pub(super) fn entries(mapping: &Mapping, range: PageRange) -> Result<Entries, Er
 
 /// Write-protects every page of `range` in `scope`.
 ///
-/// If a page table exists, the entries in it of pages that were never in memory are write-protected too, whatever the
-/// scope.
+/// Whatever the scope, the kernel also write-protects the entries of pages that were never in memory, if these entries
+/// are in a page table that exists.
 pub(super) fn protect(mapping: &Mapping, range: PageRange, scope: Scope) -> Result<(), Errno> {
     let (start, end) = addresses(mapping, range);
     let arg = ScanArg {
@@ -149,14 +149,15 @@ pub(super) fn protect(mapping: &Mapping, range: PageRange, scope: Scope) -> Resu
         ..ScanArg::default()
     };
     call("pagemap_scan").map_err(|_| Errno::NOMEM)?;
-    // SAFETY: `Scan` describes this ioctl. It changes no byte. Asynchronous write-protection does not stop writes: the
-    // kernel resolves the page fault of the first write by itself.
+    // SAFETY: `Scan` describes this ioctl, and the descriptor is that of the pagemap. The ioctl changes no byte.
+    // Asynchronous write-protection does not stop writes: the kernel resolves the page fault of the first write by
+    // itself.
     unsafe { rustix::ioctl::ioctl(pagemap()?, Scan { arg, regions: &mut [] }) }.map(drop)
 }
 
 /// Lists the private pages of `range` without `PAGEMAP_SCAN`.
 ///
-/// Every page that is mapped to the zero page counts.
+/// Every page that is mapped to the zero page counts as private.
 pub(super) fn private_by_reading(mapping: &Mapping, range: PageRange) -> Result<PageSet, Errno> {
     const ENTRY: usize = mem::size_of::<u64>();
     const ENTRIES: usize = 8192;
@@ -239,7 +240,7 @@ unsafe impl Ioctl for Scan<'_> {
     }
 
     fn as_ptr(&mut self) -> *mut c_void {
-        // If there is no room for regions, the kernel requires that the address is null.
+        // If there is no room for regions, the kernel requires a null address.
         let regions = if self.regions.is_empty() { ptr::null_mut() } else { self.regions.as_mut_ptr() };
         self.arg.size = mem::size_of::<ScanArg>() as u64;
         self.arg.vec = regions as u64;
@@ -259,9 +260,9 @@ fn addresses(mapping: &Mapping, range: PageRange) -> (u64, u64) {
     (mapping.page_ptr(range.start).addr().get() as u64, mapping.page_ptr(range.end).addr().get() as u64)
 }
 
-/// Calls `visit` with each part of `range` whose pages match `query`, and with its categories.
+/// Calls `visit` with each part of `range` whose pages match `query`, and with the categories of that part.
 ///
-/// The parts are in ascending order.
+/// The parts come in ascending order.
 fn scan(
     mapping: &Mapping,
     range: PageRange,
@@ -288,8 +289,8 @@ fn scan(
             ..ScanArg::default()
         };
         call("pagemap_scan").map_err(|_| Errno::NOMEM)?;
-        // SAFETY: `Scan` describes this ioctl. It looks at page-table entries and changes no byte. Asynchronous
-        // write-protection does not stop writes.
+        // SAFETY: `Scan` describes this ioctl, and the descriptor is that of the pagemap. The ioctl reads page-table
+        // entries and changes no byte. Asynchronous write-protection does not stop writes.
         let (filled, walk_end) =
             unsafe { rustix::ioctl::ioctl(&pagemap, Scan { arg, regions: &mut *regions }) }?;
         for region in &regions[..filled] {

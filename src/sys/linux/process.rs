@@ -1,8 +1,9 @@
-//! The state of a process that is not valid in its forked children, and how a child notices that it is one.
+//! The state of a process that is not valid in its forked children, and how a child notices the fork.
 //!
 //! The state is in a page under `MADV_WIPEONFORK` (Linux 4.14). A child finds zeroes there, which mean that nothing is
-//! known yet. So one load is enough to notice a fork, even if process ids repeat, and a child cannot inherit a locked
-//! lock. If the kernel does not support such pages, [`Process::current`] fails, and callers work without this state.
+//! known yet. So one load is enough to notice a fork, even if process ids repeat. The state needs no lock, which a
+//! child could inherit in a locked state. If the kernel does not support such pages, [`Process::current`] fails, and
+//! callers work without this state.
 //!
 //! A child notices the fork in a `pthread_atfork` handler. If no handler ran, it notices the fork when it first calls
 //! [`Process::current`]. It then closes the descriptors of its parent that it must not have, which `unix/keys.rs`
@@ -26,9 +27,9 @@ use crate::sys::unix::{Descriptor, MemoryFile, close_inherited, next_number};
 /// The page of the process, or null before its first use.
 static PAGE: AtomicPtr<Process> = AtomicPtr::new(ptr::null_mut());
 
-/// What is known of the calling process.
+/// The state of the calling process.
 ///
-/// All bytes are zero in a process that has not used it yet, so also in a new child.
+/// All its bytes are zero in a process that has not used it yet, and therefore in a new child.
 pub(super) struct Process {
     /// A number that no ancestor has; 0 if the process has none yet.
     ///
@@ -41,7 +42,8 @@ pub(super) struct Process {
 
 /// The number of a process, which neither its ancestors nor its descendants have.
 ///
-/// A sibling may have the same number. That does no harm: mappings that a process inherited were made by an ancestor.
+/// A sibling may have the same number. That does no harm: the mappings that a process inherits were made by its
+/// ancestors.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(in crate::sys) struct Generation(u64);
 
@@ -90,7 +92,7 @@ impl Process {
         Ok(process)
     }
 
-    /// Gives a new process its number and closes what it must not have inherited.
+    /// Gives a new process its number, and closes the inherited descriptors that it must not have.
     ///
     /// Allocates nothing and takes no lock.
     #[cold]
@@ -123,10 +125,10 @@ impl Process {
     }
 }
 
-/// Returns a file of this process in `/proc`, which is kept open.
+/// Returns a file of this process in `/proc`, whose descriptor is kept in `place`.
 ///
-/// If the kept descriptor was closed, or refers to another file in this thread, opens the file for one call only.
-/// Keeping the new descriptor would leave one open in each thread that has a file table of its own.
+/// If the kept descriptor is closed, or refers to another file in this thread, opens the file for one call only.
+/// Keeping each new descriptor would leave one open in each thread that has a file table of its own.
 fn kept_or_opened(
     place: &'static AtomicPtr<Descriptor>,
     open: fn() -> Result<OwnedFd, Errno>,
@@ -154,11 +156,12 @@ fn get_or_open(
             }
         }
     }
-    // SAFETY: `Box::into_raw` returned the pointer in this process, since a child finds null. It is never freed.
+    // SAFETY: `Box::into_raw` returned the pointer in this process, because a child finds null. A box whose pointer is
+    // in `place` is never freed.
     Ok(unsafe { &*kept })
 }
 
-/// The `pthread_atfork` handler of a child. Notices the fork if the parent used this state.
+/// The `pthread_atfork` handler of a child. Gives the child its number if the parent used this state.
 pub(in crate::sys) extern "C" fn in_child() {
     if !PAGE.load(Ordering::Acquire).is_null() {
         let _ = Process::current();

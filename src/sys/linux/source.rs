@@ -19,7 +19,7 @@ use crate::sys::unix::{MemoryFile, page_size};
 
 /// The least size in bytes of a file that is cloned rather than copied.
 ///
-/// A clone needs a file and, when it is read, page cache of its own. Smaller files are copied in less time.
+/// A clone needs its own file and, when it is read, its own page cache. Copying a smaller file takes less time.
 const CLONE_FROM: u64 = 1 << 20;
 
 /// The type of the file system of memfds, unless they are in huge pages.
@@ -77,8 +77,8 @@ fn unsealed(seals: SealFlags) -> String {
 
 /// Returns a copy that shares its blocks with `file`, and its length in bytes.
 ///
-/// Returns `None` for small files, and if the file system does not support that. XFS, Btrfs and bcachefs do. The copy
-/// is an unnamed file in the same directory, and only memsnap has it open.
+/// Returns `None` for a small file, if the file system cannot share blocks (XFS, Btrfs and bcachefs can), and after any
+/// error. The copy is an unnamed file in the same directory, and only memsnap has it open.
 pub(in crate::sys) fn clone_of(file: &File, len: u64) -> Option<(MemoryFile, usize)> {
     if len < CLONE_FROM {
         return None;
@@ -98,8 +98,8 @@ pub(in crate::sys) fn clone_of(file: &File, len: u64) -> Option<(MemoryFile, usi
 
 /// Opens `file` again, and returns it with the byte ranges below `len` that are not holes.
 ///
-/// Searching for holes (`SEEK_DATA`, `SEEK_HOLE`) moves the offset, at which all code reads and writes that has the
-/// same open file description. The bytes have to be read through the same description as the holes were found: with a
+/// Searching for holes (`SEEK_DATA`, `SEEK_HOLE`) moves the offset of the open file description, which other code may
+/// share. So the search needs a description of its own. The bytes have to be read through the same description: on a
 /// network file system, another description may show other bytes.
 pub(in crate::sys) fn with_extents(file: &File, len: u64) -> Option<(File, Vec<Range<u64>>)> {
     let own = reopen(file).ok()?;

@@ -1,8 +1,6 @@
-//! Finds the pages of a private mapping that may differ from what it shows, and decides by which tracking method
-//! (tier).
+//! Finds the pages of a private mapping that may differ from its source, and chooses the tracking method (tier).
 //!
-//! When to search, and when to arm a view, is up to the layers above. The ioctls are in `pagemap.rs` and
-//! `userfault.rs`.
+//! The layers above decide when to search and when to arm a view. The ioctls are in `pagemap.rs` and `userfault.rs`.
 //!
 //! A write to a private mapping makes the page private: it gets a frame of its own. The kernel distinguishes such
 //! frames from those of a file and from the zero page. This includes pages that the kernel itself wrote (`read` into a
@@ -71,9 +69,9 @@ pub(crate) struct Tracker {
     tier: Tier,
     /// The tracking method that was chosen.
     tracking: Tracking,
-    /// Why the tracker does not use a faster tier, if it tried or had to.
+    /// Why the tracker does not use a faster tier: the kernel refused it, or memory may be pinned.
     obstacle: Option<WhyNotFaster>,
-    /// Whether pages may be written without the page table, so that none is ever write-protected.
+    /// Whether the owner declared that pages may be pinned. Then none is ever write-protected.
     pinned: bool,
     /// The pages that the armed tier write-protects.
     scope: Scope,
@@ -230,8 +228,8 @@ impl Tracker {
 
     /// Arms the mapping: write-protects the pages of `scope`.
     ///
-    /// Later searches then list only pages that were written after this call. Best effort: later searches also list
-    /// pages that could not be write-protected.
+    /// Later searches for written pages then list only pages that were written after this call. Best effort: such
+    /// searches also list pages that could not be write-protected.
     pub(crate) fn arm(&mut self, mapping: &Mapping, scope: Scope) -> WriteProtected {
         if self.may_arm() && mapping.pages() > 0 {
             if may_have_pinned_memory() {
@@ -300,9 +298,10 @@ impl Tracker {
 
     /// Moves the file's pages `region` into a huge page.
     ///
-    /// The region has as many pages as [`huge_region`](super::huge_region) returns. As when pages are write-protected,
-    /// the caller must know what each page holds: it shows what the caller compares with, or counts as written already.
-    /// Fails with `Unsupported` if a page of the region is private.
+    /// The region has as many pages as [`huge_region`](super::huge_region) returns. Like write-protecting pages, this
+    /// makes later searches leave out pages that were written before. So each page of the region must show what the
+    /// caller compares with, or the caller must already count it as written. Fails with `Unsupported` if a page of the
+    /// region is private.
     ///
     /// The kernel does not map a huge page in memory that is registered with userfaultfd. So in an armed mapping, the
     /// region is unregistered, moved, registered again and write-protected. While memory may be pinned, pages must not

@@ -1,8 +1,8 @@
 //! Registers memory for asynchronous write-protection by userfaultfd (Linux 6.7).
 //!
-//! The kernel notes the first write to a write-protected page by itself, also if the kernel makes that write, and no
-//! code has to handle page faults. `pagemap.rs` write-protects pages and lists the written ones. On older kernels
-//! [`open`] fails.
+//! The kernel notes the first write to a write-protected page by itself, so no code has to handle page faults. This
+//! includes writes that the kernel makes. `pagemap.rs` write-protects pages and lists the written ones. On older
+//! kernels, [`open`] fails.
 #![allow(unsafe_code)]
 
 use std::ffi::c_void;
@@ -33,7 +33,7 @@ pub(super) fn register(userfault: BorrowedFd<'_>, mapping: &Mapping, range: Page
     unsafe { rustix::ioctl::ioctl(userfault, Argument::<_, REGISTER>(register)) }
 }
 
-/// Ends the registration of `range`, whose pages are then not write-protected.
+/// Ends the registration of `range`. Its pages are no longer write-protected afterwards.
 pub(super) fn unregister(
     userfault: BorrowedFd<'_>,
     mapping: &Mapping,
@@ -104,7 +104,7 @@ const UNREGISTER: Opcode = opcode::read::<Range>(0xaa, 0x01);
 struct Argument<T, const OPCODE: Opcode>(T);
 
 // SAFETY: each opcode above is used with the struct that it names, which has the layout of the kernel's struct. The
-// kernel reads and writes nothing but that struct, which this value owns.
+// kernel reads and writes that struct, which this value owns, and no other memory.
 unsafe impl<T, const OPCODE: Opcode> Ioctl for Argument<T, OPCODE> {
     type Output = ();
 
@@ -125,7 +125,7 @@ unsafe impl<T, const OPCODE: Opcode> Ioctl for Argument<T, OPCODE> {
 
 /// The ioctl `USERFAULTFD_IOC_NEW` (`_IO(0xaa, 0)`).
 ///
-/// Its argument is the flags, and its result is a descriptor.
+/// Its argument is a set of flags, and its result is a descriptor.
 struct New;
 
 // SAFETY: the argument of this ioctl is a number, so the kernel accesses no memory of the program. The opcode is the

@@ -171,7 +171,7 @@ impl MemoryFile {
         None
     }
 
-    /// Always returns `None`: nothing guarantees that code with a descriptor does not change the bytes.
+    /// Always returns `None`: not all of these systems can guarantee that the bytes never change.
     #[allow(dead_code, reason = "no module in `os` gives handles here")]
     pub(crate) fn share(&self) -> io::Result<Option<OwnedFd>> {
         Ok(None)

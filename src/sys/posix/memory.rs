@@ -1,7 +1,7 @@
-//! What these systems do with mappings besides what all Unix systems do.
+//! Discards, prepares and gives back pages of mappings, and keeps mappings from forked children.
 //!
-//! Private pages are discarded by mapping the same pages again, so each mapping records what it shows ([`Shown`]). What
-//! is mapped where is up to `unix/mapping.rs`.
+//! Private pages are discarded by mapping the same pages of the source again. So each mapping records its sources
+//! ([`Shown`]). `unix/mapping.rs` decides what is mapped where.
 #![allow(unsafe_code)]
 
 use std::io;

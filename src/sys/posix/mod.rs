@@ -33,7 +33,7 @@ pub(super) use memory::{NO_REPLACE, NO_RESERVE, Shown, alignment};
 pub(super) use process::{Owner, in_child};
 pub(crate) use tracker::Tracker;
 
-/// Whether `replace` is not noticed by threads that read the same bytes meanwhile.
+/// Returns whether other threads can read a mapping, and see no difference, while `replace` maps the same bytes there.
 ///
 /// POSIX does not say that a `MAP_FIXED` mapping takes the place of another in one step, or what a failed call leaves.
 /// Linux does it under the lock that page faults take, and leaves no hole unless overcommit accounting is strict.
@@ -46,7 +46,7 @@ pub(crate) fn huge_region() -> Option<usize> {
     None
 }
 
-/// Always fails with `Unsupported`: no handle guarantees that the bytes of the file never change.
+/// Always fails with `Unsupported`: not all of these systems can guarantee that the bytes never change.
 #[allow(dead_code, reason = "no module in `os` takes handles here")]
 pub(crate) fn received(_handle: Handle) -> io::Result<(MemoryFile, usize)> {
     Err(io::ErrorKind::Unsupported.into())

@@ -5,8 +5,8 @@
 //! a process inherited were made by an ancestor. The handler also closes the descriptors that children must not have,
 //! which `unix/keys.rs` lists.
 //!
-//! If no handler ran in a child (`vfork`, `_Fork`, a bare `clone`), the child may only call `exec`. This also holds for
-//! the state that the C library keeps. The memory is not mapped in such a child either.
+//! If no handler ran in a child (`vfork`, `_Fork`, a bare `clone`), the child may only call `exec`. The C library
+//! requires the same, for the state that it keeps. Such a child does not have the shared mappings either.
 
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};

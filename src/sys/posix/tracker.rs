@@ -1,4 +1,4 @@
-//! Finds the pages of a private mapping that may differ from what it shows.
+//! Finds the pages of a private mapping that may differ from its source.
 //!
 //! No call in POSIX reports written pages, so every search lists all pages, and the layers above compare them. No page
 //! is write-protected.

@@ -1,6 +1,6 @@
 //! The files that mappings show: their length, their descriptor, and how they are written.
 //!
-//! How a file is made, sealed and measured is up to `system`. Copies of other files are up to `source.rs`.
+//! `system` makes, seals and measures files. `source.rs` copies other files.
 
 use std::ffi::CStr;
 use std::io::{self, IoSlice};
@@ -24,9 +24,9 @@ pub(crate) struct MemoryFile {
     pub(in crate::sys) fd: FileDescriptor,
     pub(in crate::sys) pages: usize,
     pub(in crate::sys) kind: Kind,
-    /// A mapping of a file on a disk, which keeps its inode number from being given to another file.
+    /// A mapping of the first page of a file on a disk. It keeps the inode number from being given to another file.
     ///
-    /// The descriptor is recognized by that number.
+    /// The file is recognized by that number. Temporary files of `posix` have no such mapping.
     held: Option<Box<Mapping>>,
 }
 
@@ -39,7 +39,7 @@ impl MemoryFile {
         Ok(file)
     }
 
-    /// Makes a file of `pages` pages of another descriptor of a file that other code has.
+    /// Makes a file of `pages` pages of a duplicate of `fd`, which refers to a file that other code has.
     pub(super) fn borrow(fd: BorrowedFd<'_>, pages: usize) -> io::Result<Self> {
         let (fd, kind) = borrowed_file(fd)?;
         Self::on_disk(fd, pages, kind)
@@ -50,7 +50,9 @@ impl MemoryFile {
         Self { fd, pages, kind, held: None }
     }
 
-    /// Makes a file of the descriptor of a file on a disk that has its length and its bytes.
+    /// Makes a file of the descriptor of a file on a disk, and maps its first page.
+    ///
+    /// The file must have its length and its bytes already.
     pub(in crate::sys) fn on_disk(fd: FileDescriptor, pages: usize, kind: Kind) -> io::Result<Self> {
         let file = Self::new(fd, pages, kind);
         let first = Mapping::new(pages.min(1), Source::ReadOnly(&file))?;

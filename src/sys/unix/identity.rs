@@ -11,8 +11,9 @@ use rustix::io::Errno;
 /// The numbers of the device and inode of a file, by which it is recognized.
 ///
 /// No other file has the same numbers as long as this one is open or mapped in any process. After that, a file system
-/// on a disk may give the inode number to a new file, so memsnap keeps such a file mapped (`MemoryFile::held`). Kernels
-/// number files without a name (memfds, userfaultfds, `/proc`) in sequence.
+/// on a disk may give the inode number to a new file. So memsnap keeps a page of such a file mapped
+/// (`MemoryFile::held`), unless it is a temporary file of `posix`. Kernels number files without a name (memfds,
+/// userfaultfds, `/proc`) in sequence.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity {
     pub(super) device: u64,

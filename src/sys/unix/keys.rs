@@ -1,7 +1,8 @@
-//! The list of the descriptors that forked children must not have, and closes in a child.
+//! Lists the descriptors that forked children must not have, and closes them in each child.
 //!
-//! These descriptors give access to the memory of the parent. With its userfaultfd a child can write there. With its
-//! pagemap it can hide what the parent writes. With the file of a view that is written in place it can do both. `fork`
+//! These descriptors give access to the memory of the parent. With the parent's userfaultfd, a child can write there.
+//! With the parent's pagemap, it can hide writes of the parent from searches. With the file of a view that is written
+//! in place, it can do both. `fork`
 //! copies all of them to the child, so each child closes them as soon as it runs, in a `pthread_atfork` handler. If no
 //! handler ran (`_Fork`, a bare `clone`), the child closes them as soon as memsnap notices the fork.
 //!
@@ -24,7 +25,7 @@ use crate::sys::system::in_child;
 /// The first places of the list.
 ///
 /// They are not on the heap: a program may keep its heap out of its children (`MADV_DONTFORK`), and the handler would
-/// crash.
+/// then crash.
 static FIRST: [Place; 64] = [const { Place::free() }; 64];
 
 /// The other places of the list. They are reused and never freed.
@@ -56,7 +57,7 @@ struct Place {
 pub(super) struct Key {
     place: &'static Place,
     entry: u64,
-    /// Whether this value took the entry off the list, and not a child that closed the descriptor.
+    /// Whether this value took the entry off the list. [`close_inherited`] does not set this.
     withdrawn: AtomicBool,
 }
 

@@ -1,11 +1,11 @@
 //! Address ranges: what is mapped where, by `mmap`, `mprotect` and `munmap`.
 //!
-//! Advice and discarding are up to `system`. Which bytes a view shows is up to the layers above.
+//! `system` advises the kernel and discards pages. The layers above decide which bytes a view shows.
 //!
 //! # Holes
 //!
 //! A range is replaced by mapping over it (`MAP_FIXED`). Such a call can fail after it has removed the old mapping, and
-//! then leaves a hole. Linux removes all of the range or nothing of it. It fails after removing the range
+//! then leaves a hole. Linux removes either the whole range or nothing. It fails after removing the range
 //!
 //! - before 6.12, if overcommit accounting is strict (`vm.overcommit_memory=2`) and the limit is reached;
 //! - if the kernel has no memory for its own record of the mapping, or the file system refuses to map the file.
@@ -124,8 +124,8 @@ impl Mapping {
             mapping.before += (first.next_multiple_of(slack * page_size()) - first) / page_size();
         }
         mapping.behind = len / page_size() - mapping.before;
-        // SAFETY: the area has at least `before` pages, so the result is inside it. Its length fits an `isize`, as
-        // checked above.
+        // SAFETY: `mapping.before` is at most `before + slack`, and the area has at least as many pages. So the result
+        // is inside it or one past its end. Its length fits an `isize`, as checked above.
         mapping.span.start = unsafe { area.add(mapping.before * page_size()) };
         mapping.extend(pages, source)?;
         Ok(mapping)
@@ -190,7 +190,7 @@ impl Mapping {
     ///
     /// # Safety
     ///
-    /// No reference to bytes of these pages may exist.
+    /// `pages` must be at most the number of pages. No reference to bytes of the removed pages may exist.
     pub(crate) unsafe fn truncate(&mut self, pages: usize) -> io::Result<()> {
         debug_assert!(pages <= self.pages());
         self.check_owner()?;
@@ -200,7 +200,8 @@ impl Mapping {
         }
         call("mmap")?;
         let (start, len) = (self.address(pages), removed * page_size());
-        // SAFETY: the range is inside this mapping. The caller promises that no reference to its bytes exists.
+        // SAFETY: the range is inside this mapping, since `pages` is at most the number of pages. The caller promises
+        // that no reference to its bytes exists.
         if let Err(error) = unsafe { reserve(start, len, MapFlags::FIXED) }
             && plug(start, len, ProtFlags::empty()) == Plugged::Nothing
         {
@@ -240,7 +241,7 @@ impl Mapping {
     ///
     /// # Safety
     ///
-    /// As for [`replace`](Self::replace), for the bytes of `range`.
+    /// As for [`replace`](Self::replace), for the bytes of `range`, which must be inside the mapping.
     pub(crate) unsafe fn replace_part(&mut self, range: PageRange, source: Source<'_>) -> io::Result<()> {
         debug_assert!(range.end <= self.pages());
         self.check_owner()?;
@@ -252,7 +253,7 @@ impl Mapping {
         self.shown.set(range, source);
         let advised = self.advise(range, source);
         if let (Err(_), Source::Shared(file)) = (&advised, source) {
-            // A forked child would get the shared mapping and write to the same pages. So it must not stay.
+            // A forked child would get the shared mapping and write to the same pages. So it is replaced.
             // SAFETY: as above.
             let _ = unsafe { self.show(range, Source::Private(file)) };
             self.shown.set(range, Source::Private(file));
@@ -264,7 +265,7 @@ impl Mapping {
     ///
     /// # Safety
     ///
-    /// As for [`replace`](Self::replace), for the bytes of `range`. This process must have the mapping.
+    /// As for [`replace_part`](Self::replace_part). This process must have the mapping.
     pub(in crate::sys) unsafe fn show(&self, range: PageRange, source: Source<'_>) -> io::Result<()> {
         debug_assert!(range.end <= self.pages());
         let start = self.address(range.start);
@@ -285,7 +286,7 @@ impl Mapping {
     ///
     /// # Safety
     ///
-    /// No reference to bytes of `range` may exist that needs access which this call takes away.
+    /// The range must be inside the mapping. No reference to its bytes may need access that this call takes away.
     pub(crate) unsafe fn set_access(&self, range: PageRange, access: Access) -> io::Result<()> {
         self.check_owner()?;
         let mut flags = ProtFlags::empty();
@@ -332,7 +333,7 @@ impl Mapping {
         ))
     }
 
-    /// Always succeeds: all pages can be read and written, also after a failed call.
+    /// Always succeeds: the pages stay mapped even after a failed call.
     pub(crate) fn check_usable(&self) -> io::Result<()> {
         Ok(())
     }

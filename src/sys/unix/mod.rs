@@ -1,6 +1,6 @@
-//! What all Unix systems do in the same way: mappings, files, descriptors that are checked, and copies of files.
+//! The code that all Unix systems share: mappings, files, checked descriptors, and copies of files.
 //!
-//! What each system does in its own way comes from `system`, which is `linux` or `posix`:
+//! The module `system`, which is `linux` or `posix`, provides the rest:
 //!
 //! | item | meaning |
 //! |---|---|
@@ -63,7 +63,7 @@ pub(crate) fn writes_in_place() -> bool {
 
 /// Returns whether Linux uses strict overcommit accounting (`vm.overcommit_memory=2`).
 ///
-/// `false` if that is unknown.
+/// Returns `false` if that is unknown.
 pub(super) fn commits_strictly() -> bool {
     #[cfg(test)]
     if fault::commits_strictly() {

@@ -15,9 +15,9 @@ use super::section::{self, View};
 use super::{Mapping, page_size};
 use crate::pages::{PageRange, PageSet};
 
-/// The most pages for which a file can have room.
+/// The most pages that a file can have room for, if it has room for more pages than it is made with.
 ///
-/// The system uses 8 bytes for each of them when the section is made.
+/// The system uses 8 bytes for each page when such a section is made.
 const MOST_ROOM: usize = 1 << 22;
 
 /// A file of `pages` whole pages.
@@ -59,9 +59,9 @@ impl Writer {
 }
 
 impl MemoryFile {
-    /// Makes a file of `pages` pages of zeroes, which take no memory.
+    /// Makes a file of `pages` pages of zeroes. It can become up to `room` pages long.
     ///
-    /// It can become up to `room` pages long.
+    /// The pages count against the commit limit, and take no memory until they are written.
     pub(crate) fn create(pages: usize, room: usize, _name: Option<&CStr>) -> io::Result<Self> {
         let room = room.max(pages);
         if room == 0 {

@@ -7,8 +7,8 @@
 //! | finding written pages | `GetWriteWatch` and `QueryWorkingSetEx` | they report written pages without a driver or a privilege | pages that the system does not keep track of are compared |
 //!
 //! The placeholders need Windows 10 1803, which is the lowest version. An address range is reserved once, as a
-//! placeholder, and stays reserved until it is dropped. What is mapped in it turns back into a placeholder in the step
-//! that unmaps it.
+//! placeholder, and stays reserved until it is dropped. The call that unmaps memory in it also turns the addresses back
+//! into a placeholder.
 //!
 //! Windows counts memory when it is mapped: all memory that may be written privately counts against the commit limit
 //! (the size of memory and page file together) from then on. Reserved addresses and read-only memory do not count.

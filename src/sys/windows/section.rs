@@ -220,7 +220,7 @@ impl Drop for View {
     }
 }
 
-/// Returns what the system reports about the pages from `address` on that are alike.
+/// Returns what the system reports about `address` and the pages behind it that have the same attributes.
 pub(super) fn query(address: NonNull<u8>) -> io::Result<MEMORY_BASIC_INFORMATION> {
     call("VirtualQuery")?;
     let mut information = MEMORY_BASIC_INFORMATION::default();

@@ -138,8 +138,9 @@ pub(crate) fn received(section: OwnedHandle, len: usize) -> io::Result<(MemoryFi
 
 /// Runs `read` with a new file object of `file`, whose offset is not shared.
 ///
-/// Reading moves the offset of a file object, at which all code reads and writes that has a duplicate of the handle. If
-/// the system refuses to open the file again, runs `read` with `file` itself and puts the offset back afterwards.
+/// Reading moves the offset of a file object, which all code with a duplicate of the handle shares. If the system
+/// refuses to open the file again, or bytes of it are locked, runs `read` with `file` itself and puts the offset back
+/// afterwards.
 fn reading<T>(file: &File, read: impl Fn(&File) -> io::Result<T>) -> io::Result<T> {
     if !section::is_readable(file)? {
         return Err(unreadable());

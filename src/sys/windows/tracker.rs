@@ -1,6 +1,6 @@
-//! Finds the pages of a private mapping that may differ from what it shows, and decides by which tracking method.
+//! Finds the pages of a private mapping that may differ from its source, and chooses the tracking method.
 //!
-//! When to search is up to the layers above, which compare the listed pages. What is mapped where is up to `memory`.
+//! The layers above decide when to search, and compare the listed pages. `memory` decides what is mapped where.
 //!
 //! - **working set**: the system keeps track of the pages written in private memory of zeroes (`MEM_WRITE_WATCH`), and
 //!   `GetWriteWatch` lists them. For the pages of a view of a section, `QueryWorkingSetEx` reports which are in memory

@@ -38,9 +38,9 @@ const LEAD: usize = 1 << 16;
 ///
 /// - The addresses are those of `before` pages (which include [`LEAD`]), of the pages of `span` and of `behind` pages.
 ///   All of them belong to this mapping. `regions` describes what is mapped there, in ascending order and without gaps.
-/// - The pages outside of `span` are inaccessible. Those of `span` can be read and written as
-///   [`set_access`](Self::set_access) allows, except where a failed call left placeholders, which are inaccessible, or
-///   stopgaps, which are read-only.
+/// - The pages outside of `span` are inaccessible, except where `truncate` or a failed `extend` could not make them so.
+///   Those of `span` can be read and written as [`set_access`](Self::set_access) allows, except where a failed call
+///   left placeholders, which are inaccessible, or stopgaps, which are read-only.
 pub(crate) struct Mapping {
     span: Span,
     before: usize,
@@ -195,8 +195,8 @@ impl Mapping {
 
     /// Maps `source` in place of the whole range. Private pages are lost.
     ///
-    /// `over` names other sources for some of the pages. After an error the pages show anything; if
-    /// [`check_usable`](Self::check_usable) fails as well, some of them cannot be read or written.
+    /// `over` names other sources for some of the pages. After an error, the bytes of the pages are unspecified. If
+    /// [`check_usable`](Self::check_usable) fails as well, some of the pages cannot be read or written.
     ///
     /// # Safety
     ///

@@ -191,10 +191,11 @@ impl Mapping {
         Ok(())
     }
 
-    /// Gives back what is mapped from page `start` on, where all pages are inaccessible.
+    /// Gives back what is mapped from page `start` on.
     ///
-    /// Whole regions become placeholders. Of a region that begins before `start`, only the memory of zeroes is given
-    /// back.
+    /// Callers make sure that no reference to bytes of these pages exists. Whole regions become placeholders. If a
+    /// region of zeroes begins before `start`, its memory from `start` on is given back. A view that begins before
+    /// `start` stays mapped.
     pub(super) fn vacate_covered(&mut self, start: usize) -> io::Result<()> {
         let first = self.before + start;
         let next = self.regions.partition_point(|region| region.range.start < first);
@@ -203,8 +204,8 @@ impl Mapping {
             Some(Region { range, content: Content::Zeroes { .. } }) => {
                 call("VirtualFree")?;
                 let (start, len) = (self.address(first), (range.end - first) * page_size());
-                // SAFETY: the range is the end of private memory of this mapping. It is inaccessible, so no reference
-                // to its bytes exists.
+                // SAFETY: the range is the end of private memory of this mapping, and no reference to its bytes exists,
+                // as callers make sure.
                 unsafe { free(start, len, MEM_DECOMMIT) }?;
             }
             // A failed call left this placeholder.
@@ -256,7 +257,7 @@ fn zeroes() -> io::Result<&'static OwnedHandle> {
 
 /// Cuts `range` into parts, each with the source that its pages show.
 ///
-/// That is the last source of `over` that names the page, otherwise `source`.
+/// A page shows the last source of `over` that names it, or `source` if none does.
 pub(super) fn disjoint<'a>(range: PageRange, source: Source<'a>, over: &[Overlay<'a>]) -> Vec<Overlay<'a>> {
     let mut cuts = vec![(range.start, true, 0), (range.end, false, 0)];
     for (number, (part, _)) in over.iter().enumerate().filter(|(_, (part, _))| part.len() > 0) {
