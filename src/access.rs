@@ -1,6 +1,6 @@
-//! `Access`, and the record of which parts of a view are protected.
+//! `Access`, and the record of the parts of a view that are protected.
 //!
-//! It records the access. `engine/worktree.rs` changes it in the mapping.
+//! This file only records the access. `engine/worktree.rs` changes the mapping.
 
 use crate::pages::{PageRange, PageSet};
 
@@ -41,9 +41,9 @@ impl Access {
     /// Reading and running as code. The view must have been opened with
     /// [`ViewOptions::executable`](crate::ViewOptions::executable).
     ///
-    /// [`protect`](crate::View::protect) makes the instruction caches coherent. The code that runs is that in the
-    /// bytes at the time of this call, whether the program, the kernel or a restore wrote them. Other threads may run
-    /// the code once they know that `protect` has returned.
+    /// [`protect`](crate::View::protect) makes the instruction caches coherent. The processor then runs the bytes as
+    /// they are at the time of this call, whether the program, the kernel or a restore wrote them. Other threads may
+    /// run the code once they know that `protect` has returned.
     ///
     /// A restore makes all pages readable and writable, so restored code has to be made executable again. If the
     /// program makes pages executable by itself (`mprotect`), memsnap does not make the caches coherent.
@@ -62,7 +62,7 @@ impl Access {
     }
 }
 
-/// The parts of a range of pages whose access is not [`Access::READ_WRITE`].
+/// The parts of a view whose access is not [`Access::READ_WRITE`].
 ///
 /// Invariant: the parts are sorted and disjoint.
 #[derive(Default)]

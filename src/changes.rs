@@ -1,6 +1,6 @@
 //! `Changes`: the pages in which two states of memory differ, with the bytes of both.
 //!
-//! It only reads both states. The view and the image find the pages.
+//! This file only reads the bytes. The view and the image find the pages.
 
 use std::fmt;
 use std::iter::FusedIterator;
@@ -12,11 +12,11 @@ use crate::image::Image;
 use crate::page_size;
 use crate::pages::{PageRange, PageSet};
 
-/// The differences between two states of memory, an iterator over ranges of pages.
+/// An iterator over the differences between two states of memory.
 ///
 /// [`View::changes`](crate::View::changes) and [`Snapshot::diff`](crate::Snapshot::diff) return it. Each item is a
-/// range of whole pages, as long as possible, as a [`Change`]. The ranges are in ascending order. The bytes are not
-/// copied: a `Changes` keeps the snapshots alive, and borrows the view.
+/// [`Change`]: a range of whole pages. Adjacent pages are in one range, and the ranges are in ascending order. The
+/// bytes are not copied: a `Changes` keeps the snapshots alive, and borrows the view.
 ///
 /// # Examples
 ///
@@ -108,7 +108,7 @@ pub struct PageChange<'a> {
 /// The bytes of one of the two states.
 #[derive(Clone)]
 pub(crate) enum Side<'a> {
-    /// An image that was read before, so that its base is mapped.
+    /// An image. Its base is mapped already, because the image was read to find the pages.
     Image(Arc<Image>),
     Slice(&'a [u8]),
 }
@@ -116,7 +116,7 @@ pub(crate) enum Side<'a> {
 impl Side<'_> {
     fn page(&self, page: usize) -> &[u8] {
         match self {
-            // Another reader of this image cannot fail, because its base is mapped already.
+            // Making another reader of this image cannot fail, because its base is mapped already.
             Self::Image(image) if page < image.pages => {
                 image.reader().map_or(&[], |reader| reader.page(page))
             }

@@ -1,4 +1,4 @@
-//! Errors that say what was tried, on how many bytes, and which limit may be the reason.
+//! Error messages that name the attempt, the number of bytes, and the limit that may be the reason.
 //!
 //! Callers describe the attempt. `sys/limits.rs` describes the limits of the system.
 
@@ -25,7 +25,7 @@ impl fmt::Display for Context {
     }
 }
 
-/// Prints the same text as `Display`, because `main` prints the error that it returns by `Debug`.
+/// Prints the same text as `Display`, because an error that `main` returns is printed by `Debug`.
 impl fmt::Debug for Context {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -52,7 +52,7 @@ pub(crate) fn on(attempt: &'static str, bytes: u64) -> impl FnOnce(io::Error) ->
     move |source| wrap(format!("{attempt} ({bytes} bytes)"), source)
 }
 
-/// Adds to an error that the changes of a mutable view could not be captured, and are kept.
+/// Adds to an error that the changes of a mutable view could not be captured and are kept.
 pub(crate) fn kept(source: io::Error) -> io::Error {
     let attempt = "capturing the changes of a mutable view; they are kept, and the next call on the snapshot \
                    tries again";
@@ -77,7 +77,7 @@ pub(crate) fn endless_device() -> io::Error {
 mod tests {
     use super::*;
 
-    /// `Debug` prints the error that `main` returns, so it must print the limits too.
+    /// An error that `main` returns is printed by `Debug`, so that must print the limits too.
     #[test]
     fn both_ways_of_printing_an_error_say_what_was_tried_and_what_the_limits_are() {
         for (number, limits) in LIMITS {

@@ -1,4 +1,5 @@
-// The first definition of a link counts, so links to the guide lead to the documentation of this version.
+// README.md defines these links too, for readers on the web. The first definition of a link counts, so rustdoc uses
+// these, which lead to the guide of this version.
 //! [databases]: guide::databases
 //! [embedding]: guide::embedding
 //! [failure]: guide::failure
@@ -10,7 +11,7 @@
 //! [undo]: guide::undo
 //! [virtual machines]: guide::virtual_machines
 //!
-// The examples in the README need the backend for Linux. `--cfg memsnap_unix` selects the backend of other Unix systems.
+// Rustdoc runs the examples of the README, and they need the Linux backend. `--cfg memsnap_unix` selects another one.
 #![cfg_attr(not(memsnap_unix), doc = include_str!("../README.md"))]
 #![cfg_attr(memsnap_unix, doc = "Memory snapshots with copy-on-write views.")]
 #![deny(unsafe_code)]

@@ -1,6 +1,6 @@
 //! Page numbers, ranges of pages and sets of ranges.
 //!
-//! All rounding from bytes to pages is decided here. No code here calls the operating system.
+//! This file decides how bytes are rounded to pages. It never calls the operating system, except for the page size.
 
 use std::io;
 use std::ops::Range;
@@ -52,12 +52,12 @@ pub(crate) fn whole_pages(bytes: usize) -> Option<usize> {
     isize::try_from(mapped).is_ok().then_some(pages)
 }
 
-/// Returns `len` as the length of a slice in bytes.
+/// Converts a number of bytes to `usize`. Fails if it does not fit.
 pub(crate) fn addressable(len: u64) -> io::Result<usize> {
     usize::try_from(len).map_err(|_| too_long(len))
 }
 
-/// Returns the error for a source of `len` bytes, if no slice can be that long.
+/// Returns the error for a source of `len` bytes, which is longer than any slice can be.
 pub(crate) fn too_long(len: u64) -> io::Error {
     io::Error::new(
         io::ErrorKind::InvalidInput,

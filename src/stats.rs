@@ -1,14 +1,14 @@
 //! Statistics of snapshots and views: how much memory they take, and what their operations cost.
 //!
-//! Snapshots and views fill in the numbers.
+//! This file only defines the types. Snapshots and views fill in the numbers.
 
 use crate::sys::{Tracking, WhyNotFaster};
 
 /// Statistics of a snapshot, in bytes except where noted.
 ///
-/// [`Snapshot::stats`](crate::Snapshot::stats) returns them. Snapshots that descend from each other share pages, so
-/// their numbers must not be added up: all snapshots that were made from the same base share its memory, and `store`
-/// is the memory of all captured pages of the family.
+/// [`Snapshot::stats`](crate::Snapshot::stats) returns them. Relatives share memory, so do not add their numbers up.
+/// (Relatives are snapshots that descend from each other or from a common snapshot.) For example, `base` is shared by
+/// all snapshots that show the same base, and `store` by all relatives.
 ///
 /// # Examples
 ///
@@ -40,14 +40,14 @@ pub struct SnapshotStats {
     /// The captured pages of this snapshot: those that were captured from views and are not part of its base.
     /// Captured pages that are all zero count, although they take no memory.
     pub captured: usize,
-    /// The number of images that share this snapshot's base and store. These are the images of its relatives that
-    /// snapshots or views still hold, and its own image.
+    /// The number of images that share this snapshot's store: its own, and those of its relatives that snapshots or
+    /// views still hold.
     pub images: usize,
     /// The memory of the bytes that the first snapshot was made from. For a file that was cloned by the file system,
     /// this is its space on the disk.
     pub base: u64,
-    /// The memory of the flat files of this snapshot. These are copies of its pages from which views are mapped, or
-    /// which were passed to other processes.
+    /// The memory of the flat files of this snapshot. These are copies of its pages that views map or that were passed
+    /// to other processes.
     pub flat: u64,
     /// The memory of all captured pages of this snapshot and its relatives.
     pub store: StoreStats,
@@ -110,7 +110,7 @@ pub struct StoreStats {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize))]
 #[non_exhaustive]
 pub struct ViewStats {
-    /// The present tracking method. It is never [`Tracking::Auto`].
+    /// The tracking method in use. It is never [`Tracking::Auto`].
     pub tracker: Tracking,
     /// The reason why no faster tracking method is in use. `None` if there is no faster one.
     pub why_not_faster: Option<WhyNotFaster>,
@@ -121,18 +121,20 @@ pub struct ViewStats {
     pub huge: usize,
     /// The addresses before and after the view that are inaccessible: guards, and room to grow.
     pub reserved: usize,
-    /// The private pages of the view, which it does not share with its snapshot.
+    /// The private pages of the view, which it does not share with its snapshot. A view that is written in place has
+    /// none.
     ///
-    /// This is an upper bound if the tracking method is [`Tracking::Compare`] or [`Tracking::Pagemap`], which counts
-    /// zero pages that were only read.
+    /// This is an upper bound if the tracking method is [`Tracking::Compare`], which counts all pages, or
+    /// [`Tracking::Pagemap`], which also counts zero pages that were only read. With [`Tracking::Armed`] and
+    /// [`Tracking::WorkingSet`], private pages that are not in memory may be missing.
     pub private: usize,
     /// The captured pages of the snapshot that was last taken of the view or restored to it.
     pub captured: usize,
-    /// The number of images that share the base and the store of that snapshot, including its own.
+    /// The number of images that share the store of that snapshot, including its own.
     pub images: usize,
-    /// The number of mappings that the view takes, an upper bound. The system limits the mappings of a process.
+    /// The most mappings that the view may take. The system limits the mappings of a process.
     pub mappings: usize,
-    /// The costs of the view's operations, as it has measured them.
+    /// The costs of the view's operations, as the view has measured them.
     #[cfg_attr(feature = "serde", serde(default))]
     pub costs: ViewCosts,
 }
@@ -140,10 +142,9 @@ pub struct ViewStats {
 /// The costs of a view's operations in nanoseconds, as the view has measured them.
 ///
 /// [`ViewStats::costs`] contains them. The view uses these costs to decide whether to copy old bytes back or to
-/// discard pages, and when to write-protect its pages. Each cost starts as a built-in constant, and is adjusted to
-/// the time that the view's own calls take. That time depends on the machine and on the threads of the process. So a
-/// small view, or a view in a process with several threads, may decide differently from a large view in a process
-/// with one thread.
+/// discard pages, and when to write-protect its pages. Each cost starts as an estimate, and is adjusted to the time
+/// that the view's own calls take. That time depends on the machine, on what its caches hold, and on the number of
+/// threads that run. So two views of the same snapshot may decide differently.
 ///
 /// # Examples
 ///
@@ -168,18 +169,18 @@ pub struct ViewStats {
 pub struct ViewCosts {
     /// The time to compare or copy a page.
     pub compare_page: u64,
-    /// The time to discard a run of adjacent pages, without the part that depends on their number.
+    /// The time to discard a run of adjacent pages, without the part that grows with their number.
     pub discard_run: u64,
     /// The time of the first write to a page that the view shares with its snapshot: a copy-on-write fault. It is
     /// derived from `compare_page`.
     pub first_write: u64,
     /// The time to write-protect all pages.
     pub protect: u64,
-    /// The time spent needlessly since all pages were last write-protected.
+    /// The time spent needlessly since the view last write-protected its pages.
     ///
-    /// This is the time spent on looking at pages and on comparing pages that had not been written. The time of the
-    /// page faults that were saved because pages could be written is subtracted. When the result exceeds about the
-    /// sum of `protect` and the page faults that will follow, the view write-protects its pages.
+    /// This is the time spent on looking at pages and on comparing pages that had not been written, less the time of
+    /// the page faults that did not occur because pages were not write-protected. When it exceeds about `protect` plus
+    /// the time of the page faults that will follow, the view write-protects its pages.
     pub spent_in_vain: u64,
     /// The time to move 2 MiB of the snapshot into a huge page.
     ///
@@ -188,8 +189,8 @@ pub struct ViewCosts {
     pub move_to_huge_page: u64,
     /// The time spent on walks over the view's page tables since the last pass over its regions of 2 MiB.
     ///
-    /// In a pass, the view visits all of these regions and moves those that it can into huge pages. A pass begins
-    /// when this exceeds about the time that a pass takes.
+    /// In a pass, the view visits all of these regions and moves those that it can into huge pages. A pass begins when
+    /// this exceeds about the time that a pass takes, or a multiple of that time if earlier passes saved little.
     #[cfg_attr(feature = "serde", serde(default))]
     pub spent_on_walks: u64,
 }

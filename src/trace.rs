@@ -1,11 +1,12 @@
 //! Events for subscribers of the `tracing` crate (feature `tracing`).
 //!
-//! An event is emitted for each snapshot taken, each restore, each flat file that is written, and each pass in which
-//! a view moves its image into huge pages.
+//! An event is emitted for each snapshot of a view, each restore, each flat file that is written, and each finished
+//! pass in which a view moves its image into huge pages.
 //!
 //! This module decides when an event is emitted. A subscriber may call methods of the snapshot or view that the event
 //! is about, so no event may be emitted while a lock is held. Code that takes a lock calls [`hold`] first. Events of
-//! the same thread then wait until both the lock and the value from `hold` are dropped.
+//! the same thread then wait until the value from `hold` is dropped, which must be after the lock. If the thread
+//! panics meanwhile, its waiting events are lost.
 #![cfg_attr(not(feature = "tracing"), allow(unused_variables))]
 
 use crate::sys::Tracking;
@@ -73,7 +74,7 @@ mod held {
     }
 }
 
-/// Stands for the value that makes events wait. Without the feature, there are no events.
+/// Stands for the value that makes events wait. Without the feature `tracing`, there are no events.
 #[cfg(not(feature = "tracing"))]
 pub(crate) struct Hold;
 
@@ -82,8 +83,9 @@ pub(crate) fn hold() -> Hold {
     Hold
 }
 
-/// A snapshot of a view of `pages` pages was taken. `looked_at` pages were possibly written, and `captured` of them
-/// had changed.
+/// Reports that a snapshot of a view of `pages` pages was taken.
+///
+/// `looked_at` pages had possibly been written, and `captured` of them had changed.
 pub(crate) fn taken(pages: usize, looked_at: usize, captured: usize, tracker: Tracking) {
     #[cfg(feature = "tracing")]
     held::emit(move || {
@@ -91,7 +93,9 @@ pub(crate) fn taken(pages: usize, looked_at: usize, captured: usize, tracker: Tr
     });
 }
 
-/// A view of `pages` pages was restored in this `way`. `rewritten` of the pages were visited one by one.
+/// Reports that a view of `pages` pages was restored in this `way`.
+///
+/// The restore visited `rewritten` of the pages one by one.
 pub(crate) fn restored(way: &'static str, pages: usize, rewritten: usize, tracker: Tracking) {
     #[cfg(feature = "tracing")]
     held::emit(move || {
@@ -99,7 +103,7 @@ pub(crate) fn restored(way: &'static str, pages: usize, rewritten: usize, tracke
     });
 }
 
-/// A view of `pages` pages finished a pass that moved `regions` regions into huge pages.
+/// Reports that a view of `pages` pages finished a pass that moved `regions` regions into huge pages.
 pub(crate) fn moved_to_huge_pages(pages: usize, regions: usize) {
     #[cfg(feature = "tracing")]
     held::emit(move || {
@@ -107,7 +111,7 @@ pub(crate) fn moved_to_huge_pages(pages: usize, regions: usize) {
     });
 }
 
-/// `written` pages of an image of `pages` pages were written to a flat file.
+/// Reports that `written` pages of an image of `pages` pages were written to a flat file.
 pub(crate) fn consolidated(pages: usize, written: usize) {
     #[cfg(feature = "tracing")]
     held::emit(move || tracing::debug!(target: "memsnap", pages, written, "image consolidated"));

@@ -1,10 +1,10 @@
-//! The content of a view as [`Bytes`] of the `bytes` crate.
+//! Converts a view into [`Bytes`] of the `bytes` crate, which then own the view.
 
 use ::bytes::Bytes;
 
 use crate::view::ArcView;
 
-/// The owner of the memory of a [`Bytes`], which shows the slice from `as_ref`.
+/// The owner of the memory of a [`Bytes`]. The `Bytes` show the slice that `as_ref` returns.
 struct Content(ArcView);
 
 impl AsRef<[u8]> for Content {
@@ -18,7 +18,7 @@ impl AsRef<[u8]> for Content {
 /// The `Bytes` own the view and show its memory. They can be cloned and sliced, and can be sent to other threads. The
 /// view is dropped and its memory is freed when the last clone or slice is dropped.
 ///
-/// The padding of the last page is not part of the content. `Bytes::from_owner(view)` has all bytes of the view.
+/// The padding of the last page is not part of the content. For all bytes of the view, use `Bytes::from_owner(view)`.
 ///
 /// # Examples
 ///

@@ -1,4 +1,6 @@
-//! What memsnap offers to other crates (`bytes`, `vm-memory`) and to other processes.
+//! Uses of snapshots and views by other crates (`bytes`, `vm-memory`) and by other processes.
+//!
+//! The code here only converts types and checks arguments. `view/` and `snapshot/` do the work.
 
 #[cfg(feature = "bytes")]
 mod bytes;

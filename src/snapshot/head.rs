@@ -1,7 +1,7 @@
-//! The state of a snapshot: its image, or the changes of a mutable view that could not be captured yet.
+//! The state of a snapshot: its image, or the working tree of a mutable view whose changes could not be captured yet.
 //!
-//! It decides when such an error is reported and when capturing is tried again. The working tree captures the
-//! changes.
+//! This file decides which call returns the error of a failed capture, and when the changes are captured again. The
+//! working tree captures them.
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -28,8 +28,8 @@ pub(crate) enum Kept {
 impl Kept {
     /// Returns the image of the written bytes.
     ///
-    /// If the error with which the view ended was not reported yet, this returns that error. Otherwise it tries to
-    /// capture them again.
+    /// If no call has returned the error with which the view ended, this returns that error. Otherwise it tries to
+    /// capture the bytes again.
     fn capture(&mut self) -> io::Result<Arc<Image>> {
         let image = match self {
             Self::Captured(image) => return Ok(Arc::clone(image)),
@@ -97,7 +97,7 @@ impl Head {
 
     /// Returns the image. Captures the changes of the last mutable view first, if they were kept.
     ///
-    /// If the error of that view was not reported yet, this returns the error once.
+    /// If no call has returned the error of that view yet, this returns it.
     pub(crate) fn image(&mut self) -> io::Result<Arc<Image>> {
         let image = match self {
             Self::Image(image) => return Ok(Arc::clone(image)),

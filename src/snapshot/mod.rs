@@ -27,7 +27,7 @@ use crate::{error, page_size, trace};
 ///
 /// Make a snapshot from [bytes](Self::from_slice), a [file](Self::from_file), a [stream](Self::from_reader) or
 /// [zeroes](Self::zeroed), or [take](crate::View::take_snapshot) one of a view. Open [views](Self::view) to read and
-/// write its bytes:
+/// write copies of its bytes:
 ///
 /// ```
 /// use memsnap::Snapshot;
@@ -44,8 +44,8 @@ use crate::{error, page_size, trace};
 /// # }
 /// ```
 ///
-/// Writes to views never change the snapshot. There is one exception: when a [`MutView`](crate::MutView) ends, its
-/// snapshot contains the bytes that were written to it. Clones of that snapshot stay as they are.
+/// Writes to views never change the snapshot. There is one exception: when a [`MutView`](crate::MutView) ends, it
+/// stores its bytes in its snapshot. Clones of that snapshot stay as they are.
 ///
 /// A `Snapshot` is a handle. [`clone`](Clone::clone) takes the same short time for any size, and clones share all
 /// memory. A snapshot that is taken of a view shares all memory with the view's last snapshot, except for the pages
@@ -56,7 +56,7 @@ use crate::{error, page_size, trace};
 ///
 /// Memory consists of pages, so [`len`](Self::len) is a multiple of [`page_size()`].
 /// [`content_len`](Self::content_len) is the number of bytes that the snapshot was made from. The bytes after the
-/// content are zero at first. All methods accept empty snapshots.
+/// content are zero at first. A snapshot may be empty.
 pub struct Snapshot {
     head: Arc<Mutex<Head>>,
 }
@@ -65,8 +65,9 @@ pub struct Snapshot {
 impl Snapshot {
     /// Makes a snapshot of `len` zero bytes.
     ///
-    /// The snapshot takes no memory. Reading a view of it takes no memory either, since only written pages do. The
-    /// exception is Windows, which has to reserve memory for all bytes that a view could write (commit charge).
+    /// The snapshot takes no memory. In a copy-on-write view of it, only written pages take memory. In a mutable view,
+    /// pages that are only read may take memory too. Windows also reserves memory for all bytes that a view could
+    /// write (commit charge).
     ///
     /// # Errors
     ///
@@ -123,15 +124,16 @@ impl Snapshot {
     /// find the holes, the file is opened again (on Linux, through `/proc`). If that fails, holes are read, and only
     /// long ones stay holes.
     ///
-    /// A block device is captured like a file. A pipe or a socket has no first byte and is read to its end. If it may
+    /// A block device is captured like a file. A pipe or a socket has no offset, and is read to its end. If it may
     /// never end, limit it by [`Read::take`] and use [`from_reader`](Self::from_reader).
     ///
     /// # Windows
     ///
     /// On Windows, reading a file moves its offset, so the file is opened again for reading. The system refuses that
-    /// if the file was opened without sharing it, possibly by the caller, or if a part of it is locked. Then `file`
-    /// itself is read, and its offset is restored afterwards. During such a call, no other code may read or write at
-    /// the offset that it shares with `file`: the offset is elsewhere, and any change to it is lost.
+    /// if any program, also the calling one, has opened the file without sharing it. If a part of the file is locked,
+    /// the reopened file cannot be read. Then `file` itself is read, and its offset is restored afterwards. During
+    /// such a call, no other code may read or write at the offset that it shares with `file`: the offset is elsewhere,
+    /// and any change to it is lost.
     ///
     /// # Errors
     ///
@@ -166,7 +168,7 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// - Those of `reader`, except for `Interrupted`, after which the call reads again.
+    /// - Those of `reader`. After `Interrupted`, the call reads again.
     /// - Those of the operating system: no memory, no file descriptor.
     ///
     /// # Examples
@@ -182,7 +184,7 @@ impl Snapshot {
         Self::make_from_reader(reader, Label::default())
     }
 
-    /// Makes a snapshot that maps `file` in place instead of copying it.
+    /// Makes a snapshot of `file` in place: maps the file instead of copying it.
     ///
     /// The call copies and reads nothing. Pages are read when they are first accessed. memsnap never writes to the
     /// file, and does not use the file offset. The snapshot has a descriptor of its own, so `file` can be closed.
@@ -192,7 +194,7 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// - `InvalidInput` if it is not a regular file or is longer than the longest slice.
+    /// - `InvalidInput` if `file` is not a regular file or is longer than the longest slice.
     /// - `PermissionDenied` if the file is not open for reading.
     /// - Those of the operating system: no file descriptor, no address space.
     ///
@@ -225,14 +227,16 @@ impl Snapshot {
 
 /// Reading and comparing snapshots.
 impl Snapshot {
-    /// Copies bytes from `offset` on to `buffer`, and returns their number.
+    /// Copies bytes of the snapshot, from byte `offset` on, into `buffer`. Returns the number of copied bytes.
     ///
-    /// The number is less than the length of `buffer` if the snapshot ends before, and 0 if `offset` is at or after
-    /// the end ([`len`](Self::len)). The call needs no view.
+    /// The number is less than the length of `buffer` if the snapshot ends first, and 0 if `offset` is at or after the
+    /// end ([`len`](Self::len)). The call opens no view.
     ///
     /// # Errors
     ///
-    /// Those of the operating system: no address space.
+    /// - Those of the operating system: no address space.
+    /// - The error with which the last mutable view of the snapshot ended, if no call has returned it yet. See
+    ///   [`View::commit`](crate::View::commit).
     ///
     /// # Examples
     ///
@@ -273,7 +277,8 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// Those of the operating system: no address space.
+    /// - Those of the operating system: no address space.
+    /// - The error with which the last mutable view of either snapshot ended, if no call has returned it yet.
     ///
     /// # Examples
     ///
@@ -300,7 +305,7 @@ impl Snapshot {
         Ok(Changes::new(Side::Image(old), Side::Image(new), &pages))
     }
 
-    /// Returns the length in bytes of a view of the snapshot, a multiple of the page size.
+    /// Returns the length of the snapshot in bytes, a multiple of the page size. Its views have this length.
     ///
     /// # Examples
     ///
@@ -315,7 +320,7 @@ impl Snapshot {
         lock(&self.head).size().0 * page_size()
     }
 
-    /// Returns the number of bytes that are content, without the padding of the last page.
+    /// Returns the length of the content in bytes, without the padding of the last page.
     ///
     /// It is the number of bytes that the snapshot was made from. A snapshot that is taken of a view has the content
     /// length of the view's last snapshot, or the length that was passed to [`View::grow`](crate::View::grow) since.
@@ -358,8 +363,8 @@ impl Snapshot {
     ///
     /// # Errors
     ///
-    /// The error with which the last mutable view of the snapshot ended, if no call has returned it yet; otherwise
-    /// that of the new attempt.
+    /// The error with which the last mutable view of the snapshot ended, if no call has returned it yet. Otherwise,
+    /// the error of the new attempt.
     ///
     /// # Examples
     ///
@@ -424,8 +429,8 @@ impl Snapshot {
 
     /// Returns the image.
     ///
-    /// If the changes of the last mutable view could not be captured, this returns its error once, and then tries
-    /// again.
+    /// If the changes of the last mutable view could not be captured, this returns the error if no call has returned
+    /// it yet. Otherwise it tries to capture them again.
     pub(crate) fn image(&self) -> io::Result<Arc<Image>> {
         let _events = trace::hold();
         lock(&self.head).image()

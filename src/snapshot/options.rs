@@ -1,6 +1,6 @@
-//! `SnapshotOptions`: the name of a snapshot's memory, and its huge pages.
+//! `SnapshotOptions`: how a snapshot is made, which is the name of its memory and the use of huge pages.
 //!
-//! This is a builder in the manner of `std::fs::OpenOptions`. It checks the options. `snapshot/mod.rs` makes the
+//! This is a builder in the manner of `std::fs::OpenOptions`. It checks the name. `snapshot/mod.rs` makes the
 //! snapshots.
 
 use std::ffi::{CStr, CString};
@@ -13,7 +13,7 @@ use crate::image::label::Label;
 use crate::snapshot::Snapshot;
 use crate::sys::HugePages;
 
-/// Options with which a snapshot is made: the name of its memory, and huge pages.
+/// Options with which a snapshot is made: the name of its memory, and the use of huge pages.
 ///
 /// [`Snapshot::zeroed`], [`from_slice`](Snapshot::from_slice), [`from_file`](Snapshot::from_file) and
 /// [`from_reader`](Snapshot::from_reader) do the same with default options. Snapshots that are taken of views have
@@ -57,11 +57,11 @@ impl SnapshotOptions {
         Self::default()
     }
 
-    /// Sets the name under which the system lists the snapshot's memory and that of its views.
+    /// Sets the name under which the system lists the memory of the snapshot and of its views.
     ///
-    /// On Linux, the name appears in `/proc/self/maps`, as `/memfd:NAME`. If the memory is all zeroes and the kernel
-    /// is new enough (5.17), it appears as `[anon:NAME]`. Files that were cloned by the file system (see
-    /// [`from_file`](Self::from_file)) have no name.
+    /// On Linux, the name appears in `/proc/self/maps`, as `/memfd:NAME`. Memory without a file appears as
+    /// `[anon:NAME]`, since Linux 5.17. Files that were cloned by the file system (see [`from_file`](Self::from_file))
+    /// have no name.
     ///
     /// The name has 1 to 79 printable ASCII characters, without ``[]\$` ``. With any other name, making the snapshot
     /// fails (`InvalidInput`).
@@ -86,15 +86,16 @@ impl SnapshotOptions {
         self
     }
 
-    /// Sets whether the snapshot's own bytes are in huge pages.
+    /// Sets whether the bytes that the snapshot is made from are in huge pages.
     ///
     /// - [`Auto`](HugePages::Auto), the default: a large view moves the bytes into huge pages while it is in use,
     ///   once that saves time. See [`ViewOptions::huge_pages`](crate::ViewOptions::huge_pages).
-    /// - [`Advise`](HugePages::Advise): the bytes are moved when the snapshot is made (Linux 6.1), which takes as
-    ///   long as copying them once more. Views then take one page fault for each huge page that they read.
+    /// - [`Advise`](HugePages::Advise): the bytes are moved when the snapshot is made (since Linux 6.1), which takes
+    ///   as long as copying them once more. Views then take one page fault for each huge page that they read.
     /// - [`Never`](HugePages::Never): the bytes are in pages of the usual size, and no view moves them.
     ///
-    /// Files that were cloned by the file system, and [`map_file`](Snapshot::map_file), have no huge pages.
+    /// Files that were cloned by the file system, and files that [`map_file`](Snapshot::map_file) maps, have no huge
+    /// pages.
     ///
     /// # Examples
     ///
@@ -207,7 +208,7 @@ impl SnapshotOptions {
     }
 }
 
-/// Returns the name, if the kernel accepts it as the name of a memfd and of anonymous memory.
+/// Returns the name, if Linux accepts it as the name of a memfd and of anonymous memory.
 fn checked_name(name: &str) -> io::Result<Arc<CStr>> {
     let allowed = |byte: u8| matches!(byte, b' '..=b'~') && !br"[]\$`".contains(&byte);
     match CString::new(name) {

@@ -1,6 +1,6 @@
-//! The public enums that say how pages are populated, backed by huge pages, and tracked.
+//! The public enums that say how pages are populated, whether they are in huge pages, and how written pages are found.
 //!
-//! The crate root re-exports these types. Each backend in `sys/` decides which of them it can provide.
+//! `lib.rs` re-exports them. Each backend in `sys/` decides which of these values it supports.
 
 use std::fmt;
 use std::io;
@@ -24,7 +24,7 @@ use std::io;
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 #[non_exhaustive]
 pub enum Populate {
-    /// No page is prepared. The first use of a page takes a page fault.
+    /// No page is prepared. Pages are prepared by page faults when they are first used.
     #[default]
     No,
     /// All pages are prepared for reading. Reads take no page faults. The first write to a page takes a copy-on-write
@@ -35,7 +35,7 @@ pub enum Populate {
     Write,
 }
 
-/// Whether memory is in huge pages. The system then has fewer pages to manage.
+/// Whether memory is in huge pages, which need fewer page faults and page-table entries.
 ///
 /// If the system has no huge pages, or does not permit them, all memory is in pages of the usual size. See
 /// [`ViewOptions::huge_pages`](crate::ViewOptions::huge_pages) and
@@ -69,9 +69,9 @@ pub enum HugePages {
 
 /// A tracking method: how the written pages of a view are found.
 ///
-/// After `Auto`, the methods are listed from the fastest to the slowest for a large view in use. All methods find the
-/// same changes. [`ViewOptions::tracking`](crate::ViewOptions::tracking) chooses a method, and
-/// [`ViewStats::tracker`](crate::ViewStats::tracker) is the present one.
+/// The methods from `Armed` to `Compare` are listed from the fastest to the slowest for a large view. They find the
+/// same changes, in different times. [`ViewOptions::tracking`](crate::ViewOptions::tracking) chooses a method, and
+/// [`ViewStats::tracker`](crate::ViewStats::tracker) is the one in use.
 ///
 /// # Examples
 ///
@@ -90,24 +90,25 @@ pub enum HugePages {
 #[cfg_attr(feature = "serde", derive(serde::Serialize, serde::Deserialize), serde(rename_all = "kebab-case"))]
 #[non_exhaustive]
 pub enum Tracking {
-    /// The best method that works here. The view changes to `Armed`, if that works, once it saves time.
+    /// The fastest method that works, except that the view changes to `Armed` only once that saves time.
     #[default]
     Auto,
     /// Pages are write-protected asynchronously: the kernel records the first write to a page, and the program
     /// continues.
     ///
-    /// Finding the written pages takes 1 to 2 ns for each page in memory. The first write to each page after a
-    /// snapshot takes about 1 us. Needs Linux 6.7 and userfaultfd.
+    /// Finding the written pages takes 1 to 3 ns for each page in memory. The first write to a write-protected page
+    /// takes about 1 us. Needs Linux 6.7 and userfaultfd.
     ///
     /// Writes to [pinned memory](crate::View#pinned-memory) are not noticed if the kernel does not count the pins.
     Armed,
     /// The kernel lists private pages, which takes some 20 ns for each page in memory. Needs Linux 6.7
     /// (`PAGEMAP_SCAN`).
     Scan,
-    /// Private pages are listed by reading `/proc/self/pagemap`, which takes some 50 ns for each page. Needs Linux.
+    /// The view lists private pages by reading `/proc/self/pagemap`, which takes some 50 ns for each page. Needs
+    /// Linux.
     Pagemap,
-    /// The system lists the pages that are in memory and private. These pages are compared, and so are all pages that
-    /// are not in memory. Needs Windows.
+    /// The system lists the pages that are in memory and private. The view compares these, and also all pages that are
+    /// not in memory. Where the view shows zeroes, the system lists the written pages instead. Needs Windows.
     WorkingSet,
     /// All bytes are compared. Works everywhere.
     Compare,
@@ -154,10 +155,12 @@ pub enum WhyNotFaster {
     NotWorthIt,
     /// The program chose this method ([`ViewOptions::tracking`](crate::ViewOptions::tracking)).
     Chosen,
-    /// The view is written in place. Until its first snapshot is taken, all pages in use count as written.
+    /// The view is written in place, until its first snapshot or restore. Until then, all pages in use count as
+    /// written.
     InPlace,
     /// Memory of the process is pinned or locked, or the view was opened with
-    /// [`ViewOptions::pinned`](crate::ViewOptions::pinned). Devices may write to such memory unnoticed.
+    /// [`ViewOptions::pinned`](crate::ViewOptions::pinned). Write-protection does not notice what devices write to
+    /// such memory.
     PinnedMemory,
     /// The system refused the faster method.
     Refused {

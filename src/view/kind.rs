@@ -1,4 +1,6 @@
-//! The kinds of views, which decide as a type parameter of `View` how its bytes can be used.
+//! The kinds of views: the types for the second parameter of `View`, which decides how its bytes can be used.
+//!
+//! The methods of each kind are in `slice.rs`, `protected.rs` and `logged.rs`.
 
 /// The kind of a [`View`](crate::View) that can be used like a slice. This is the default kind.
 ///
@@ -24,10 +26,10 @@
 #[derive(Clone, Copy, Debug)]
 pub enum Open {}
 
-/// The kind of a [`View`](crate::View) that may have protected parts. See [`ProtectedView`](crate::ProtectedView).
+/// The kind of a [`View`](crate::View) whose parts can be protected. See [`ProtectedView`](crate::ProtectedView).
 ///
 /// Such a view is not a slice, because no reference may exist to bytes that cannot be read or written.
-/// [`View::into_protected`](crate::View::into_protected) makes one.
+/// [`View::into_protected`](crate::View::into_protected) converts a view to this kind.
 ///
 /// # Examples
 ///
@@ -51,7 +53,7 @@ pub enum Protected {}
 
 /// The kind of a [`View`](crate::View) to which the program reports its writes. See [`LoggedView`](crate::LoggedView).
 ///
-/// The view can be read like a slice. [`ViewOptions::logged`](crate::ViewOptions::logged) opens one.
+/// The view can be read like a slice. [`ViewOptions::logged`](crate::ViewOptions::logged) opens such a view.
 ///
 /// # Examples
 ///
@@ -82,7 +84,7 @@ mod sealed {
 
 /// The kinds of [`View`](crate::View) that can be read like a slice: [`Open`] and [`Logged`].
 ///
-/// Use it as a bound of functions that read views of either kind. Other crates cannot implement it.
+/// Use this trait as a bound for functions that read views of either kind. Other crates cannot implement it.
 ///
 /// # Examples
 ///

@@ -52,8 +52,8 @@ impl<S> View<S, Logged> {
     ///
     /// Returns `None` if the range is not within the view.
     ///
-    /// The report takes as long as for [`mark_written`](Self::mark_written). All bytes of the range count as written,
-    /// even if the program does not write to them. So borrow only what is written.
+    /// The report takes as long as a call of [`mark_written`](Self::mark_written). All bytes of the range count as
+    /// written, even if the program does not write to them. So borrow only bytes that the program will write.
     ///
     /// # Examples
     ///

@@ -15,15 +15,16 @@ use crate::view::View;
 impl<S, A> View<S, A> {
     /// Makes the view `len` bytes long, rounded up to whole pages. The new bytes are zero.
     ///
-    /// The address of the view stays the same, and the new pages take no memory until they are written. Snapshots
-    /// that are taken later have the new length, and their [content](crate::Snapshot::content_len) is `len` bytes
-    /// long. A restore to a shorter snapshot shrinks the view again. The pages by which it had grown are then
-    /// inaccessible, and their memory is freed.
+    /// The address of the view stays the same, and the new pages take no memory until they are written. Snapshots that
+    /// are taken later have the new length, and their [content](crate::Snapshot::content_len) is `len` bytes long. A
+    /// restore to a shorter snapshot shrinks the view again. The pages by which it had grown then become inaccessible,
+    /// and their memory is freed.
     ///
     /// # Errors
     ///
     /// - `InvalidInput` if `len` exceeds the length of the view and the [reserved](crate::ViewOptions::reserve)
     ///   addresses after it, or if it is less than the length of the current content.
+    /// - `PermissionDenied` if the view belongs to the parent of this forked process.
     /// - Those of the operating system: no memory, too many mappings.
     ///
     /// Nothing has changed after an error.
@@ -68,17 +69,17 @@ impl<S, A> View<S, A> {
     ///
     /// A snapshot that is taken afterwards uses no memory for pages that are zero.
     ///
-    /// The call writes zeroes instead of returning memory in two cases: to runs of less than 8 pages over the bytes
-    /// of a file or over captured pages; and, on Windows, to all private pages, because Windows cannot discard single
-    /// pages.
+    /// The call does not return the memory of some pages, but writes zeroes to them: runs of less than 8 pages that
+    /// the view maps from a file; any such run if the view already has many runs of zeroes over files (1,024); locked
+    /// memory; and, on Windows, all private pages, because Windows cannot discard single pages.
     ///
     /// # Errors
     ///
     /// - `InvalidInput` if the range is not within the view. Nothing has changed then.
     /// - `PermissionDenied` if some of the bytes are [protected](Self::protect) against writing, or if the view
     ///   belongs to the parent of this forked process. Nothing has changed then.
-    /// - `OutOfMemory`, on Windows only. The view is then in the same state as after a [restore](Self::restore) that
-    ///   failed because there was no memory.
+    /// - `OutOfMemory`, on Windows only. The view then has no bytes, as after a [restore](Self::restore) that failed
+    ///   because there was no memory for zeroes.
     ///
     /// # Examples
     ///
@@ -114,12 +115,13 @@ impl<S, A> View<S, A> {
     /// is the one that the view was opened on. `discard` undoes what [`changes`](View::changes) lists in the range.
     /// Bytes beyond the end of that snapshot, by which the view grew, become zero.
     ///
-    /// Use this for memory whose contents are not needed any more, such as pages that a balloon or an allocator
-    /// returns. Do not use `madvise` there. Unlike [`zero`](Self::zero), `discard` leaves nothing for the next
-    /// snapshot to capture.
+    /// Use this instead of `madvise` for memory whose contents are not needed any more, such as pages that a balloon
+    /// or an allocator returns. Unlike [`zero`](Self::zero), `discard` leaves nothing for the next snapshot to
+    /// capture.
     ///
-    /// The call copies pages that were captured from a view, and these pages keep their memory, unless the view maps
-    /// them. On Windows it copies all pages, because single pages cannot be discarded.
+    /// If the last snapshot has a captured page that the view does not map from a file, the call copies its bytes, and
+    /// the view keeps the memory of that page. On Windows it copies all pages that differ, because single pages cannot
+    /// be discarded.
     ///
     /// # Errors
     ///

@@ -1,4 +1,4 @@
-//! `View`: its type, what its methods share, and its end.
+//! `View`: the type, the checks that its methods share, and what happens when a view ends.
 //!
 //! The methods are in the modules below. `engine::worktree::Worktree` does their work.
 
@@ -51,7 +51,7 @@ use crate::view::kind::{Logged, Open, Protected};
 /// ```
 pub type CowView<'a> = View<&'a Snapshot>;
 
-/// A mutable view: when it ends, its snapshot contains its bytes.
+/// A mutable view, which stores its bytes in its snapshot when it ends.
 ///
 /// [`Snapshot::view_mut`] opens one, and [`View::commit`] ends it. See [`View`] for the methods.
 ///
@@ -116,15 +116,15 @@ pub type OwnedView = View<Snapshot>;
 /// ```
 pub type ArcView = View<Arc<Snapshot>>;
 
-/// A view of which parts can be protected against reading and writing.
+/// A view whose parts can be protected against reading and writing.
 ///
-/// [`View::into_protected`] makes one, [`View::protect`] protects a part of it, and [`View::into_open`] converts it
-/// back.
+/// [`View::into_protected`] makes a protected view, [`View::protect`] protects a part of it, and [`View::into_open`]
+/// converts it back.
 ///
-/// A protected view cannot be used like a slice. An access to protected memory stops the process, and the compiler
-/// may add reads of any byte behind a `&[u8]` and writes of any byte behind a `&mut [u8]`. So no such reference to
-/// protected bytes may exist. Instead, [`get`](View::get) and [`get_mut`](View::get_mut) borrow ranges that have the
-/// necessary access. Code that takes care of the access itself, such as a virtual machine, uses the pointers from
+/// A protected view cannot be used like a slice. An access to protected memory stops the process. The compiler may add
+/// reads of any byte behind a `&[u8]`, and writes of any byte behind a `&mut [u8]`. So no such reference to protected
+/// bytes may exist. Instead, [`get`](View::get) and [`get_mut`](View::get_mut) borrow ranges that have the necessary
+/// access. Code that takes care of the access itself, such as a virtual machine, uses the pointers from
 /// [`as_ptr`](View::as_ptr) and [`as_mut_ptr`](View::as_mut_ptr).
 ///
 /// # Examples
@@ -153,30 +153,31 @@ pub type ProtectedView<S> = View<S, Protected>;
 ///
 /// Use a logged view if the program knows which bytes it writes. Examples are an emulator, a virtual machine with a
 /// dirty log, a database and a page cache. The time of a snapshot or restore then depends on the number of reported
-/// pages, not on the length of the view. This holds on every system, since a logged view neither asks the system for
-/// written pages nor compares pages. Where the system cannot name written pages
+/// pages, not on the length of the view. This holds on every system, since a logged view does not search for written
+/// pages, unless it [checks](crate::ViewOptions::checked) the reports. Where the system cannot name written pages
 /// ([`Tracking::Compare`](crate::Tracking::Compare)), all other views compare all of their bytes.
 ///
 /// [`ViewOptions::logged`](crate::ViewOptions::logged) opens a logged view. There are two ways to write to it:
 ///
 /// - Borrow a range by [`get_mut`](View::get_mut), which reports the range.
 /// - Write through a [pointer](View::as_mut_ptr), and report the range by [`mark_written`](View::mark_written) before
-///   the next call on the view. Report bytes that the kernel writes (`read` into the view) in the same way, and pages
+///   the next call on the view. In the same way, report bytes that the kernel writes (`read` into the view), and pages
 ///   in the dirty log of a hypervisor.
 ///
 /// A logged view can be read like a slice, but cannot be written like one.
 ///
 /// If a program writes a page and does not report it, the next snapshot does not contain the new bytes, and a restore
-/// does not restore the old bytes. [`ViewOptions::checked`](crate::ViewOptions::checked) detects such pages. Checks
-/// are the default in programs that are built with debug assertions.
+/// does not restore the old bytes. [`ViewOptions::checked`](crate::ViewOptions::checked) makes the view detect such
+/// pages. Most views check by default in programs that are built with debug assertions.
 ///
 /// # Cost
 ///
-/// A reported page counts as changed. A snapshot captures it without a comparison, even if its bytes are the same. A
-/// restore copies the old bytes back. The page then remains private memory of the view, unless the view has more
-/// private memory than [`ViewOptions::keep_resident`](crate::ViewOptions::keep_resident) permits. Reporting a page
-/// takes some nanoseconds. The log takes two bits of address space for each page of the view. It takes memory only
-/// for pages that were written.
+/// A reported page counts as changed. A snapshot captures it without a comparison, even if its bytes are the same. (If
+/// pages were also zeroed or excluded from a restore, the snapshot compares all of these pages.) A restore copies the
+/// old bytes back. The page then remains private memory of the view, unless the view has more private memory than
+/// [`ViewOptions::keep_resident`](crate::ViewOptions::keep_resident) permits. Reporting a page takes some nanoseconds.
+/// The log takes about two bits of address space for each page that the view has or can grow to. Only the parts of the
+/// log that are used take memory.
 ///
 /// # Examples
 ///
@@ -202,9 +203,9 @@ pub type LoggedView<S> = View<S, Logged>;
 
 /// A range of memory that shows a snapshot and can be written without changing the snapshot or other views.
 ///
-/// A view is used like a slice of bytes. [`take_snapshot`](Self::take_snapshot) makes a snapshot of its current
-/// bytes. [`restore`](Self::restore) restores the snapshot that it was opened on, and
-/// [`restore_to`](Self::restore_to) shows another one:
+/// Use a view like a slice of bytes. [`take_snapshot`](Self::take_snapshot) makes a snapshot of its current bytes.
+/// [`restore`](Self::restore) restores the snapshot that it was opened on, and [`restore_to`](Self::restore_to) shows
+/// another one:
 ///
 /// ```
 /// use memsnap::Snapshot;
@@ -224,8 +225,8 @@ pub type LoggedView<S> = View<S, Logged>;
 /// ```
 ///
 /// The address of a view never changes. Its length changes only by [`grow`](Self::grow) and by restores to snapshots
-/// of another length. The view also finds bytes that the kernel writes for a system call, such as `read` into the
-/// view.
+/// of another length. Snapshots and restores also find the pages that the kernel writes for a system call, such as
+/// `read` into the view. (To a [logged view](LoggedView), the program reports them.)
 ///
 /// The time of a snapshot or restore mostly depends on how many pages changed, not on how many there are.
 /// [`Tracking`](crate::Tracking) lists the ways to find the written pages and what each costs.
@@ -248,8 +249,8 @@ pub type LoggedView<S> = View<S, Logged>;
 ///
 /// # Memory for other code
 ///
-/// A database, a runtime or a virtual machine can work on the memory of a view. Pass it the
-/// [address](Self::as_mut_ptr) once. Three rules apply:
+/// A database, a runtime or a virtual machine can use the memory of a view. Pass it the [address](Self::as_mut_ptr)
+/// once. Three rules apply:
 ///
 /// - While the other code can write, no slice of the view may be in use.
 /// - While the other code can write, no call on the view may run.
@@ -297,40 +298,41 @@ pub type LoggedView<S> = View<S, Logged>;
 ///
 /// - `madvise` with `MADV_DONTNEED`, `MADV_FREE` or `MADV_REMOVE`, by which memory balloons and allocators return
 ///   memory. Call [`discard`](Self::discard) or [`zero`](Self::zero) instead. After such an `madvise`, snapshots and
-///   restores of a write-protected view ([`Tracking::Armed`](crate::Tracking::Armed)) can miss the pages. (With
-///   `Tracking::Scan` and `Tracking::Pagemap`, the pages are found.)
+///   restores can miss the pages if the view is write-protected ([`Tracking::Armed`](crate::Tracking::Armed)) or
+///   logged. (`Tracking::Scan`, `Tracking::Pagemap` and `Tracking::Compare` find them.)
 /// - `madvise` with `MADV_DONTFORK`, `MADV_WIPEONFORK` or their opposites. They change what a forked child inherits.
 /// - `mprotect`, or `madvise` with `MADV_GUARD_INSTALL`. Call [`protect`](View::protect) instead. `take_snapshot`
 ///   reads the written pages. If one of them was made inaccessible without memsnap's knowledge, reading it kills the
 ///   process.
 /// - `munmap`, `mremap`, or `mmap` with `MAP_FIXED`.
-/// - `userfaultfd` registration. It fails (`EBUSY`) while the view is armed. Otherwise, it keeps the view from being
-///   armed. A program that needs it chooses [`Tracking::Scan`](crate::Tracking::Scan), and registers again after a
-///   restore, which may map the whole view again.
+/// - `userfaultfd` registration. It fails (`EBUSY`) while the view is armed. If it succeeds, the view cannot be armed.
+///   A program that needs userfaultfd has to choose [`Tracking::Scan`](crate::Tracking::Scan), and to register the
+///   view again after each restore, since a restore may map the whole view again.
 ///
-/// The same applies to the calls of other systems that have these effects (on Windows, `VirtualProtect`,
-/// `VirtualFree` and `UnmapViewOfFile`). Advice that changes no byte is harmless: `MADV_WILLNEED`, `MADV_PAGEOUT`,
-/// `MADV_HUGEPAGE`, `MADV_MERGEABLE`, `MADV_DONTDUMP`, `mlock`.
+/// It must not make calls of other systems that have these effects either (on Windows, `VirtualProtect`, `VirtualFree`
+/// and `UnmapViewOfFile`). Calls that change no byte are harmless: `MADV_WILLNEED`, `MADV_PAGEOUT`, `MADV_HUGEPAGE`,
+/// `MADV_MERGEABLE`, `MADV_DONTDUMP`, `mlock`.
 ///
 /// # Pinned memory
 ///
-/// A program can *pin* memory, so that the kernel or a device can write to it at any later time: as fixed buffers of
-/// io_uring, memory regions of RDMA, or for VFIO, vhost-vdpa or AF_XDP. Such writes bypass the page table. A snapshot
-/// captures each pinned page as it is at that moment. Programs that pin memory of a view follow three rules:
+/// A program can *pin* memory. The kernel or a device can then write to it at any later time. Fixed buffers of
+/// io_uring and memory regions of RDMA are pinned, and so is memory for VFIO, vhost-vdpa and AF_XDP. Such writes
+/// bypass the page table. A snapshot captures each pinned page as it is at that moment. Programs that pin memory of a
+/// view follow three rules:
 ///
-/// - **Open the view with [`ViewOptions::pinned`](crate::ViewOptions::pinned)**, which is exact in all cases. Without
-///   this option, writes to pinned pages are not noticed while the view is write-protected
+/// - **Open the view with [`ViewOptions::pinned`](crate::ViewOptions::pinned)**, with which all writes are found.
+///   Without this option, writes to pinned pages are not noticed while the view is write-protected
 ///   ([`Tracking::Armed`](crate::Tracking::Armed)). memsnap does not write-protect any page while the kernel counts
-///   pinned or locked memory of the process (`VmPin` and `VmLck` in `/proc/self/status`), which covers the usual
-///   case. But for the process that owns the memory, the kernel does not count pins by a ring or device that another
-///   process opened, such as a ring that was made before `fork` and is used in the child. It counts neither rings
-///   whose own memory the program provides (`IORING_SETUP_NO_MMAP`) nor AF_XDP.
+///   pinned or locked memory of the process (`VmPin` and `VmLck` in `/proc/self/status`), which covers the usual case.
+///   But the kernel counts pins for the process that made the ring or opened the device. If a ring is made before
+///   `fork` and used in the child, the kernel does not count its pins for the child. It counts neither the pins of
+///   rings whose own memory the program provides (`IORING_SETUP_NO_MMAP`) nor those of AF_XDP.
 /// - **Register pinned memory again after a restore, [`zero`](Self::zero) and [`discard`](Self::discard).** These
 ///   calls may replace the physical memory of a page. What a device then writes to the old memory does not appear in
 ///   the view.
 /// - **Write to a page once before it is pinned.** Linux does not record that io_uring wrote to a fixed buffer. If
-///   nothing else ever wrote to the page, Linux can drop these bytes under memory pressure, in a view that is written
-///   in place (seen on Linux 6.18). `ViewOptions::pinned` keeps views from being written in place.
+///   nothing else ever wrote to the page and the view is written in place, Linux can drop these bytes under memory
+///   pressure (seen on Linux 6.18). `ViewOptions::pinned` keeps views from being written in place.
 ///
 /// The memory of a virtual machine (KVM) is not pinned. Register it only once, since KVM follows changes of the
 /// view's mapping.
@@ -339,41 +341,39 @@ pub type LoggedView<S> = View<S, Logged>;
 ///
 /// A copy-on-write view and its snapshots can be used in a forked child. The parent and the child do not see each
 /// other's changes. There is one exception: the [`MutView`] of a snapshot that was all zeroes stays with the parent.
-/// In the child, its bytes must not be accessed, and its methods return errors. As always with `fork`, objects that
-/// another thread was using at that moment must not be used in the child.
+/// In the child, its bytes must not be accessed, and its methods return errors. As always with `fork`, the child must
+/// not use objects that another thread of the parent was using at the moment of the fork.
 ///
-/// A child cannot change its parent's memory. All descriptors that memsnap opens are closed on `exec`. In a child
-/// that continues without `exec`, memsnap closes the descriptors that lead to the parent's memory before `fork`
-/// returns there: those by which written pages are found, and the files of views that are written in place. If the
-/// child runs untrusted code, three limits matter:
+/// A child cannot change its parent's memory. All descriptors that memsnap opens are closed on `exec`. Before `fork`
+/// returns in the child, memsnap closes the descriptors that lead to the parent's memory: those by which written pages
+/// are found, and the files of views that are written in place. If the child runs untrusted code, three limits matter:
 ///
 /// - If the C library runs no fork handlers (a bare `clone`, `_Fork`, `vfork`), the child has these descriptors until
 ///   it first uses memsnap. The same is true if another thread opens one at the moment of the fork. With its parent's
 ///   userfaultfd, a child can write to the parent's memory. Close all descriptors before such code runs
 ///   (`close_range(3, ~0, 0)`), or `exec` a separate program.
-/// - The files of snapshots stay open. They can only be read, and the child has their bytes anyway. Systems without
-///   memfds are different: see `PLATFORM.md`.
+/// - The files of snapshots stay open. The child can only read them, and has their bytes in its memory anyway. Systems
+///   without memfds are different: see `PLATFORM.md`.
 /// - memsnap does not keep a process from tracing another process of the same user, or from copying its descriptors
 ///   (`/proc/PID/mem`, `pidfd_getfd`). Run the child as another user or under a system call filter, or make the
 ///   parent undumpable (`PR_SET_DUMPABLE`).
 ///
 /// # Descriptors that other code closes
 ///
-/// Some code, such as that of daemons, closes descriptors that it did not open. Run such code before memsnap is used.
-/// Each snapshot of bytes and each view that is written in place keeps a descriptor open, and each process keeps one
-/// or two more.
+/// Some code closes descriptors that it did not open; daemons do this when they start. Run such code before the
+/// program uses memsnap. Each snapshot of bytes and each view that is written in place keeps a descriptor open. On
+/// Linux, memsnap keeps up to three more in each process.
 ///
-/// If such code runs later, memsnap does not use the file to which the number of the descriptor then refers. Open
-/// views continue to work and find written pages, possibly in a slower way. Calls that have to map the closed file
-/// return an error:
+/// If such code runs later, the number of a closed descriptor may come to refer to another file. memsnap notices this
+/// and does not use that file. Open views continue to work and find written pages, possibly by a slower method. Calls
+/// that have to map the closed file return an error:
 ///
 /// - opening a new view of the snapshot,
 /// - restoring to another snapshot,
-/// - for a snapshot of bytes of which no view was captured or restored before: the first such call on a view that is
-///   not mutable.
+/// - taking a snapshot of a copy-on-write view or restoring it, if no earlier call on a view of its snapshot did so.
 ///
-/// When a mutable view ends, its bytes are in its snapshot. All of this also applies to a thread that has its own
-/// file table (`unshare(CLONE_FILES)`). Other threads are not affected.
+/// A mutable view still stores its bytes in its snapshot when it ends. If a thread has its own file table
+/// (`unshare(CLONE_FILES)`) and closes descriptors, all of this applies to that thread only.
 pub struct View<S, A = Open> {
     /// `None` only while the view is dropped, committed or converted. The same holds for `snapshot`.
     pub(crate) tree: Option<Worktree>,
@@ -399,14 +399,14 @@ impl<S, A> View<S, A> {
         self.tree.as_ref().map_or(0, |tree| tree.root().pages * crate::page_size())
     }
 
-    /// Returns `range` with its bounds, if it is within the view. Otherwise, the error says that the program tried to
-    /// `what` these bytes.
+    /// Returns the bounds of `range` if it is within the view. Otherwise, fails with an error that says that the
+    /// program cannot `what` these bytes.
     pub(crate) fn within(&self, what: &str, range: &impl RangeBounds<usize>) -> io::Result<Range<usize>> {
         let (len, range) = (self.len(), resolve(range, self.len()));
         if range.start > range.end || range.end > len { Err(self.outside(what, &range)) } else { Ok(range) }
     }
 
-    /// Returns the error for bytes of `range` that the view does not have.
+    /// Returns the error for a `range` that is not within the view.
     fn outside(&self, what: &str, range: &Range<usize>) -> io::Error {
         match self.tree.as_ref().map(Worktree::check_usable) {
             Some(Err(error)) => error,

@@ -15,23 +15,24 @@ use crate::view::{ArcView, CowView, MutView, OwnedView, View};
 impl Snapshot {
     /// Opens a copy-on-write view. Writes to it never change the snapshot.
     ///
-    /// The view borrows the snapshot. Use [`into_view`](Self::into_view) for a view that a struct stores, and
-    /// [`view_mut`](Self::view_mut) for a view whose bytes the snapshot contains afterwards.
+    /// The view borrows the snapshot. To store a view in a struct, use [`into_view`](Self::into_view). To change the
+    /// snapshot, use [`view_mut`](Self::view_mut).
     ///
     /// # Cost
     ///
-    /// Opening and dropping a view takes some microseconds. In this time, other threads of the process may have to
-    /// wait in the kernel. The first write to each page of the view takes a copy-on-write fault. A program that
-    /// starts from the same snapshot again and again is faster if it keeps the view and calls
-    /// [`restore`](View::restore), or [`restore_to`](View::restore_to) with another snapshot. Pages that are written
-    /// each time then take no page fault.
+    /// Opening and dropping a view takes some microseconds. Meanwhile, other threads of the process may have to wait
+    /// in the kernel. The first write to each page of the view takes a copy-on-write fault. A program that starts from
+    /// the same snapshot again and again should keep the view and call [`restore`](View::restore), or
+    /// [`restore_to`](View::restore_to) with another snapshot. Pages that it writes each time then take no page fault.
     ///
     /// If the snapshot has captured pages, its first views copy or map these pages. If many views of the snapshot are
     /// opened, memsnap writes its pages into one file, so that each further view takes a single mapping.
     ///
     /// # Errors
     ///
-    /// Those of the operating system: no address space, too many mappings.
+    /// - Those of the operating system: no address space, too many mappings.
+    /// - The error with which the last mutable view of the snapshot ended, if no call has returned it yet. See
+    ///   [`View::commit`].
     ///
     /// # Examples
     ///
@@ -53,9 +54,10 @@ impl Snapshot {
     /// # Errors
     ///
     /// - Those of [`view`](Self::view).
-    /// - `InvalidInput` if the options need more addresses than there are.
+    /// - `OutOfMemory` if there is no memory for the log of a [logged view](crate::LoggedView).
+    /// - `InvalidInput` if the options ask for more addresses than there are.
     /// - `Unsupported` if the chosen [tracking method](ViewOptions::tracking) cannot work here, or if the view is to
-    ///   be [executable](ViewOptions::executable) and memsnap does not support that on this processor.
+    ///   be [executable](ViewOptions::executable) and memsnap cannot make that work on this processor.
     /// - Those of the operating system, if there is no memory for the pages to [populate](ViewOptions::populate).
     ///
     /// # Examples
@@ -84,12 +86,13 @@ impl Snapshot {
     /// # Cost
     ///
     /// A view of a snapshot that is all zeroes is written in place: its memory becomes the memory of the snapshot
-    /// without a copy, and later views map it in one piece. The exception is Linux with strict overcommit accounting
-    /// (`vm.overcommit_memory=2`). The changed pages of any other view are copied when the view ends.
+    /// without a copy, and later views map it in one piece. The exceptions are Linux with strict overcommit accounting
+    /// (`vm.overcommit_memory=2`), and views that are opened with [`ViewOptions::pinned`]. The changed pages of any
+    /// other view are copied when the view ends.
     ///
     /// # Errors
     ///
-    /// Those of the operating system: no address space, too many mappings.
+    /// Those of [`view`](Self::view).
     ///
     /// # Examples
     ///

@@ -71,8 +71,8 @@ impl ViewOptions {
 impl<A> ViewOptions<A> {
     /// Reserves addresses for a view of up to `bytes` bytes, rounded up to whole pages.
     ///
-    /// The view can [`grow`](crate::View::grow) to this length. Reserved addresses take no memory. A number that is
-    /// less than the view's length has no effect. The default is 0.
+    /// The view can [`grow`](crate::View::grow) to this length. Reserved addresses take no memory. If `bytes` is less
+    /// than the length of the view, the option has no effect. The default is 0.
     ///
     /// # Examples
     ///
@@ -95,9 +95,9 @@ impl<A> ViewOptions<A> {
 
     /// Makes at least `before` bytes before the view and `after` bytes after it inaccessible.
     ///
-    /// If code reads or writes there, the system stops it (on Unix, by `SIGSEGV`). The bytes after the view follow
-    /// all addresses that are [reserved](Self::reserve). Both numbers are rounded up to whole pages. Guards take no
-    /// memory. The default is 0 bytes on both sides.
+    /// If code reads or writes there, the system stops it (on Unix, by `SIGSEGV`). If the view can grow, the bytes
+    /// after it begin behind the [reserved](Self::reserve) addresses. Both numbers are rounded up to whole pages.
+    /// Guards take no memory. The default is 0 bytes on both sides.
     ///
     /// # Examples
     ///
@@ -119,8 +119,8 @@ impl<A> ViewOptions<A> {
 
     /// Sets whether pages are prepared when the view is opened, instead of one by one when they are first used.
     ///
-    /// The default is [`Populate::No`]. Preparing all pages in one call is faster than a page fault for each of them,
-    /// but also takes time for pages that are never used and, with [`Populate::Write`], memory.
+    /// The default is [`Populate::No`]. Preparing all pages in one call is faster than a page fault for each of them.
+    /// But it also takes time for pages that are never used and, with [`Populate::Write`], memory for them.
     ///
     /// # Errors
     ///
@@ -143,7 +143,7 @@ impl<A> ViewOptions<A> {
         self
     }
 
-    /// Sets how many bytes of private memory a [`restore`](crate::View::restore) leaves to the view at most.
+    /// Sets the most bytes of private memory that a [`restore`](crate::View::restore) leaves to the view.
     ///
     /// The number is rounded down to whole pages. The default is 64 MiB.
     ///
@@ -158,8 +158,8 @@ impl<A> ViewOptions<A> {
     /// - If all pages are [compared](Tracking::Compare), the private pages are not known. A view that is no longer
     ///   than `bytes` then keeps all pages that were ever written.
     ///
-    /// A smaller number limits the memory of a program with many views that are written in different places each
-    /// time. With 0, each restore discards all private memory of the view, except for copies of
+    /// A smaller number saves memory in a program with many views that are written in different places each time. With
+    /// 0, each restore discards all private memory of the view, except for copies of
     /// [captured](crate::SnapshotStats::captured) pages.
     ///
     /// # Examples
@@ -193,9 +193,9 @@ impl<A> ViewOptions<A> {
     ///   described below. The view's private memory stays in pages of the usual size.
     /// - [`Advise`](HugePages::Advise): the same, and the view's private memory is in huge pages too. This saves page
     ///   faults if most of a large view is written. But writing one byte takes a huge page of memory (2 MiB on most
-    ///   machines). Each page of the usual size in it is then tracked, compared and captured separately. The address
-    ///   of the view is a multiple of the size of a huge page. For a [logged view](crate::LoggedView), `Advise` is
-    ///   the same as `Auto`, since a huge page would contain more pages than those that are reported.
+    ///   machines). Pages are still tracked, compared and captured in the usual size. The address of the view is a
+    ///   multiple of the size of a huge page. For a [logged view](crate::LoggedView), `Advise` is the same as `Auto`:
+    ///   the first write to a huge page would make all of it private, and not only the reported pages.
     /// - [`Never`](HugePages::Never): the view moves nothing. It may still map huge pages into which another view has
     ///   moved bytes.
     ///
@@ -205,16 +205,16 @@ impl<A> ViewOptions<A> {
     /// snapshot or restore of few pages spends most of its time on this walk. A huge page has one entry instead of
     /// 512, so it makes the walk shorter.
     ///
-    /// Once the walks have taken as long as moving the bytes takes, `take_snapshot` and the `restore` methods move
-    /// some bytes at the end of each call, until all are moved. Each of these calls takes about a millisecond longer.
-    /// A few calls take longer than that, if the system has to make room for huge pages first. All views of the
-    /// snapshot benefit. [`ViewStats::huge`](crate::ViewStats::huge) is the number of bytes that the view maps in
+    /// Once the walks have taken as long as moving the bytes would take, `take_snapshot` and the `restore` methods
+    /// move some bytes at the end of each call, until all are moved. Each of these calls takes about a millisecond
+    /// longer. A few calls take longer than that, if the system has to make room for huge pages first. All views of
+    /// the snapshot benefit. [`ViewStats::huge`](crate::ViewStats::huge) is the number of bytes that the view maps in
     /// huge pages.
     ///
-    /// Views move bytes on Linux 6.7 and later, with pages of 4 KiB, and if they have at least 32 MiB. They move only
-    /// memory files that memsnap made or received, not other files that it mapped. A huge page has memory for all of
-    /// its bytes, also where the snapshot's memory has gaps. So bytes are moved only if at most an eighth of the huge
-    /// page was gaps. The snapshot's memory grows by a seventh at most.
+    /// A view moves bytes only on Linux 6.7 or later, with pages of 4 KiB, and if it is at least 32 MiB long. It moves
+    /// only bytes of memory files that memsnap made or received, not those of other files that it mapped. A huge page
+    /// takes memory for all of its bytes, even where the snapshot's memory has gaps. So a view moves 2 MiB only if at
+    /// most an eighth of them are gaps. The snapshot's memory then grows by a seventh at most.
     ///
     /// # Examples
     ///
@@ -233,7 +233,7 @@ impl<A> ViewOptions<A> {
         self
     }
 
-    /// Sets the tracking method, which decides how written pages are found. The default is [`Tracking::Auto`].
+    /// Sets the tracking method, by which the view finds written pages. The default is [`Tracking::Auto`].
     ///
     /// If the system starts to refuse the method while the view is in use, the view continues with the next slower
     /// method, and [`ViewStats::why_not_faster`](crate::ViewStats::why_not_faster) contains the reason.
@@ -306,7 +306,7 @@ impl<A> ViewOptions<A> {
     /// - A mutable view is not written in place, since pinned memory cannot become immutable. Its changes are copied
     ///   when a snapshot is taken and when the view ends.
     ///
-    /// Without this option, memsnap notices only the pins that the kernel counts. See [pinned
+    /// Without this option, memsnap knows only of the pins that the kernel counts. See [pinned
     /// memory](crate::View#pinned-memory).
     ///
     /// # Examples
@@ -359,9 +359,10 @@ impl ViewOptions<Logged> {
 
     /// Sets whether the view checks that every written page was reported.
     ///
-    /// A view that checks also finds written pages as other views do ([`tracking`](Self::tracking)). It does so
-    /// before each snapshot, before each restore, and in [`changes`](crate::View::changes). If a page differs from
-    /// the last snapshot and was not reported, the call fails (`InvalidData`), and the error names the page.
+    /// A view that checks also searches for written pages, as other views do ([`tracking`](Self::tracking)). It does
+    /// so before each snapshot, before each restore, and in [`changes`](crate::View::changes). While a mutable view is
+    /// written in place, it does not check, because all pages in use count as written. If a page differs from the last
+    /// snapshot and was not reported, the call fails (`InvalidData`), and the error names the page.
     ///
     /// By default, views check in programs that are built with debug assertions. The exception is a view of more than
     /// 64 MiB whose bytes would have to be compared because the system cannot name the written pages

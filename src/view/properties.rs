@@ -117,14 +117,17 @@ impl<S, A> View<S, A> {
         self.tree.as_ref().map_or_else(ViewStats::default, Worktree::stats)
     }
 
-    /// Changes the tracking method, which decides how written pages are found from now on.
+    /// Changes the tracking method, by which the view finds written pages from now on.
     ///
     /// This is the option [`ViewOptions::tracking`](crate::ViewOptions::tracking) for a view that is already open. It
     /// affects the time of later calls, but not their results.
     ///
     /// # Errors
     ///
-    /// `Unsupported` if the method cannot work for this view. The view then keeps its tracking method.
+    /// - `Unsupported` if the method cannot work for this view.
+    /// - Those of the operating system: no file descriptor, no memory.
+    ///
+    /// After an error, the view keeps its tracking method.
     ///
     /// # Examples
     ///

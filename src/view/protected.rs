@@ -18,21 +18,21 @@ impl<S> View<S, Protected> {
     /// Sets the access to the bytes of `range`, which consists of whole pages.
     ///
     /// A [`restore`](Self::restore) or [`restore_to`](Self::restore_to) makes all pages readable and writable again.
-    /// [`take_snapshot`](Self::take_snapshot) also captures protected pages. While it runs, written pages that cannot
-    /// be read are readable. If the kernel has to write to protected bytes of the view, the system call fails
-    /// (`EFAULT`).
+    /// [`take_snapshot`](Self::take_snapshot) also captures protected pages. During that call, written pages that are
+    /// protected against reading are readable. If the kernel has to write to protected bytes of the view, the system
+    /// call fails (`EFAULT`).
     ///
-    /// The call takes one system call. Each range that is protected takes one or two mappings of the process. Some
-    /// processors do not keep their instruction caches coherent by themselves (Arm, RISC-V). There, `READ_EXECUTE`
-    /// also takes time that depends on the length of the range.
+    /// The call usually makes one system call. Each range that is protected takes one or two mappings of the process.
+    /// Some processors do not keep their instruction caches coherent by themselves (Arm, RISC-V). There,
+    /// `READ_EXECUTE` also takes time that depends on the length of the range.
     ///
     /// # Errors
     ///
     /// - `InvalidInput` if the range is not within the view, or if it does not start and end at page boundaries.
     /// - `PermissionDenied` for [`Access::READ_EXECUTE`] if the view was opened without
     ///   [`ViewOptions::executable`](crate::ViewOptions::executable).
-    /// - Those of the operating system, mostly too many mappings. The access to the bytes is then unspecified until
-    ///   the next call of `protect` for them that succeeds, or the next restore.
+    /// - Those of the operating system, mostly too many mappings. The access to the bytes is then unspecified until a
+    ///   later call of `protect` for them, or a restore, succeeds.
     ///
     /// # Examples
     ///
@@ -54,13 +54,15 @@ impl<S> View<S, Protected> {
     /// # }
     /// ```
     ///
-    /// The compiler rejects a slice of bytes that may not be readable:
+    /// The compiler rejects an index into a protected view, since the byte may not be readable:
     ///
     /// ```compile_fail,E0608
     /// # let snapshot = memsnap::Snapshot::zeroed(1).unwrap();
     /// let mut memory = snapshot.view().unwrap().into_protected();
     /// let byte = memory[0];
     /// ```
+    ///
+    /// It also rejects a call of `protect` while bytes of the view are borrowed:
     ///
     /// ```compile_fail,E0502
     /// # let snapshot = memsnap::Snapshot::zeroed(1).unwrap();
@@ -110,8 +112,8 @@ impl<S> View<S, Protected> {
         let start = unsafe { tree.start().add(range.start) };
         // SAFETY: the bytes are mapped and initialized, and at most `isize::MAX`. Each page of them is recorded as
         // readable. This does not change while `self` is borrowed: `protect` and restores need `&mut self`, and
-        // `take_snapshot` changes the access only to pages that are recorded as unreadable. Nothing writes to the bytes,
-        // since a write needs `&mut self` too.
+        // `take_snapshot` changes the access only to pages that are recorded as unreadable. (It may map the same bytes
+        // again, which no reader can notice.) Nothing writes to the bytes, since a write needs `&mut self` too.
         Some(unsafe { std::slice::from_raw_parts(start.as_ptr(), range.len()) })
     }
 
@@ -140,11 +142,12 @@ impl<S> View<S, Protected> {
         // SAFETY: `within` found the range to be inside the view, which is one mapping.
         let start = unsafe { tree.start().add(range.start) };
         // SAFETY: the bytes are mapped and initialized, and at most `isize::MAX`. Each page of them is recorded as
-        // writable. `self` is borrowed exclusively, so no call changes that, and no other reference to the bytes exists.
+        // writable. `self` is borrowed exclusively, so no call changes that, and no other reference to the bytes
+        // exists.
         Some(unsafe { std::slice::from_raw_parts_mut(start.as_ptr(), range.len()) })
     }
 
-    /// Converts the view back into a slice, if no part of it is protected.
+    /// Converts the view back into one that can be used like a slice, if no part of it is protected.
     ///
     /// The conversion takes no time, and the address stays the same.
     ///

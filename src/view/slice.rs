@@ -1,4 +1,4 @@
-//! `View` as a slice of bytes, and its changes.
+//! `View` as a slice of bytes, and the list of its changes.
 //!
 //! All bytes can be read. Unless the view is logged, they can also be written. `protected.rs` and `logged.rs` have
 //! the methods that replace the slice in other kinds of views.
@@ -51,14 +51,15 @@ impl<S, A: Readable> View<S, A> {
     pub fn content(&self) -> &[u8] {
         &self.as_slice()[..self.tree.as_ref().map_or(0, Worktree::content_len)]
     }
+
     /// Lists the pages that differ from the last snapshot, with their old and new bytes.
     ///
     /// The last snapshot is the one that was last taken of the view or restored to it. Before the first such call, it
     /// is the one that the view was opened on. The ranges consist of whole pages and are in ascending order. Adjacent
     /// pages are in one range. Bytes by which the view grew count as different.
     ///
-    /// The call finds the written pages as [`take_snapshot`](Self::take_snapshot) does, and compares each of them.
-    /// The result borrows the view.
+    /// The call searches for the written pages as [`take_snapshot`](Self::take_snapshot) does, and compares each of
+    /// them. The result borrows the view.
     ///
     /// # Errors
     ///
@@ -120,7 +121,7 @@ impl<S> View<S> {
 
     /// Converts the view into one of which parts can be [protected](View::protect).
     ///
-    /// The result is not a slice. The conversion takes no time, and the address stays the same.
+    /// The result cannot be used like a slice. The conversion takes no time, and the address stays the same.
     /// [`into_open`](View::into_open) converts it back.
     ///
     /// # Examples

@@ -17,7 +17,7 @@ impl<S, A> View<S, A> {
     ///
     /// The snapshot has copies of the pages that changed since a snapshot of the view was last taken or restored, and
     /// shares all other pages. The bytes of the view stay the same, and the view can be written as before. Several
-    /// threads may take snapshots of one view at the same time; their calls wait for each other.
+    /// threads may call this at the same time; the calls run one after the other.
     ///
     /// The call first finds the written pages. The time for that depends on the [tracking method](crate::Tracking).
     /// It then copies the pages that changed.
@@ -27,8 +27,9 @@ impl<S, A> View<S, A> {
     /// - Those of the operating system: no memory, no address space.
     /// - `InvalidData` if a [logged view](crate::LoggedView) [checks](crate::ViewOptions::checked) its reports and
     ///   finds a written page that was not reported.
+    /// - `PermissionDenied` if the view belongs to the parent of this forked process.
     ///
-    /// After an error, the bytes of the view are the same as before.
+    /// An error changes no byte of the view.
     ///
     /// # Examples
     ///
@@ -62,11 +63,11 @@ impl<S, A> View<S, A> {
     ///
     /// # Errors
     ///
-    /// - Those of the operating system: no address space, too many mappings. The view then shows what it showed
-    ///   before, or a mixture of that and the snapshot. It is as long as before or as long as the snapshot. In each
-    ///   case, snapshots that are taken of the view are exact, and the next restore that succeeds restores all bytes.
-    /// - `InvalidData`, as for [`take_snapshot`](Self::take_snapshot). After this error, the view shows what it
-    ///   showed before.
+    /// - Those of the operating system: no address space, too many mappings. The view then shows its old bytes, or a
+    ///   mixture of these and the snapshot's. It has its old length or that of the snapshot. In each case, snapshots
+    ///   of the view are exact, and the next restore that succeeds restores all bytes.
+    /// - `InvalidData` and `PermissionDenied`, as for [`take_snapshot`](Self::take_snapshot). After these errors, the
+    ///   bytes of the view are the same as before.
     ///
     /// On Windows, a restore can fail because there is no memory even for zeroes. The view then has no bytes: its
     /// length is 0, and its other methods return errors until a restore succeeds. Its addresses stay reserved, but
@@ -97,14 +98,15 @@ impl<S, A> View<S, A> {
     /// counter.
     ///
     /// `ranges` are ranges of bytes. They need not be whole pages, may overlap and may have any order. Whole pages
-    /// within them take no time, unless the restore has to map the whole view again. Later calls count the excluded
-    /// bytes as possibly different from the snapshot. Bytes beyond the end of a shorter snapshot are not kept.
+    /// within them are not copied, unless the restore has to map the whole view again. Later calls count the excluded
+    /// bytes as possibly different from the snapshot. If the snapshot is shorter than the view, bytes beyond its end
+    /// are not kept.
     ///
     /// # Errors
     ///
     /// - `InvalidInput` if a range is not within the view. Nothing has changed then.
-    /// - Otherwise as for [`restore`](Self::restore). The bytes in the ranges stay the same after these errors,
-    ///   unless the view has no bytes afterwards (on Windows, if there is no memory even for zeroes).
+    /// - Those of [`restore`](Self::restore). The bytes in the ranges stay the same after these errors, unless the
+    ///   view has no bytes afterwards (on Windows, if there is no memory even for zeroes).
     ///
     /// # Examples
     ///
@@ -133,9 +135,9 @@ impl<S, A> View<S, A> {
     /// Makes the view show `snapshot`, at the same address.
     ///
     /// `snapshot` may be any snapshot, not only one that was taken of this view. If it has another length, the view
-    /// shrinks, or grows as far as [`grow`](Self::grow) can. If other code keeps the view's length, inform that code
-    /// of the change. If the view becomes shorter, inform it before this call, because the bytes behind the new end
-    /// then cannot be accessed.
+    /// shrinks, or grows as far as [`grow`](Self::grow) can. If other code has stored the view's length, give it the
+    /// new one. If the view becomes shorter, do so before this call, because the bytes behind the new end become
+    /// inaccessible.
     ///
     /// If the view's last snapshot and `snapshot` descend from one another or from a common snapshot, the time
     /// depends on the pages that differ between them and on the pages that were written. If they are unrelated, or if
@@ -144,7 +146,9 @@ impl<S, A> View<S, A> {
     /// # Errors
     ///
     /// - `InvalidInput` if the snapshot is longer than the view can become. Nothing has changed then.
-    /// - Otherwise as for [`restore`](Self::restore).
+    /// - The error with which a mutable view of `snapshot` ended, if no call has returned it yet. Nothing has changed
+    ///   then.
+    /// - Those of [`restore`](Self::restore).
     ///
     /// # Examples
     ///
@@ -179,8 +183,8 @@ impl<S, A> View<S, A> {
 impl<A> View<&mut Snapshot, A> {
     /// Ends the view and stores its bytes in its snapshot.
     ///
-    /// Dropping the view does the same, but cannot return an error. Instead, the next fallible call on the snapshot
-    /// returns it.
+    /// Dropping the view does the same, but cannot return an error. Instead, the next call on the snapshot that can
+    /// fail returns it.
     ///
     /// # Errors
     ///
@@ -188,7 +192,8 @@ impl<A> View<&mut Snapshot, A> {
     /// the snapshot tries again to store them.
     ///
     /// In two cases there is nothing to keep, and the snapshot stays as it was: if the view belongs to the parent of
-    /// this forked process, and if the view has no bytes after a [restore](Self::restore) that failed (Windows).
+    /// this forked process, and if the view has no bytes after a [restore](Self::restore) that failed (Windows). If
+    /// the view is dropped in these cases, no call returns the error.
     ///
     /// # Examples
     ///

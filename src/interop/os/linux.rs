@@ -3,7 +3,7 @@
 //! [`to_fd`](SnapshotExt::to_fd) returns a descriptor of a snapshot's bytes. Send it to another process by any means
 //! that carries descriptors: a Unix socket (`SCM_RIGHTS`), `pidfd_getfd` or inheritance. There,
 //! [`from_fd`](SnapshotExt::from_fd) makes a snapshot of it. Both processes use the same memory, and neither can
-//! change it. As always, views copy the pages that are written.
+//! change it. Views copy the pages that are written, as always.
 
 use std::fs::File;
 use std::io;
@@ -44,8 +44,8 @@ mod sealed {
 pub trait SnapshotExt: sealed::Sealed + Sized {
     /// Returns a descriptor of a sealed memfd that contains this snapshot's bytes.
     ///
-    /// The file is [`len`](Snapshot::len) bytes long, whole pages. Send [`content_len`](Snapshot::content_len)
-    /// separately if the receiver needs it.
+    /// The length of the file is [`len`](Snapshot::len), a multiple of the page size. Send
+    /// [`content_len`](Snapshot::content_len) separately if the receiver needs it.
     ///
     /// Any process that has the descriptor can map or read the file. No process can write to it, not even this one:
     /// the descriptor is open for reading only, and the file is sealed with `F_SEAL_WRITE`, `F_SEAL_SHRINK` and
@@ -54,17 +54,19 @@ pub trait SnapshotExt: sealed::Sealed + Sized {
     ///
     /// # Cost
     ///
-    /// The call takes a few microseconds if the bytes are in one memfd already. This is the case if the snapshot was
-    /// made of bytes, of a stream or of a file that was copied, or if so many views of it were opened that its pages
-    /// were written into one file. Otherwise, all pages that are not zero are copied into a new memfd. It is kept
-    /// with the snapshot and its clones, so the next call copies nothing, and views usually map it. It is not kept if
-    /// such files have used up their share of the process's descriptors.
+    /// The call takes a few microseconds if one memfd has all the bytes already. This is the case if the snapshot was
+    /// made of bytes, of a stream or of a file that was copied, or if so many views of it were opened that memsnap
+    /// wrote its pages into one file. Otherwise, all pages that are not zero are copied into a new memfd. The snapshot
+    /// and its clones keep this file, so the next call copies nothing, and views usually map it. They do not keep it
+    /// if such files have used up their share of the process's descriptors (an eighth).
     ///
     /// # Errors
     ///
     /// - Those of the operating system: no memory, no file descriptor (a file that is kept takes one, in addition to
     ///   the one that is returned).
-    /// - `ResourceBusy` if the kernel cannot seal the file at this moment.
+    /// - `ResourceBusy` if the kernel cannot seal the file at this moment, because something else uses its pages. Try
+    ///   again.
+    /// - The error with which the last mutable view of the snapshot ended, if no call has returned it yet.
     ///
     /// # Examples
     ///
@@ -98,12 +100,12 @@ pub trait SnapshotExt: sealed::Sealed + Sized {
     ///
     /// The sender need not be trusted, because the kernel enforces the seals. It grants `F_SEAL_WRITE` only if no
     /// process has the file mapped for writing or its pages pinned, and it never removes a seal. From then on, no
-    /// write, hole punch or mapping can change a byte. `F_SEAL_SHRINK` and `F_SEAL_GROW` fix the length. So slices of
-    /// views never change behind shared references, and no page of them is removed. `F_SEAL_FUTURE_WRITE` alone is
-    /// not sufficient, because processes that mapped the file before can still write to it.
+    /// write, hole punch or mapping can change a byte. `F_SEAL_SHRINK` and `F_SEAL_GROW` fix the length. So no byte of
+    /// a slice of a view changes while the slice exists, and the file never loses a page. `F_SEAL_FUTURE_WRITE` alone
+    /// is not sufficient, because processes that mapped the file before can still write to it.
     ///
-    /// The sender chooses the bytes and the length, so check the length. The file offset of `fd` is shared with the
-    /// sender. The call neither uses nor moves it.
+    /// The sender chooses the bytes and the length, so check the length. `fd` may share its file offset with the
+    /// sender. The call neither uses nor moves the offset.
     ///
     /// Pages that are in memory belong to the sender, and stay in memory until the last process closes and unmaps the
     /// file. Holes that are read become memory of the process that reads them. A sparse file can be much longer than
@@ -112,8 +114,8 @@ pub trait SnapshotExt: sealed::Sealed + Sized {
     /// # Errors
     ///
     /// - `PermissionDenied` if `fd` is not open for reading.
-    /// - `InvalidInput` if it is not a memfd, lacks one of the three seals, is in huge pages (`MFD_HUGETLB`), or is
-    ///   longer than the longest slice.
+    /// - `InvalidInput` if the file is not a memfd, lacks one of the three seals, is in huge pages (`MFD_HUGETLB`), or
+    ///   is longer than the longest slice.
     /// - Those of the operating system: no file descriptor.
     ///
     /// # Examples

@@ -2,7 +2,7 @@
 //!
 //! [`to_handle`](SnapshotExt::to_handle) returns a handle on a snapshot's bytes. Pass it to another process by
 //! inheritance or `DuplicateHandle`. There, [`from_handle`](SnapshotExt::from_handle) makes a snapshot of it. Both
-//! processes use the same memory. As always, views copy the pages that are written.
+//! processes use the same memory. Views copy the pages that are written, as always.
 
 use std::io;
 use std::os::windows::io::OwnedHandle;
@@ -46,29 +46,30 @@ pub trait SnapshotExt: sealed::Sealed + Sized {
     /// The section has at least [`len`](Snapshot::len) bytes. The handle does not contain the length, so send
     /// [`content_len`](Snapshot::content_len) separately.
     ///
-    /// The handle has the right to be mapped for reading, and no other: a process that has it can map the section
+    /// The handle permits mapping the section for reading, and nothing else. A process that has it can map the section
     /// readable or copy-on-write. Child processes do not inherit it unless it is made inheritable
-    /// (`SetHandleInformation`). The section exists as long as any process has a handle on it, even after the
-    /// snapshot is dropped.
+    /// (`SetHandleInformation`). The section exists as long as any process has a handle on it, even after the snapshot
+    /// is dropped.
     ///
     /// # Trust
     ///
     /// No handle that permits writing exists any more, not even in this process. The access list of the section is
     /// empty. So a process that may not change this list cannot get such a handle by duplicating this one with more
-    /// rights. A program that runs under the same account may change the list, as it may write to this process's
-    /// memory. Windows has no seal that prevents that.
+    /// rights. A program that runs under the same account may change the list, just as it may write to the memory of
+    /// this process. Windows has no seal that prevents that.
     ///
     /// # Cost
     ///
-    /// The call takes a few microseconds if the bytes are in one section already. This is the case if the snapshot
-    /// was made of bytes, of a stream or of a file that was copied, or if so many views of it were opened that its
-    /// pages were written into one section. Otherwise, all pages that are not zero are copied into a new section,
-    /// which is kept with the snapshot and its clones.
+    /// The call takes a few microseconds if one section has all the bytes already. This is the case if the snapshot
+    /// was made of bytes, of a stream or of a file that was copied, or if so many views of it were opened that memsnap
+    /// wrote its pages into one section. Otherwise, all pages that are not zero are copied into a new section, which
+    /// the snapshot and its clones keep.
     ///
     /// # Errors
     ///
     /// - `InvalidInput` if the snapshot is empty.
     /// - Those of the operating system: no memory.
+    /// - The error with which the last mutable view of the snapshot ended, if no call has returned it yet.
     ///
     /// # Examples
     ///
@@ -105,10 +106,10 @@ pub trait SnapshotExt: sealed::Sealed + Sized {
     ///
     /// # Errors
     ///
-    /// - `InvalidInput` if fewer than `len` bytes of the section can be read (because it is shorter, or they are only
-    ///   reserved), or if `len` exceeds the length of the longest slice.
-    /// - Those of the operating system: the handle does not have the right to be mapped for reading, or does not
-    ///   refer to a section.
+    /// - `InvalidInput` if fewer than `len` bytes of the section can be read, because it is shorter or because they
+    ///   are reserved but not committed, or if `len` exceeds the length of the longest slice.
+    /// - Those of the operating system: the handle does not permit mapping for reading, or does not refer to a
+    ///   section.
     ///
     /// # Examples
     ///

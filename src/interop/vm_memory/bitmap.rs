@@ -1,6 +1,6 @@
-//! The dirty bitmap of a region, by which vm-memory reports the bytes that it writes.
+//! The dirty bitmap of a region, in which vm-memory marks the bytes that it writes.
 //!
-//! It translates offsets to pages. `engine/dirty_log.rs` keeps the reported pages.
+//! This file converts offsets to pages. `engine/dirty_log.rs` keeps the reported pages.
 
 use std::fmt;
 use std::sync::Arc;
@@ -58,8 +58,8 @@ impl GuestAccess for Logged {
 
 /// The dirty bitmap of a region of a [logged view](crate::LoggedView).
 ///
-/// Bytes that are marked in the bitmap are reported to the view. vm-memory marks the bytes that its own accesses
-/// write. A marked page is dirty until the next snapshot or restore.
+/// Marking bytes in the bitmap reports them to the view. vm-memory marks the bytes that its own accesses write. A
+/// marked page is dirty until the next call that takes a snapshot, restores, lists changes or discards bytes.
 ///
 /// # Examples
 ///
@@ -79,7 +79,7 @@ impl GuestAccess for Logged {
 /// # }
 /// ```
 pub struct LogBitmap {
-    /// The log of the view, to which marked pages are added.
+    /// The log of the view. Marked pages are added to it.
     reported: Option<Arc<AtomicPageSet>>,
     /// The length of the region in bytes. Bytes after it are not reported.
     len: usize,

@@ -1,7 +1,7 @@
-//! `GuestRegion`: a view with a guest address, its snapshots and restores.
+//! `GuestRegion`: a view with a guest address, and the methods that take snapshots of it and restore it.
 //!
-//! It decides which methods may use the view. The view does the work, and `traits.rs` gives vm-memory access to the
-//! bytes.
+//! This file decides which methods may use the view. The view does the work, and `traits.rs` gives vm-memory access to
+//! the bytes.
 #![allow(unsafe_code)]
 
 use std::fmt;
@@ -25,10 +25,10 @@ use crate::view::{View, resolve};
 /// [`take_snapshot`](Self::take_snapshot) captures what was written to the region, and [`restore`](Self::restore)
 /// undoes it. The host addresses never change.
 ///
-/// A region consists of one of two kinds of view:
+/// The view of a region is of one of two kinds:
 ///
-/// - A view that [`Snapshot::view`] or a similar method opened. The type of vm-memory's dirty bitmap is `()`, since
-///   memsnap finds the written pages itself.
+/// - An open view, as [`Snapshot::view`] and similar methods return it. The type of vm-memory's dirty bitmap is `()`,
+///   since memsnap finds the written pages itself.
 /// - A [logged view](crate::LoggedView). The time of a snapshot or restore then depends on the number of written
 ///   pages, on every system. The type of the dirty bitmap is [`LogBitmap`](super::LogBitmap): vm-memory's own
 ///   accesses report what they write. The program has to report all other writes by
@@ -65,20 +65,19 @@ use crate::view::{View, resolve};
 ///
 /// # Concurrent access
 ///
-/// Any thread can read and write guest memory through shared references. vm-memory does this by volatile accesses
+/// Any thread can read and write guest memory through a shared reference. vm-memory does this by volatile accesses
 /// ([`VolatileSlice`](::vm_memory::VolatileSlice)), which may race with each other. Snapshots and restores use plain
 /// accesses to the same bytes, which must not race with any other access. Two rules keep them apart:
 ///
-/// - Each method that accesses bytes of the view takes the region by `&mut` or by value. A `VolatileSlice` borrows
-///   the region, so no thread has one at that time.
+/// - Each method that accesses bytes of the view by plain accesses takes the region by `&mut` or by value. A
+///   `VolatileSlice` borrows the region, so no thread has one at that time.
 /// - No method that takes the region by `&` uses the view. There is neither `Deref` nor `AsRef`, because the bytes
 ///   behind a `&[u8]` must not change. [`into_view`](Self::into_view) returns the view by value.
 ///
-/// The compiler cannot check the use of a pointer from
-/// [`get_host_address`](::vm_memory::GuestMemoryRegion::get_host_address), by virtual CPUs or devices for example.
-/// Such use needs `unsafe` code. That code must ensure that nothing accesses the memory through the pointer while a
-/// method has the region by `&mut` or by value, or after the region is dropped. For memory that is registered with
-/// the kernel, see [`View`].
+/// The compiler cannot check how virtual CPUs, devices or other code use a pointer from
+/// [`get_host_address`](::vm_memory::GuestMemoryRegion::get_host_address). Such use needs `unsafe` code. That code
+/// must ensure that nothing accesses the memory through the pointer while a method has the region by `&mut` or by
+/// value, or after the region is dropped. For memory that is registered with the kernel, see [`View`].
 ///
 /// A slice of guest memory cannot be kept across a snapshot or a restore:
 ///
@@ -120,22 +119,24 @@ pub struct GuestRegion<S, A: GuestAccess = Open> {
     pub(super) accessible: usize,
 }
 
-// SAFETY: `host` is the address of memory that belongs to `view`, and is used only while `view` exists.
+// SAFETY: all fields except `host` can be sent to another thread: `view` by the bound, and `A::Bitmap` by the bound of
+// `GuestAccess`. `host` is the address of memory that belongs to `view`, and is used only while `view` exists.
 unsafe impl<S, A: GuestAccess> Send for GuestRegion<S, A> where View<S, A>: Send {}
-// SAFETY: methods with `&self` read fields that change only through `&mut self`, and return `VolatileSlice`s. Several
-// threads may use these at once, since all accesses at that time are volatile: see `get_slice`.
+// SAFETY: methods with `&self` read fields that change only through `&mut self`, and the bitmap, which is `Sync` by
+// the bound of `GuestAccess`. They return `VolatileSlice`s. Several threads may use these at once, since all accesses
+// at that time are volatile: see `get_slice`.
 unsafe impl<S, A: GuestAccess> Sync for GuestRegion<S, A> where View<S, A>: Sync {}
 
 impl<S, A: GuestAccess> GuestRegion<S, A> {
     /// Makes `view` guest memory from the guest address `start` on.
     ///
-    /// The region has the current length of the view, and keeps it. `start` need not be aligned, but hypervisors
-    /// usually require whole pages.
+    /// The region has the current length of the view, and keeps it. `start` need not be aligned here, but hypervisors
+    /// usually require a multiple of the page size.
     ///
     /// # Errors
     ///
-    /// `InvalidInput` if the view is empty, or if `start` plus its length exceeds `u64::MAX`. The view is dropped
-    /// then.
+    /// `InvalidInput` if the view is empty, or if `start` plus the length of the view exceeds `u64::MAX`. The view is
+    /// dropped then.
     ///
     /// # Examples
     ///
@@ -168,8 +169,8 @@ impl<S, A: GuestAccess> GuestRegion<S, A> {
 
     /// Takes a snapshot of the region's current bytes. See [`View::take_snapshot`].
     ///
-    /// To take a consistent snapshot of several regions, make sure that nothing writes to any of them between the
-    /// calls.
+    /// A snapshot covers one region. For a consistent set of snapshots of several regions, ensure that nothing writes
+    /// to any of them between the calls.
     ///
     /// # Errors
     ///
@@ -287,9 +288,9 @@ impl<S, A: GuestAccess> GuestRegion<S, A> {
     /// `range` is a range of offsets in the region.
     ///
     /// Use this for pages whose contents the guest does not need any more: those of a memory balloon and of free page
-    /// reporting. It returns at least as much memory as [`zero`](Self::zero), and leaves nothing of these pages for
-    /// the next snapshot to capture. If the guest reads the pages later, it finds bytes that it had written itself
-    /// before.
+    /// reporting. Unlike [`zero`](Self::zero), it leaves nothing of these pages for the next snapshot to capture.
+    /// Pages that earlier snapshots captured may keep their memory: see [`View::discard`]. If the guest reads the
+    /// pages later, it finds the bytes of the last snapshot.
     ///
     /// Do not call `madvise(MADV_DONTNEED)` on the region's host addresses: see [memory for other
     /// code](View#memory-for-other-code).
@@ -394,9 +395,9 @@ impl<S, A: GuestAccess> GuestRegion<S, A> {
 impl<S> GuestRegion<S, Logged> {
     /// Reports that the bytes at the offsets `range` were written or will be written. See [`View::mark_written`].
     ///
-    /// vm-memory's accesses (those of `Bytes`, [`VolatileSlice`](::vm_memory::VolatileSlice) and `VolatileRef`)
-    /// report what they write. The program must report all other writes before the next snapshot, restore or list of
-    /// changes:
+    /// vm-memory's accesses (those of `Bytes`, [`VolatileSlice`](::vm_memory::VolatileSlice) and `VolatileRef`) report
+    /// what they write. The program must report all other writes before the next call that takes a snapshot, restores,
+    /// lists changes or discards these bytes:
     ///
     /// - writes through a pointer from [`get_host_address`](::vm_memory::GuestMemoryRegion::get_host_address): by
     ///   devices, and by virtual CPUs, whose writes are in the hypervisor's dirty log;

@@ -1,4 +1,4 @@
-//! vm-memory's traits for `GuestRegion`: lengths, addresses, and volatile access to the bytes.
+//! Implements vm-memory's traits for `GuestRegion`: lengths, addresses, and volatile access to the bytes.
 //!
 //! vm-memory validates guest addresses and decides how bytes are copied.
 #![allow(unsafe_code)]

@@ -1,4 +1,4 @@
-//! Tests that make each single system call fail while snapshots are passed on as descriptors.
+//! Tests that make each single system call fail while a snapshot is passed on as a descriptor.
 
 use std::fs::File;
 use std::os::fd::OwnedFd;
