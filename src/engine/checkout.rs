@@ -90,8 +90,8 @@ impl State {
         // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
         if let Err(error) = unsafe { self.mapping.discard(&PageSet::all(image.pages)) } {
             if error.kind() != io::ErrorKind::Unsupported {
-                // Some pages may have been discarded. For example, if a part of the range is locked, the pages before it
-                // were discarded.
+                // Some pages may have been discarded: if a part of the range is locked, for example, the pages before
+                // it.
                 self.known.only_may_differ(PageSet::all(image.pages));
             }
             self.ledger.cannot_start_over();
@@ -110,7 +110,7 @@ impl State {
 
     /// Maps the base or flat file again where zeroes hide bytes of `image`, outside of `keep`.
     ///
-    /// Returns the pages that were mapped, and adds them to `unsynced`. The layout decides for which pages this is done.
+    /// Returns the pages that were mapped, and adds them to `unsynced`. The layout chooses these pages.
     pub(crate) fn uncover(&mut self, image: &Image, keep: &PageSet) -> io::Result<PageSet> {
         let Backing::Private(layout) = &mut self.backing else { return Ok(PageSet::new()) };
         if !layout.covers_base() {

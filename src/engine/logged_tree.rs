@@ -157,8 +157,8 @@ impl State {
 
     /// Copies the bytes that `image` has in `pages` into the view.
     ///
-    /// Skips each page that is not private and at which the layout shows `image`. Leaves up to `excess` private pages as
-    /// they are, and returns them: the caller has to discard them.
+    /// Skips each page that is not private and at which the layout shows `image`. Leaves up to `excess` private pages
+    /// as they are, and returns them: the caller has to discard them.
     fn copy_back_logged(
         &mut self,
         image: &Arc<Image>,

@@ -255,8 +255,8 @@ impl State {
 
     /// Write-protects the pages of an armed view, or arms another view, if the cost model says that this saves time.
     ///
-    /// Also arms a view for which the tracking method `armed` was chosen. The view has `pages` pages, of which `private`
-    /// are private. Each page must show `synced` or be in `unsynced`.
+    /// Also arms a view for which the tracking method `armed` was chosen. `private` of its `pages` pages are private.
+    /// Each page must show `synced` or be in `unsynced`.
     fn write_protect_if_due(&mut self, pages: usize, private: usize) {
         if self.tracker.is_armed() {
             if self.ledger.should_write_protect(pages) {

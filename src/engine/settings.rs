@@ -1,6 +1,6 @@
 //! The settings of a view that is being opened, and the addresses and huge pages that they ask for.
 //!
-//! The public options fill the settings in. `sys/` finds the addresses.
+//! `view/options.rs` fills the settings in. `sys/` finds the addresses.
 
 use std::io;
 
@@ -32,7 +32,7 @@ pub(crate) struct Settings {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Checks {
     Never,
-    /// Checks, unless a check would have to compare many pages.
+    /// Checks, unless each check would have to compare all pages of a large view.
     IfCheap,
     Always,
 }
