@@ -9,8 +9,8 @@
 //! must be flushed.
 //!
 //! Some decisions depend on what the program will do next. They follow the ski-rental rule: the view takes the cheaper
-//! way until the time that this has wasted reaches the cost of the more expensive way. So a decision costs at most twice
-//! as much as the best choice would have.
+//! way until the time that this has wasted reaches the cost of the more expensive way. So a decision costs at most
+//! twice as much as the best choice would have.
 //!
 //! No decision changes what a view shows. A build for tests can make all decisions at random; see [`decide`].
 

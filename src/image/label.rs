@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use crate::sys::HugePages;
 
-/// The name and the use of huge pages that a snapshot, its views, and the snapshots taken of these views share.
+/// The name, and the choice about huge pages, for the memory of a snapshot, of its views, and of their snapshots.
 #[derive(Clone, Default)]
 pub(crate) struct Label {
     /// The name that `/proc/self/maps` shows on Linux, if the program gave one.

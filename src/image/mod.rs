@@ -182,7 +182,7 @@ impl Image {
 
     /// Returns a set that contains all pages whose bytes differ, without reading any page.
     ///
-    /// Of the pages that only the longer image has, the set may lack some.
+    /// The set may lack pages that only the longer image has.
     pub(crate) fn may_differ(&self, other: &Self) -> PageSet {
         let mut candidates = PageSet::new();
         if self.base.same(&other.base) {
@@ -249,8 +249,8 @@ pub(crate) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Returns the bytes of `range` in pieces, each with the number of its first page.
     ///
-    /// There is one piece if the image has no captured pages and its base has all of `range`. Otherwise there is a piece
-    /// for each page. `range` is within the image.
+    /// There is one piece if the image has no captured pages and its base has all of `range`. Otherwise there is a
+    /// piece for each page. `range` is within the image.
     pub(crate) fn pieces(&self, range: PageRange) -> impl Iterator<Item = (usize, &'a [u8])> + '_ {
         let whole = match self.base {
             Some(base) if self.image.captured.len() == 0 && range.end <= self.image.base.end() => {

@@ -196,9 +196,9 @@ impl Reserved<'_> {
     /// Returns the next slot, and first reserves more if there is none.
     ///
     /// The capture has `left` pages left, including the page for this slot. `certain` is whether all of them count as
-    /// changed. If so, each needs a slot unless it is zero. Otherwise this reserves only about as many slots as were used
-    /// so far: other threads may need the slots, and the system has to provide a frame for each reserved slot without
-    /// one.
+    /// changed. If so, each needs a slot unless it is zero. Otherwise this reserves only about as many slots as were
+    /// used so far: other threads may need the slots, and the system has to provide a frame for each reserved slot
+    /// without one.
     fn next(&mut self, left: usize, certain: bool) -> io::Result<Slot> {
         if self.slots.is_empty() {
             let most = left.min(BATCH);
