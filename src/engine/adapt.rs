@@ -54,11 +54,12 @@ impl State {
         }
     }
 
-    /// Moves `region` into a huge page, if it is one that should be moved.
+    /// Moves `region` into a huge page, if a move saves time and takes little memory.
     fn visit(&mut self, region: PageRange) -> Visit {
         let Backing::Private(layout) = &self.backing else { return Visit::Skipped };
         let Some(file) = layout.file_of(region) else { return Visit::Skipped };
-        // For the kernel, parts with different access are different mappings, and none of them has the whole region.
+        // The kernel has a mapping of its own for each part with another access, and moves a region only if one mapping
+        // has all of it.
         if !self.access.all(region, Access::can_write) {
             return Visit::Skipped;
         }

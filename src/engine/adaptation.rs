@@ -47,7 +47,7 @@ const PAUSE: u64 = 16;
 
 /// The most nanoseconds of a visit that count for the length of a pause.
 ///
-/// If a visit takes longer, it was probably interrupted, and says little about the next region.
+/// A visit that takes longer was probably interrupted, so its time says little about the next region.
 const SLOWEST: u64 = 8_000_000;
 
 /// The number of refusals, without a move in between, after which a pass ends.
@@ -76,9 +76,9 @@ pub(crate) struct Adaptation {
     factor: u64,
     /// The pass that has begun and not ended.
     pass: Option<Box<Pass>>,
-    /// The comparison that shows how much time the last pass saves, until it is made.
+    /// The value of `walk` when the last pass began, and the number of searches until `walk` is compared with it.
     ///
-    /// This is the value of `walk` when the pass began, and the number of searches until `walk` is compared with it.
+    /// The comparison shows how much time the pass saves. `None` after it was made.
     trial: Option<(u64, u32)>,
 }
 
@@ -165,7 +165,7 @@ impl Adaptation {
             return decide(self.walked >= pass.resume);
         }
         let expected = self.factor.saturating_mul(self.visit).saturating_mul(regions as u64);
-        // Before another pass begins, it must be known how much time the last one saves.
+        // No pass begins before the time that the last one saves is known.
         if regions == 0 || !decide(self.trial.is_none() && self.walked > expected) {
             return false;
         }

@@ -28,8 +28,9 @@ impl State {
             return Ok((self.collect_and_check_log()?, 0));
         }
         let protects = self.tracker.is_armed() && self.ledger.should_write_protect(self.mapping.pages());
-        // Pages that were never resident are not write-protected in a sparse view. If all pages were write-protected in
-        // the step that lists the written pages, that step would list them as well.
+        // In a sparse view, pages that were never resident are not write-protected. A search that write-protects all
+        // pages in the same step would list them too. So a view that stops being sparse is first searched, and then
+        // write-protected.
         let widens = protects && self.tracker.is_sparse() && !self.ledger.stays_sparse(self.mapping.pages());
         let search = if protects && !widens { Search::WrittenAndProtect } else { Search::Written };
         let found = self.find_and_note(search).inspect_err(|_| {
@@ -136,8 +137,8 @@ impl State {
     /// Sets the access of all `ranges`, while their pages are captured.
     fn set_access(&self, ranges: &[PageRange], access: Access) -> io::Result<()> {
         ranges.iter().try_for_each(|&range| {
-            // SAFETY: these pages could not be read before. So no code has a reference to their bytes that relies on
-            // them being readable.
+            // SAFETY: the program cannot read these pages, so it has no reference to their bytes. The capture has none
+            // before the pages become readable, and none any more when they become unreadable again.
             unsafe { self.mapping.set_access(range, access) }.map_err(error::context(
                 "changing the access to pages of a view to capture them",
                 range.len(),

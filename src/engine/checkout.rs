@@ -81,17 +81,17 @@ impl State {
         Ok(())
     }
 
-    /// Shows `image`, which has the same base, by discarding all pages.
+    /// Shows `image`, which has the same base, by discarding all pages and copying the hidden ones.
     ///
-    /// Then copies the pages of `image` that the layout does not show. Returns `false` if the system refused to discard
-    /// pages; then any page may have changed.
+    /// Returns whether this succeeded. If not, any page may have changed, and `unsynced` has all pages that did.
     pub(super) fn start_over(&mut self, image: &Arc<Image>) -> bool {
         let Backing::Private(layout) = &self.backing else { return false };
         let Ok(wanted) = image.reader() else { return false };
         // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
         if let Err(error) = unsafe { self.mapping.discard(&PageSet::all(image.pages)) } {
             if error.kind() != io::ErrorKind::Unsupported {
-                // If a part of the range is locked, for example, the pages before it were discarded.
+                // Some pages may have been discarded: if a part of the range is locked, for example, the pages before
+                // it.
                 self.known.only_may_differ(PageSet::all(image.pages));
             }
             self.ledger.cannot_start_over();
@@ -108,9 +108,9 @@ impl State {
         true
     }
 
-    /// Maps the base or flat file again in place of zeroes, where `image` is not zero, outside of `keep`.
+    /// Maps the base or flat file again where zeroes hide bytes of `image`, outside of `keep`.
     ///
-    /// Returns the pages that were mapped. They are then in `unsynced`.
+    /// Returns the pages that were mapped, and adds them to `unsynced`. The layout chooses these pages.
     pub(crate) fn uncover(&mut self, image: &Image, keep: &PageSet) -> io::Result<PageSet> {
         let Backing::Private(layout) = &mut self.backing else { return Ok(PageSet::new()) };
         if !layout.covers_base() {

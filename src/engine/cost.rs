@@ -1,6 +1,6 @@
-//! The cost model: decides, from the observed costs of a view's operations, which way to take.
+//! The cost model: observes what the operations of a view cost, and chooses between them.
 //!
-//! The callers carry the decisions out.
+//! The callers measure the times and carry the decisions out.
 //!
 //! The constants are nanoseconds for a page of 4 KiB, rounded, measured on Linux 6.18 in a virtual machine
 //! (`cargo run --release -p memsnap-bench -- --only costs` measures them). A view starts with them, and then measures
@@ -9,8 +9,8 @@
 //! must be flushed.
 //!
 //! Some decisions depend on what the program will do next. They follow the ski-rental rule: the view takes the cheaper
-//! way until the time that this has wasted reaches the cost of the more expensive way. So no decision costs more than
-//! twice as much as the best choice would have cost.
+//! way until the time that this has wasted reaches the cost of the more expensive way. So a decision costs at most
+//! twice as much as the best choice would have.
 //!
 //! No decision changes what a view shows. A build for tests can make all decisions at random; see [`decide`].
 
@@ -45,7 +45,7 @@ const FIRST_WRITE: u64 = 2_500;
 /// The kernel maps it together with its neighbours.
 const MAP_AGAIN: u64 = 200;
 
-/// The time to discard a run of pages, without the share of each page.
+/// The time to discard a run of pages, in addition to [`DISCARD`] for each page.
 const DISCARD_RUN: u64 = 600;
 
 /// The time that each page adds to discarding a run of pages.
@@ -56,7 +56,7 @@ const DISCARD: u64 = 120;
 /// It consists of system calls, the check for pinned memory and a few cache misses.
 const CALLS: u64 = 10_000;
 
-/// The number of entries in a page table of the processor.
+/// The number of entries in a kernel page table.
 const TABLE: usize = 512;
 
 /// The bytes of private memory that a view may keep through `restore` by default.
@@ -96,7 +96,7 @@ pub(crate) fn runs_of(runs: usize, part: usize, pages: usize) -> usize {
 pub(crate) struct Costs {
     /// The cost of comparing or copying a page.
     pub(crate) compare: u64,
-    /// The cost of discarding a run of pages, without the share of each page.
+    /// The cost of discarding a run of pages, in addition to [`DISCARD`] for each page.
     pub(crate) discard_run: u64,
     /// The cost of write-protecting all pages.
     ///
@@ -147,7 +147,7 @@ impl Costs {
     /// Notes how long it took to list the written pages.
     pub(crate) fn searched(&mut self, took: Duration) {
         // The limit is lower than for other costs. Otherwise a single search that was interrupted could make the view
-        // write-protect all pages, for which the kernel allocates page tables for the whole view.
+        // write-protect all pages, for which the kernel allocates its page tables for the whole view.
         let took = nanoseconds(took).min(2 * self.search);
         observe(&mut self.search, took);
     }
@@ -175,9 +175,10 @@ impl Costs {
     }
 }
 
-/// The observed costs of one view.
+/// The observed costs of one view, and the decisions that depend on them.
 ///
-/// These include the time that its searches for written pages have wasted, and numbers of its pages.
+/// The costs include the time that its searches for written pages have wasted. The ledger also has the numbers of pages
+/// on which the decisions depend.
 #[derive(Default)]
 pub(crate) struct Ledger {
     pub(crate) costs: Costs,
@@ -193,7 +194,7 @@ pub(crate) struct Ledger {
     private: usize,
     /// The number of dirty pages that the last snapshot or restore found.
     written: usize,
-    /// The nanoseconds of looking at resident pages that write-protection would have saved.
+    /// The nanoseconds spent on looking at resident pages. Write-protection would have saved them.
     ///
     /// Counted since the view last tried to write-protect pages.
     spent_looking: u64,
@@ -260,7 +261,7 @@ impl Ledger {
         self.searches += 1;
         self.private = private;
         self.protected = 0;
-        // If the pages were write-protected, a search would still read the entries, but not look at the page of each.
+        // In an armed view, a search also reads the entries, but does not look at the page of each.
         let mut looked = times(self.present(), SCAN);
         // If the search took less time than so many entries take on any machine, some entries are those of huge pages.
         let took = nanoseconds(took);
@@ -308,8 +309,8 @@ impl Ledger {
 
     /// Notes that `written` pages had been written since the last snapshot or restore.
     ///
-    /// The pages that were not write-protected before took no write fault. The time that this saved is subtracted from
-    /// the time of comparing, because it is the reason not to write-protect pages again.
+    /// Pages that were not write-protected before took no write fault. The time that this saved is subtracted from the
+    /// time of comparing: not write-protecting pages costs comparisons, but saves faults.
     pub(crate) fn found_written(&mut self, written: usize) {
         if self.unprotected > 0 {
             let reused = written.saturating_sub(self.newly_unprotected);
@@ -377,7 +378,7 @@ impl Ledger {
     ///
     /// Then it does not compare them. The caller asks this only if no other page has to be put back. After 7 such
     /// restores, the next one compares the pages. Each time that all of them had been written, the number of restores
-    /// without comparing grows.
+    /// without comparing doubles, up to 127. Otherwise it becomes 7 again.
     pub(crate) fn should_assume_recurrence(&mut self) -> bool {
         let Recurrence { trusted, most } = &mut self.recurrence;
         *trusted = (*trusted + 1) % (*most + 1);

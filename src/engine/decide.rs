@@ -1,10 +1,10 @@
-//! Returns each decision that depends on costs.
+//! Replaces the decisions that depend on costs by random ones, in tests that ask for this.
 //!
-//! Tests can make all of them at random. `cost.rs` and `adaptation.rs` decide.
+//! `cost.rs` and `adaptation.rs` make the decisions.
 
 /// Returns the decision, which is `by_cost` except in tests.
 ///
-/// If the library was built with `MEMSNAP_TESTING` set, and `MEMSNAP_DECISIONS` is `arbitrary`, this decides at random.
+/// If the library was built with `MEMSNAP_TESTING` set, and `MEMSNAP_DECISIONS` is `arbitrary`, the decision is random.
 /// So short tests reach both outcomes of each decision, and can check that none changes a byte.
 pub(crate) fn decide(by_cost: bool) -> bool {
     if option_env!("MEMSNAP_TESTING").is_none() { by_cost } else { arbitrary::decide(by_cost) }

@@ -1,4 +1,4 @@
-//! The dirty log of a logged view: keeps the pages that the program has reported as written.
+//! The dirty log of a logged view: keeps the pages that the program has reported, and those that are private.
 //!
 //! `logged_tree.rs` decides what to do with these pages.
 //!
@@ -101,12 +101,12 @@ impl AtomicPageSet {
 
     /// Empties a word and all words below it, and adds their pages to `pages`.
     ///
-    /// It goes from the top down, because `insert` goes from the bottom up: it sets the bit of a page before the bits
-    /// above.
+    /// It empties the words from the top down, because `insert` sets bits from the bottom up: first the bit of a page,
+    /// then the bits above it.
     ///
-    /// A word is swapped even if a plain read would show zero. Such a read could miss a bit that another thread has
-    /// just set. At the same time, that thread could read the bits above as they were before they were cleared here,
-    /// and not set them again. Then no later call would find the page.
+    /// It swaps each word even if a plain read would show zero. Such a read could miss a bit that another thread has
+    /// just set. That thread could in turn read the bits above as they were before this call cleared them, and not set
+    /// them again. Then no later call would find the page.
     fn take_level(&self, level: usize, word: usize, pages: &mut PageSet) {
         let mut bits = self.levels[level][word].swap(0, Ordering::AcqRel);
         while bits != 0 {
@@ -123,7 +123,9 @@ impl AtomicPageSet {
         }
     }
 
-    /// Returns the first pages of the set from `start` on: `most` pages, or up to a word more.
+    /// Returns the first pages of the set from `start` on: `most` of them, and the rest of the last word.
+    ///
+    /// Returns fewer if the set has fewer.
     pub(crate) fn some_from(&self, start: usize, most: usize) -> PageSet {
         let mut pages = PageSet::new();
         self.visit(self.levels.len() - 1, 0, PageRange::new(start, usize::MAX), &mut |word, mut bits| {
@@ -143,7 +145,7 @@ impl AtomicPageSet {
 
     /// Calls `visit` for each nonzero word of level 0 that has pages of `range`, until it returns `false`.
     ///
-    /// Looks only at the words below `word` of `level`. Returns whether `visit` never returned `false`.
+    /// Visits only the part of the set that `word` of `level` summarizes. Returns `false` if `visit` did.
     fn visit(
         &self,
         level: usize,
@@ -191,7 +193,8 @@ fn zeroes(words: usize) -> io::Result<Box<[AtomicUsize]>> {
 /// The next restore will likely rewrite the same pages. Looking them up in the page table of the image again can take
 /// as long as copying them.
 ///
-/// Invariant: `starts` has an element for each of `pages`: the address of the bytes that `image` holds for that page.
+/// Invariant: `starts` has an element for each of `pages`, in ascending order: the address of the bytes that `image`
+/// holds for that page.
 pub(crate) struct Sources {
     image: Arc<Image>,
     pages: PageSet,
@@ -203,7 +206,8 @@ impl Sources {
     ///
     /// # Safety
     ///
-    /// `starts` must have an element for each of `pages`: the address of the bytes that `image` holds for that page.
+    /// `starts` must have an element for each of `pages`, in ascending order: the address of the bytes that `image`
+    /// holds for that page.
     pub(crate) unsafe fn new(image: Arc<Image>, pages: PageSet, starts: Vec<NonNull<u8>>) -> Self {
         Self { image, pages, starts }
     }
@@ -276,8 +280,8 @@ impl DirtyLog {
     /// Notes that `pages` are private.
     pub(crate) fn add_private(&mut self, pages: &PageSet) {
         for &range in pages.ranges() {
-            // Most pages that are written have been written before, and a look at the set takes less time than adding
-            // to it.
+            // Most written pages have been written before, so they are in the set. Reading it takes less time than an
+            // atomic write.
             if range.len() > 1 || !self.private.contains(range.start) {
                 self.private_len += self.private.insert(range);
             }
@@ -307,7 +311,7 @@ impl DirtyLog {
 
     /// Returns about `most` private pages.
     ///
-    /// Each call starts where the last one ended, so that later calls return the other private pages.
+    /// Each call starts where the last one ended, so later calls return the other private pages.
     pub(crate) fn some_private(&mut self, most: usize) -> PageSet {
         let pages = self.private.some_from(self.next_idle, most);
         self.next_idle = match pages.ranges().last() {
@@ -417,6 +421,7 @@ mod tests {
         let empty = AtomicPageSet::new(0).unwrap();
         assert!(empty.take().is_empty() && empty.some_from(0, 1).is_empty());
     }
+
     /// `take` once skipped a word that it read as zero.
     ///
     /// On processors that reorder a read with an earlier write, it could miss a page that another thread had just

@@ -1,7 +1,7 @@
 //! Zeroes and discards pages so that memory is given back, and finds pages that other code discarded.
 //!
-//! `layout.rs` decides which pages can show zeroes without memory. Bytes outside of whole pages are left to
-//! `worktree.rs`.
+//! `layout.rs` decides which pages can show zeroes without memory. `worktree.rs` zeroes and discards bytes that are not
+//! whole pages.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -51,11 +51,12 @@ impl State {
     pub(crate) fn discard(&mut self, range: PageRange, old: &Reader<'_>) -> io::Result<()> {
         let pages = PageSet::from(range);
         self.collect_log();
-        // The tracker may report discarded pages as if they had been written.
+        // The tracker may list discarded pages as if they had been written.
         self.known.set_all_write_protected(false);
         let left = match &self.backing {
             Backing::Direct(_) => {
-                // Writing zeroes to a page of the file would take memory, and so would reading a hole.
+                // Reading a hole of the file, or writing zeroes to it, would take memory. So this frees the memory of
+                // all pages. Only those that are not zero in `synced` are compared and written below.
                 self.zero(range)?;
                 range.iter().filter(|&page| !self.synced.shows_zeroes(page)).collect()
             }
@@ -93,7 +94,7 @@ impl State {
         self.log_private(&written);
         if self.log.is_some() {
             // These pages show `synced` now. In a view that is not logged, they stay in `unsynced`, since the tracker
-            // may still report them.
+            // may still list them.
             self.known.show_synced(range);
         }
         Ok(())
@@ -128,8 +129,9 @@ impl State {
 
     /// Adds the pages that other code has discarded to `unsynced`.
     ///
-    /// These are the pages that were private to show `synced`, and are not in `private`, the set of pages that are
-    /// private now. Other code discarded them (`MADV_DONTNEED`), or allowed the kernel to discard them (`MADV_FREE`).
+    /// `private` has the pages that are private now. If another page was private at the last search, other code has
+    /// discarded it (`MADV_DONTNEED`), or has allowed the kernel to discard it (`MADV_FREE`). If it is not known which
+    /// pages were private, this adds those that have to be private so that the view shows `synced`.
     pub(crate) fn add_discarded(&mut self, private: &PageSet) {
         let discarded = match (self.known.private(), &self.backing) {
             (Some(before), _) => before.minus(private),

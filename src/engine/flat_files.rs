@@ -1,6 +1,6 @@
 //! Decides which pages of an image are written into a flat file, and when. Writes the file.
 //!
-//! `layout.rs` maps flat files into views, and says why they exist. `image/flat.rs` keeps them with the image.
+//! `layout.rs` explains what flat files are for, and maps them into views. `image/flat.rs` keeps them with the image.
 
 use std::io;
 use std::sync::{Arc, MutexGuard, PoisonError};
@@ -24,7 +24,7 @@ const VIEWS_UNTIL_FLAT: usize = 64;
 
 /// The least number of pages that views must have copied before the whole image becomes a flat file.
 ///
-/// This matters if the image has fewer pages than this. For larger images, the number of their pages is the limit.
+/// For an image with more pages than this, the limit is the number of its pages.
 const MIN_COPIED: usize = 64;
 
 /// The most bytes of an image that is written into a flat file because of the number of its views.
@@ -146,8 +146,8 @@ impl Flat {
         if !whole && (flat.file.is_some() || runs.flat.is_empty()) {
             return (flat.file.clone(), runs);
         }
-        // The lock is released while the file is written. So other views of the image do not wait, and use the file
-        // that there is.
+        // The lock is released while the file is written. So other views of the image do not wait. They use the old
+        // file, if there is one.
         flat.building = true;
         drop(flat);
         let built = if whole {

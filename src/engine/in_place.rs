@@ -31,8 +31,8 @@ impl State {
         if !self.access.is_empty() || !file.may_be_sealed() || file.allocated() == 0 {
             return self.capture_changed(content_len);
         }
-        // SAFETY: the range shows the pages of the file already, so readers see no difference. A writer would have to
-        // borrow the tree exclusively.
+        // SAFETY: the range shows the same bytes before and after the call: those of the file. Nothing writes to them
+        // meanwhile, since a writer would have to borrow the tree exclusively.
         let is_private = unsafe { self.mapping.replace(Source::Private(file), &[]) }.is_ok();
         if is_private && file.seal() {
             let image = self.adopt_file(self.mapping.pages(), content_len);
@@ -52,8 +52,8 @@ impl State {
 
     /// Gives up writing in place, after a failure to make the mapping shared again.
     ///
-    /// From then on, the range has the current bytes, and the file does not. The range may be a private mapping of the
-    /// file. If the failed call unmapped that, the range shows zeroes, and this copies the bytes of the file into it.
+    /// The failed call may have left a private mapping of the file, which shows the current bytes. Or it may have left
+    /// zeroes. In that case this copies the bytes of the file into the range. Later writes do not go into the file.
     fn give_up_file(&mut self) {
         let Backing::Direct(file) = mem::replace(&mut self.backing, Backing::Torn) else { return };
         let Ok(bytes) = Mapping::new(self.mapping.pages(), Source::ReadOnly(&file)) else { return };
@@ -63,7 +63,8 @@ impl State {
             // SAFETY: the page is in the range, and no page is protected. Nothing writes to it, because a writer would
             // have to borrow the tree exclusively.
             if unsafe { self.mapping.page(page) } != of_file {
-                // SAFETY: as above. A thread that reads the page at this moment sees zeroes, or the bytes before.
+                // SAFETY: the page is in the range and can be written. `of_file` is in another mapping. Other threads
+                // may have references to the page, whose bytes the failed call has changed. This restores these bytes.
                 unsafe { self.mapping.write(page, of_file) };
             }
         }
@@ -80,7 +81,7 @@ impl State {
             // The range stays mapped. If other code has closed the descriptor of the file, nothing else has the bytes.
             return self.capture_changed(content_len);
         }
-        // Unmaps the range, so that no write through it is possible and the file can be sealed.
+        // The file can be sealed only if it is not mapped for writing. So this unmaps the range.
         self.mapping = Mapping::empty();
         self.access = Default::default();
         if pages == 0 || file.seal() {
@@ -118,7 +119,7 @@ mod tests {
         view.stats().why_not_faster == Some(WhyNotFaster::InPlace)
     }
 
-    /// With `vm.overcommit_memory=2`, a write to a view written in place once stopped the process (`SIGBUS`) when the
+    /// With `vm.overcommit_memory=2`, a write to a view written in place once ended the process (`SIGBUS`) when the
     /// limit was reached, because the kernel does not commit memory for a memfd in advance.
     #[test]
     fn no_view_is_written_in_place_if_the_system_does_not_overcommit_memory() -> io::Result<()> {

@@ -1,6 +1,6 @@
-//! The sets of pages that a working tree remembers in addition to the reports of its tracker.
+//! The sets of pages that a working tree remembers in addition to what its tracker knows.
 //!
-//! This file keeps the sets. `search.rs`, `capture.rs` and the files for restores decide what is in them.
+//! This file keeps the sets. The files that search, capture, restore and discard pages decide what is in them.
 
 use std::mem;
 
@@ -10,11 +10,11 @@ use crate::pages::{PageRange, PageSet};
 ///
 /// That image is `synced` in [`State`](super::state::State).
 ///
-/// Invariant, if the mapping is private: a page that is not in `unsynced`, and that the tracker does not report, shows
-/// `synced`.
+/// Invariant, if the mapping is private: a page shows `synced` if it is not in `unsynced` and the tracker does not list
+/// it. In a logged view, the pages that the program has reported take the place of those that the tracker lists.
 #[derive(Default)]
 pub(super) struct KnownPages {
-    /// Pages that may differ from `synced`, and that the tracker may not report or may not report again.
+    /// Pages that may differ from `synced`, although the tracker may not list them (again).
     unsynced: PageSet,
     /// `None` if it is not known which pages are private.
     ///
@@ -23,19 +23,19 @@ pub(super) struct KnownPages {
     private: Option<PageSet>,
     /// Whether every page was write-protected when the range last showed `synced`.
     ///
-    /// If so, all pages that the tracker reports were written since then.
+    /// If so, all pages that the tracker lists were written since then.
     all_write_protected: bool,
 }
 
 impl KnownPages {
-    /// The unsynced pages: those that may differ from `synced` although the tracker may not report them.
+    /// The unsynced pages: those that may differ from `synced` although the tracker may not list them.
     pub(super) fn unsynced(&self) -> &PageSet {
         &self.unsynced
     }
 
     /// Removes all unsynced pages, and returns them.
     ///
-    /// The caller makes an image `synced` that the range shows, or puts the pages back.
+    /// The caller has to set `synced` to an image that the range shows, or to put the pages back.
     pub(super) fn take_unsynced(&mut self) -> PageSet {
         mem::take(&mut self.unsynced)
     }
@@ -45,7 +45,7 @@ impl KnownPages {
         self.unsynced = pages.union(&self.unsynced);
     }
 
-    /// Replaces the unsynced pages by `pages`. All others show `synced`, or the tracker reports them.
+    /// Replaces the unsynced pages by `pages`. All others show `synced`, or the tracker lists them.
     pub(super) fn only_may_differ(&mut self, pages: PageSet) {
         self.unsynced = pages;
     }
@@ -93,7 +93,7 @@ impl KnownPages {
         self.all_write_protected = all;
     }
 
-    /// Removes the pages from `pages` on from the unsynced pages, after the range was shortened.
+    /// Notes that the range was shortened to `pages` pages.
     pub(super) fn truncate(&mut self, pages: usize) {
         self.unsynced = self.unsynced.below(pages);
     }

@@ -2,16 +2,17 @@
 //!
 //! `flat_files.rs` decides which pages are in flat files.
 //!
-//! The base is mapped once, over the whole range. The base does not have the captured pages, so they are added to this:
+//! The base is mapped once, over the whole range. It does not have the captured pages, which are added as follows:
 //!
 //! - Long runs of captured pages are written once into a *flat file*, in which each page has the offset that it has in
-//!   the image. Each view maps the runs from there. Of more than [`MAX_RUNS`] runs, only the longest are written.
+//!   the image. Each view maps the runs from there. If there are more than [`MAX_RUNS`] runs, only the longest are
+//!   written.
 //! - Long runs of zeroes over a file are mapped as anonymous memory. So are the pages behind the end of the file.
 //! - All other captured pages are copied into the view. They become private pages.
 //! - If the views of an image have together copied as many pages as the image has, the whole image is written into a
-//!   flat file. The same happens once an image of up to a gibibyte has been viewed 64 times. A later view is a single
-//!   mapping again. This is not done if the file could take more than a quarter of the available memory, or if it would
-//!   give memory to the holes of a large sparse image ([`Flat::may_write_whole`]).
+//!   flat file. The same happens once an image of up to a gibibyte has been viewed 64 times. Each later view is then a
+//!   single mapping. This is not done if the file could take more than a quarter of the available memory, or if it
+//!   would give memory to the holes of a large sparse image ([`Flat::may_write_whole`]).
 //!
 //! A flat file takes a descriptor, which the program may need for other things. So flat files may take only an eighth
 //! of the descriptors (`image::flat::Permit`), and no flat file is written for a few pages.
@@ -62,7 +63,7 @@ impl Layout {
 
     /// Makes `mapping`, which must have as many pages as `image`, show that image.
     ///
-    /// After an error, the mapping may show anything.
+    /// No reference to bytes of the mapping may exist. After an error, the mapping may show anything.
     pub(crate) fn remap(image: &Arc<Image>, mapping: &mut Mapping) -> io::Result<Self> {
         let mut layout = Self::plan(image);
         let mut result = layout.replace(mapping);
@@ -96,7 +97,7 @@ impl Layout {
         self.origin(page) == image.origin(page)
     }
 
-    /// What the mapping shows at `page` if that is not private.
+    /// What the mapping shows at `page`, if the page is not private.
     fn origin(&self, page: usize) -> Origin {
         match (&self.flat, &self.image.base) {
             _ if self.zeroed.contains(page) => Origin::Zeroes,
@@ -120,7 +121,7 @@ impl Layout {
         }
     }
 
-    /// Whether the mapping shows zeroes at `page` if that is not private.
+    /// Whether the mapping shows zeroes at `page`, if the page is not private.
     pub(crate) fn shows_zeroes(&self, page: usize) -> bool {
         let is_flat = || self.flat.as_ref().is_some_and(|flat| flat.covers.contains(page));
         self.zeroed.contains(page) || (matches!(self.image.base, Base::Zero) && !is_flat())
@@ -128,12 +129,12 @@ impl Layout {
 
     /// The pages outside of `private` at which the mapping does not show `image`.
     ///
-    /// The pages `private` must be private, and no others. `image` must have the same base as the image of this layout.
+    /// `private` must be the private pages of the mapping. `image` must have the same base as the image of this layout.
     pub(crate) fn hidden(&self, image: &Image, private: &PageSet) -> PageSet {
         // Pages at which zeroes are mapped in place of a file.
         let mut candidates = self.zeroed.below(self.image.base.file_pages());
-        // Pages in the flat file for which `image` has other captured bytes than the image that the file was written
-        // for.
+        // The pages for which the flat file has the bytes of `image`. For the pages `others`, one of the two images has
+        // another captured page than the other.
         let mut shown = PageSet::new();
         if let Some(flat) = &self.flat {
             let mut others = PageSet::new();
@@ -144,8 +145,7 @@ impl Layout {
         // Pages of the base that only one of the two images shows.
         let (end, file_pages) = (self.image.base.end().min(image.base.end()), self.image.base.file_pages());
         candidates = candidates.union(&PageRange::new(end, file_pages).into());
-        // Captured pages that are not in the flat file. If the file shows as many pages as were captured, there are
-        // none.
+        // Captured pages that are not in the flat file. If `shown` has as many pages as were captured, there are none.
         if shown.len() < image.captured.len() {
             candidates = image.captured_pages().minus(&shown).union(&candidates);
         }
@@ -231,8 +231,8 @@ impl Layout {
 
     /// Maps the base or the flat file again in place of zeroes, outside of `keep`.
     ///
-    /// Does so only in long runs of pages that `image` does not have as zeroes. Returns these pages. After an error,
-    /// they may show anything.
+    /// Does so only for long runs of pages that are not known to be zero in `image`. Returns the pages that were
+    /// mapped. After an error, the pages of these runs may show anything.
     ///
     /// # Safety
     ///
@@ -306,7 +306,7 @@ impl Layout {
 
     /// Replaces what `mapping` shows by this layout, and copies the other pages into it.
     fn replace(&self, mapping: &mut Mapping) -> io::Result<()> {
-        // SAFETY: the mapping is borrowed exclusively, so no reference to its bytes exists.
+        // SAFETY: the caller of `remap` ensures that no reference to bytes of the mapping exists.
         unsafe { mapping.replace(self.whole_source(), &self.overlays()) }?;
         self.copy_in(mapping);
         Ok(())
@@ -365,13 +365,13 @@ impl Layout {
 
     /// Copies the pages that the layout does not show into a mapping without private pages.
     ///
-    /// Nothing else may use the bytes of the mapping yet.
+    /// No reference to bytes of the mapping may exist.
     fn copy_in(&self, mapping: &Mapping) {
         if self.flat.as_ref().is_none_or(|flat| flat.covers.len() < self.image.captured.len()) {
             self.image.captured.for_each(|page, captured| {
                 if !self.shows(page, &self.image) {
-                    // SAFETY: nothing else uses the bytes of the mapping yet, and a captured page is not in the
-                    // mapping.
+                    // SAFETY: the page is in the mapping, which was just mapped, so it can be written. The callers
+                    // ensure that no reference to its bytes exists. A captured page is not in the mapping.
                     unsafe { mapping.write(page, captured.bytes()) };
                 }
             });

@@ -2,10 +2,12 @@
 //!
 //! `dirty_log.rs` keeps the log. `capture.rs` copies the captured pages.
 //!
-//! The program reports the written pages. So snapshots and restores neither ask the system for written pages nor
-//! compare any. The time that they take depends on the number of reported pages, not on the length of the view. In a
-//! view that checks, the tracker also finds written pages, as in other views. Each page that it finds and that differs
-//! must have been reported.
+//! The program reports the written pages. So snapshots and restores do not ask the system for written pages, and the
+//! time that they take depends on the number of reported pages, not on the length of the view. A restore compares no
+//! pages. A snapshot compares pages only if `unsynced` has pages that were not reported, such as zeroed ones.
+//!
+//! In a view that checks, the tracker also finds written pages, as in other views. Each page that it finds and that
+//! differs must have been reported.
 //!
 //! The log also has the private pages: those that were reported, and those that the view itself wrote. A restore copies
 //! the old bytes back. It discards private pages only if there are more than the view may keep.
@@ -27,7 +29,8 @@ use crate::{error, trace};
 
 /// The most bytes that a check compares if the program did not ask for checks.
 ///
-/// A check compares all bytes of a view only if the system does not name the written pages.
+/// If the system does not name the written pages, a check compares all bytes of the view. A longer view is then not
+/// checked.
 const MAX_COMPARED: usize = 64 << 20;
 
 /// The least number of pages that a restore considers for discarding, if too many are private.
@@ -133,30 +136,29 @@ impl State {
         Ok(())
     }
 
-    /// The number of private pages that the view has in excess of those that it may keep.
+    /// The number of private pages beyond those that the view may keep.
     fn excess(&self, image: &Arc<Image>) -> usize {
         let (Backing::Private(layout), Some(log)) = (&self.backing, &self.log) else { return 0 };
         log.private_len().saturating_sub(self.ledger.kept_pages + layout.hidden_at_most(image))
     }
 
-    /// Some private pages that could be discarded, because the layout shows `image` there.
+    /// Some private pages that can be discarded, because the layout shows `image` there.
     ///
-    /// None of them is in `rewritten` or `kept`.
+    /// None of them is in `rewritten` or `kept`, so they show `image` already.
     fn idle_pages(&mut self, image: &Arc<Image>, rewritten: &PageSet, kept: &PageSet) -> PageSet {
         let (Backing::Private(layout), Some(log)) = (&self.backing, &mut self.log) else {
             return PageSet::new();
         };
         // Considers twice as many pages as have become private since the last restore, so that the number of private
-        // pages soon is within the limit.
+        // pages is soon within the limit.
         let some = log.some_private((2 * (rewritten.len() + kept.len())).max(MIN_CONSIDERED));
         some.minus(rewritten).minus(kept).iter().filter(|&page| layout.shows(page, image)).collect()
     }
 
-    /// Copies the bytes of `pages` into the view.
+    /// Copies the bytes that `image` has in `pages` into the view.
     ///
-    /// Skips pages that are not private, and for which the layout shows these bytes.
-    ///
-    /// Returns up to `excess` private pages that should be discarded instead.
+    /// Skips each page that is not private and at which the layout shows `image`. Leaves up to `excess` private pages
+    /// as they are, and returns them: the caller has to discard them.
     fn copy_back_logged(
         &mut self,
         image: &Arc<Image>,
@@ -197,8 +199,9 @@ impl State {
         }
         drop(before);
         log.sources = if remembers {
-            // SAFETY: each address is that of the bytes that `image` holds for the page. Those that the last restore
-            // found are of the same image, whose bytes neither change nor move.
+            // SAFETY: the loop has added one address for each of `pages`, in ascending order. It is that of the bytes
+            // that `image` holds for the page. Addresses that the last restore found are of the same image, whose bytes
+            // neither change nor move.
             Some(unsafe { Sources::new(Arc::clone(image), pages.clone(), starts) })
         } else {
             known.filter(|_| is_known)
@@ -206,7 +209,7 @@ impl State {
         discarded
     }
 
-    /// Discards the pages `discarded` and `idle`. If that fails, copies the bytes that have to change.
+    /// Discards the pages `discarded` and `idle`. If that fails, copies the old bytes where they may differ.
     fn discard_logged(&mut self, wanted: &Reader<'_>, discarded: &PageSet, idle: &PageSet) {
         let unneeded = discarded.union(idle);
         // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
@@ -228,7 +231,7 @@ impl State {
 
     /// Resets the log after the view was mapped.
     ///
-    /// Only the pages that the layout does not show are private then.
+    /// Only the pages at which the layout does not show `synced` are private then.
     pub(crate) fn log_hidden(&mut self) {
         if let (Some(log), Backing::Private(layout)) = (&mut self.log, &self.backing) {
             log.reset(&layout.hidden(&self.synced, &PageSet::new()));
@@ -249,7 +252,7 @@ impl State {
         }
     }
 
-    /// Notes that a restore mapped the view anew, and then wrote the bytes of the pages `keep` again.
+    /// Notes that a restore mapped the view anew, and then wrote the bytes of the pages `keep` back.
     pub(crate) fn log_kept(&mut self, keep: &PageSet) {
         if let Some(log) = &mut self.log {
             log.add_private(keep);

@@ -5,8 +5,8 @@
 //! stays private, so the next write takes no copy-on-write fault. A restore can also discard all pages at once, and
 //! then copy the captured pages ([`start_over`](State::start_over)).
 //!
-//! This file carries the ways out. The cost model decides between them. `checkout.rs` decides whether to map the view
-//! anew instead. `logged_tree.rs` restores logged views.
+//! This file does the work. The cost model chooses the way. `checkout.rs` decides whether to map the view anew instead.
+//! `logged_tree.rs` restores logged views.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -21,18 +21,20 @@ use crate::pages::PageSet;
 use crate::sys::{Found, Search};
 use crate::trace;
 
-/// The task of a restore, and what it has found out.
+/// The arguments of a restore, and what is known when it begins to rewrite pages.
 struct Restore<'a> {
     image: &'a Arc<Image>,
     /// The pages in which `image` may differ from the image that the view showed.
     moved: &'a PageSet,
-    /// What the search for written pages has found.
+    /// The result of the search for written or private pages.
     found: Found,
-    /// Whether the view may have more private pages than it may keep.
+    /// Whether the view probably has more private pages than its limit.
     ///
-    /// If so, the search was for private pages.
+    /// If so, the search was for private pages, and otherwise for written pages.
     keeps_too_many: bool,
-    /// The most pages that have to be private because the layout does not show `image` there.
+    /// An upper bound for the number of captured pages that the layout does not show.
+    ///
+    /// These pages have to be private.
     hidden_at_most: usize,
     /// The pages to put back.
     pages: PageSet,
@@ -47,11 +49,11 @@ struct Rewrite {
     discarded: PageSet,
     /// The number of pages that were copied.
     copied: usize,
-    /// The number of pages that stay private although they had the right bytes.
+    /// The number of pages that already showed `image` and are not discarded.
     idle: usize,
     /// The number of `rewritten` pages in which the two images do not differ.
     unmoved: usize,
-    /// The number of restores for which a generation lasts.
+    /// The number of restores that a generation lasts.
     ///
     /// See [`RewrittenPages`](crate::engine::rewritten::RewrittenPages).
     generation: u64,
@@ -85,8 +87,9 @@ impl State {
             return self.map_anew(image, keep);
         }
         let wanted = image.reader()?;
-        // From here on nothing fails, except that `put_back` is called again if the system refuses to start over. Pages
-        // that are written or discarded here are not write-protected.
+        // From here on only one step can fail: if the system refuses to start over, `put_back` is called again.
+        //
+        // The pages that this restore writes or discards are not write-protected.
         self.known.set_all_write_protected(false);
         let mut pages = self.pages_to_put_back(image, moved, &found, &uncovered);
         let kept = pages.intersection(keep);
@@ -142,6 +145,7 @@ impl State {
         trace::restored("rewritten", image.pages, pages.len(), self.tracker.tracking());
         Ok(())
     }
+
     /// The pages that may show something other than `image`.
     ///
     /// `uncovered` are pages that were mapped anew just now. The result contains all private pages that the search
@@ -155,14 +159,14 @@ impl State {
     ) -> PageSet {
         let Backing::Private(layout) = &self.backing else { return PageSet::new() };
         let others = self.known.unsynced().union(moved);
-        // A page that is not private shows what the layout says, so most of these pages need no rewriting.
+        // A page that is not private shows what the layout says. Only those at which that is not `image` are rewritten.
         let mut not_private = others.intersection(uncovered);
         if found.complete {
             not_private = not_private.union(&others.minus(&found.pages));
         }
         let hidden: PageSet = not_private.iter().filter(|&page| !layout.shows(page, image)).collect();
         let pages = found.pages.minus(&not_private).union(&others.minus(&not_private)).union(&hidden);
-        // The restore will write these pages, which makes them private.
+        // The restore will write these pages. That makes them private.
         self.known.add_private(&hidden);
         pages
     }
@@ -179,6 +183,7 @@ impl State {
         }
         self.ledger.costs.compared(pages.len(), start.elapsed());
     }
+
     /// Copies the old bytes into those pages of `restore` that differ, if they may stay private.
     ///
     /// Returns which pages differed, and which are still to be discarded.
@@ -197,9 +202,9 @@ impl State {
         for page in pages.iter() {
             let (bytes, shown) = (wanted.page(page), layout.shows(page, image));
             let (moved, before) = (is_moved.contains(page), before.contains(page));
-            // A page that is private for the first time was written, so it is not compared, unless the layout shows
-            // zeroes there. Some tracking methods also report pages of zeroes that were only read. Copying zeroes over
-            // such a page would take memory.
+            // A page that is private for the first time was written, so comparing it would be needless. Pages at which
+            // the layout shows zeroes are compared all the same: some tracking methods also list such pages if they
+            // were only read, and copying zeroes over them would take memory.
             let compare =
                 before.is_some() || !found.known || found.since_protected || layout.shows_zeroes(page);
             let compare = !moved && (compare || !shown);
@@ -234,7 +239,7 @@ impl State {
         rewrite
     }
 
-    /// Discards `pages`. If that is not possible, copies the old bytes into them.
+    /// Discards `pages` or, if that fails, copies the old bytes into them.
     fn discard_or_copy_back(&mut self, wanted: &Reader<'_>, pages: &PageSet) {
         let start = Instant::now();
         // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
@@ -248,9 +253,10 @@ impl State {
         }
     }
 
-    /// Write-protects all pages, or arms the view, if the cost model says that this saves time.
+    /// Write-protects the pages of an armed view, or arms another view, if the cost model says that this saves time.
     ///
-    /// `private` is the number of private pages. Each page must show `synced` or be unsynced.
+    /// Also arms a view for which the tracking method `armed` was chosen. `private` of its `pages` pages are private.
+    /// Each page must show `synced` or be in `unsynced`.
     fn write_protect_if_due(&mut self, pages: usize, private: usize) {
         if self.tracker.is_armed() {
             if self.ledger.should_write_protect(pages) {

@@ -1,7 +1,7 @@
-//! Asks the tracker for written pages and for write-protection, and passes on what this tells.
+//! Calls the tracker to find written pages and to write-protect pages, and records the results.
 //!
-//! Each call here is timed for the cost model, and updates the set of private pages. The callers and the cost model
-//! decide when to search and when to write-protect. The tracker in `sys/` decides how.
+//! Each call is timed for the cost model. Each search also updates the set of private pages. The callers and the cost
+//! model decide when to search and when to write-protect. The tracker in `sys/` decides how.
 
 use std::io;
 use std::time::{Duration, Instant};
@@ -16,7 +16,7 @@ impl State {
         Ok(self.search(search, false)?.0)
     }
 
-    /// Does the same as [`find`](Self::find), and notes the results for the cost model.
+    /// Does the same as [`find`](Self::find), and notes the result for the cost model and `adaptation.rs`.
     pub(crate) fn find_and_note(&mut self, search: Search) -> io::Result<Found> {
         let (found, took) = self.search(search, self.ledger.should_count_others())?;
         if search != Search::Private {
@@ -28,9 +28,9 @@ impl State {
         Ok(found)
     }
 
-    /// Asks the tracker for pages. Also returns the time that this took.
+    /// Finds pages. Also returns the time that the tracker took.
     ///
-    /// If `count`, also counts the resident pages that are not private, if the tracker can.
+    /// If `count` is `true`, the tracker also counts the resident pages that are not private, if it can.
     fn search(&mut self, search: Search, count: bool) -> io::Result<(Found, Duration)> {
         let (synced, backing) = (&self.synced, &self.backing);
         let shows_zeroes = |page| match backing {
@@ -62,7 +62,7 @@ impl State {
         Ok((found, took))
     }
 
-    /// Arms the tracker, which write-protects all pages, or the resident pages if few pages are resident.
+    /// Arms the tracker: write-protects all pages or, if few are resident, only those in memory or swapped out.
     ///
     /// `private` is the number of private pages among them. Each page must show `synced` or be in `unsynced`.
     pub(crate) fn arm(&mut self, private: usize) {
@@ -70,8 +70,8 @@ impl State {
         let scope = if sparse { Scope::InMemory } else { Scope::All };
         let start = Instant::now();
         let protected = self.tracker.arm(&self.mapping, scope);
-        // When all pages are write-protected for the first time, the kernel allocates page tables. So the time that
-        // this takes does not help to predict how long the next write-protection takes.
+        // When all pages are write-protected for the first time, the kernel allocates page tables. So this takes longer
+        // than the next write-protection will, and is not measured.
         if protected == WriteProtected::InMemory {
             self.ledger.costs.write_protected(false, start.elapsed());
         }
@@ -98,8 +98,8 @@ impl State {
     /// `private` is the number of private pages among them.
     pub(super) fn note_write_protected(&mut self, protected: WriteProtected, private: usize) {
         self.known.set_all_write_protected(protected == WriteProtected::All);
-        // The ledger is told even if nothing was write-protected. Then the next attempt is made when searches have
-        // wasted as much time again.
+        // This resets the ledger even if nothing was write-protected. So the next attempt is made only when searches
+        // have wasted as much time again.
         self.ledger.write_protected(if protected == WriteProtected::Nothing { 0 } else { private });
     }
 }

@@ -1,6 +1,6 @@
 //! The settings of a view that is being opened, and the addresses and huge pages that they ask for.
 //!
-//! The public options fill the settings in. `sys/` finds the addresses.
+//! `view/options.rs` fills the settings in. `sys/` finds the addresses.
 
 use std::io;
 
@@ -32,7 +32,7 @@ pub(crate) struct Settings {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Checks {
     Never,
-    /// Checks, unless a check would have to compare many pages.
+    /// Checks, unless each check would have to compare all pages of a large view.
     IfCheap,
     Always,
 }
@@ -62,7 +62,8 @@ impl Settings {
         if self.executable && !RUNS_CODE {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
-                "a view cannot be executable here: memsnap has no code for the instruction caches of this processor",
+                "opening an executable view: memsnap has no code for the instruction caches of this processor; open the \
+                 view without `ViewOptions::executable`",
             ));
         }
         if self.reserve == 0 && self.guard == (0, 0) {
@@ -78,7 +79,7 @@ impl Settings {
     fn placement(&self, before: usize, behind: usize, label: &Label) -> Placement {
         let &Self { executable, .. } = self;
         let huge_pages = match self.huge_pages {
-            // The first write to a huge page would make all its pages private, and not only those that are reported.
+            // The first write to a huge page would make all its pages private, not only the reported ones.
             HugePages::Advise if self.logged.is_some() => HugePages::Auto,
             HugePages::Auto if label.huge_pages == HugePages::Never => HugePages::Never,
             huge_pages => huge_pages,

@@ -4,7 +4,7 @@
 //! restore it.
 //!
 //! ```text
-//!              open                        capture, or closed with an image
+//!              open                        capture, or the view ends
 //!   zero image ──────────────▶ Direct ───────────────────────────┐
 //!   (mutable view)               │                               ▼
 //!              open              └────── show ─────────────▶  Private  ◀──┐ capture,
@@ -15,11 +15,12 @@
 //! ```
 //!
 //! - **Private**: the range is a private mapping that is laid out as its [`Layout`] says. A page that the tracker does
-//!   not report, and that is not in `unsynced`, shows `synced`. Behind the end of `synced`, it shows zeroes.
+//!   not list, and that is not in `unsynced`, shows `synced`. Behind the end of `synced`, it shows zeroes.
 //! - **Direct**: the range is a shared mapping of a file, which no image refers to yet. Writes go into the file.
 //!   `synced` is the zero image. The first capture makes the file the base of an image.
-//! - **Torn**: a `show` failed, so the range may show anything. Every page counts as possibly changed, so captures are
-//!   still exact. The next `show` maps the whole range anew.
+//! - **Torn**: a call failed after it had changed the range: `show` or, in rare cases, a capture or `zero`. It is not
+//!   known what the range is mapped to. Every page counts as possibly changed, so captures are still exact. The next
+//!   `show` maps the whole range anew.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -65,7 +66,7 @@ pub(crate) enum Backing {
     Private(Layout),
     /// A shared mapping of this file.
     Direct(MemoryFile),
-    /// Anything, after a failed `show`.
+    /// Anything, after a call that failed when it had changed the range.
     Torn,
 }
 
@@ -101,7 +102,8 @@ impl State {
             Err(error) if error.kind() == io::ErrorKind::Unsupported => {
                 for page in 0..pages {
                     let start = self.mapping.page_ptr(page);
-                    // SAFETY: the page is in the mapping, which nothing else refers to yet.
+                    // SAFETY: the page is in the mapping, which is new. So it can be read and written, and nothing else
+                    // refers to it yet.
                     let byte = unsafe { start.read_volatile() };
                     if populate == Populate::Write {
                         // SAFETY: as above.

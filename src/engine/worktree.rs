@@ -1,7 +1,7 @@
 //! The working tree of a view: its address range, and the lock around its state.
 //!
-//! This file translates each operation of a view into calls on the state. `state.rs` draws the states, and `capture.rs`
-//! and `checkout.rs` decide how a snapshot is taken and restored.
+//! This file translates each operation of a view into calls on the state, and handles bytes outside of whole pages.
+//! `state.rs` draws the states. `capture.rs` and `checkout.rs` decide how a snapshot is taken and restored.
 #![allow(unsafe_code)]
 
 use std::io;
@@ -43,7 +43,7 @@ pub(crate) struct Worktree {
     root: Arc<Image>,
     /// The set to which the program's reports are added, if the view is logged.
     ///
-    /// The log in `state` has the same set. Here it is used without the lock.
+    /// The log in `state` has the same set. Reports use this reference, so they need not lock `state`.
     reported: Option<Arc<AtomicPageSet>>,
     /// Boxed because it is large and views are moved.
     state: Box<Mutex<State>>,
@@ -67,7 +67,8 @@ impl Worktree {
     /// If the image is all zero and the system allows it, the tree is written in place.
     pub(crate) fn open_mut(image: &Arc<Image>, settings: &Settings) -> io::Result<Self> {
         let (most, placement) = settings.place(image.pages, &image.label)?;
-        // The file will become the base of an image. This is not possible while pages of the file are pinned.
+        // A file that is written in place has to become the base of an image. This is not possible while its pages are
+        // pinned.
         if image.is_zero()
             && most > 0
             && writes_in_place()
@@ -148,7 +149,7 @@ impl Worktree {
         self.len
     }
 
-    /// The number of bytes that count as content. The rest of the last page does not.
+    /// The number of bytes that count as content. The bytes behind them do not.
     pub(crate) fn content_len(&self) -> usize {
         self.content_len
     }
@@ -172,7 +173,7 @@ impl Worktree {
         }
     }
 
-    /// The image that was last captured or shown, and the pages whose bytes differ from it.
+    /// The image of the last snapshot or restore, and the pages whose bytes differ from it.
     ///
     /// The caller ensures that all pages can be read.
     pub(crate) fn changes(&self) -> io::Result<(Arc<Image>, PageSet)> {
@@ -346,8 +347,8 @@ impl Worktree {
     /// Ends the tree, and returns an image of what it shows.
     ///
     /// If that fails, returns the tree with the error, so that the caller can call [`end`](Self::end) again. Returns no
-    /// tree if another call cannot succeed: if the bytes belong to the parent of this forked process, or if the mapping
-    /// cannot be used.
+    /// tree if another call cannot succeed either: if the bytes belong to the parent of this forked process, or if the
+    /// mapping cannot be used.
     pub(crate) fn close(mut self) -> Result<Arc<Image>, (Option<Box<Self>>, io::Error)> {
         let state = self.state_mut();
         if let Backing::Direct(_) = &state.backing
@@ -369,7 +370,7 @@ impl Worktree {
         let (pages, content_len) = (self.len / page_size(), self.content_len);
         let state = self.state_mut();
         match &state.backing {
-            // If growing the tree has failed, the file may be longer than the tree.
+            // Passes the length of the tree, because the file is longer if growing the tree has failed.
             Backing::Direct(_) => state.end_in_place(pages, content_len),
             Backing::Private(_) | Backing::Torn => state.capture_changed(content_len),
         }
@@ -427,7 +428,7 @@ impl Worktree {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // If a call panics while it holds the lock, the state can be used further: at worst, it is `Backing::Torn`.
+        // The state can be used even if a call has panicked while it held the lock. At worst, it is `Backing::Torn`.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

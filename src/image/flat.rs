@@ -23,9 +23,9 @@ pub(crate) struct Flat {
     pub(crate) runs: Option<Runs>,
     /// The number of pages that views have copied since a flat file of the whole image was last considered.
     ///
-    /// `engine/flat_files.rs` counts more than that for views of images that are not very large.
+    /// For a view of an image of up to a gibibyte, `engine/flat_files.rs` counts at least a 64th of the image's pages.
     pub(crate) copied: usize,
-    /// Whether a thread is writing a flat file. Other views then neither wait for the file nor write another one.
+    /// Whether a thread is writing a flat file. New views then neither wait for the file nor write another one.
     pub(crate) building: bool,
 }
 
@@ -55,7 +55,7 @@ pub(crate) struct FlatFile {
 /// Each flat file takes a descriptor. There are permits for an eighth of the descriptors that the process may have.
 pub(crate) struct Permit;
 
-/// The number of permits of the process. A forked child inherits it together with the files.
+/// The number of permits that the process has taken. A forked child inherits it together with the files.
 static FLAT_FILES: AtomicUsize = AtomicUsize::new(0);
 
 impl FlatFile {
@@ -68,7 +68,7 @@ impl FlatFile {
 impl Permit {
     /// Returns a permit, or an error if there are no more.
     pub(crate) fn take() -> io::Result<Self> {
-        // If this function fails, the drop of the permit decrements the number again.
+        // If this function fails, dropping the permit decrements the number again.
         let permit = Self;
         let taken = FLAT_FILES.fetch_add(1, Ordering::Relaxed);
         if taken < file_limit() / 8 { Ok(permit) } else { Err(io::ErrorKind::QuotaExceeded.into()) }

@@ -1,14 +1,14 @@
 //! The name of an image's memory, and whether the memory may be in huge pages.
 //!
-//! This file has the data. `snapshot/options.rs` checks the name. The code that makes files and mappings
-//! passes both to the system.
+//! This file has the data. `snapshot/options.rs` checks the name. The code that makes files and mappings passes both to
+//! the system.
 
 use std::ffi::CStr;
 use std::sync::Arc;
 
 use crate::sys::HugePages;
 
-/// What the system is told about the memory of a snapshot, of snapshots taken of its views, and of these views.
+/// The name, and the choice about huge pages, for the memory of a snapshot, of its views, and of their snapshots.
 #[derive(Clone, Default)]
 pub(crate) struct Label {
     /// The name that `/proc/self/maps` shows on Linux, if the program gave one.

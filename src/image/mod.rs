@@ -1,14 +1,14 @@
 //! The image: what a snapshot contains. It says for each page where its bytes are.
 //!
-//! This file decides how an image is made from another one, and where the bytes of a page are found. The engine decides
-//! which pages may have changed, and how a view comes to show an image.
+//! This file decides how an image is made from another one, and where the bytes of a page are found. `engine/` decides
+//! which pages may have changed, and how a view shows an image.
 //!
 //! An image consists of two parts:
 //!
 //! - The *base* has the bytes that the first snapshot was made with, or that a view has written in place. It is a file,
 //!   or zeroes, which take no memory.
-//! - The *page table* has the pages that were captured later. If a page is in the table, its bytes in the base do not
-//!   count.
+//! - The *page table* has the pages that were captured later. If a page is in the table, the image does not use its
+//!   bytes in the base.
 //!
 //! An image that was made from another one shares its base with it, and all nodes of the page table that did not
 //! change.
@@ -182,7 +182,7 @@ impl Image {
 
     /// Returns a set that contains all pages whose bytes differ, without reading any page.
     ///
-    /// Of the pages that only the longer image has, the set may lack some.
+    /// The set may lack pages that only the longer image has.
     pub(crate) fn may_differ(&self, other: &Self) -> PageSet {
         let mut candidates = PageSet::new();
         if self.base.same(&other.base) {
@@ -239,7 +239,7 @@ impl Drop for Image {
     }
 }
 
-/// A borrowed image whose pages can be read without a system call, so that reading cannot fail.
+/// A borrowed image whose base is mapped, so that reading a page needs no system call and cannot fail.
 pub(crate) struct Reader<'a> {
     image: &'a Image,
     captured: Lookup<'a, Page>,
@@ -249,8 +249,8 @@ pub(crate) struct Reader<'a> {
 impl<'a> Reader<'a> {
     /// Returns the bytes of `range` in pieces, each with the number of its first page.
     ///
-    /// There is one piece if the file of the base has all of the bytes. Otherwise there is a piece for each page.
-    /// `range` is within the image.
+    /// There is one piece if the image has no captured pages and its base has all of `range`. Otherwise there is a
+    /// piece for each page. `range` is within the image.
     pub(crate) fn pieces(&self, range: PageRange) -> impl Iterator<Item = (usize, &'a [u8])> + '_ {
         let whole = match self.base {
             Some(base) if self.image.captured.len() == 0 && range.end <= self.image.base.end() => {
@@ -385,7 +385,7 @@ impl BaseFile {
     }
 }
 
-/// The reference of one image to its store. The store counts these references.
+/// The reference of one image to its store, which counts these references.
 struct Member(Arc<Store>);
 
 impl Member {

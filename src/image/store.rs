@@ -8,9 +8,9 @@
 //! When the last image that refers to a slot is dropped, the store can use the slot again. A slot *has a frame* if the
 //! system has assigned memory to its address.
 //!
-//! **Private memory.** After `fork`, the system copies private memory on a write. So neither the parent nor the child
-//! can reuse, overwrite or give back a page that the other one still reads. If they shared a
-//! file instead, they could not do so safely.
+//! **Private memory.** After `fork`, parent and child have separate copies of private memory, because the system copies
+//! a page on a write. So each can reuse, overwrite or give back a slot, and the other one still reads the old bytes. If
+//! they shared a file instead, neither could do so safely.
 //!
 //! **Memory that is kept.** Free slots keep their frames for later captures, up to the sum of the largest recent
 //! captures of all threads. The frames of further free slots are given back to the system. The addresses of these slots
@@ -85,7 +85,8 @@ struct Slots {
     bare: Vec<Slot>,
     /// A reference to the store itself, as long as any slot is live.
     ///
-    /// So a `Page` needs no counted reference to its store. All threads would have to write to that counter.
+    /// So a `Page` needs no counted reference to its store. All threads would have to write to the counter of such
+    /// references.
     alive: Option<Arc<Store>>,
     /// The largest recent capture of each thread, in slots.
     ///
@@ -94,7 +95,7 @@ struct Slots {
     recent: [usize; THREADS],
     /// Whether the system has refused to take frames back, for example because memory is locked.
     ///
-    /// Then the store does not try again.
+    /// If so, the store does not try again.
     pinned: bool,
 }
 
@@ -194,9 +195,10 @@ struct Reserved<'a> {
 impl Reserved<'_> {
     /// Returns the next slot, and first reserves more if there is none.
     ///
-    /// The capture has `left` pages left, including the page for this slot. `certain` says that each of them needs a
-    /// slot. If it is `false`, only about as many slots are reserved as were used so far. Other threads may need the
-    /// slots, and for each reserved slot without a frame, the system has to provide a frame.
+    /// The capture has `left` pages left, including the page for this slot. `certain` is whether all of them count as
+    /// changed. If so, each needs a slot unless it is zero. Otherwise this reserves only about as many slots as were
+    /// used so far: other threads may need the slots, and the system has to provide a frame for each reserved slot
+    /// without one.
     fn next(&mut self, left: usize, certain: bool) -> io::Result<Slot> {
         if self.slots.is_empty() {
             let most = left.min(BATCH);
@@ -418,7 +420,7 @@ impl Slots {
         self.total += segment.heads.len();
         self.kept.reserve(self.total - self.kept.len());
         self.bare.reserve(self.total - self.bare.len());
-        // Slots are taken from the end. In this order, the first page of the segment is used first.
+        // `take` removes slots from the end. So the order is reversed, and the first page of the segment is used first.
         self.bare.splice(0..0, segment.heads.iter().rev().map(|head| Slot(NonNull::from(head))));
         self.segments.push(segment);
         Ok(())
@@ -444,10 +446,10 @@ impl<'a> Freed<'a> {
     /// Drops `page`, and keeps its slot for the next return if no other page refers to it.
     pub(crate) fn add(&mut self, mut page: Page) {
         if page.0.is_some_and(|slot| !ptr::eq(slot.segment().store.as_ptr(), Arc::as_ptr(self.store))) {
-            // The slot belongs to another store. The drop of `page` returns it there.
+            // The slot belongs to another store. Dropping `page` returns it there.
             return;
         }
-        // Without its slot, the drop of `page` does nothing.
+        // This takes the slot out of `page`, so dropping `page` does nothing.
         let Some(slot) = page.0.take().filter(|slot| slot.release()) else { return };
         if self.count == BATCH {
             self.flush();

@@ -36,7 +36,7 @@ pub(crate) struct Table<E> {
     len: usize,
 }
 
-/// Finds entries of a table. It is fastest if the pages are asked for in ascending order.
+/// Finds entries of a table. Searches for pages in ascending order are the fastest.
 pub(crate) struct Lookup<'a, E> {
     table: &'a Table<E>,
     /// The entries of the leaf that was searched last, from the place of the last search on.
@@ -139,7 +139,7 @@ impl<E: Clone + PartialEq> Table<E> {
         }
     }
 
-    /// Calls `visit` with each page whose entry is not the same in both tables, in ascending order.
+    /// Calls `visit` with each page whose entries in the two tables differ, in ascending order.
     ///
     /// This includes the pages for which only one of the tables has an entry.
     pub(crate) fn diff(&self, other: &Self, mut visit: impl FnMut(usize)) {
@@ -221,7 +221,7 @@ struct Merge<E> {
     changes: vec::IntoIter<(usize, E)>,
     /// The old and new entries that replace those of the current leaf. Empty between two leaves.
     ///
-    /// Kept here so that its memory is used again for the next leaf.
+    /// This is a field so that all leaves use the same memory.
     entries: Vec<(usize, E)>,
     /// The number of changes so far that did not replace an entry.
     added: usize,
