@@ -17,13 +17,13 @@ use std::io;
 use std::ptr::NonNull;
 use std::sync::Arc;
 
-use crate::engine::dirty_log::Sources;
+use crate::engine::dirty_log::{DirtyLog, Sources};
+use crate::engine::layout::Layout;
 use crate::engine::settings::Checks;
 use crate::engine::state::{Backing, State};
 use crate::image::{Image, Reader};
 use crate::pages::PageSet;
-use crate::sys::Search;
-use crate::sys::Tracking;
+use crate::sys::{Mapping, Search, Tracking};
 use crate::zero::zeroes;
 use crate::{error, trace};
 
@@ -117,116 +117,28 @@ impl State {
         let uncovered = self.uncover(image, keep)?;
         self.forget_private(&uncovered);
         let wanted = image.reader()?;
-        // From here on nothing fails.
-        let mut all = self.known.take_unsynced();
-        if !moved.is_empty() {
-            all = all.union(moved);
-        }
-        let (rewritten, kept) =
-            if keep.is_empty() { (all, PageSet::new()) } else { (all.minus(keep), all.intersection(keep)) };
-        let excess = self.excess(image);
-        let idle = if excess == 0 { PageSet::new() } else { self.idle_pages(image, &rewritten, &kept) };
-        let discarded = self.copy_back_logged(image, &wanted, &rewritten, excess.saturating_sub(idle.len()));
-        self.discard_logged(&wanted, &discarded, &idle);
+        let (Backing::Private(layout), Some(log)) = (&self.backing, &mut self.log) else { return Ok(()) };
+        // From here on nothing fails. `unsynced` keeps its pages until they show `image`.
+        let all = if moved.is_empty() { None } else { Some(self.known.unsynced().union(moved)) };
+        let all = all.as_ref().unwrap_or(self.known.unsynced());
+        let (rewritten, kept) = if keep.is_empty() {
+            (None, PageSet::new())
+        } else {
+            (Some(all.minus(keep)), all.intersection(keep))
+        };
+        let rewritten = rewritten.as_ref().unwrap_or(all);
+        let room = self.ledger.kept_pages + layout.hidden_at_most(image);
+        let excess = log.private_len().saturating_sub(room);
+        let mut restore = Restore { mapping: &mut self.mapping, layout, log, image, wanted };
+        let idle = if excess == 0 { PageSet::new() } else { restore.idle_pages(rewritten, all) };
+        let discarded = restore.copy_back(rewritten, excess.saturating_sub(idle.len()));
+        restore.discard(&discarded, &idle);
         trace::restored("rewritten", image.pages, rewritten.len(), Tracking::Logged);
         if !Arc::ptr_eq(&self.synced, image) {
             self.synced = Arc::clone(image);
         }
         self.known.only_may_differ(kept);
         Ok(())
-    }
-
-    /// The number of private pages beyond those that the view may keep.
-    fn excess(&self, image: &Arc<Image>) -> usize {
-        let (Backing::Private(layout), Some(log)) = (&self.backing, &self.log) else { return 0 };
-        log.private_len().saturating_sub(self.ledger.kept_pages + layout.hidden_at_most(image))
-    }
-
-    /// Some private pages that can be discarded, because the layout shows `image` there.
-    ///
-    /// None of them is in `rewritten` or `kept`, so they show `image` already.
-    fn idle_pages(&mut self, image: &Arc<Image>, rewritten: &PageSet, kept: &PageSet) -> PageSet {
-        let (Backing::Private(layout), Some(log)) = (&self.backing, &mut self.log) else {
-            return PageSet::new();
-        };
-        // Considers twice as many pages as have become private since the last restore, so that the number of private
-        // pages is soon within the limit.
-        let some = log.some_private((2 * (rewritten.len() + kept.len())).max(MIN_CONSIDERED));
-        some.minus(rewritten).minus(kept).iter().filter(|&page| layout.shows(page, image)).collect()
-    }
-
-    /// Copies the bytes that `image` has in `pages` into the view.
-    ///
-    /// Skips each page that is not private and at which the layout shows `image`. Leaves up to `excess` private pages
-    /// as they are, and returns them: the caller has to discard them.
-    fn copy_back_logged(
-        &mut self,
-        image: &Arc<Image>,
-        wanted: &Reader<'_>,
-        pages: &PageSet,
-        excess: usize,
-    ) -> PageSet {
-        let mut discarded = PageSet::new();
-        let (Backing::Private(layout), Some(log)) = (&self.backing, &mut self.log) else { return discarded };
-        let known = log.sources.take().filter(|sources| sources.are_of(image));
-        let is_known = known.as_ref().is_some_and(|sources| sources.pages() == pages);
-        let mut before = known.iter().flat_map(Sources::iter).peekable();
-        // If no page was captured, all bytes are in the base, and finding them there takes no search.
-        let remembers = !is_known && image.captured.len() > 0;
-        let mut starts = Vec::with_capacity(if remembers { pages.len() } else { 0 });
-        for page in pages.iter() {
-            while before.next_if(|(earlier, _)| *earlier < page).is_some() {}
-            let bytes = match before.peek() {
-                Some((known, bytes)) if *known == page => bytes,
-                _ => wanted.page(page),
-            };
-            if remembers {
-                starts.push(NonNull::from(bytes).cast());
-            }
-            let is_private = log.is_private(page);
-            if (!is_private || discarded.len() < excess) && layout.shows(page, image) {
-                if is_private {
-                    discarded.push(page);
-                }
-                continue;
-            }
-            // SAFETY: the page is in the mapping, and no page is protected. The tree is borrowed exclusively, and no
-            // slice of its bytes is alive. The bytes are an image's, so they are not in the mapping.
-            unsafe { self.mapping.write(page, bytes) };
-            if !is_private {
-                log.add_private(&PageSet::from_iter([page]));
-            }
-        }
-        drop(before);
-        log.sources = if remembers {
-            // SAFETY: the loop has added one address for each of `pages`, in ascending order. It is that of the bytes
-            // that `image` holds for the page. Addresses that the last restore found are of the same image, whose bytes
-            // neither change nor move.
-            Some(unsafe { Sources::new(Arc::clone(image), pages.clone(), starts) })
-        } else {
-            known.filter(|_| is_known)
-        };
-        discarded
-    }
-
-    /// Discards the pages `discarded` and `idle`. If that fails, copies the old bytes where they may differ.
-    fn discard_logged(&mut self, wanted: &Reader<'_>, discarded: &PageSet, idle: &PageSet) {
-        let unneeded = discarded.union(idle);
-        // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
-        match unsafe { self.mapping.discard(&unneeded) } {
-            Ok(()) => {
-                if let Some(log) = &mut self.log {
-                    log.remove_private(&unneeded);
-                }
-            }
-            Err(error) => {
-                // Idle pages have the bytes of the image already, unless the failed call has changed them.
-                let is_unchanged = error.kind() == io::ErrorKind::Unsupported;
-                let changed = if is_unchanged { discarded } else { &unneeded };
-                // SAFETY: as in `copy_back_logged`.
-                changed.iter().for_each(|page| unsafe { self.mapping.write(page, wanted.page(page)) });
-            }
-        }
     }
 
     /// Resets the log after the view was mapped.
@@ -257,6 +169,90 @@ impl State {
         if let Some(log) = &mut self.log {
             log.add_private(keep);
             self.known.only_may_differ(keep.clone());
+        }
+    }
+}
+
+/// The parts of a working tree that a restore of a logged view uses.
+struct Restore<'a> {
+    mapping: &'a mut Mapping,
+    layout: &'a Layout,
+    log: &'a mut DirtyLog,
+    image: &'a Arc<Image>,
+    wanted: Reader<'a>,
+}
+
+impl Restore<'_> {
+    /// Some private pages that could be discarded, because the layout shows the image there.
+    ///
+    /// None of them is in `all`, the pages of which `rewritten` are a part.
+    fn idle_pages(&mut self, rewritten: &PageSet, all: &PageSet) -> PageSet {
+        // Considers twice as many pages as have become private since the last restore, so that the number of private
+        // pages soon is within the limit.
+        let some = self.log.some_private((2 * rewritten.len()).max(MIN_CONSIDERED));
+        some.minus(all).iter().filter(|&page| self.layout.shows(page, self.image)).collect()
+    }
+
+    /// Copies the bytes of `pages` into the view.
+    ///
+    /// Skips pages that are not private, and for which the layout shows these bytes. Returns up to `excess` private
+    /// pages that should be discarded instead.
+    fn copy_back(&mut self, pages: &PageSet, excess: usize) -> PageSet {
+        let mut discarded = PageSet::new();
+        let known = self.log.sources.take().filter(|sources| sources.are_of(self.image));
+        let is_known = known.as_ref().is_some_and(|sources| sources.pages() == pages);
+        let mut before = known.iter().flat_map(Sources::iter).peekable();
+        // If no page was captured, all bytes are in the base, and finding them there takes no search.
+        let remembers = !is_known && self.image.captured.len() > 0;
+        let mut starts = Vec::with_capacity(if remembers { pages.len() } else { 0 });
+        for page in pages.iter() {
+            while before.next_if(|(earlier, _)| *earlier < page).is_some() {}
+            let bytes = match before.peek() {
+                Some((known, bytes)) if *known == page => bytes,
+                _ => self.wanted.page(page),
+            };
+            if remembers {
+                starts.push(NonNull::from(bytes).cast());
+            }
+            let is_private = self.log.is_private(page);
+            if (!is_private || discarded.len() < excess) && self.layout.shows(page, self.image) {
+                if is_private {
+                    discarded.push(page);
+                }
+                continue;
+            }
+            // SAFETY: the page is in the mapping, and no page is protected. The tree is borrowed exclusively, and no
+            // slice of its bytes is alive. The bytes are an image's, so they are not in the mapping.
+            unsafe { self.mapping.write(page, bytes) };
+            if !is_private {
+                self.log.add_private(&PageSet::from_iter([page]));
+            }
+        }
+        drop(before);
+        self.log.sources = if remembers {
+            // SAFETY: the loop has added one address for each of `pages`, in ascending order. It is that of the bytes
+            // that `image` holds for the page. Addresses that the last restore found are of the same image, whose bytes
+            // neither change nor move.
+            Some(unsafe { Sources::new(Arc::clone(self.image), pages.clone(), starts) })
+        } else {
+            known.filter(|_| is_known)
+        };
+        discarded
+    }
+
+    /// Discards the pages `discarded` and `idle`. If that fails, copies the bytes that have to change.
+    fn discard(&mut self, discarded: &PageSet, idle: &PageSet) {
+        let unneeded = discarded.union(idle);
+        // SAFETY: the tree is borrowed exclusively, and no slice of its bytes is alive.
+        match unsafe { self.mapping.discard(&unneeded) } {
+            Ok(()) => self.log.remove_private(&unneeded),
+            Err(error) => {
+                // Idle pages have the bytes of the image already, unless the failed call has changed them.
+                let is_unchanged = error.kind() == io::ErrorKind::Unsupported;
+                let changed = if is_unchanged { discarded } else { &unneeded };
+                // SAFETY: as in `copy_back`.
+                changed.iter().for_each(|page| unsafe { self.mapping.write(page, self.wanted.page(page)) });
+            }
         }
     }
 }
