@@ -26,6 +26,8 @@ struct Restore<'a> {
     image: &'a Arc<Image>,
     /// The pages in which `image` may differ from the image that the view showed.
     moved: &'a PageSet,
+    /// The pages that are to stay as they are.
+    keep: &'a PageSet,
     /// The result of the search for written or private pages.
     found: Found,
     /// Whether the view probably has more private pages than its limit.
@@ -104,19 +106,34 @@ impl State {
             trace::restored("rewritten", image.pages, pages.len(), self.tracker.tracking());
             return Ok(());
         }
-        let may_start_over = found.known && !found.since_protected && keep.is_empty();
-        let excess = pages.len().saturating_sub(self.ledger.kept_pages);
-        let runs = cost::runs_of(pages.ranges().len(), excess, pages.len());
-        let needed = pages.len() - excess + image.captured.len();
+        let restore = Restore { image, moved, keep, found, keeps_too_many, hidden_at_most, pages };
+        self.compare_and_put_back(restore, &wanted, kept, same_as_last)
+    }
+
+    /// Puts the pages of `restore` back, after a look at what they show.
+    ///
+    /// `kept` are the pages that stay as they are. `same_as_last` says whether the pages are those that the last restore
+    /// rewrote.
+    fn compare_and_put_back(
+        &mut self,
+        restore: Restore<'_>,
+        wanted: &Reader<'_>,
+        kept: PageSet,
+        same_as_last: bool,
+    ) -> io::Result<()> {
+        let Restore { image, moved, keep, .. } = restore;
+        let may_start_over = restore.found.known && !restore.found.since_protected && keep.is_empty();
+        let excess = restore.pages.len().saturating_sub(self.ledger.kept_pages);
+        let runs = cost::runs_of(restore.pages.ranges().len(), excess, restore.pages.len());
+        let needed = restore.pages.len() - excess + image.captured.len();
         if may_start_over && self.ledger.should_start_over_instead_of_discarding(runs, excess, needed) {
             if !self.start_over(image) {
                 return self.put_back(image, moved, keep);
             }
-            self.rewritten.restored(pages, false, 1);
+            self.rewritten.restored(restore.pages, false, 1);
             return Ok(());
         }
-        let restore = Restore { image, moved, found, keeps_too_many, hidden_at_most, pages };
-        let mut rewrite = self.rewrite(&restore, &wanted);
+        let mut rewrite = self.rewrite(&restore, wanted);
         let (pages, found) = (restore.pages, restore.found);
         let written = rewrite.rewritten.len();
         if same_as_last {
@@ -130,7 +147,7 @@ impl State {
         {
             return if self.start_over(image) { Ok(()) } else { self.put_back(image, moved, keep) };
         }
-        self.discard_or_copy_back(&wanted, &discarded);
+        self.discard_or_copy_back(wanted, &discarded);
         if found.since_protected {
             // In an armed view, discarded pages are not write-protected until all pages are write-protected again. So
             // they count as idle.
@@ -188,7 +205,7 @@ impl State {
     ///
     /// Returns which pages differed, and which are still to be discarded.
     fn rewrite(&mut self, restore: &Restore<'_>, wanted: &Reader<'_>) -> Rewrite {
-        let &Restore { image, moved, ref found, keeps_too_many, hidden_at_most, ref pages } = restore;
+        let &Restore { image, moved, ref found, keeps_too_many, hidden_at_most, ref pages, .. } = restore;
         let mut rewrite = Rewrite::default();
         let Backing::Private(layout) = &self.backing else { return rewrite };
         let keeps_first_writes = self.ledger.keeps_first_writes(image.pages, found.since_protected);
