@@ -1,0 +1,1 @@
+//! The index: where each block is, and which snapshots and names there are.
