@@ -2,23 +2,32 @@
 #![deny(unsafe_code)]
 #![allow(dead_code)] // Until all parts are there.
 
+mod collect;
 mod error;
+mod extract;
 mod id;
 mod index;
+mod load;
+mod manifest;
+mod progress;
+mod repair;
+mod repository;
+mod save;
+mod saved;
 mod storage;
+mod transfer;
+mod verify;
 
+pub use collect::{Collect, Collected};
 pub use error::{Error, Result};
+pub use extract::{Extract, Extracted};
 pub use id::{Id, Reference};
-
-/// A snapshot that is saved in a repository and is in memory.
-pub struct Saved {
-    id: Id,
-}
-
-impl Saved {
-    /// Returns the id.
-    #[must_use]
-    pub fn id(&self) -> Id {
-        self.id
-    }
-}
+pub use load::Load;
+pub use manifest::{Manifest, Summary};
+pub use progress::Progress;
+pub use repair::Repaired;
+pub use repository::Repository;
+pub use save::{Save, Written};
+pub use saved::Saved;
+pub use transfer::{Remote, Transfer, Transferred};
+pub use verify::{Depth, Verified};
