@@ -46,12 +46,12 @@ impl Repository {
     }
 
     /// Saves a snapshot. [`Save::run`] does it.
-    pub fn save(&self, snapshot: &Snapshot) -> Save<'_> {
+    pub fn save<'a>(&'a self, snapshot: &'a Snapshot) -> Save<'a, &'a Snapshot> {
         todo!("{snapshot:?}")
     }
 
-    /// Saves the contents of a file. Holes are not read. [`Save::run_file`] does it.
-    pub fn save_file(&self, file: &File) -> Save<'_> {
+    /// Saves the contents of a file. Holes are not read. [`Save::run`] does it.
+    pub fn save_file<'a>(&'a self, file: &'a File) -> Save<'a, &'a File> {
         todo!("{file:?}")
     }
 

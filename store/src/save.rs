@@ -1,16 +1,20 @@
 //! Saving.
+use std::fs::File;
 use std::marker::PhantomData;
+
+use memsnap::Snapshot;
 
 use crate::error::Result;
 use crate::id::{Id, Reference};
 use crate::progress::Progress;
 use crate::saved::Saved;
 
-/// A snapshot or a file that is about to be saved. [`Repository::save`](crate::Repository::save) makes it.
+/// A snapshot or a file (`S`) that is about to be saved. [`Repository::save`](crate::Repository::save) and
+/// [`Repository::save_file`](crate::Repository::save_file) make it.
 #[must_use = "nothing is saved until `run`"]
-pub struct Save<'a>(PhantomData<&'a ()>);
+pub struct Save<'a, S>(PhantomData<&'a S>);
 
-impl<'a> Save<'a> {
+impl<'a, S> Save<'a, S> {
     /// Says from which saved snapshot this one was made. Only what differs is read and saved.
     pub fn parent(self, saved: &Saved) -> Self {
         todo!("{saved:?}")
@@ -19,11 +23,6 @@ impl<'a> Save<'a> {
     /// Says from which snapshot of the repository this one was made. It need not be in memory; all bytes are read.
     pub fn parent_id(self, id: impl Into<Reference>) -> Self {
         todo!("{:?}", id.into())
-    }
-
-    /// Says that the holes of the file have the bytes of the parent, as in the diff snapshots of Firecracker.
-    pub fn holes_are_parent(self) -> Self {
-        todo!()
     }
 
     /// Adds a label.
@@ -46,7 +45,9 @@ impl<'a> Save<'a> {
         drop(tell);
         todo!()
     }
+}
 
+impl Save<'_, &Snapshot> {
     /// Saves the snapshot. It is durable when the call returns.
     ///
     /// # Errors
@@ -55,13 +56,20 @@ impl<'a> Save<'a> {
     pub fn run(self) -> Result<Saved> {
         todo!()
     }
+}
 
-    /// Saves the snapshot or the file. Returns what was saved and how much was written.
+impl Save<'_, &File> {
+    /// Says that the holes of the file have the bytes of the parent, as in the diff snapshots of Firecracker.
+    pub fn holes_are_parent(self) -> Self {
+        todo!()
+    }
+
+    /// Saves the contents of the file. Returns what was saved and how much was written.
     ///
     /// # Errors
     ///
-    /// As `run`.
-    pub fn run_file(self) -> Result<Written> {
+    /// As for a snapshot.
+    pub fn run(self) -> Result<Written> {
         todo!()
     }
 }
