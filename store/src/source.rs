@@ -18,6 +18,9 @@ pub(crate) trait Source: Sync {
 
     /// Returns ranges, in ascending order, that contain all bytes that are not zero.
     fn data(&self) -> io::Result<Vec<Range<u64>>>;
+
+    /// Returns ranges, in ascending order, that contain all bytes that differ from those of a snapshot.
+    fn changes(&self, old: &Snapshot) -> io::Result<Vec<Range<u64>>>;
 }
 
 impl Source for Snapshot {
@@ -37,6 +40,11 @@ impl Source for Snapshot {
 
     fn data(&self) -> io::Result<Vec<Range<u64>>> {
         Ok(self.data_ranges()?.into_iter().map(|range| range.start as u64..range.end as u64).collect())
+    }
+
+    fn changes(&self, old: &Snapshot) -> io::Result<Vec<Range<u64>>> {
+        let ranges = old.diff(self)?.ranges();
+        Ok(ranges.into_iter().map(|range| range.start as u64..range.end as u64).collect())
     }
 }
 
@@ -87,6 +95,10 @@ impl Source for FileSource<'_> {
         let inside = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX).min(buffer.len());
         buffer[inside..].fill(0);
         Ok(())
+    }
+
+    fn changes(&self, _: &Snapshot) -> io::Result<Vec<Range<u64>>> {
+        Ok(vec![0..self.len]) // The file is compared by its hashes, or all of it is new.
     }
 
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "macos"))]
