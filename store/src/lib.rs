@@ -23,6 +23,7 @@ mod sink;
 mod source;
 mod spool;
 mod storage;
+#[cfg(feature = "remote")]
 mod transfer;
 mod verify;
 
@@ -37,5 +38,6 @@ pub use repair::Repaired;
 pub use repository::Repository;
 pub use save::{Save, Written};
 pub use saved::Saved;
-pub use transfer::{Remote, Transfer, Transferred};
+#[cfg(feature = "remote")]
+pub use transfer::{Transfer, Transferred};
 pub use verify::{Depth, Verified};
