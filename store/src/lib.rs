@@ -5,10 +5,17 @@
 mod error;
 mod id;
 mod index;
+#[cfg(feature = "remote")]
+mod remote;
 mod storage;
 
 pub use error::{Error, Result};
 pub use id::{Id, Reference};
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub use remote::kit;
+#[cfg(feature = "remote")]
+pub use remote::{Remote, RemoteName, RemoteOptions, Traffic};
 
 /// A snapshot that is saved in a repository and is in memory.
 pub struct Saved {
