@@ -22,6 +22,8 @@ mod saved;
 mod sink;
 mod source;
 mod spool;
+#[cfg(feature = "remote")]
+mod remote;
 mod storage;
 #[cfg(feature = "remote")]
 mod transfer;
@@ -41,3 +43,21 @@ pub use saved::Saved;
 #[cfg(feature = "remote")]
 pub use transfer::{Transfer, Transferred};
 pub use verify::{Depth, Verified};
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub use remote::kit;
+#[cfg(feature = "remote")]
+pub use remote::{Remote, RemoteName, RemoteOptions, Traffic};
+
+/// A snapshot that is saved in a repository and is in memory.
+pub struct Saved {
+    id: Id,
+}
+
+impl Saved {
+    /// Returns the id.
+    #[must_use]
+    pub fn id(&self) -> Id {
+        self.id
+    }
+}
