@@ -18,6 +18,7 @@ use redb::StorageBackend;
 use crate::error::{Error, Result};
 use crate::storage::DatabaseMode;
 
+use super::pages::Pages;
 use super::row::damaged;
 
 /// The longest database that is opened. It has places for some 80 TB of blocks.
@@ -64,6 +65,8 @@ pub(super) struct Gate {
 struct Known {
     /// The header of the database as it is in the file, or nothing.
     header: Vec<u8>,
+    /// The pages of the file.
+    pages: Pages,
     /// Whether something may not be synced.
     dirty: bool,
     /// The first error of a file operation, for a panic that follows from it.
@@ -81,7 +84,12 @@ impl Gate {
         let gate = Arc::new(Self {
             file: RwLock::new(Some(file)),
             // A writer that crashed may have written without a sync.
-            known: Mutex::new(Known { header: Vec::new(), dirty: true, failure: None }),
+            known: Mutex::new(Known {
+                header: Vec::new(),
+                pages: Pages::default(),
+                dirty: true,
+                failure: None,
+            }),
             broken: AtomicBool::new(false),
         });
         Ok((Arc::clone(&gate), Backend(gate)))
@@ -183,9 +191,14 @@ impl StorageBackend for Backend {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.on_file(|file| file.read(offset, out))?;
+        let len = self.0.on_file(|file| {
+            file.read(offset, out)?;
+            file.len()
+        })?;
+        let mut known = self.0.known();
+        known.pages.check(offset, out, len)?;
         if offset == 0 {
-            self.0.known().header = out.to_vec();
+            known.header = out.to_vec();
         }
         Ok(())
     }
@@ -212,6 +225,7 @@ impl StorageBackend for Backend {
                 return Ok(());
             }
             known.dirty = true;
+            known.pages.wrote(offset, data.len());
             if offset == 0 {
                 known.header.clear();
             }

@@ -6,6 +6,7 @@
 //! `row.rs` checks each value that was read.
 
 mod gate;
+mod pages;
 mod reader;
 mod row;
 mod runs;

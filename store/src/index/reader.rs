@@ -170,6 +170,15 @@ impl Reader {
     }
 }
 
+#[cfg(test)]
+impl Reader {
+    /// Returns the rows of all runs.
+    pub(super) fn runs(&self) -> Result<Vec<super::row::RunRow>> {
+        let runs = self.run(|transaction| runs::list(&transaction.open_table(RUNS)?))?;
+        Ok(runs.into_iter().map(|(_, row)| row).collect())
+    }
+}
+
 impl Drop for Reader {
     fn drop(&mut self) {
         self.gate.discard(self.transaction.take());
