@@ -118,9 +118,20 @@ impl Gate {
         }
     }
 
-    /// Closes the file, and drops something that belongs to redb.
-    pub(super) fn close<T>(&self, database: T) {
+    /// Closes the file, and drops the database.
+    ///
+    /// redb would commit once more. That is of no use without the file, and panics in a damaged database, possibly twice,
+    /// which would end the process. So redb is made to notice first that the file is closed: it checks the integrity of
+    /// the database, which begins with a sync, and then does nothing more.
+    pub(super) fn close(&self, mut database: redb::Database) {
         self.close_file();
+        if self.broken.load(Ordering::Acquire) || self.known().failure.is_some() {
+            return self.discard(database);
+        }
+        let checked = panic::catch_unwind(AssertUnwindSafe(|| database.check_integrity()));
+        if checked.is_err() {
+            self.broken.store(true, Ordering::Release);
+        }
         self.discard(database);
     }
 
@@ -209,10 +220,8 @@ impl StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        if !self.0.known().dirty {
-            return Ok(());
-        }
-        self.0.on_file(|file| file.sync_data())?;
+        let dirty = self.0.known().dirty;
+        self.0.on_file(|file| if dirty { file.sync_data() } else { Ok(()) })?;
         self.0.known().dirty = false;
         Ok(())
     }
