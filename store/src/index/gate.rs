@@ -65,6 +65,8 @@ pub(super) struct Gate {
 struct Known {
     /// The header of the database as it is in the file, or nothing.
     header: Vec<u8>,
+    /// The length of the file.
+    len: u64,
     /// The pages of the file.
     pages: Pages,
     /// Whether something may not be synced.
@@ -86,6 +88,7 @@ impl Gate {
             // A writer that crashed may have written without a sync.
             known: Mutex::new(Known {
                 header: Vec::new(),
+                len,
                 pages: Pages::default(),
                 dirty: true,
                 failure: None,
@@ -202,11 +205,9 @@ impl StorageBackend for Backend {
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        let len = self.0.on_file(|file| {
-            file.read(offset, out)?;
-            file.len()
-        })?;
+        self.0.on_file(|file| file.read(offset, out))?;
         let mut known = self.0.known();
+        let len = known.len;
         known.pages.check(offset, out, len)?;
         if offset == 0 {
             known.header = out.to_vec();
@@ -216,7 +217,9 @@ impl StorageBackend for Backend {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.known().dirty = true;
-        self.0.on_file(|file| file.set_len(len))
+        self.0.on_file(|file| file.set_len(len))?;
+        self.0.known().len = len;
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
