@@ -71,7 +71,7 @@ struct Known {
     pages: Pages,
     /// Whether something may not be synced.
     dirty: bool,
-    /// The first error of a file operation, for a panic that follows from it.
+    /// The first error of a file operation or of a check, for errors and panics that follow from it.
     failure: Option<(io::ErrorKind, String)>,
 }
 
@@ -107,18 +107,35 @@ impl Gate {
         match panic::catch_unwind(AssertUnwindSafe(call)) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(Stop::Store(error))) => Err(error),
+            // After an error of the file, redb refuses to go on. The first error says why.
+            Ok(Err(Stop::Redb(redb::Error::PreviousIo | redb::Error::DatabaseClosed))) => {
+                Err(self.failure(action))
+            }
             Ok(Err(Stop::Redb(error))) => Err(index_error(action, error)),
             Err(payload) => {
                 self.broken.store(true, Ordering::Release);
                 self.close_file();
-                if let Some((kind, text)) = self.known().failure.take() {
-                    return Err(index_error(action, redb::Error::Io(io::Error::new(kind, text))));
+                if self.known().failure.is_some() {
+                    return Err(self.failure(action));
                 }
                 let text = payload.downcast_ref::<String>().map(String::as_str);
                 let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
                 Err(damaged(format!("redb found: {text}")))
             }
         }
+    }
+
+    /// Returns the first error of the file.
+    fn failure(&self, action: &'static str) -> Error {
+        let failure = self.known().failure.clone();
+        let (kind, text) =
+            failure.unwrap_or_else(|| (io::ErrorKind::Other, "the index is closed".to_owned()));
+        index_error(action, redb::Error::Io(io::Error::new(kind, text)))
+    }
+
+    /// Notes an error of the file, if it is the first.
+    fn note(&self, error: &io::Error) {
+        self.known().failure.get_or_insert_with(|| (error.kind(), error.to_string()));
     }
 
     /// Closes the file, and drops the database.
@@ -165,9 +182,7 @@ impl Gate {
         let Some(file) = &*file else {
             return Err(io::Error::other("the index is closed"));
         };
-        operation(&**file).inspect_err(|error| {
-            self.known().failure.get_or_insert_with(|| (error.kind(), error.to_string()));
-        })
+        operation(&**file).inspect_err(|error| self.note(error))
     }
 }
 
@@ -208,11 +223,12 @@ impl StorageBackend for Backend {
         self.0.on_file(|file| file.read(offset, out))?;
         let mut known = self.0.known();
         let len = known.len;
-        known.pages.check(offset, out, len)?;
+        let checked = known.pages.check(offset, out, len);
         if offset == 0 {
             known.header = out.to_vec();
         }
-        Ok(())
+        drop(known);
+        checked.inspect_err(|error| self.0.note(error))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {

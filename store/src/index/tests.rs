@@ -26,9 +26,9 @@ fn pack(number: u64) -> PackRow {
 
 fn manifest(number: u64) -> ManifestRow {
     ManifestRow {
-        listed: number % 2 == 0,
-        parent: (number % 3 == 0).then(|| id(number + 1)),
-        base: (number % 5 == 0).then(|| id(number + 2)),
+        listed: number.is_multiple_of(2),
+        parent: number.is_multiple_of(3).then(|| id(number + 1)),
+        base: number.is_multiple_of(5).then(|| id(number + 2)),
         len: number * 8192,
         content_len: number * 8000,
         created: number,
