@@ -15,6 +15,8 @@ mod load;
 mod manifest;
 mod map;
 mod progress;
+#[cfg(feature = "remote")]
+mod remote;
 mod repair;
 mod repository;
 mod save;
@@ -22,8 +24,6 @@ mod saved;
 mod sink;
 mod source;
 mod spool;
-#[cfg(feature = "remote")]
-mod remote;
 mod storage;
 #[cfg(feature = "remote")]
 mod transfer;
@@ -36,6 +36,11 @@ pub use id::{Id, Reference};
 pub use load::Load;
 pub use manifest::{Manifest, Summary};
 pub use progress::Progress;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub use remote::kit;
+#[cfg(feature = "remote")]
+pub use remote::{Remote, RemoteName, RemoteOptions, Traffic};
 pub use repair::Repaired;
 pub use repository::Repository;
 pub use save::{Save, Written};
@@ -43,21 +48,3 @@ pub use saved::Saved;
 #[cfg(feature = "remote")]
 pub use transfer::{Transfer, Transferred};
 pub use verify::{Depth, Verified};
-#[cfg(feature = "testing")]
-#[doc(hidden)]
-pub use remote::kit;
-#[cfg(feature = "remote")]
-pub use remote::{Remote, RemoteName, RemoteOptions, Traffic};
-
-/// A snapshot that is saved in a repository and is in memory.
-pub struct Saved {
-    id: Id,
-}
-
-impl Saved {
-    /// Returns the id.
-    #[must_use]
-    pub fn id(&self) -> Id {
-        self.id
-    }
-}

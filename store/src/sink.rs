@@ -38,7 +38,9 @@ impl<'a> Sink<'a> {
     /// Returns a sink whose packs are files with temporary names. See [`take_temporary`](Self::take_temporary).
     #[cfg(feature = "remote")]
     pub(crate) fn temporary(inner: &'a Inner) -> Self {
-        Self { temporary: true, ..Self::new(inner) }
+        let mut sink = Self::new(inner);
+        sink.temporary = true;
+        sink
     }
 
     /// Returns the paths of ended packs, and what they contain. The caller removes the files.

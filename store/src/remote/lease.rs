@@ -118,7 +118,26 @@ pub(crate) struct FoundLease {
 impl Remote {
     /// Takes a lease.
     pub(crate) fn lease(&self) -> Result<Lease> {
-        let path = format!("leases/{}", random_hex());
+        self.lease_in("leases")
+    }
+
+    /// Announces that a collector is about to delete objects, until the result is dropped.
+    pub(crate) fn announce_collection(&self) -> Result<Lease> {
+        self.lease_in("collectors")
+    }
+
+    /// Returns whether a collector has announced that it is about to delete objects.
+    pub(crate) fn is_collected(&self) -> Result<bool> {
+        let found = self.leases_in("collectors")?;
+        if found.is_empty() {
+            return Ok(false);
+        }
+        let now = self.now()?;
+        Ok(found.iter().any(|collector| collector.ends > now))
+    }
+
+    fn lease_in(&self, folder: &str) -> Result<Lease> {
+        let path = format!("{folder}/{}", random_hex());
         let began = Began::now();
         let lease = Lease { objects: self.objects.clone(), path, term: self.lease_term, began };
         write(&self.objects, &lease.path, lease.term)?;
@@ -128,8 +147,12 @@ impl Remote {
 
     /// Returns the leases that exist, those that have ended included.
     pub(crate) fn leases(&self) -> Result<Vec<FoundLease>> {
+        self.leases_in("leases")
+    }
+
+    fn leases_in(&self, folder: &str) -> Result<Vec<FoundLease>> {
         let mut listed = Vec::new();
-        self.objects.list("leases", |object| {
+        self.objects.list(folder, |object| {
             listed.push(object);
             Ok(())
         })?;

@@ -64,16 +64,15 @@ pub(super) fn pull(
     if let Some(name) = name {
         write_name(inner, name, id)?;
     }
+    // It may be here already, also as the base of another one, which is not listed.
+    let existing = inner.read(|index| index.manifest(&id))?;
     inner.change(|index| {
         pending.add_to(index)?;
         for (number, (id, _, header)) in missing.iter().enumerate() {
             index.put_manifest(id, &row(header, number == 0, if number == 0 { bytes } else { 0 }))?;
         }
-        if missing.is_empty()
-            && let Some(mut row) = index.manifest(&id)?
-        {
-            row.listed = true;
-            index.put_manifest(&id, &row)?;
+        if let Some(row) = &existing {
+            index.put_manifest(&id, &ManifestRow { listed: true, ..row.clone() })?;
         }
         name.map_or(Ok(()), |name| index.set_name(name, Some(&id)))
     })?;
