@@ -37,7 +37,8 @@ pub(crate) struct Object {
     pub(crate) path: String,
     /// The length in bytes.
     pub(crate) len: u64,
-    /// When the object was written, by the clock of the store. Many stores round this to seconds.
+    /// When the object was written, by the clock of the store. Stores round this down to seconds in answers about one
+    /// object, and often not in listings.
     pub(crate) modified: SystemTime,
 }
 
