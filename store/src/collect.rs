@@ -79,6 +79,7 @@ impl Collect {
     }
 }
 
+#[cfg(feature = "remote")]
 impl Collect {
     pub(crate) fn grace_time(&self) -> Duration {
         self.grace
@@ -207,11 +208,13 @@ impl Marks {
     }
 
     /// Returns the number of marked blocks.
+    #[cfg(feature = "remote")]
     pub(crate) fn live(&self) -> u64 {
         self.live
     }
 
     /// Returns what the pack contains.
+    #[cfg(feature = "remote")]
     pub(crate) fn contents(&self) -> &Contents {
         &self.contents
     }
