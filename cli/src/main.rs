@@ -1,8 +1,7 @@
 //! `memsnap`: saves memory files and disk images as deduplicated, incremental snapshots.
 //!
 //! `args` says what the user can ask for. Each command is a module of `commands`, which calls the crate `memsnap-store`
-//! and gives its result to `output`. `source` opens what is saved, and `progress` shows
-//! bars on a terminal.
+//! and gives its result to `output`. `source` opens what is saved, and `progress` shows bars on a terminal.
 #![forbid(unsafe_code)]
 
 mod args;
