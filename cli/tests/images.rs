@@ -6,7 +6,7 @@ use std::fs::File;
 use std::io::Write;
 use std::process::Stdio;
 
-use kit::{BLOCK, Bench, noise};
+use kit::{BLOCK, BLOCK_LEN, Bench, noise};
 use serde_json::json;
 
 const LEN: u64 = 256 * BLOCK;
@@ -44,7 +44,7 @@ fn a_diff_takes_its_holes_from_the_parent() {
     let base_id = bench.save(&["base", "--name", "base"]);
 
     // Holes of some file systems are 64 KiB at least, so the pages are far apart and long.
-    let step = 16 * BLOCK as usize;
+    let step = 16 * BLOCK_LEN;
     let mut expected = base;
     let (first, second) = (noise(2, step as u64), vec![0; step]);
     bench.sparse("diff1", LEN, &[(step as u64, &first), (8 * step as u64, &second)]);
@@ -80,9 +80,9 @@ fn with_a_parent_and_without_diff_holes_are_zeroes() {
     std::fs::write(bench.path("base"), noise(1, LEN)).unwrap();
     bench.save(&["base", "--name", "base"]);
     let mut child = noise(1, LEN);
-    child[..BLOCK as usize].fill(0);
-    child[BLOCK as usize..2 * BLOCK as usize].fill(9);
-    bench.sparse("child", LEN, &[(BLOCK, &child[BLOCK as usize..])]);
+    child[..BLOCK_LEN].fill(0);
+    child[BLOCK_LEN..2 * BLOCK_LEN].fill(9);
+    bench.sparse("child", LEN, &[(BLOCK, &child[BLOCK_LEN..])]);
     let saved = bench.json(&["save", "repo", "child", "--parent", "base", "--name", "child"]);
     assert_eq!(saved["blocks"], json!(1), "only what differs is stored");
     bench.ok(&["extract", "repo", "child", "out"]);
@@ -93,7 +93,7 @@ fn with_a_parent_and_without_diff_holes_are_zeroes() {
 fn a_pipe_and_a_redirected_file_are_saved() {
     let bench = Bench::with_repository();
     let mut image = noise(1, LEN);
-    image[BLOCK as usize..9 * BLOCK as usize].fill(0);
+    image[BLOCK_LEN..9 * BLOCK_LEN].fill(0);
     image.truncate(image.len() - 100);
     std::fs::write(bench.path("image"), &image).unwrap();
 

@@ -2,7 +2,7 @@
 
 mod kit;
 
-use kit::{BLOCK, Bench, noise, stderr};
+use kit::{BLOCK, BLOCK_LEN, Bench, noise, stderr};
 use serde_json::{Value, json};
 
 const LEN: u64 = 64 * BLOCK;
@@ -13,7 +13,7 @@ fn with_two() -> (Bench, String, String) {
     let mut image = noise(1, LEN);
     std::fs::write(bench.path("image"), &image).unwrap();
     let base = bench.save(&["image", "--name", "base", "--label", "host=a7", "--label", "empty="]);
-    image[..BLOCK as usize].copy_from_slice(&noise(2, BLOCK));
+    image[..BLOCK_LEN].copy_from_slice(&noise(2, BLOCK));
     std::fs::write(bench.path("image"), &image).unwrap();
     std::fs::write(bench.path("state"), "registers").unwrap();
     let child = bench.save(&["image", "--name", "child", "--parent", "base", "--attach", "regs=state"]);
@@ -121,6 +121,8 @@ fn what_was_removed_is_collected() {
     let packs = bench.files("packs").len();
     let planned = bench.json(&["gc", "repo", "--grace", "0s", "--dry-run"]);
     assert_eq!(planned["dry_run"], json!(true));
+    let printed = bench.ok(&["gc", "repo", "--grace", "0s", "--dry-run"]);
+    assert!(printed.starts_with("would delete 1 manifest and 1 pack, would rewrite 0 packs; "), "{printed}");
     assert_eq!(bench.files("packs").len(), packs, "nothing is deleted yet");
     let collected = bench.json(&["gc", "repo", "--grace", "0s"]);
     assert_eq!(collected["dry_run"], json!(false));

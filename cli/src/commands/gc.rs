@@ -35,14 +35,12 @@ pub(super) fn run(args: &args::Gc, output: &mut Output) -> Result<(), Failure> {
         bytes: found.bytes,
     };
     output.result(&document, || {
-        format!(
-            "{} {}, {} and {} that are needed in part; {} {}",
-            if args.dry_run { "would delete" } else { "deleted" },
-            count(found.manifests, "manifest"),
-            count(found.packs, "pack"),
-            count(found.repacked, "pack"),
-            size(found.bytes),
-            if args.dry_run { "would be freed" } else { "freed" },
-        )
+        let (deleted, rewrote, freed) = match args.dry_run {
+            true => ("would delete", "would rewrite", "would be freed"),
+            false => ("deleted", "rewrote", "freed"),
+        };
+        let (manifests, packs) = (count(found.manifests, "manifest"), count(found.packs, "pack"));
+        let repacked = count(found.repacked, "pack");
+        format!("{deleted} {manifests} and {packs}, {rewrote} {repacked}; {} {freed}", size(found.bytes))
     })
 }

@@ -9,8 +9,11 @@ use std::process::{Command, Output};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The length of a block.
+/// The length of a block, in files.
 pub(crate) const BLOCK: u64 = 4096;
+
+/// The length of a block, in memory.
+pub(crate) const BLOCK_LEN: usize = 4096;
 
 /// A temporary folder in which commands run. `repo` is the repository of most tests.
 pub(crate) struct Bench(TempDir);
