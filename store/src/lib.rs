@@ -15,6 +15,8 @@ mod load;
 mod manifest;
 mod map;
 mod progress;
+#[cfg(feature = "remote")]
+mod remote;
 mod repair;
 mod repository;
 mod save;
@@ -23,6 +25,7 @@ mod sink;
 mod source;
 mod spool;
 mod storage;
+#[cfg(feature = "remote")]
 mod transfer;
 mod verify;
 
@@ -33,9 +36,15 @@ pub use id::{Id, Reference};
 pub use load::Load;
 pub use manifest::{Manifest, Summary};
 pub use progress::Progress;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub use remote::kit;
+#[cfg(feature = "remote")]
+pub use remote::{Remote, RemoteName, RemoteOptions, Traffic};
 pub use repair::Repaired;
 pub use repository::Repository;
 pub use save::{Save, Written};
 pub use saved::Saved;
-pub use transfer::{Remote, Transfer, Transferred};
+#[cfg(feature = "remote")]
+pub use transfer::{Transfer, Transferred};
 pub use verify::{Depth, Verified};

@@ -8,31 +8,31 @@ use redb::{ReadTransaction, ReadableTable};
 use crate::error::Result;
 use crate::id::Id;
 
-use super::gate::{Gate, Stop};
+use super::gate::Stop;
 use super::row::{ManifestRow, PackRow, Place, Row};
 use super::runs::{self, Cursor};
-use super::{BUCKETS, MANIFESTS, NAMES, PACK_IDS, PACKS, RUNS};
+use super::{BUCKETS, MANIFESTS, NAMES, Opened, PACK_IDS, PACKS, RUNS};
 
 /// How many entries are handed to a visitor at a time.
 const BATCH: usize = 4096;
 
 /// The contents of the index at one time.
 pub(crate) struct Reader {
-    gate: Arc<Gate>,
+    opened: Arc<Opened>,
     /// `None` after it was dropped.
     transaction: Option<ReadTransaction>,
 }
 
 impl Reader {
     /// Returns a reader of what a transaction sees.
-    pub(super) fn new(gate: Arc<Gate>, transaction: ReadTransaction) -> Self {
-        Self { gate, transaction: Some(transaction) }
+    pub(super) fn new(opened: Arc<Opened>, transaction: ReadTransaction) -> Self {
+        Self { opened, transaction: Some(transaction) }
     }
 
     /// Calls redb.
     fn run<T>(&self, call: impl FnOnce(&ReadTransaction) -> Result<T, Stop>) -> Result<T> {
         let transaction = self.transaction.as_ref();
-        self.gate.run("read", || call(transaction.ok_or_else(|| super::damaged("it was closed"))?))
+        self.opened.gate.run("read", || call(transaction.ok_or_else(|| super::damaged("it was closed"))?))
     }
 
     /// Returns the places of blocks. `hashes` ascend. The result has one entry for each of them.
@@ -170,9 +170,18 @@ impl Reader {
     }
 }
 
+#[cfg(test)]
+impl Reader {
+    /// Returns the rows of all runs.
+    pub(super) fn runs(&self) -> Result<Vec<super::row::RunRow>> {
+        let runs = self.run(|transaction| runs::list(&transaction.open_table(RUNS)?))?;
+        Ok(runs.into_iter().map(|(_, row)| row).collect())
+    }
+}
+
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.gate.discard(self.transaction.take());
+        self.opened.gate.discard(self.transaction.take());
     }
 }
 
