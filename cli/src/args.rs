@@ -40,6 +40,8 @@ pub(crate) enum Command {
     Verify(Verify),
     Repair(Repair),
     Gc(Gc),
+    Push(Push),
+    Pull(Pull),
     Completions(Completions),
     Manual(Manual),
 }
@@ -225,6 +227,45 @@ pub(crate) struct Gc {
     pub(crate) cache: bool,
 }
 
+/// Copy snapshots to an object store
+///
+/// Makes a repository in the object store if there is none. If a snapshot is given by a name, the name moves there, too.
+#[derive(Args, Debug)]
+#[command(after_help = URLS)]
+pub(crate) struct Push {
+    /// The repository
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) repo: PathBuf,
+    /// The object store
+    #[arg(value_hint = ValueHint::Url)]
+    pub(crate) url: String,
+    /// The snapshots
+    #[arg(value_name = "ID", required = true, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) ids: Vec<String>,
+}
+
+/// Copy snapshots from an object store
+///
+/// If a snapshot is given by a name of the object store, the name moves here, too.
+#[derive(Args, Debug)]
+#[command(after_help = URLS)]
+pub(crate) struct Pull {
+    /// The repository
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) repo: PathBuf,
+    /// The object store
+    #[arg(value_hint = ValueHint::Url)]
+    pub(crate) url: String,
+    /// The snapshots
+    #[arg(value_name = "ID", required = true, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) ids: Vec<String>,
+}
+
+const URLS: &str = "URLs: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, file:///folder\n\
+    Credentials and endpoints come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,\n\
+    AWS_ENDPOINT, AWS_ALLOW_HTTP, GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY and\n\
+    the others that the crate object_store knows.";
+
 /// Print a script that completes the commands in a shell
 #[derive(Args, Debug)]
 pub(crate) struct Completions {
@@ -315,6 +356,8 @@ mod tests {
             "memsnap verify repo --data",
             "memsnap repair repo",
             "memsnap gc repo --grace 24h --dry-run",
+            "memsnap push repo s3://b/p a b c",
+            "memsnap pull repo s3://b/p a",
             "memsnap --json list repo",
             "memsnap list repo --json",
             "memsnap completions bash",
@@ -344,6 +387,7 @@ mod tests {
             "memsnap name repo base n --delete n",
             "memsnap gc repo --grace 24",
             "memsnap gc repo --grace soon",
+            "memsnap push repo s3://b/p",
             "memsnap completions cmd",
             "memsnap manual --json",
         ] {

@@ -1,7 +1,8 @@
 //! `memsnap`: saves memory files and disk images as deduplicated, incremental snapshots.
 //!
 //! `args` says what the user can ask for. Each command is a module of `commands`, which calls the crate `memsnap-store`
-//! and gives its result to `output`. `source` opens what is saved, and `progress` shows bars on a terminal.
+//! and gives its result to `output`. `source` opens what is saved, `remote` opens object stores, and `progress` shows
+//! bars on a terminal.
 #![forbid(unsafe_code)]
 
 mod args;
@@ -9,6 +10,7 @@ mod commands;
 mod failure;
 mod output;
 mod progress;
+mod remote;
 mod source;
 
 use std::process::ExitCode;

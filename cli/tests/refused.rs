@@ -21,6 +21,8 @@ fn a_missing_repository_is_named() {
         &["verify", "repo"],
         &["repair", "repo"],
         &["gc", "repo"],
+        &["push", "repo", "file:///no", "base"],
+        &["pull", "repo", "file:///no", "base"],
     ] {
         let message = bench.refused(args);
         assert!(message.contains("repo is not a repository"), "{args:?}: {message}");

@@ -4,7 +4,7 @@ mod kit;
 
 use kit::{Bench, stderr};
 
-const COMMANDS: [&str; 13] = [
+const COMMANDS: [&str; 15] = [
     "init",
     "save",
     "list",
@@ -16,6 +16,8 @@ const COMMANDS: [&str; 13] = [
     "verify",
     "repair",
     "gc",
+    "push",
+    "pull",
     "completions",
     "manual",
 ];

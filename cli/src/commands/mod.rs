@@ -11,6 +11,7 @@ mod remove;
 mod repair;
 mod save;
 mod show;
+mod transfer;
 mod verify;
 
 use crate::args::Command;
@@ -31,6 +32,8 @@ pub(crate) fn run(command: &Command, output: &mut Output) -> Result<(), Failure>
         Command::Verify(args) => verify::run(args, output),
         Command::Repair(args) => repair::run(args, output),
         Command::Gc(args) => gc::run(args, output),
+        Command::Push(args) => transfer::push(args, output),
+        Command::Pull(args) => transfer::pull(args, output),
         Command::Completions(args) => generate::completions(args, output),
         Command::Manual(args) => generate::manual(args, output),
     }
