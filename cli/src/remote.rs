@@ -1,6 +1,6 @@
 //! Object stores: the only place that opens them.
 
-use memsnap_store::{Remote, RemoteOptions};
+use memsnap_store::{Error, Remote, RemoteOptions};
 
 use crate::failure::Failure;
 use crate::output::note;
@@ -24,8 +24,12 @@ pub(crate) fn open(url: &str) -> Result<Remote, Failure> {
 
 /// Returns whether `text` is a name in an object store. Says so if it was moved to several snapshots at the same time.
 pub(crate) fn has_name(remote: &Remote, text: &str) -> Result<bool, Failure> {
-    let names = remote.names()?;
-    let Some(name) = names.iter().find(|name| name.name == text) else { return Ok(false) };
+    let name = match remote.name(text) {
+        Ok(Some(name)) => name,
+        // What cannot be a name can still be wrong in another way, which the pull itself says.
+        Ok(None) | Err(Error::Invalid { .. }) => return Ok(false),
+        Err(error) => return Err(error.into()),
+    };
     if !name.also.is_empty() {
         let also: Vec<String> = name.also.iter().map(ToString::to_string).collect();
         note(&format!(

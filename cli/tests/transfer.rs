@@ -2,7 +2,7 @@
 
 mod kit;
 
-use kit::{BLOCK, Bench, noise};
+use kit::{BLOCK, BLOCK_LEN, Bench, noise};
 use serde_json::json;
 
 const LEN: u64 = 256 * BLOCK;
@@ -19,7 +19,7 @@ fn with_two() -> (Bench, String, String) {
     let mut image = noise(1, LEN);
     std::fs::write(bench.path("base.mem"), &image).unwrap();
     let base = bench.save(&["base.mem", "--name", "base"]);
-    image[..2 * BLOCK as usize].copy_from_slice(&noise(2, 2 * BLOCK));
+    image[..2 * BLOCK_LEN].copy_from_slice(&noise(2, 2 * BLOCK));
     std::fs::write(bench.path("child.mem"), &image).unwrap();
     std::fs::write(bench.path("state"), "registers").unwrap();
     let child = bench.save(&["child.mem", "--name", "child", "--parent", "base", "--attach", "regs=state"]);
