@@ -1,0 +1,18 @@
+//! `memsnap remove`.
+
+use memsnap_store::Repository;
+use serde::Serialize;
+
+use crate::args;
+use crate::failure::Failure;
+use crate::output::Output;
+
+#[derive(Serialize)]
+struct Document {
+    id: String,
+}
+
+pub(super) fn run(args: &args::Remove, output: &mut Output) -> Result<(), Failure> {
+    let id = Repository::open(&args.repo)?.remove(&args.id)?;
+    output.result(&Document { id: id.to_string() }, || format!("removed {id}; `memsnap gc` frees its space"))
+}
