@@ -98,7 +98,7 @@ pub(crate) struct Save {
 /// List the snapshots, the oldest first
 #[derive(Args, Debug)]
 pub(crate) struct List {
-    /// The repository
+    /// The repository: a folder, or the URL of an object store
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) repo: PathBuf,
 }
@@ -181,7 +181,7 @@ pub(crate) struct Name {
 /// Snapshots that were made from it stay whole.
 #[derive(Args, Debug)]
 pub(crate) struct Remove {
-    /// The repository
+    /// The repository: a folder, or the URL of an object store
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) repo: PathBuf,
     /// The snapshot
@@ -209,9 +209,12 @@ pub(crate) struct Repair {
 }
 
 /// Delete what no snapshot needs
+///
+/// In an object store, the first call marks what no snapshot needs, and a later one deletes what was marked for the grace
+/// time.
 #[derive(Args, Debug)]
 pub(crate) struct Gc {
-    /// The repository
+    /// The repository: a folder, or the URL of an object store
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) repo: PathBuf,
     /// Keep what is younger than this, such as 30m, 24h or 7d

@@ -1,9 +1,16 @@
 //! Object stores: the only place that opens them.
 
+use std::path::Path;
+
 use memsnap_store::{Error, Remote, RemoteOptions};
 
 use crate::failure::Failure;
 use crate::output::note;
+
+/// Returns the URL if a repository is named by one instead of a folder.
+pub(crate) fn url(repo: &Path) -> Option<&str> {
+    repo.to_str().filter(|text| text.contains("://"))
+}
 
 /// Opens the repository in an object store to push to it. Makes one if there is none.
 pub(crate) fn open_or_create(url: &str) -> Result<Remote, Failure> {

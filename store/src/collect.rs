@@ -173,7 +173,8 @@ fn divide(
 ) -> (BTreeMap<Id, ManifestRow>, BTreeSet<Id>) {
     let mut all: BTreeMap<Id, ManifestRow> = manifests.into_iter().collect();
     let mut needed = BTreeMap::new();
-    let mut next: Vec<Id> = all.iter().filter(|(_, row)| row.listed || is_young(row)).map(|(id, _)| *id).collect();
+    let mut next: Vec<Id> =
+        all.iter().filter(|(_, row)| row.listed || is_young(row)).map(|(id, _)| *id).collect();
     while let Some(id) = next.pop() {
         if let Some(row) = all.remove(&id) {
             next.extend(row.base);

@@ -7,6 +7,7 @@ use crate::args;
 use crate::failure::Failure;
 use crate::output::{Output, count, size};
 use crate::progress::Bar;
+use crate::remote;
 
 #[derive(Serialize)]
 struct Document {
@@ -21,10 +22,12 @@ struct Document {
 }
 
 pub(super) fn run(args: &args::Gc, output: &mut Output) -> Result<(), Failure> {
-    let repository = Repository::open(&args.repo)?;
     let options = Collect::new().grace(args.grace).dry_run(args.dry_run).cache(args.cache);
     let bar = Bar::spinner("collecting");
-    let found = repository.collect(&options)?;
+    let found = match remote::url(&args.repo) {
+        Some(url) => remote::open(url)?.collect(&options)?,
+        None => Repository::open(&args.repo)?.collect(&options)?,
+    };
     drop(bar);
 
     let document = Document {

@@ -7,6 +7,7 @@ use serde::Serialize;
 use crate::args;
 use crate::failure::Failure;
 use crate::output::{Output, plain, size, utc, utc_millis};
+use crate::remote;
 
 #[derive(Serialize)]
 struct Document {
@@ -42,7 +43,10 @@ impl From<&Summary> for Snapshot {
 }
 
 pub(super) fn run(args: &args::List, output: &mut Output) -> Result<(), Failure> {
-    let summaries = Repository::open(&args.repo)?.list()?;
+    let summaries = match remote::url(&args.repo) {
+        Some(url) => remote::open(url)?.list()?,
+        None => Repository::open(&args.repo)?.list()?,
+    };
     let document = Document { snapshots: summaries.iter().map(Snapshot::from).collect() };
     output.result(&document, || table(&summaries))
 }

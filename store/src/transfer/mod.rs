@@ -176,7 +176,8 @@ impl Remote {
                 if check_name(text).is_ok()
                     && let Some(name) = self.name(text)?
                 {
-                    return Ok(name.id);
+                    let listed = self.objects().head(&snapshot_path(&name.id))?;
+                    return listed.map(|_| name.id).ok_or_else(unknown);
                 }
                 text.clone()
             }
@@ -193,7 +194,9 @@ impl Remote {
         }
     }
 
-    /// Removes a snapshot from the list of the remote. [`collect`](Self::collect) frees the space. Names stay.
+    /// Removes a snapshot from the list of the remote. [`collect`](Self::collect) frees the space.
+    ///
+    /// Its names lead to no snapshot until they are moved to another one.
     ///
     /// # Errors
     ///
