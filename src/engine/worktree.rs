@@ -254,10 +254,10 @@ impl Worktree {
         self.lock().mapping.check_usable()
     }
 
-    /// Makes the tree `content_len` bytes and `pages` pages long. The added bytes are zero.
-    ///
-    /// The tree must not be longer than that before.
+    /// Makes the tree at least `pages` pages long, with `content_len` bytes of content. The added bytes are zero.
     pub(crate) fn grow(&mut self, content_len: usize, pages: usize) -> io::Result<()> {
+        // An image may have more pages than its content fills, and so does a tree that shows it.
+        let pages = pages.max(self.len / page_size());
         let state = self.state_mut();
         state.mapping.check_usable()?;
         state.resize(pages)?;

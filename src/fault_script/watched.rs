@@ -439,7 +439,7 @@ impl<S> Watched<S> {
         }
         allowed(chance, grown)?;
         self.shows.content_len = len;
-        self.shows.bytes.resize(len.next_multiple_of(page), 0);
+        self.shows.bytes.resize(len.next_multiple_of(page).max(self.shows.bytes.len()), 0);
         self.access.resize(self.shows.pages(), Access::READ_WRITE);
         if chance.one_in(2) {
             self.edit(chance);

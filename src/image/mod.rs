@@ -17,7 +17,7 @@
 //!
 //! | to | they use |
 //! |---|---|
-//! | make an image | [`Image::new`], [`Image::over`], [`Image::capture`] |
+//! | make an image | [`Image::new`], [`Image::over`], [`Image::capture`], [`Image::written`] |
 //! | read pages | [`Image::reader`] |
 //! | compare images | [`Image::diff`], which reads pages; [`Image::may_differ`] and [`Image::origin`], which do not |
 //! | find zeroes | [`Image::is_zero`], [`Image::shows_zeroes`], [`Image::may_hold_data`] |
@@ -28,6 +28,7 @@ pub(crate) mod flat;
 pub(crate) mod label;
 pub(crate) mod store;
 mod table;
+pub(crate) mod writes;
 
 use std::io;
 use std::mem;
@@ -40,6 +41,7 @@ use crate::image::flat::Flat;
 use crate::image::label::Label;
 use crate::image::store::{Candidate, Freed, Page, Store, Usage};
 use crate::image::table::{Lookup, Table};
+use crate::image::writes::{Write, Writes};
 use crate::pages::{PageRange, PageSet};
 use crate::sys::{Mapping, MemoryFile, Source};
 use crate::zero::zeroes;
@@ -149,14 +151,44 @@ impl Image {
             .capture(candidates.iter().map(both))
             .map_err(error::context("allocating memory for the pages of a snapshot", candidates.len()))?;
         let same = candidates.len() - changes.len();
+        Ok((self.with((pages, content_len), changes), same))
+    }
+
+    /// Makes an image from this one in which the bytes of `writes` are written, in their order.
+    ///
+    /// The new image has the lengths `pages` and `content_len`, and all writes are within it. It captures the pages
+    /// whose bytes become others. It leaves out captured pages of this image that are not below `pages`.
+    ///
+    /// Returns `None` if the image would have the length and the bytes of this one. After an error, no page is
+    /// captured.
+    pub(crate) fn written(&self, size: (usize, usize), writes: &[Write<'_>]) -> io::Result<Option<Self>> {
+        let before = self.reader()?;
+        let mut writes = Writes::new(writes);
+        let pages = mem::take(&mut writes.pages);
+        let mut capture = self.store.0.start_capture(pages.len());
+        for page in pages.iter() {
+            let before = before.page(page);
+            let now = writes.page(page, before);
+            capture.add(Candidate { page, now, before: Some(before) }).map_err(error::context(
+                "allocating memory for the changed pages of a snapshot",
+                pages.len(),
+            ))?;
+        }
+        Ok(self.with(size, capture.captured()))
+    }
+
+    /// Makes an image from this one with the lengths `pages` and `content_len`, in which `changes` are captured.
+    ///
+    /// Returns `None` if it would be the same image.
+    fn with(&self, (pages, content_len): (usize, usize), changes: Vec<(usize, Page)>) -> Option<Self> {
         let captured = if pages < self.pages {
             self.captured.below(pages).with(changes)
         } else if (pages, content_len) != (self.pages, self.content_len) || !changes.is_empty() {
             self.captured.with(changes)
         } else {
-            return Ok((None, same));
+            return None;
         };
-        Ok((Some(self.relative(pages, content_len, self.base.clone(), captured)), same))
+        Some(self.relative(pages, content_len, self.base.clone(), captured))
     }
 
     /// Returns a reader for the bytes of all pages.
@@ -196,7 +228,9 @@ impl Image {
 
     /// Returns a set that contains all pages that are not zero, without reading any page.
     pub(crate) fn may_hold_data(&self) -> PageSet {
-        self.base.data().union(&self.captured_pages())
+        let (mut data, mut zero) = (PageSet::new(), PageSet::new());
+        self.captured.for_each(|page, entry| if entry.is_zero() { &mut zero } else { &mut data }.push(page));
+        self.base.data().minus(&zero).union(&data)
     }
 
     /// Returns the pages that have an entry in the page table.

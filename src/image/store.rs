@@ -227,6 +227,47 @@ impl Drop for Reserved<'_> {
     }
 }
 
+/// A capture in progress.
+///
+/// If it is dropped before [`captured`](Self::captured) is called, no page is captured.
+pub(crate) struct Capture<'a> {
+    /// The most candidates that are still to be added.
+    left: usize,
+    reserved: Reserved<'a>,
+    captured: Vec<(usize, Page)>,
+}
+
+impl Capture<'_> {
+    /// Copies the page of `candidate` into a slot if it changed. A page that is zero now takes no slot.
+    ///
+    /// The page is copied right after it was compared, while it is in the processor's cache.
+    #[inline]
+    pub(crate) fn add(&mut self, candidate: Candidate<'_>) -> io::Result<()> {
+        let Candidate { page, now, before } = candidate;
+        let len = page_size();
+        assert_eq!(now.len(), len, "the bytes of a page to capture are one page long");
+        if before != Some(now) {
+            if is_zero(now) {
+                self.captured.push((page, Page::default()));
+            } else {
+                let slot = self.reserved.next(self.left, before.is_none())?;
+                // SAFETY: the slot was removed from the store, so no other code reads or writes its page. The page is
+                // as long as the source, and does not overlap with it.
+                unsafe { slot.start().copy_from_nonoverlapping(NonNull::from(now).cast(), len) };
+                slot.head().pages.store(1, Ordering::Relaxed);
+                self.captured.push((page, Page(Some(slot))));
+            }
+        }
+        self.left -= 1;
+        Ok(())
+    }
+
+    /// Ends the capture. Returns the captured pages in the order in which they were added.
+    pub(crate) fn captured(self) -> Vec<(usize, Page)> {
+        self.captured
+    }
+}
+
 /// The memory in use by a store, in pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Usage {
@@ -251,7 +292,7 @@ impl Page {
     #[inline]
     pub(crate) fn bytes(&self) -> &[u8] {
         let Some(slot) = &self.0 else { return zeroes() };
-        // SAFETY: the slot is one page of a segment, which stays mapped by the invariant of `Slot`. `Store::capture`
+        // SAFETY: the slot is one page of a segment, which stays mapped by the invariant of `Slot`. `Capture::add`
         // has written all of it, and no code writes to it as long as this page exists.
         unsafe { std::slice::from_raw_parts(slot.start().as_ptr(), page_size()) }
     }
@@ -305,38 +346,27 @@ impl Store {
         Self { slots: Mutex::default(), images: AtomicUsize::new(0) }
     }
 
+    /// Starts a capture of at most `candidates` pages.
+    pub(crate) fn start_capture(self: &Arc<Self>, candidates: usize) -> Capture<'_> {
+        Capture {
+            left: candidates,
+            reserved: Reserved { store: self, slots: Vec::new(), used: 0 },
+            captured: Vec::with_capacity(candidates.min(BATCH)),
+        }
+    }
+
     /// Copies the changed pages of `candidates` into slots. Pages that are zero now take no slot.
     ///
     /// After an error, no page is captured.
-    ///
-    /// Each page is copied right after it was compared, while it is in the processor's cache.
     pub(crate) fn capture<'a>(
         self: &Arc<Self>,
         candidates: impl ExactSizeIterator<Item = Candidate<'a>>,
     ) -> io::Result<Vec<(usize, Page)>> {
-        let len = page_size();
-        let mut left = candidates.len();
-        let mut captured = Vec::with_capacity(left.min(BATCH));
-        let mut reserved = Reserved { store: self, slots: Vec::new(), used: 0 };
-        for Candidate { page, now, before } in candidates {
-            assert_eq!(now.len(), len, "the bytes of a page to capture are one page long");
-            if before == Some(now) {
-                left -= 1;
-                continue;
-            }
-            if is_zero(now) {
-                captured.push((page, Page::default()));
-            } else {
-                let slot = reserved.next(left, before.is_none())?;
-                // SAFETY: the slot was removed from the store, so no other code reads or writes its page. The page is
-                // as long as the source, and does not overlap with it.
-                unsafe { slot.start().copy_from_nonoverlapping(NonNull::from(now).cast(), len) };
-                slot.head().pages.store(1, Ordering::Relaxed);
-                captured.push((page, Page(Some(slot))));
-            }
-            left -= 1;
+        let mut capture = self.start_capture(candidates.len());
+        for candidate in candidates {
+            capture.add(candidate)?;
         }
-        Ok(captured)
+        Ok(capture.captured())
     }
 
     pub(crate) fn usage(&self) -> Usage {

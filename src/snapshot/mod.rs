@@ -3,6 +3,7 @@
 //! `view/opening.rs` opens views, and `image/` decides how the bytes are stored.
 #![allow(unsafe_code)]
 
+mod derived;
 pub(crate) mod head;
 pub(crate) mod options;
 
@@ -10,6 +11,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::mem;
+use std::ops::Range;
 use std::sync::{Arc, Mutex};
 
 use crate::changes::{Changes, Side};
@@ -303,6 +305,35 @@ impl Snapshot {
         let (old, new) = (self.image()?, other.image()?);
         let pages = old.diff(&new)?;
         Ok(Changes::new(Side::Image(old), Side::Image(new), &pages))
+    }
+
+    /// Lists the byte ranges that may hold data. All bytes outside of them are zero.
+    ///
+    /// The ranges consist of whole pages and are in ascending order. No two ranges are adjacent. The call reads no
+    /// page. So it does not find pages of zeroes that take memory or disk space, and a range may contain only zeroes.
+    ///
+    /// Pages that no snapshot or view has written since the first snapshot was made are in the ranges unless the
+    /// system knows that they are holes. Linux and Windows know the holes of memory and of files that were copied or
+    /// cloned. Other systems know none, and no system is asked about a file that is [mapped](Self::map_file) in place.
+    ///
+    /// # Errors
+    ///
+    /// The error with which the last mutable view of the snapshot ended, if no call has returned it yet.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # fn main() -> std::io::Result<()> {
+    /// use memsnap::{Snapshot, page_size};
+    ///
+    /// let snapshot = Snapshot::zeroed(1 << 30)?.with_changes([(5 * page_size() + 7, b"data")])?;
+    /// assert_eq!(snapshot.data_ranges()?, [5 * page_size()..6 * page_size()]);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn data_ranges(&self) -> io::Result<Vec<Range<usize>>> {
+        let data = self.image()?.may_hold_data();
+        Ok(data.ranges().iter().map(|range| range.bytes()).collect())
     }
 
     /// Returns the length of the snapshot in bytes, a multiple of the page size. Its views have this length.

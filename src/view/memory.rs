@@ -20,6 +20,9 @@ impl<S, A> View<S, A> {
     /// restore to a shorter snapshot shrinks the view again. The pages by which it had grown then become inaccessible,
     /// and their memory is freed.
     ///
+    /// If the view already has `len` bytes, because its snapshot is longer than its content, only the length of the
+    /// content changes.
+    ///
     /// # Errors
     ///
     /// - `InvalidInput` if `len` exceeds the length of the view and the [reserved](crate::ViewOptions::reserve)

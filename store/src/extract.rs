@@ -1,27 +1,82 @@
-//! Extracting.
-use std::marker::PhantomData;
+//! `Extract`: writes a snapshot to a sparse file.
 
-use crate::error::Result;
-use crate::progress::Progress;
+use std::fs::{self, File};
+use std::io;
+use std::path::{Path, PathBuf};
 
-/// A file that is about to be written. [`Repository::extract`](crate::Repository::extract) makes it.
-#[must_use = "nothing is written until `run`"]
-pub struct Extract<'a>(PhantomData<&'a ()>);
+use crate::blocks::{Blocks, in_batches};
+use crate::chain::{Chain, differences};
+use crate::error::{Error, Result};
+use crate::format::BLOCK;
+use crate::id::{Id, Reference};
+use crate::index::ManifestRow;
+use crate::inner::Inner;
+use crate::map::cache_path;
+use crate::progress::{Observer, Progress};
+
+/// A snapshot that is about to be written to a file.
+///
+/// [`Repository::extract`](crate::Repository::extract) makes it. Nothing is written until `run` is called.
+#[must_use = "nothing is written until `run` is called"]
+#[derive(Debug)]
+pub struct Extract<'a> {
+    inner: &'a Inner,
+    id: Reference,
+    to: PathBuf,
+    observer: Observer<'a>,
+}
 
 impl<'a> Extract<'a> {
-    /// Sets a function that is told the progress.
-    pub fn progress(self, tell: impl FnMut(Progress) + Send + 'a) -> Self {
-        drop(tell);
-        todo!()
+    pub(crate) fn new(inner: &'a Inner, id: Reference, to: &Path) -> Self {
+        Self { inner, id, to: to.to_owned(), observer: Observer::none() }
     }
 
-    /// Writes the file. It replaces a file of that name only when it is complete.
+    /// Sets a function that is told the progress.
+    pub fn progress(mut self, tell: impl FnMut(Progress) + Send + 'a) -> Self {
+        self.observer = Observer::new(tell);
+        self
+    }
+
+    /// Writes the content of the snapshot to the file, without the padding of its last page.
+    ///
+    /// Blocks of zeroes become holes, if the file system has holes. If the snapshot or one that it descends from is in
+    /// the cache (see [`Repository::map`](crate::Repository::map)) and the file system can clone files (Btrfs, XFS),
+    /// the file shares the blocks that are equal. The file replaces a file of the same name when it is complete and
+    /// durable. After an error, that file is as it was.
     ///
     /// # Errors
     ///
-    /// Many.
-    pub fn run(self) -> Result<Extracted> {
-        todo!()
+    /// Those of [`Load::run`](crate::Load::run), except that little memory is needed.
+    pub fn run(mut self) -> Result<Extracted> {
+        let (id, row) = self.inner.resolve(&self.id)?;
+        let failed = || Error::file("cannot write", &self.to);
+        let folder = self.to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let file = tempfile::Builder::new().prefix(".extract-").tempfile_in(folder).map_err(failed())?;
+        let (written, shared) = match self.clone_ancestor(file.as_file(), id, &row)? {
+            Some(written) => (written, true),
+            None => (write_image(self.inner, file.as_file(), id, row.len, &mut self.observer)?, false),
+        };
+        file.as_file().set_len(row.content_len).map_err(failed())?;
+        make_usual(file.as_file(), &self.to).map_err(failed())?;
+        file.as_file().sync_all().map_err(failed())?;
+        file.persist(&self.to).map_err(|error| failed()(error.error))?;
+        Ok(Extracted { len: row.content_len, written, shared })
+    }
+
+    /// Clones the file of the snapshot or of an ancestor from the cache, and writes what differs.
+    fn clone_ancestor(&mut self, file: &File, id: Id, row: &ManifestRow) -> Result<Option<u64>> {
+        for ancestor in ancestors(self.inner, id)? {
+            let Ok(cached) = File::open(cache_path(self.inner, &ancestor)) else { continue };
+            if !is_whole(self.inner, &cached, ancestor)? || !clone_file(&cached, file) {
+                continue;
+            }
+            let failed = || Error::file("cannot write", &self.to);
+            file.set_len(row.len).map_err(failed())?;
+            let found = differences(&*self.inner.storage, ancestor, id, false)?;
+            let writer = Writer { inner: self.inner, file, path: &self.to };
+            return writer.write(found, row.len, true, &mut self.observer).map(Some);
+        }
+        Ok(None)
     }
 }
 
@@ -31,8 +86,120 @@ impl<'a> Extract<'a> {
 pub struct Extracted {
     /// The length of the file in bytes.
     pub len: u64,
-    /// The bytes that were written; the others are holes or are shared with a mapped ancestor.
+    /// The bytes that were written. The others are holes, or are shared with a file of the cache.
     pub written: u64,
-    /// Whether the file shares bytes with a mapped ancestor (reflink).
+    /// Whether the file shares blocks with a file of the cache.
     pub shared: bool,
+}
+
+/// Returns a snapshot and those that it descends from, as far as the index has them; at most 64.
+fn ancestors(inner: &Inner, id: Id) -> Result<Vec<Id>> {
+    inner.read(|index| {
+        let mut ids = vec![id];
+        while let Some(row) = ids.last().map(|id| index.manifest(id)).transpose()?.flatten()
+            && let Some(parent) = row.parent.filter(|parent| !ids.contains(parent) && ids.len() < 64)
+        {
+            ids.push(parent);
+        }
+        ids.retain(|id| cache_path(inner, id).exists());
+        Ok(ids)
+    })
+}
+
+/// Whether the file of the cache is as long as the snapshot. `map` has compared its bytes before it got its name.
+fn is_whole(inner: &Inner, file: &File, id: Id) -> Result<bool> {
+    let Some(row) = inner.read(|index| index.manifest(&id))? else { return Ok(false) };
+    Ok(crate::map::is_checked(file, &cache_path(inner, &id), &row))
+}
+
+/// Makes `to` share all blocks of `from`; best effort.
+#[cfg(target_os = "linux")]
+fn clone_file(from: &File, to: &File) -> bool {
+    rustix::fs::ioctl_ficlone(to, from).is_ok()
+}
+
+#[cfg(not(target_os = "linux"))]
+fn clone_file(_: &File, _: &File) -> bool {
+    false
+}
+
+/// Gives a file the rights that other new files have, or those of the file that it replaces.
+fn make_usual(file: &File, replaced: &Path) -> io::Result<()> {
+    let permissions = match fs::metadata(replaced) {
+        Ok(metadata) => metadata.permissions(),
+        Err(_) => {
+            let folder = replaced.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            // The system gives a new file the rights that the user's mask allows.
+            let probe = folder.join(format!(".extract-{:032x}", rand::random::<u128>()));
+            let permissions = File::create_new(&probe)?.metadata()?.permissions();
+            fs::remove_file(&probe)?;
+            permissions
+        }
+    };
+    file.set_permissions(permissions)
+}
+
+/// Writes all of a snapshot to an empty file. Returns the number of bytes that were written.
+pub(crate) fn write_image(inner: &Inner, file: &File, id: Id, len: u64, observer: &mut Observer<'_>) -> Result<u64> {
+    let path = inner.path("cache");
+    file.set_len(len).map_err(Error::file("cannot write", &path))?;
+    let entries = Chain::open(&*inner.storage, id)?.entries()?;
+    Writer { inner, file, path: &path }.write(entries, len, false, observer)
+}
+
+struct Writer<'a> {
+    inner: &'a Inner,
+    file: &'a File,
+    path: &'a Path,
+}
+
+impl Writer<'_> {
+    /// Writes blocks to the file. Blocks of zeroes are written only if `zeroes` is set.
+    fn write(
+        &self,
+        entries: impl Iterator<Item = Result<(u64, Option<Id>)>>,
+        len: u64,
+        zeroes: bool,
+        observer: &mut Observer<'_>,
+    ) -> Result<u64> {
+        let mut blocks = Blocks::new(self.inner);
+        let mut progress = Progress { total: len, ..Progress::default() };
+        in_batches(entries, |batch| {
+            let (numbers, hashes): (Vec<u64>, Vec<Id>) =
+                batch.iter().filter_map(|(block, hash)| Some((*block, (*hash)?))).unzip();
+            blocks.read(&hashes, |number, bytes| self.put(numbers[number], bytes))?;
+            progress.written += (hashes.len() * BLOCK) as u64;
+            for (block, _) in batch.iter().filter(|entry| zeroes && entry.1.is_none()) {
+                self.put(*block, &[0; BLOCK])?;
+                progress.written += BLOCK as u64;
+            }
+            progress.done = batch.last().map_or(0, |entry| (entry.0 + 1) * BLOCK as u64);
+            observer.tell(progress);
+            Ok(())
+        })?;
+        observer.tell(Progress { done: len, ..progress });
+        Ok(progress.written)
+    }
+
+    fn put(&self, block: u64, bytes: &[u8]) -> Result<()> {
+        write_all_at(self.file, bytes, block * BLOCK as u64).map_err(Error::file("cannot write", self.path))
+    }
+}
+
+#[cfg(unix)]
+fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
+}
+
+#[cfg(windows)]
+fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match std::os::windows::fs::FileExt::seek_write(file, bytes, offset) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => (bytes, offset) = (&bytes[written..], offset + written as u64),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
 }

@@ -2,9 +2,11 @@
 #![deny(unsafe_code)]
 #![allow(dead_code)] // Until all parts are there.
 
+mod chain;
 mod collect;
 mod error;
 mod extract;
+mod format;
 mod id;
 mod index;
 mod load;
@@ -14,6 +16,7 @@ mod repair;
 mod repository;
 mod save;
 mod saved;
+mod spool;
 mod storage;
 mod transfer;
 mod verify;

@@ -1,76 +1,277 @@
-//! Saving.
+//! `Save`: saves a snapshot or a file.
+//!
+//! The blocks go through these steps, in batches: they are read and hashed on all cores, looked up in the index,
+//! compressed on all cores, and written to packs by a thread of its own. The list of the blocks goes to a [`Spool`],
+//! and becomes the manifest in the end. `DESIGN.md` has the order in which files become durable.
+
+mod pipeline;
+mod write_manifest;
+
 use std::fs::File;
-use std::marker::PhantomData;
+use std::ops::Range;
 
-use memsnap::Snapshot;
+use memsnap::{Snapshot, page_size};
 
-use crate::error::Result;
+use crate::chain::Chain;
+use crate::error::{Error, Result};
+use crate::format::manifest::{Header, MAX_METADATA};
+use crate::format::runs::Entry;
+use crate::format::{BLOCK, blocks};
 use crate::id::{Id, Reference};
-use crate::progress::Progress;
+use crate::index::ManifestRow;
+use crate::inner::{Inner, check_name, now};
+use crate::progress::{Observer, Progress};
+use crate::save::pipeline::{Job, Stored};
+use crate::save::write_manifest::write_manifest;
 use crate::saved::Saved;
+use crate::sink::write_file;
+use crate::source::{FileSource, Source, block_ranges};
+use crate::spool::{Spool, Spooled};
 
-/// A snapshot or a file (`S`) that is about to be saved. [`Repository::save`](crate::Repository::save) and
-/// [`Repository::save_file`](crate::Repository::save_file) make it.
-#[must_use = "nothing is saved until `run`"]
-pub struct Save<'a, S>(PhantomData<&'a S>);
+/// A snapshot or a file (`S`) that is about to be saved.
+///
+/// [`Repository::save`](crate::Repository::save) and [`Repository::save_file`](crate::Repository::save_file) make it.
+/// Nothing is saved until `run` is called.
+#[must_use = "nothing is saved until `run` is called"]
+#[derive(Debug)]
+pub struct Save<'a, S> {
+    inner: &'a Inner,
+    source: S,
+    parent: Parent,
+    holes_are_parent: bool,
+    header: Header,
+    name: Option<String>,
+    observer: Observer<'a>,
+}
+
+#[derive(Debug)]
+enum Parent {
+    None,
+    /// A snapshot in memory, which is compared with the new one.
+    Loaded(Saved),
+    /// A snapshot of the repository, whose hashes are compared with those of the new one.
+    Named(Reference),
+}
 
 impl<'a, S> Save<'a, S> {
-    /// Says from which saved snapshot this one was made. Only what differs is read and saved.
-    pub fn parent(self, saved: &Saved) -> Self {
-        todo!("{saved:?}")
+    pub(crate) fn new(inner: &'a Inner, source: S) -> Self {
+        let (parent, observer) = (Parent::None, Observer::none());
+        Self { inner, source, parent, holes_are_parent: false, header: Header::default(), name: None, observer }
     }
 
-    /// Says from which snapshot of the repository this one was made. It need not be in memory; all bytes are read.
-    pub fn parent_id(self, id: impl Into<Reference>) -> Self {
-        todo!("{:?}", id.into())
+    /// Sets the snapshot that this one was made from, which is saved and in memory.
+    ///
+    /// If a snapshot is saved, it is compared with the parent by [`Snapshot::diff`], and only blocks that differ are
+    /// hashed and saved. This is cheap if one of the two descends from the other, and correct for any two snapshots.
+    pub fn parent(mut self, saved: &Saved) -> Self {
+        self.parent = Parent::Loaded(saved.clone());
+        self
     }
 
-    /// Adds a label.
-    pub fn label(self, key: impl Into<String>, value: impl Into<String>) -> Self {
-        todo!("{} {}", key.into(), value.into())
+    /// Sets the snapshot that this one was made from, by its id or name. It need not be in memory.
+    ///
+    /// All bytes are read and hashed. Blocks that differ from the parent are listed in the manifest, and those that the
+    /// repository does not have are written.
+    pub fn parent_id(mut self, id: impl Into<Reference>) -> Self {
+        self.parent = Parent::Named(id.into());
+        self
+    }
+
+    /// Adds a label. A second label with the same key replaces the first one.
+    pub fn label(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
+        self.header.labels.insert(key.into(), value.into());
+        self
     }
 
     /// Adds an attachment: a small named blob, such as the registers of a processor.
-    pub fn attach(self, name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
-        todo!("{} {:?}", name.into(), bytes.into())
+    ///
+    /// All labels and attachments of a snapshot have at most 64 MiB. They are not compressed.
+    pub fn attach(mut self, name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
+        self.header.attachments.insert(name.into(), bytes.into());
+        self
     }
 
-    /// Gives the snapshot a name, in the same step.
-    pub fn name(self, name: impl Into<String>) -> Self {
-        todo!("{}", name.into())
+    /// Gives the snapshot a name. The name moves in the same step in which the snapshot becomes visible.
+    ///
+    /// A name has 1 to 128 ASCII letters, digits and `._-+@=`. It does not begin with `.` or `-`, and does not end with
+    /// a dot.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
     }
 
     /// Sets a function that is told the progress.
-    pub fn progress(self, tell: impl FnMut(Progress) + Send + 'a) -> Self {
-        drop(tell);
-        todo!()
+    pub fn progress(mut self, tell: impl FnMut(Progress) + Send + 'a) -> Self {
+        self.observer = Observer::new(tell);
+        self
+    }
+
+    fn save(mut self, source: &dyn Source) -> Result<Written> {
+        if let Some(name) = &self.name {
+            check_name(name)?;
+        }
+        if self.header.metadata_len() > MAX_METADATA {
+            let len = self.header.metadata_len();
+            return Err(Error::invalid(format!("labels and attachments have {len} bytes, more than {MAX_METADATA}")));
+        }
+        let _lock = self.inner.lock_writer()?;
+        let parent = match &self.parent {
+            Parent::None => None,
+            Parent::Loaded(saved) => Some(self.inner.resolve(&saved.id().into())?),
+            Parent::Named(reference) => Some(self.inner.resolve(reference)?),
+        };
+        (self.header.len, self.header.content_len) = source.len();
+        self.header.created = now();
+        self.header.parent = parent.as_ref().map(|(id, _)| *id);
+
+        let mut spool = Spool::new(&self.inner.storage, self.inner.temporary("blocks"));
+        let stored = self.save_blocks(source, parent.as_ref(), &mut spool)?;
+        self.commit(parent.as_ref(), &spool.finish()?, &stored)
+    }
+
+    /// Writes all blocks that the repository lacks. Adds to `spool` those that differ from the parent.
+    fn save_blocks(
+        &mut self,
+        source: &dyn Source,
+        parent: Option<&(Id, ManifestRow)>,
+        spool: &mut Spool,
+    ) -> Result<Stored> {
+        let failed = "cannot find out what to save";
+        let limit = blocks(self.header.len);
+        let (old, ranges) = match (&self.parent, parent) {
+            (Parent::Loaded(saved), Some((_, row))) => {
+                let all = saved.snapshot();
+                (Some(all), changed(source, all, row, limit, failed)?)
+            }
+            _ => (None, block_ranges(source.data().map_err(Error::memory(failed))?, limit)),
+        };
+        let parent_blocks = parent.map_or(0, |(_, row)| blocks(row.len));
+        // Zeroes are listed if they are known to differ from the parent, or if the parent may have other bytes there.
+        let keeps_zeroes = old.is_some() || self.holes_are_parent;
+        let mut compare = match parent {
+            Some((id, _)) if !keeps_zeroes => {
+                Some(Compare { parent: Chain::open(&*self.inner.storage, *id)?.entries()?.peekable() })
+            }
+            _ => None,
+        };
+        let mut list = |entry: Entry| match &mut compare {
+            Some(compare) => compare.push(entry, spool),
+            None if entry.1.is_some() || (keeps_zeroes && entry.0 < parent_blocks) => spool.push(entry),
+            None => Ok(()),
+        };
+        // Pages that consist of one block differ if `diff` lists them.
+        let old = old.filter(|_| page_size() > BLOCK);
+        let job = Job { inner: self.inner, source, old, ranges: &ranges };
+        let stored = job.run(&mut list, &mut self.observer)?;
+        if let Some(compare) = &mut compare {
+            compare.finish(limit, spool)?;
+        }
+        Ok(stored)
+    }
+
+    /// Writes the manifest, and makes the snapshot visible.
+    fn commit(self, parent: Option<&(Id, ManifestRow)>, list: &Spooled, stored: &Stored) -> Result<Written> {
+        let (inner, name) = (self.inner, self.name);
+        let written = write_manifest(inner, self.header, parent, list)?;
+        if let Some(name) = &name {
+            write_name(inner, name, written.id)?;
+        }
+        let bytes = stored.bytes + written.len;
+        inner.change(|index| {
+            stored.pending.add_to(index)?;
+            let header = &written.header;
+            let row = ManifestRow {
+                listed: true,
+                parent: header.parent,
+                base: header.base,
+                len: header.len,
+                content_len: header.content_len,
+                created: header.created,
+                depth: header.depth,
+                entries: header.entries,
+                chain_entries: header.chain_entries,
+                stored: bytes,
+            };
+            index.put_manifest(&written.id, &row)?;
+            match &name {
+                Some(name) => index.set_name(name, Some(&written.id)),
+                None => Ok(()),
+            }
+        })?;
+        Ok(Written { id: written.id, bytes, blocks: stored.blocks })
     }
 }
 
 impl Save<'_, &Snapshot> {
     /// Saves the snapshot. It is durable when the call returns.
     ///
+    /// Without a parent, this reads and hashes all that is not zero, on all cores, and compresses and writes the blocks
+    /// that the repository lacks. With a [`parent`](Self::parent), this concerns the blocks that differ. Beside the
+    /// snapshot, the call takes about 200 MiB of memory at most.
+    ///
     /// # Errors
     ///
-    /// Many.
+    /// - [`Error::NotFound`] if the parent is not in this repository.
+    /// - [`Error::Invalid`] if the name is not valid, or if labels and attachments are too long.
+    /// - [`Error::Busy`] if another writer does not finish in time.
+    /// - [`Error::File`] if a file cannot be written, because the disk is full for example; [`Error::Index`].
+    ///
+    /// After an error, the repository is as it was.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::Snapshot;
+    /// use memsnap_store::Repository;
+    ///
+    /// # fn main() -> memsnap_store::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("repository");
+    /// let repository = Repository::create(&path)?;
+    /// let snapshot = Snapshot::zeroed(1 << 20).unwrap();
+    /// let base = repository.save(&snapshot).name("base").run()?;
+    ///
+    /// let mut view = base.snapshot().view().unwrap();
+    /// view[4096] = 1;
+    /// let child = view.take_snapshot().unwrap();
+    /// let child = repository.save(&child).parent(&base).attach("registers", *b"rip=0").run()?;
+    /// assert_eq!(repository.diff("base", &child)?, [4096..8192]);
+    /// # Ok(())
+    /// # }
+    /// ```
     pub fn run(self) -> Result<Saved> {
-        todo!()
+        let source = self.source;
+        let written = self.save(source)?;
+        Ok(Saved::new(written.id, source.clone()))
     }
 }
 
 impl Save<'_, &File> {
-    /// Says that the holes of the file have the bytes of the parent, as in the diff snapshots of Firecracker.
-    pub fn holes_are_parent(self) -> Self {
-        todo!()
+    /// Sets that the holes of the file have the bytes of the parent.
+    ///
+    /// The diff snapshots of Firecracker are such files. `run` fails if there is no parent. On Windows, no holes are
+    /// found.
+    pub fn holes_are_parent(mut self) -> Self {
+        self.holes_are_parent = true;
+        self
     }
 
-    /// Saves the contents of the file. Returns what was saved and how much was written.
+    /// Saves the contents of the file. They are durable when the call returns.
+    ///
+    /// The file is read once, on all cores, except for its holes. It is not loaded into memory. The rest of the last
+    /// block is zero. If another program writes to the file during the call, the snapshot may contain the old or the
+    /// new bytes.
     ///
     /// # Errors
     ///
-    /// As for a snapshot.
+    /// Those of saving a snapshot; [`Error::Memory`] if the file cannot be read; [`Error::Invalid`] if holes have the
+    /// bytes of the parent, and there is none.
     pub fn run(self) -> Result<Written> {
-        todo!()
+        if self.holes_are_parent && matches!(self.parent, Parent::None) {
+            return Err(Error::invalid("the holes of a file cannot have the bytes of a parent: there is no parent"));
+        }
+        let source = FileSource::new(self.source).map_err(Error::memory("cannot read the file"))?;
+        self.save(&source)
     }
 }
 
@@ -84,4 +285,53 @@ pub struct Written {
     pub bytes: u64,
     /// The number of blocks that were added.
     pub blocks: u64,
+}
+
+/// Returns the blocks in which the source may differ from the parent.
+fn changed(
+    source: &dyn Source,
+    old: &Snapshot,
+    row: &ManifestRow,
+    limit: u64,
+    failed: &'static str,
+) -> Result<Vec<Range<u64>>> {
+    let changes = source.changes(old).map_err(Error::memory(failed))?;
+    // A snapshot that was loaded on a system with larger pages is longer than what was saved.
+    let behind = (old.len() as u64 > row.len).then_some(row.len..old.len() as u64);
+    let mut bytes: Vec<_> = changes.into_iter().chain(behind).collect();
+    bytes.sort_unstable_by_key(|range| range.start);
+    Ok(block_ranges(bytes, limit))
+}
+
+/// Writes the file that tells `repair` what a name stands for.
+pub(crate) fn write_name(inner: &Inner, name: &str, id: Id) -> Result<()> {
+    write_file(inner, "names", |out| {
+        writeln!(out, "{id}").map_err(Error::file("cannot write", inner.path("names")))?;
+        Ok((name.to_owned(), ()))
+    })
+}
+
+/// Compares the blocks of a source with those of its parent, by their hashes.
+struct Compare {
+    parent: std::iter::Peekable<crate::chain::Entries>,
+}
+
+impl Compare {
+    /// Adds a block to the list if it differs, and all blocks before it that only the parent has.
+    fn push(&mut self, (block, hash): Entry, spool: &mut Spool) -> Result<()> {
+        self.finish(block, spool)?;
+        match self.parent.next_if(|old| old.as_ref().map_or(true, |old| old.0 == block)).transpose()? {
+            Some((_, old)) if old == hash => Ok(()),
+            None if hash.is_none() => Ok(()),
+            _ => spool.push((block, hash)),
+        }
+    }
+
+    /// Lists the blocks below `limit` that only the parent has. They are zero now.
+    fn finish(&mut self, limit: u64, spool: &mut Spool) -> Result<()> {
+        while let Some(old) = self.parent.next_if(|old| old.as_ref().map_or(true, |old| old.0 < limit)) {
+            spool.push((old?.0, None))?;
+        }
+        Ok(())
+    }
 }

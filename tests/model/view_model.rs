@@ -65,7 +65,7 @@ impl ViewModel {
                 } else {
                     grown.unwrap();
                     self.shows.content_len = wanted;
-                    self.shows.bytes.resize(wanted.next_multiple_of(page_size()), 0);
+                    self.shows.bytes.resize(wanted.next_multiple_of(page_size()).max(len), 0);
                 }
                 assert_eq!(view.len(), self.shows.bytes.len());
             }

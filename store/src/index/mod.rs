@@ -1,1 +1,142 @@
-//! The index: where each block is, and which snapshots and names there are.
+//! The index: where each block is, and which packs, snapshots and names there are.
+//!
+//! It is a redb database. `DESIGN.md` lists its tables. The places of blocks are in *runs*, see `runs.rs`.
+//!
+//! The database is not trusted. All calls of redb go through [`gate::Gate`], because redb panics on some kinds of damage.
+//! `row.rs` checks each value that was read.
+
+mod gate;
+mod reader;
+mod row;
+mod runs;
+mod writer;
+
+use std::fmt;
+use std::sync::Arc;
+
+use redb::{Database, ReadableDatabase, TableDefinition};
+
+use crate::error::{Error, Result};
+use crate::storage::{DatabaseMode, Storage};
+
+use gate::Gate;
+use row::damaged;
+
+pub(crate) use reader::Reader;
+pub(crate) use row::{ManifestRow, PackRow, Place};
+pub(crate) use writer::Writer;
+
+/// The path of the index in a repository.
+pub(crate) const PATH: &str = "index.redb";
+/// The version of the tables.
+const FORMAT: u32 = 1;
+/// How much of the database redb keeps in memory. An operation reads each bucket once.
+const CACHE: usize = 16 << 20;
+
+const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
+const PACKS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("packs");
+const PACK_IDS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("pack_ids");
+const RUNS: TableDefinition<'_, u32, &[u8]> = TableDefinition::new("runs");
+const BUCKETS: TableDefinition<'_, (u32, u32), &[u8]> = TableDefinition::new("buckets");
+const MANIFESTS: TableDefinition<'_, &[u8; 32], &[u8]> = TableDefinition::new("manifests");
+const NAMES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("names");
+
+/// An index that is open.
+///
+/// The caller holds a lock, so that no other process writes it meanwhile.
+pub(crate) struct Index {
+    gate: Arc<Gate>,
+    /// `None` after it was dropped.
+    database: Option<Database>,
+}
+
+impl Index {
+    /// Makes the index of a repository. The caller makes its name durable.
+    pub(crate) fn create(storage: &dyn Storage, repository: &str) -> Result<()> {
+        let index = Self::start(storage, DatabaseMode::Create)?;
+        index.gate.run("create", || {
+            let transaction = index.database()?.begin_write()?;
+            {
+                let mut meta = transaction.open_table(META)?;
+                meta.insert("format", FORMAT.to_string().as_str())?;
+                meta.insert("repository", repository)?;
+            }
+            // A reader finds all tables.
+            transaction.open_table(PACKS)?;
+            transaction.open_table(PACK_IDS)?;
+            transaction.open_table(RUNS)?;
+            transaction.open_table(BUCKETS)?;
+            transaction.open_table(MANIFESTS)?;
+            transaction.open_table(NAMES)?;
+            writer::commit(transaction)
+        })
+    }
+
+    /// Opens the index of a repository, and checks that it is one.
+    pub(crate) fn open(storage: &dyn Storage, mode: DatabaseMode, repository: &str) -> Result<Self> {
+        let index = Self::start(storage, mode)?;
+        let (format, found) = index.gate.run("read", || {
+            let meta = index.database()?.begin_read()?.open_table(META)?;
+            let text = |key| Ok::<_, gate::Stop>(meta.get(key)?.map(|value| value.value().to_owned()));
+            Ok((text("format")?, text("repository")?))
+        })?;
+        let format = format.ok_or_else(|| damaged("it has no format"))?;
+        match format.parse() {
+            Ok(FORMAT) => {}
+            Ok(found) if found > FORMAT => {
+                return Err(Error::Newer { object: PATH.to_owned(), found, known: FORMAT });
+            }
+            _ => return Err(damaged(format!("it has the format {format:?}"))),
+        }
+        let found = found.ok_or_else(|| damaged("it does not say which repository it belongs to"))?;
+        if found != repository {
+            let (object, expected) = (PATH.to_owned(), repository.to_owned());
+            return Err(Error::Mixed { object, found, expected });
+        }
+        Ok(index)
+    }
+
+    /// Begins to read. The reader sees what was committed before.
+    pub(crate) fn read(&self) -> Result<Reader> {
+        let transaction = self.gate.run("read", || Ok(self.database()?.begin_read()?))?;
+        Ok(Reader::new(Arc::clone(&self.gate), transaction))
+    }
+
+    /// Begins to write. Waits until there is no other writer of this `Index`.
+    pub(crate) fn write(&self) -> Result<Writer<'_>> {
+        let transaction = self.gate.run("write", || Ok(self.database()?.begin_write()?))?;
+        Ok(Writer::new(&self.gate, transaction))
+    }
+
+    /// Opens the database.
+    fn start(storage: &dyn Storage, mode: DatabaseMode) -> Result<Self> {
+        let action = if mode == DatabaseMode::Create { "create" } else { "open" };
+        let file = storage.database(PATH, mode).map_err(Error::file(action, storage.path(PATH)))?;
+        let (gate, backend) = Gate::new(file, mode)?;
+        let database = gate
+            .run(action, || Ok(Database::builder().set_cache_size(CACHE).create_with_backend(backend)?))?;
+        Ok(Self { gate, database: Some(database) })
+    }
+
+    /// Returns the database.
+    fn database(&self) -> Result<&Database> {
+        self.database.as_ref().ok_or_else(|| damaged("it was closed"))
+    }
+}
+
+impl Drop for Index {
+    fn drop(&mut self) {
+        if let Some(database) = self.database.take() {
+            self.gate.close(database);
+        }
+    }
+}
+
+impl fmt::Debug for Index {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Index").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,271 @@
-//! Placeholder.
+//! `Folder`: the files of a repository in a folder of the file system.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::io::{self, ErrorKind, Write};
+use std::path::PathBuf;
+use std::thread;
+use std::time::{Duration, Instant};
+
+#[cfg(unix)]
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+
+use super::overlay::Overlay;
+use super::{DatabaseMode, Listed, Lock, Locked, ReadFile, Storage, WriteFile};
+
+/// The first and the longest pause between two attempts to lock a file.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// A folder of the file system.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    root: PathBuf,
+}
+
+impl Folder {
+    /// Returns the folder at `root`, which need not exist.
+    pub(crate) fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+}
+
+impl Storage for Folder {
+    fn open(&self, path: &str) -> io::Result<Box<dyn ReadFile>> {
+        Ok(Box::new(Opened(regular(options().read(true).open(self.path(path))?)?)))
+    }
+
+    fn create(&self, path: &str) -> io::Result<Box<dyn WriteFile>> {
+        Ok(Box::new(Created(options().write(true).create_new(true).open(self.path(path))?)))
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path(from), self.path(to))
+    }
+
+    fn remove(&self, path: &str) -> io::Result<()> {
+        fs::remove_file(self.path(path))
+    }
+
+    fn list(&self, folder: &str) -> io::Result<Vec<Listed>> {
+        let mut listed = Vec::new();
+        for entry in fs::read_dir(self.path(folder))? {
+            let entry = entry?;
+            let metadata = match entry.metadata() {
+                Ok(metadata) => metadata,
+                // Another process removed the file after its folder was read.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            };
+            // A repository has only names of ASCII letters, and names that were checked to be UTF-8.
+            if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
+                listed.push(Listed { name, len: metadata.len(), modified: metadata.modified()? });
+            }
+        }
+        Ok(listed)
+    }
+
+    fn create_folder(&self, folder: &str) -> io::Result<()> {
+        let path = self.path(folder);
+        let mut builder = DirBuilder::new();
+        #[cfg(unix)]
+        builder.mode(0o700);
+        match builder.create(&path) {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
+            result => result,
+        }
+    }
+
+    #[cfg(unix)]
+    fn sync_folder(&self, folder: &str) -> io::Result<()> {
+        File::open(self.path(folder))?.sync_all()
+    }
+
+    // Windows has no operation that syncs a folder: `FlushFileBuffers` refuses a handle on one. NTFS writes new names
+    // and renames to its journal, in the order in which they were made.
+    #[cfg(not(unix))]
+    fn sync_folder(&self, _folder: &str) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn database(&self, path: &str, mode: DatabaseMode) -> io::Result<Box<dyn redb::StorageBackend>> {
+        let mut options = options();
+        options.read(true);
+        match mode {
+            DatabaseMode::Create => options.write(true).create_new(true),
+            DatabaseMode::Write => options.write(true),
+            DatabaseMode::Read => &mut options,
+        };
+        let file = Opened(regular(options.open(self.path(path))?)?);
+        Ok(match mode {
+            DatabaseMode::Read => Box::new(Overlay::new(Box::new(file))?),
+            DatabaseMode::Create | DatabaseMode::Write => Box::new(Database(file)),
+        })
+    }
+
+    fn lock(&self, path: &str, kind: Lock, wait: Duration) -> io::Result<Option<Box<dyn Locked>>> {
+        let path = self.path(path);
+        // `truncate(false)` says that the file is kept as it is. It is empty.
+        let file = match options().read(true).write(true).create(true).truncate(false).open(&path) {
+            // A reader needs no write permission, as long as the file exists.
+            Err(error) if kind == Lock::Shared && is_read_only(&error) => {
+                options().read(true).open(&path).map_err(|_| error)?
+            }
+            result => result?,
+        };
+        let file = regular(file)?;
+        let started = Instant::now();
+        let mut pause = PAUSES.0;
+        loop {
+            let result = match kind {
+                Lock::Shared => file.try_lock_shared(),
+                Lock::Exclusive => file.try_lock(),
+            };
+            match result {
+                Ok(()) => return Ok(Some(Box::new(Held(file)))),
+                Err(TryLockError::Error(error)) if error.kind() == ErrorKind::Interrupted => {}
+                Err(TryLockError::Error(error)) => return Err(error),
+                Err(TryLockError::WouldBlock) => {
+                    let left = wait.saturating_sub(started.elapsed());
+                    if left.is_zero() {
+                        return Ok(None);
+                    }
+                    thread::sleep(pause.min(left));
+                    pause = (pause * 2).min(PAUSES.1);
+                }
+            }
+        }
+    }
+
+    fn path(&self, path: &str) -> PathBuf {
+        let mut joined = self.root.clone();
+        // One part at a time, because Windows does not accept `/` in a path that begins with `\\?\`.
+        joined.extend(path.split('/').filter(|part| !part.is_empty()));
+        joined
+    }
+}
+
+/// Returns options under which only the user can read a new file, and which do not wait for the other end of a pipe.
+fn options() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    #[cfg(unix)]
+    options.mode(0o600).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    options
+}
+
+/// Returns `file` if it is a file, not a folder, a pipe or a device.
+fn regular(file: File) -> io::Result<File> {
+    if file.metadata()?.is_file() {
+        Ok(file)
+    } else {
+        Err(io::Error::new(ErrorKind::InvalidInput, "it is not a regular file"))
+    }
+}
+
+/// Whether a file could not be opened because it or its folder must not be written.
+fn is_read_only(error: &io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem)
+}
+
+/// A file that is open for reading.
+#[derive(Debug)]
+struct Opened(File);
+
+impl ReadFile for Opened {
+    fn len(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    #[cfg(unix)]
+    fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        self.0.read_exact_at(buffer, offset)
+    }
+
+    #[cfg(windows)]
+    fn read_exact_at(&self, mut buffer: &mut [u8], mut offset: u64) -> io::Result<()> {
+        use std::os::windows::fs::FileExt;
+        while !buffer.is_empty() {
+            match self.0.seek_read(buffer, offset) {
+                Ok(0) => return Err(ErrorKind::UnexpectedEof.into()),
+                Ok(read) => {
+                    buffer = &mut buffer[read..];
+                    offset += read as u64;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A new file.
+#[derive(Debug)]
+struct Created(File);
+
+impl Write for Created {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+impl WriteFile for Created {
+    fn sync(&mut self) -> io::Result<()> {
+        self.0.sync_all()
+    }
+}
+
+/// A file with a lock, which ends when the file is closed.
+#[derive(Debug)]
+struct Held(#[expect(dead_code, reason = "it is kept open")] File);
+
+impl Locked for Held {}
+
+/// The file of a database that is written.
+#[derive(Debug)]
+struct Database(Opened);
+
+impl redb::StorageBackend for Database {
+    fn len(&self) -> io::Result<u64> {
+        self.0.len()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_exact_at(out, offset)
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.0.set_len(len)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.0.sync_data()
+    }
+
+    #[cfg(unix)]
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        self.0.0.write_all_at(data, offset)
+    }
+
+    #[cfg(windows)]
+    fn write(&self, mut offset: u64, mut data: &[u8]) -> io::Result<()> {
+        use std::os::windows::fs::FileExt;
+        while !data.is_empty() {
+            match self.0.0.seek_write(data, offset) {
+                Ok(0) => return Err(ErrorKind::WriteZero.into()),
+                Ok(written) => {
+                    data = &data[written..];
+                    offset += written as u64;
+                }
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -6,6 +6,7 @@
 //! Paths are relative to the repository and have `/` between their parts.
 
 pub(crate) mod folder;
+mod overlay;
 
 use std::fmt;
 use std::io;

@@ -1,0 +1,176 @@
+//! Reading blocks: finds them in the index, reads and decompresses frames, and compares each block with its hash.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rayon::prelude::*;
+
+use crate::error::{Error, Result};
+use crate::format::BLOCK;
+use crate::format::pack::{Decoder, Encoding};
+use crate::id::Id;
+use crate::index::Place;
+use crate::inner::Inner;
+use crate::storage::ReadFile;
+
+/// The number of blocks that are read at a time: those of 64 MiB.
+pub(crate) const BATCH: usize = 16_384;
+
+/// Returns the path of a pack.
+pub(crate) fn pack_path(id: &Id) -> String {
+    format!("packs/{id}")
+}
+
+/// Reads blocks of a repository. It keeps packs open.
+pub(crate) struct Blocks<'a> {
+    inner: &'a Inner,
+    packs: HashMap<u32, Pack>,
+}
+
+#[derive(Clone)]
+struct Pack {
+    id: Id,
+    len: u64,
+    file: Arc<dyn ReadFile>,
+}
+
+/// A frame, and the blocks of it that are wanted: their numbers in the frame and in the list of the caller.
+struct Wanted {
+    place: Place,
+    pack: Pack,
+    blocks: Vec<(u8, usize)>,
+}
+
+impl<'a> Blocks<'a> {
+    pub(crate) fn new(inner: &'a Inner) -> Self {
+        Self { inner, packs: HashMap::new() }
+    }
+
+    /// Reads the blocks with these hashes, at most [`BATCH`] of them.
+    ///
+    /// Calls `take` once for each, with its number in `wanted` and its bytes, from several threads and in no order.
+    pub(crate) fn read(&mut self, wanted: &[Id], take: impl Fn(usize, &[u8]) -> Result<()> + Sync) -> Result<()> {
+        let frames = match self.find(wanted) {
+            // The collector may have moved blocks to another pack since the index was read.
+            Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+                self.packs.clear();
+                self.find(wanted)?
+            }
+            found => found?,
+        };
+        frames.par_iter().try_for_each_init(
+            || (Decoder::new(), Vec::new()),
+            |(decoder, buffer), frame| {
+                let decoder = decoder.as_mut().map_err(|error| Error::Memory {
+                    action: "cannot decompress",
+                    source: std::io::Error::new(error.kind(), error.to_string()),
+                })?;
+                frame.read(self.inner, decoder, buffer, |number, bytes| {
+                    if Id::of(bytes) != wanted[number] {
+                        let what = format!("the block {} at {} has other bytes", wanted[number], frame.place.offset);
+                        return Err(Error::damaged(pack_path(&frame.pack.id), what));
+                    }
+                    take(number, bytes)
+                })
+            },
+        )
+    }
+
+    /// Finds the frames that contain the blocks, and opens their packs.
+    fn find(&mut self, wanted: &[Id]) -> Result<Vec<Wanted>> {
+        let mut order: Vec<usize> = (0..wanted.len()).collect();
+        order.sort_unstable_by_key(|number| wanted[*number]);
+        let sorted: Vec<Id> = order.iter().map(|number| wanted[*number]).collect();
+        let inner = self.inner;
+        let mut found = inner.read(|index| {
+            let mut found = Vec::with_capacity(wanted.len());
+            for (place, number) in index.find(&sorted)?.into_iter().zip(&order) {
+                let Some(place) = place else {
+                    let what = format!("it does not contain the block {}", wanted[*number]);
+                    return Err(Error::damaged("index.redb", what));
+                };
+                if !self.packs.contains_key(&place.pack) {
+                    self.packs.insert(place.pack, open_pack(inner, index, place.pack)?);
+                }
+                found.push((place, *number));
+            }
+            Ok(found)
+        })?;
+        found.sort_unstable_by_key(|(place, number)| (place.pack, place.offset, *number));
+        let mut frames: Vec<Wanted> = Vec::new();
+        for (place, number) in found {
+            match frames.last_mut().filter(|last| (last.place.pack, last.place.offset) == (place.pack, place.offset)) {
+                Some(last) => last.blocks.push((place.number, number)),
+                None => {
+                    let pack = self.packs[&place.pack].clone();
+                    frames.push(Wanted { place, pack, blocks: vec![(place.number, number)] });
+                }
+            }
+        }
+        Ok(frames)
+    }
+}
+
+fn open_pack(inner: &Inner, index: &crate::index::Reader, number: u32) -> Result<Pack> {
+    let Some(row) = index.pack(number)? else {
+        return Err(Error::damaged("index.redb", format!("it has blocks in the pack {number} and not the pack")));
+    };
+    let path = pack_path(&row.id);
+    let file = inner.storage.open(&path).map_err(Error::file("cannot open", inner.path(&path)))?;
+    let len = file.len().map_err(Error::file("cannot read", inner.path(&path)))?;
+    if len != row.len {
+        return Err(Error::damaged(path, format!("it has {len} bytes instead of {}", row.len)));
+    }
+    Ok(Pack { id: row.id, len, file: Arc::from(file) })
+}
+
+impl Wanted {
+    /// Reads the frame, and calls `take` with the blocks that are wanted.
+    fn read(
+        &self,
+        inner: &Inner,
+        decoder: &mut Decoder,
+        buffer: &mut Vec<u8>,
+        take: impl Fn(usize, &[u8]) -> Result<()>,
+    ) -> Result<()> {
+        let (place, path) = (&self.place, pack_path(&self.pack.id));
+        let wrong = |what: String| Error::damaged(&*path, format!("the frame at {}: {what}", place.offset));
+        if u64::from(place.offset) + u64::from(place.stored) > self.pack.len {
+            return Err(wrong(format!("the index has its end behind that of the file ({})", self.pack.len)));
+        }
+        let Some(encoding) = Encoding::from_byte(place.encoding) else {
+            return Err(wrong(format!("its encoding {} is not known", place.encoding)));
+        };
+        buffer.resize(place.stored as usize, 0);
+        let read = self.pack.file.read_exact_at(buffer, place.offset.into());
+        read.map_err(Error::file("cannot read", inner.path(&path)))?;
+        let bytes = decoder.decode(buffer, encoding, place.blocks.into()).map_err(wrong)?;
+        for (number, wanted) in &self.blocks {
+            let at = usize::from(*number) * BLOCK;
+            let block = bytes.get(at..at + BLOCK);
+            take(*wanted, block.ok_or_else(|| wrong(format!("it has no block {number}")))?)?;
+        }
+        Ok(())
+    }
+}
+
+/// Calls `take` with batches of entries, and returns the first error.
+pub(crate) fn in_batches<T>(
+    entries: impl Iterator<Item = Result<T>>,
+    mut take: impl FnMut(&[T]) -> Result<()>,
+) -> Result<()> {
+    let mut batch = Vec::with_capacity(BATCH);
+    for entry in entries {
+        batch.push(entry?);
+        if batch.len() == BATCH {
+            take(&batch)?;
+            batch.clear();
+        }
+    }
+    if batch.is_empty() { Ok(()) } else { take(&batch) }
+}
+
+/// Locks a mutex whose value is valid after a panic too.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,248 @@
+//! A chain of manifests, read as one list of blocks.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use crate::error::{Error, Result};
+use crate::format::manifest::{Header, MAX_DEPTH, ManifestReader};
+use crate::format::runs::Entry;
+use crate::format::{Sequential, blocks};
+use crate::id::Id;
+use crate::storage::Storage;
+
+/// Returns the path of a manifest.
+pub(crate) fn manifest_path(id: &Id) -> String {
+    format!("manifests/{id}")
+}
+
+/// Opens a manifest and reads its header.
+pub(crate) fn open_manifest(storage: &dyn Storage, id: Id) -> Result<ManifestReader> {
+    let path = manifest_path(&id);
+    let file = storage.open(&path).map_err(Error::file("cannot open", storage.path(&path)))?;
+    let file = Sequential::new(file).map_err(Error::file("cannot read", storage.path(&path)))?;
+    ManifestReader::new(file, id).map_err(|wrong| wrong.of(&path))
+}
+
+/// Reads a manifest without its blocks, and compares all of it with its id.
+pub(crate) fn checked_header(storage: &dyn Storage, id: Id) -> Result<Header> {
+    let mut reader = open_manifest(storage, id)?;
+    reader.check().map_err(|wrong| wrong.of(&manifest_path(&id)))?;
+    Ok(reader.header)
+}
+
+/// Manifests, each the base of the one before. The last one is full, unless the chain was cut.
+pub(crate) struct Chain {
+    layers: Vec<ManifestReader>,
+}
+
+impl Chain {
+    /// Opens a manifest and all that it is relative to.
+    pub(crate) fn open(storage: &dyn Storage, id: Id) -> Result<Self> {
+        Self::open_to(storage, id, None)
+    }
+
+    /// As [`open`](Self::open), but ends before the manifest `end`.
+    pub(crate) fn open_to(storage: &dyn Storage, id: Id, end: Option<Id>) -> Result<Self> {
+        let mut layers: Vec<ManifestReader> = Vec::new();
+        let mut next = Some(id);
+        while let Some(id) = next.filter(|next| Some(*next) != end) {
+            let layer = open_manifest(storage, id)?;
+            if let Some(above) = layers.last()
+                && layer.header.depth.checked_add(1) != Some(above.header.depth)
+            {
+                let what = format!("its depth is {}, that of its base {}", above.header.depth, layer.header.depth);
+                return Err(Error::damaged(manifest_path(&above.id), what));
+            }
+            next = layer.header.base;
+            layers.push(layer);
+        }
+        Ok(Self { layers })
+    }
+
+    /// The manifest that the chain was opened for; `None` if the chain was cut before it.
+    pub(crate) fn top(&self) -> Option<&Header> {
+        self.layers.first().map(|layer| &layer.header)
+    }
+
+    /// Returns the ids of the manifests.
+    pub(crate) fn ids(&self) -> Vec<Id> {
+        self.layers.iter().map(|layer| layer.id).collect()
+    }
+
+    /// Whether the last manifest is full.
+    fn is_whole(&self) -> bool {
+        self.layers.last().is_some_and(|layer| layer.header.base.is_none())
+    }
+
+    /// Returns the blocks in ascending order.
+    ///
+    /// If the chain is whole, these are the blocks that are not zero. Otherwise they are those that may differ from
+    /// the manifest that the chain was cut at, including blocks of zeroes.
+    pub(crate) fn entries(self) -> Result<Entries> {
+        let zeroes = !self.is_whole();
+        let mut limit = u64::MAX;
+        let mut layers = Vec::with_capacity(self.layers.len());
+        for reader in self.layers {
+            // What a manifest says about blocks behind the end of one above it does not count.
+            limit = limit.min(blocks(reader.header.len));
+            layers.push(Layer { reader, limit });
+        }
+        let mut entries = Entries { layers, heads: BinaryHeap::new(), last: None, zeroes };
+        for number in 0..entries.layers.len() {
+            entries.advance(number)?;
+        }
+        Ok(entries)
+    }
+}
+
+struct Layer {
+    reader: ManifestReader,
+    limit: u64,
+}
+
+/// The blocks of a chain, merged. After the last one, all manifests have been compared with their ids.
+pub(crate) struct Entries {
+    layers: Vec<Layer>,
+    /// The next block of each layer: the lowest one first, and of equal ones that of the topmost layer.
+    heads: BinaryHeap<Reverse<(u64, usize, Option<Id>)>>,
+    last: Option<u64>,
+    zeroes: bool,
+}
+
+impl Entries {
+    fn advance(&mut self, number: usize) -> Result<()> {
+        let layer = &mut self.layers[number];
+        let wrong = |layer: &Layer, wrong: crate::format::Wrong| wrong.of(&manifest_path(&layer.reader.id));
+        match layer.reader.next() {
+            Ok(Some((block, hash))) if block < layer.limit => self.heads.push(Reverse((block, number, hash))),
+            Ok(None) => {}
+            Ok(Some(_)) => layer.reader.check().map_err(|error| wrong(layer, error))?,
+            Err(error) => return Err(wrong(layer, error)),
+        }
+        Ok(())
+    }
+
+    fn next_entry(&mut self) -> Result<Option<Entry>> {
+        while let Some(Reverse((block, number, hash))) = self.heads.pop() {
+            self.advance(number)?;
+            if self.last.replace(block) != Some(block) && (self.zeroes || hash.is_some()) {
+                return Ok(Some((block, hash)));
+            }
+        }
+        Ok(None)
+    }
+}
+
+impl Iterator for Entries {
+    type Item = Result<Entry>;
+
+    fn next(&mut self) -> Option<Result<Entry>> {
+        self.next_entry().transpose()
+    }
+}
+
+/// A block in which two snapshots differ: its number, and its hash in the second one, or `None` if it is zero there.
+pub(crate) type Difference = Entry;
+
+/// Returns the blocks in which `to` differs from `from`, in ascending order, within the length of `to`.
+///
+/// `exact` leaves out blocks that are equal. Otherwise some may be among them, if that saves reading a manifest that
+/// both have in common.
+pub(crate) fn differences(
+    storage: &dyn Storage,
+    from: Id,
+    to: Id,
+    exact: bool,
+) -> Result<Box<dyn Iterator<Item = Result<Difference>>>> {
+    if from == to {
+        return Ok(Box::new(std::iter::empty()));
+    }
+    if !exact && let Some(found) = above_common(storage, from, to)? {
+        return Ok(Box::new(found.into_iter().map(Ok)));
+    }
+    let (from, to) = (Chain::open(storage, from)?, Chain::open(storage, to)?);
+    let limit = to.top().map_or(0, |top| blocks(top.len));
+    let joined = Joined { from: from.entries()?.peekable(), to: to.entries()?.peekable() };
+    Ok(Box::new(joined.filter(move |entry| entry.as_ref().map_or(true, |entry| entry.0 < limit))))
+}
+
+/// Returns the blocks that the manifests above the common one list, if these say what `to` has there.
+fn above_common(storage: &dyn Storage, from: Id, to: Id) -> Result<Option<Vec<Difference>>> {
+    let (mut a, mut b) = (Some(from), Some(to));
+    let mut seen = Vec::new();
+    // The chains are short, so their headers are read twice.
+    while let Some(id) = a {
+        seen.push(id);
+        a = open_manifest(storage, id)?.header.base.filter(|_| seen.len() <= MAX_DEPTH as usize);
+    }
+    let mut depth = 0;
+    while let Some(id) = b.filter(|id| !seen.contains(id)) {
+        depth += 1;
+        b = open_manifest(storage, id)?.header.base.filter(|_| depth <= MAX_DEPTH);
+    }
+    let Some(common) = b else { return Ok(None) };
+    let (from, to) = (Chain::open_to(storage, from, Some(common))?, Chain::open_to(storage, to, Some(common))?);
+    // Both have to be as long as the common one, or longer: otherwise, blocks behind an end differ without being listed.
+    let len = open_manifest(storage, common)?.header.len;
+    if from.layers.iter().chain(&to.layers).any(|layer| layer.header.len < len) {
+        return Ok(None);
+    }
+    let limit = to.top().map_or(blocks(len), |top| blocks(top.len));
+    let mut found = Vec::new();
+    let mut to = to.entries()?.peekable();
+    for entry in from.entries()? {
+        let (block, _) = entry?;
+        while let Some(entry) = to.next_if(|entry| entry.as_ref().map_or(true, |entry| entry.0 <= block)) {
+            found.push(entry?);
+        }
+        let listed = found.last().is_some_and(|last| last.0 == block);
+        if !listed && block < blocks(len) {
+            return Ok(None);
+        }
+        if !listed && block < limit {
+            found.push((block, None)); // `to` does not list it, and the common one ends before it.
+        }
+    }
+    for entry in to {
+        found.push(entry?);
+    }
+    Ok(Some(found))
+}
+
+/// The blocks that differ, of two lists of the blocks that are not zero.
+struct Joined {
+    from: std::iter::Peekable<Entries>,
+    to: std::iter::Peekable<Entries>,
+}
+
+impl Iterator for Joined {
+    type Item = Result<Difference>;
+
+    fn next(&mut self) -> Option<Result<Difference>> {
+        loop {
+            let block = |entry: Option<&Result<Entry>>| match entry {
+                None => Some(u64::MAX),
+                Some(Ok(entry)) => Some(entry.0),
+                Some(Err(_)) => None,
+            };
+            // An error comes first.
+            let Some(from) = block(self.from.peek()) else { return self.from.next() };
+            let Some(to) = block(self.to.peek()) else { return self.to.next() };
+            if from < to {
+                self.from.next();
+                return Some(Ok((from, None)));
+            }
+            let new = self.to.next()?;
+            if to < from {
+                return Some(new);
+            }
+            let old = self.from.next()?;
+            if let (Ok(old), Ok(new)) = (&old, &new)
+                && old.1 == new.1
+            {
+                continue;
+            }
+            return Some(new);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! `Gate`: the only way into redb, and the only way from redb to the file.
+//!
+//! redb trusts the file of a database. It panics on some kinds of damage. So each call of redb runs in [`Gate::run`], which
+//! turns a panic into [`Error::Damaged`]. After a panic no call gets to redb any more.
+//!
+//! redb also writes more than needed here. When a database is closed, redb commits once more, to store which pages are
+//! free. `writer.rs` stores that with each commit instead (*quick repair*), so the gate is closed before redb, and redb can
+//! write nothing. The next time, redb finds a database that was not closed, and uses what the last commit stored.
+
+use std::fmt;
+use std::io;
+use std::panic::{self, AssertUnwindSafe};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use redb::StorageBackend;
+
+use crate::error::{Error, Result};
+use crate::storage::DatabaseMode;
+
+use super::row::damaged;
+
+/// The longest database that is opened. It has places for some 80 TB of blocks.
+const MAX_LEN: u64 = 1 << 40;
+
+/// An error within [`Gate::run`].
+#[derive(Debug)]
+pub(super) enum Stop {
+    /// redb returned an error.
+    Redb(redb::Error),
+    /// A value was not valid.
+    Store(Error),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Store(error)
+    }
+}
+
+macro_rules! from_redb {
+    ($($error:ident),*) => {
+        $(impl From<redb::$error> for Stop {
+            fn from(error: redb::$error) -> Self {
+                Self::Redb(error.into())
+            }
+        })*
+    };
+}
+
+from_redb!(CommitError, DatabaseError, StorageError, TableError, TransactionError);
+
+/// What stands between the index and redb, and between redb and the file.
+pub(super) struct Gate {
+    /// `None` after it was closed.
+    file: RwLock<Option<Box<dyn StorageBackend>>>,
+    /// What the gate knows about the file.
+    known: Mutex<Known>,
+    /// Whether redb panicked.
+    broken: AtomicBool,
+}
+
+/// What the gate knows about the file.
+struct Known {
+    /// The header of the database as it is in the file, or nothing.
+    header: Vec<u8>,
+    /// Whether something may not be synced.
+    dirty: bool,
+    /// The first error of a file operation, for a panic that follows from it.
+    failure: Option<(io::ErrorKind, String)>,
+}
+
+impl Gate {
+    /// Returns the gate, and what redb uses as the file.
+    pub(super) fn new(file: Box<dyn StorageBackend>, mode: DatabaseMode) -> Result<(Arc<Self>, Backend)> {
+        let len = file.len().map_err(|source| index_error("open", redb::Error::Io(source)))?;
+        // redb would make an empty file into a new database.
+        if len > MAX_LEN || (len == 0) != (mode == DatabaseMode::Create) {
+            return Err(damaged(format!("it has {len} bytes")));
+        }
+        let gate = Arc::new(Self {
+            file: RwLock::new(Some(file)),
+            // A writer that crashed may have written without a sync.
+            known: Mutex::new(Known { header: Vec::new(), dirty: true, failure: None }),
+            broken: AtomicBool::new(false),
+        });
+        Ok((Arc::clone(&gate), Backend(gate)))
+    }
+
+    /// Calls redb. `action` describes what is tried, for the error.
+    pub(super) fn run<T>(&self, action: &'static str, call: impl FnOnce() -> Result<T, Stop>) -> Result<T> {
+        if self.broken.load(Ordering::Acquire) {
+            return Err(damaged("an earlier operation on it failed"));
+        }
+        // After a panic, nothing that `call` could change is used again.
+        match panic::catch_unwind(AssertUnwindSafe(call)) {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(Stop::Store(error))) => Err(error),
+            Ok(Err(Stop::Redb(error))) => Err(index_error(action, error)),
+            Err(payload) => {
+                self.broken.store(true, Ordering::Release);
+                self.close_file();
+                if let Some((kind, text)) = self.known().failure.take() {
+                    return Err(index_error(action, redb::Error::Io(io::Error::new(kind, text))));
+                }
+                let text = payload.downcast_ref::<String>().map(String::as_str);
+                let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
+                Err(damaged(format!("redb found: {text}")))
+            }
+        }
+    }
+
+    /// Closes the file, and drops something that belongs to redb.
+    pub(super) fn close<T>(&self, database: T) {
+        self.close_file();
+        self.discard(database);
+    }
+
+    /// Drops something that belongs to redb.
+    pub(super) fn discard<T>(&self, part: T) {
+        if self.broken.load(Ordering::Acquire) {
+            // The locks in it may be poisoned, so dropping it could panic twice. It has no file open.
+            std::mem::forget(part);
+        } else if panic::catch_unwind(AssertUnwindSafe(|| drop(part))).is_err() {
+            self.broken.store(true, Ordering::Release);
+            self.close_file();
+        }
+    }
+
+    /// Closes the file.
+    fn close_file(&self) {
+        drop(self.file.write().unwrap_or_else(PoisonError::into_inner).take());
+    }
+
+    /// Returns what is known about the file. A thread that panicked cannot leave it half changed.
+    fn known(&self) -> MutexGuard<'_, Known> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Runs an operation on the file.
+    fn on_file<T>(&self, operation: impl FnOnce(&dyn StorageBackend) -> io::Result<T>) -> io::Result<T> {
+        let file = self.file.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(file) = &*file else {
+            return Err(io::Error::other("the index is closed"));
+        };
+        operation(&**file).inspect_err(|error| {
+            self.known().failure.get_or_insert_with(|| (error.kind(), error.to_string()));
+        })
+    }
+}
+
+/// Returns the error of the store for an error of redb.
+fn index_error(action: &'static str, error: redb::Error) -> Error {
+    use io::ErrorKind::{InvalidData, UnexpectedEof};
+    match error {
+        redb::Error::Io(error) if matches!(error.kind(), InvalidData | UnexpectedEof) => {
+            damaged(format!("cannot {action} it: {error}"))
+        }
+        redb::Error::Corrupted(what) => damaged(what),
+        redb::Error::TableTypeMismatch { .. }
+        | redb::Error::TableIsMultimap(_)
+        | redb::Error::TableIsNotMultimap(_)
+        | redb::Error::TypeDefinitionChanged { .. }
+        | redb::Error::TableDoesNotExist(_)
+        | redb::Error::RepairAborted
+        | redb::Error::UpgradeRequired(_) => damaged(error.to_string()),
+        error => Error::Index { action, source: Box::new(error) },
+    }
+}
+
+/// The file of a database, as redb sees it.
+pub(super) struct Backend(Arc<Gate>);
+
+impl fmt::Debug for Backend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("index.redb")
+    }
+}
+
+impl StorageBackend for Backend {
+    fn len(&self) -> io::Result<u64> {
+        self.0.on_file(|file| file.len())
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.on_file(|file| file.read(offset, out))?;
+        if offset == 0 {
+            self.0.known().header = out.to_vec();
+        }
+        Ok(())
+    }
+
+    fn set_len(&self, len: u64) -> io::Result<()> {
+        self.0.known().dirty = true;
+        self.0.on_file(|file| file.set_len(len))
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        if !self.0.known().dirty {
+            return Ok(());
+        }
+        self.0.on_file(|file| file.sync_data())?;
+        self.0.known().dirty = false;
+        Ok(())
+    }
+
+    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+        {
+            let mut known = self.0.known();
+            // redb writes the header twice while it opens a database that was not closed, with what it has already.
+            if offset == 0 && known.header == data {
+                return Ok(());
+            }
+            known.dirty = true;
+            if offset == 0 {
+                known.header.clear();
+            }
+        }
+        self.0.on_file(|file| file.write(offset, data))?;
+        if offset == 0 {
+            self.0.known().header = data.to_vec();
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,183 @@
+//! `Reader`: what was committed when it was opened.
+
+use std::fmt;
+use std::sync::Arc;
+
+use redb::{ReadTransaction, ReadableTable};
+
+use crate::error::Result;
+use crate::id::Id;
+
+use super::gate::{Gate, Stop};
+use super::row::{ManifestRow, PackRow, Place, Row};
+use super::runs::{self, Cursor};
+use super::{BUCKETS, MANIFESTS, NAMES, PACK_IDS, PACKS, RUNS};
+
+/// How many entries are handed to a visitor at a time.
+const BATCH: usize = 4096;
+
+/// The contents of the index at one time.
+pub(crate) struct Reader {
+    gate: Arc<Gate>,
+    /// `None` after it was dropped.
+    transaction: Option<ReadTransaction>,
+}
+
+impl Reader {
+    /// Returns a reader of what a transaction sees.
+    pub(super) fn new(gate: Arc<Gate>, transaction: ReadTransaction) -> Self {
+        Self { gate, transaction: Some(transaction) }
+    }
+
+    /// Calls redb.
+    fn run<T>(&self, call: impl FnOnce(&ReadTransaction) -> Result<T, Stop>) -> Result<T> {
+        let transaction = self.transaction.as_ref();
+        self.gate.run("read", || call(transaction.ok_or_else(|| super::damaged("it was closed"))?))
+    }
+
+    /// Returns the places of blocks. `hashes` ascend. The result has one entry for each of them.
+    pub(crate) fn find(&self, hashes: &[Id]) -> Result<Vec<Option<Place>>> {
+        self.run(|transaction| {
+            let buckets = transaction.open_table(BUCKETS)?;
+            let mut places = vec![None; hashes.len()];
+            for (run, row) in runs::list(&transaction.open_table(RUNS)?)?.iter().rev() {
+                runs::find(&buckets, (*run, row), hashes, &mut places)?;
+            }
+            Ok(places)
+        })
+    }
+
+    /// Returns the pack of a number.
+    pub(crate) fn pack(&self, number: u32) -> Result<Option<PackRow>> {
+        self.run(|transaction| {
+            let value = transaction.open_table(PACKS)?.get(number)?;
+            Ok(value
+                .map(|value| PackRow::from_value("packs", &number.to_be_bytes(), value.value()))
+                .transpose()?)
+        })
+    }
+
+    /// Returns the number of a pack.
+    pub(crate) fn pack_number(&self, id: &Id) -> Result<Option<u32>> {
+        self.run(|transaction| {
+            let value = transaction.open_table(PACK_IDS)?.get(id.as_bytes())?;
+            Ok(value.map(|value| u32::from_value("pack_ids", id.as_bytes(), value.value())).transpose()?)
+        })
+    }
+
+    /// Returns all packs, in the order of their numbers.
+    pub(crate) fn packs(&self) -> Result<Vec<(u32, PackRow)>> {
+        self.run(|transaction| {
+            let mut packs = Vec::new();
+            for row in transaction.open_table(PACKS)?.iter()? {
+                let (number, value) = row?;
+                let number = number.value();
+                packs.push((number, PackRow::from_value("packs", &number.to_be_bytes(), value.value())?));
+            }
+            Ok(packs)
+        })
+    }
+
+    /// Returns a manifest.
+    pub(crate) fn manifest(&self, id: &Id) -> Result<Option<ManifestRow>> {
+        self.run(|transaction| {
+            let value = transaction.open_table(MANIFESTS)?.get(id.as_bytes())?;
+            Ok(value
+                .map(|value| ManifestRow::from_value("manifests", id.as_bytes(), value.value()))
+                .transpose()?)
+        })
+    }
+
+    /// Returns all manifests, in the order of their ids.
+    pub(crate) fn manifests(&self) -> Result<Vec<(Id, ManifestRow)>> {
+        self.run(|transaction| {
+            let mut manifests = Vec::new();
+            for row in transaction.open_table(MANIFESTS)?.iter()? {
+                let (key, value) = row?;
+                let row = ManifestRow::from_value("manifests", key.value(), value.value())?;
+                manifests.push((Id::from_bytes(*key.value()), row));
+            }
+            Ok(manifests)
+        })
+    }
+
+    /// Returns the ids of the manifests from `first` to `last`, both included.
+    pub(crate) fn manifests_from(&self, first: &Id, last: &Id) -> Result<Vec<Id>> {
+        self.run(|transaction| {
+            let mut ids = Vec::new();
+            if first > last {
+                return Ok(ids);
+            }
+            for row in
+                transaction.open_table(MANIFESTS)?.range::<&[u8; 32]>(first.as_bytes()..=last.as_bytes())?
+            {
+                let (key, value) = row?;
+                ManifestRow::from_value("manifests", key.value(), value.value())?;
+                ids.push(Id::from_bytes(*key.value()));
+            }
+            Ok(ids)
+        })
+    }
+
+    /// Returns what a name stands for.
+    pub(crate) fn name(&self, name: &str) -> Result<Option<Id>> {
+        self.run(|transaction| {
+            let value = transaction.open_table(NAMES)?.get(name)?;
+            Ok(value.map(|value| Id::from_value("names", name.as_bytes(), value.value())).transpose()?)
+        })
+    }
+
+    /// Returns all names, in ascending order.
+    pub(crate) fn names(&self) -> Result<Vec<(String, Id)>> {
+        self.run(|transaction| {
+            let mut names = Vec::new();
+            for row in transaction.open_table(NAMES)?.iter()? {
+                let (name, value) = row?;
+                let name = name.value();
+                names.push((name.to_owned(), Id::from_value("names", name.as_bytes(), value.value())?));
+            }
+            Ok(names)
+        })
+    }
+
+    /// Visits all places, run by run, the newest run first. Within a run, the hashes ascend.
+    ///
+    /// If several runs have a hash, [`Reader::find`] returns the place that is visited first.
+    pub(crate) fn for_each_place(&self, mut visit: impl FnMut(&Id, &Place) -> Result<()>) -> Result<()> {
+        let runs = self.run(|transaction| runs::list(&transaction.open_table(RUNS)?))?;
+        for (run, row) in runs.into_iter().rev() {
+            let mut cursor = Cursor::new(run, row);
+            loop {
+                // The visitor runs outside, so that its panics are not taken for damage.
+                let batch = self.run(|transaction| {
+                    let buckets = transaction.open_table(BUCKETS)?;
+                    let mut batch = Vec::with_capacity(BATCH);
+                    while batch.len() < BATCH {
+                        let Some(entry) = cursor.next(&buckets)? else { break };
+                        batch.push(entry);
+                    }
+                    Ok(batch)
+                })?;
+                if batch.is_empty() {
+                    break;
+                }
+                for (hash, place) in &batch {
+                    visit(hash, place)?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.gate.discard(self.transaction.take());
+    }
+}
+
+impl fmt::Debug for Reader {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Reader").finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,138 @@
+//! What all operations of a repository share: its files, its locks, and access to the index.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::error::{Error, Result};
+use crate::id::{Id, Reference};
+use crate::index::{Index, ManifestRow, Reader, Writer};
+use crate::storage::{DatabaseMode, Lock, Locked, Storage};
+
+/// The lock of the process that changes the repository. It is held for a whole operation.
+const WRITER: &str = "lock";
+
+/// The lock of the index. It is held while the index is open.
+const INDEX: &str = "index.lock";
+
+/// How long an operation waits for a lock unless the caller sets another time.
+pub(crate) const WAIT: Duration = Duration::from_secs(60);
+
+/// The fewest digits of an id that are accepted.
+const SHORTEST: usize = 4;
+
+/// An open repository.
+#[derive(Clone, Debug)]
+pub(crate) struct Inner {
+    pub(crate) storage: Arc<dyn Storage>,
+    /// The id of the repository.
+    pub(crate) id: String,
+    pub(crate) wait: Duration,
+}
+
+impl Inner {
+    /// Returns the path of a file for messages.
+    pub(crate) fn path(&self, path: &str) -> PathBuf {
+        self.storage.path(path)
+    }
+
+    /// Locks the repository against other writers, in this process and in others.
+    pub(crate) fn lock_writer(&self) -> Result<Box<dyn Locked>> {
+        self.lock(WRITER, Lock::Exclusive, "the lock of the writer")
+    }
+
+    /// Reads the index. It stays open, and locked against writers, until `read` returns.
+    pub(crate) fn read<T>(&self, read: impl FnOnce(&Reader) -> Result<T>) -> Result<T> {
+        let _lock = self.lock(INDEX, Lock::Shared, "the lock of the index")?;
+        let index = Index::open(&*self.storage, DatabaseMode::Read, &self.id)?;
+        let result = read(&index.read()?);
+        index.close()?;
+        result
+    }
+
+    /// Changes the index in one step, which is durable when this returns. After an error, nothing has changed.
+    ///
+    /// The caller holds the lock of the writer.
+    pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Writer<'_>) -> Result<T>) -> Result<T> {
+        let _lock = self.lock(INDEX, Lock::Exclusive, "the lock of the index")?;
+        let index = Index::open(&*self.storage, DatabaseMode::Write, &self.id)?;
+        let mut writer = index.write()?;
+        let result = change(&mut writer)?;
+        writer.commit()?;
+        index.close()?;
+        Ok(result)
+    }
+
+    fn lock(&self, path: &str, kind: Lock, what: &'static str) -> Result<Box<dyn Locked>> {
+        let locked = self.storage.lock(path, kind, self.wait);
+        locked.map_err(Error::file("cannot lock", self.path(path)))?.ok_or_else(|| Error::Busy {
+            place: self.path("").display().to_string(),
+            lock: what,
+            seconds: self.wait.as_secs(),
+        })
+    }
+
+    /// Returns the id of a listed snapshot, and its row in the index.
+    pub(crate) fn resolve(&self, reference: &Reference) -> Result<(Id, ManifestRow)> {
+        self.read(|index| resolve(index, reference))
+    }
+
+    /// Returns a new path for a file that is being written.
+    pub(crate) fn temporary(&self, end: &str) -> String {
+        format!("tmp/{:032x}.{end}", rand::random::<u128>())
+    }
+}
+
+/// Returns the id of a listed snapshot, and its row in the index.
+pub(crate) fn resolve(index: &Reader, reference: &Reference) -> Result<(Id, ManifestRow)> {
+    let unknown = || Error::NotFound { kind: "snapshot", reference: reference.to_string() };
+    let listed = |id: Id| Ok(index.manifest(&id)?.filter(|row| row.listed).map(|row| (id, row)));
+    let text = match reference {
+        Reference::Id(id) => return listed(*id)?.ok_or_else(unknown),
+        Reference::Text(text) => text,
+    };
+    if let Some(id) = index.name(text)? {
+        return listed(id)?.ok_or_else(|| Error::damaged("index.redb", format!("the name {text} leads to no snapshot")));
+    }
+    let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit()) && (SHORTEST..=64).contains(&text.len());
+    if !digits {
+        return Err(unknown());
+    }
+    let (first, last) = (format!("{text:0<64}").parse()?, format!("{text:f<64}").parse()?);
+    let mut found = Vec::new();
+    for id in index.manifests_from(&first, &last)? {
+        found.extend(listed(id)?);
+    }
+    match found.len() {
+        0 | 1 => found.pop().ok_or_else(unknown),
+        _ => Err(Error::Ambiguous { prefix: text.clone(), candidates: found.iter().map(|found| found.0).collect() }),
+    }
+}
+
+/// Returns the current time in milliseconds since 1970.
+pub(crate) fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Returns the time that is `milliseconds` after 1970.
+pub(crate) fn time(milliseconds: u64) -> SystemTime {
+    UNIX_EPOCH.checked_add(Duration::from_millis(milliseconds)).unwrap_or(UNIX_EPOCH)
+}
+
+/// Checks that a text can be a name: as a file name on every system, and not like an id.
+pub(crate) fn check_name(name: &str) -> Result<()> {
+    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-+@=".contains(&byte);
+    let valid = (1..=128).contains(&name.len())
+        && name.bytes().all(allowed)
+        && !name.starts_with(['.', '-'])
+        && !name.ends_with('.')
+        && name.parse::<Id>().is_err();
+    if valid {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "{name:?} cannot be a name: a name has 1 to 128 letters, digits and . _ - + @ =, does not begin with . or -, \
+         does not end with a dot, and is not an id"
+    )))
+}

@@ -1,0 +1,203 @@
+//! The way of the blocks into packs.
+
+use std::collections::HashSet;
+use std::ops::Range;
+use std::sync::Mutex;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread;
+
+use memsnap::Snapshot;
+use rayon::prelude::*;
+
+use crate::blocks::lock;
+use crate::error::{Error, Result};
+use crate::format::BLOCK;
+use crate::format::pack::{Encoder, FRAME_BLOCKS, Frame};
+use crate::format::runs::Entry;
+use crate::id::Id;
+use crate::inner::Inner;
+use crate::progress::{Observer, Progress};
+use crate::sink::{Pending, Sink};
+use crate::source::Source;
+
+/// The number of neighbouring blocks that a thread reads and hashes at a time.
+const TASK: u64 = 64;
+
+/// The number of blocks in a batch: those of 16 MiB.
+const BATCH: u64 = 4096;
+
+/// Batches that wait for the writer.
+const WAITING: usize = 2;
+
+/// The number of blocks in packs after which they are added to the index. This limits the memory of a save; nothing
+/// refers to these blocks until the manifest is in the index too.
+const UNINDEXED: usize = 1 << 20;
+
+/// What is saved.
+pub(super) struct Job<'a> {
+    pub(super) inner: &'a Inner,
+    pub(super) source: &'a dyn Source,
+    /// A snapshot with which the blocks are compared first, if some of them may be equal.
+    pub(super) old: Option<&'a Snapshot>,
+    pub(super) ranges: &'a [Range<u64>],
+}
+
+/// What was written.
+pub(super) struct Stored {
+    /// Packs that are not in the index yet.
+    pub(super) pending: Pending,
+    pub(super) bytes: u64,
+    pub(super) blocks: u64,
+}
+
+/// Neighbouring blocks that were read.
+struct Read {
+    bytes: Vec<u8>,
+    /// The number, the hash and the position in `bytes` of the blocks that differ.
+    blocks: Vec<(Entry, usize)>,
+}
+
+impl Job<'_> {
+    /// Saves the blocks, and calls `list` with each in ascending order.
+    pub(super) fn run(
+        &self,
+        list: &mut dyn FnMut(Entry) -> Result<()>,
+        observer: &mut Observer<'_>,
+    ) -> Result<Stored> {
+        // The hashes of blocks that were sent to the writer and are not in the index.
+        let sent = Mutex::new(HashSet::new());
+        thread::scope(|scope| {
+            let (sender, frames) = sync_channel(WAITING);
+            let writer = scope.spawn(|| write(self.inner, frames, &sent));
+            let read = self.read(list, observer, &sent, sender);
+            // The writer ends because the sender was dropped. If it failed, its error is the cause of the other one.
+            let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+            read.map(|()| written)
+        })
+    }
+
+    /// Reads the blocks, and sends those that the repository lacks to the writer.
+    fn read(
+        &self,
+        list: &mut dyn FnMut(Entry) -> Result<()>,
+        observer: &mut Observer<'_>,
+        sent: &Mutex<HashSet<Id>>,
+        sender: SyncSender<Vec<Frame>>,
+    ) -> Result<()> {
+        let total = self.ranges.iter().map(|range| range.end - range.start).sum::<u64>() * BLOCK as u64;
+        let mut progress = Progress { total, ..Progress::default() };
+        let tasks = self.ranges.iter().flat_map(|range| {
+            range.clone().step_by(TASK as usize).map(|first| first..range.end.min(first + TASK))
+        });
+        let mut tasks = tasks.peekable();
+        while tasks.peek().is_some() {
+            let mut blocks = 0;
+            let mut batch: Vec<Range<u64>> = Vec::new();
+            while let Some(task) = tasks.next_if(|_| blocks < BATCH) {
+                blocks += task.end - task.start;
+                batch.push(task);
+            }
+            let read: Vec<Read> = batch.into_par_iter().map(|task| self.read_task(task)).collect::<Result<_>>()?;
+            let frames = encode(&read, &self.unknown(&read, sent)?)?;
+            for (entry, _) in read.iter().flat_map(|read| &read.blocks) {
+                list(*entry)?;
+            }
+            progress.done += blocks * BLOCK as u64;
+            progress.written += frames.iter().map(|frame| frame.bytes.len() as u64).sum::<u64>();
+            // If the writer has failed, `run` returns its error.
+            if !frames.is_empty() && sender.send(frames).is_err() {
+                break;
+            }
+            observer.tell(progress);
+        }
+        Ok(())
+    }
+
+    fn read_task(&self, task: Range<u64>) -> Result<Read> {
+        let failed = "cannot read the bytes to save";
+        let len = (task.end - task.start) as usize * BLOCK;
+        let mut bytes = vec![0; len];
+        self.source.read_at(&mut bytes, task.start * BLOCK as u64).map_err(Error::memory(failed))?;
+        let mut old = Vec::new();
+        if let Some(snapshot) = self.old {
+            old.resize(len, 0);
+            Source::read_at(snapshot, &mut old, task.start * BLOCK as u64).map_err(Error::memory(failed))?;
+        }
+        let mut blocks = Vec::new();
+        for (number, (block, at)) in task.zip((0..len).step_by(BLOCK)).enumerate() {
+            let (new, _) = (&bytes[at..at + BLOCK], number);
+            if old.get(at..at + BLOCK) != Some(new) {
+                let hash = if is_zero(new) { None } else { Some(Id::of(new)) };
+                blocks.push(((block, hash), at));
+            }
+        }
+        Ok(Read { bytes, blocks })
+    }
+
+    /// Returns the blocks that the repository lacks, each once, and adds them to `sent`.
+    fn unknown<'r>(&self, read: &'r [Read], sent: &Mutex<HashSet<Id>>) -> Result<Vec<(Id, &'r [u8])>> {
+        let mut hashes: Vec<Id> = read.iter().flat_map(|read| &read.blocks).filter_map(|block| block.0.1).collect();
+        if hashes.is_empty() {
+            return Ok(Vec::new());
+        }
+        hashes.sort_unstable();
+        hashes.dedup();
+        // The writer adds blocks to the index before it removes them from `sent`, so this comes first.
+        let in_packs: Vec<bool> = {
+            let sent = lock(sent);
+            hashes.iter().map(|hash| sent.contains(hash)).collect()
+        };
+        let places = self.inner.read(|index| index.find(&hashes))?;
+        let known = in_packs.into_iter().zip(places).map(|(sent, place)| sent || place.is_some());
+        let mut unknown: HashSet<Id> =
+            hashes.iter().zip(known).filter(|(_, known)| !known).map(|(hash, _)| *hash).collect();
+        lock(sent).extend(&unknown);
+        let blocks = read.iter().flat_map(|read| read.blocks.iter().map(move |block| (read, block)));
+        let new = blocks.filter_map(|(read, ((_, hash), at))| {
+            let hash = hash.filter(|hash| unknown.remove(hash))?;
+            Some((hash, &read.bytes[*at..*at + BLOCK]))
+        });
+        Ok(new.collect())
+    }
+}
+
+/// Compresses blocks, in their order.
+fn encode(_: &[Read], blocks: &[(Id, &[u8])]) -> Result<Vec<Frame>> {
+    let failed = "cannot compress";
+    let frames = blocks.par_chunks(FRAME_BLOCKS).map_init(Encoder::new, |encoder, blocks| {
+        let mut bytes = Vec::with_capacity(blocks.len() * BLOCK);
+        for (_, block) in blocks {
+            bytes.extend_from_slice(block);
+        }
+        let encoder = encoder.as_mut().map_err(|error| Error::Memory { action: failed, source: error.kind().into() })?;
+        let hashes = blocks.iter().map(|(hash, _)| *hash).collect();
+        encoder.encode(&bytes, hashes).map_err(Error::memory(failed))
+    });
+    frames.collect()
+}
+
+/// Writes frames to packs until the sender is dropped.
+fn write(inner: &Inner, frames: Receiver<Vec<Frame>>, sent: &Mutex<HashSet<Id>>) -> Result<Stored> {
+    let mut sink = Sink::new(inner);
+    for batch in frames {
+        for frame in &batch {
+            sink.push(frame)?;
+        }
+        if sink.pending() >= UNINDEXED {
+            let pending = sink.sync()?;
+            inner.change(|index| pending.add_to(index))?;
+            let mut sent = lock(sent);
+            for hash in pending.hashes() {
+                sent.remove(hash);
+            }
+        }
+    }
+    let pending = sink.sync()?;
+    Ok(Stored { pending, bytes: sink.bytes, blocks: sink.blocks })
+}
+
+/// Whether all bytes of a block are zero.
+pub(crate) fn is_zero(block: &[u8]) -> bool {
+    static ZEROES: [u8; BLOCK] = [0; BLOCK];
+    block == ZEROES
+}

@@ -1,0 +1,152 @@
+//! What is saved: a snapshot, or a file.
+
+use std::fs::File;
+use std::io;
+use std::ops::Range;
+
+use memsnap::Snapshot;
+
+use crate::format::BLOCK;
+
+/// Something with bytes that can be saved.
+pub(crate) trait Source: Sync {
+    /// Returns the length in bytes, a multiple of [`BLOCK`], and the length of the content.
+    fn len(&self) -> (u64, u64);
+
+    /// Fills `buffer` from byte `offset` on. Bytes behind the end are zero.
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
+
+    /// Returns ranges, in ascending order, that contain all bytes that are not zero.
+    fn data(&self) -> io::Result<Vec<Range<u64>>>;
+
+    /// Returns ranges, in ascending order, that contain all bytes that differ from those of a snapshot.
+    fn changes(&self, old: &Snapshot) -> io::Result<Vec<Range<u64>>>;
+}
+
+impl Source for Snapshot {
+    fn len(&self) -> (u64, u64) {
+        // Pages are whole blocks on every system.
+        (self.len() as u64, self.content_len() as u64)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let read = match usize::try_from(offset) {
+            Ok(offset) => Snapshot::read_at(self, buffer, offset)?,
+            Err(_) => 0,
+        };
+        buffer[read..].fill(0);
+        Ok(())
+    }
+
+    fn data(&self) -> io::Result<Vec<Range<u64>>> {
+        Ok(self.data_ranges()?.into_iter().map(|range| range.start as u64..range.end as u64).collect())
+    }
+
+    fn changes(&self, old: &Snapshot) -> io::Result<Vec<Range<u64>>> {
+        let ranges = old.diff(self)?.ranges();
+        Ok(ranges.into_iter().map(|range| range.start as u64..range.end as u64).collect())
+    }
+}
+
+/// A file of which the length was read.
+pub(crate) struct FileSource<'a> {
+    file: &'a File,
+    len: u64,
+}
+
+impl<'a> FileSource<'a> {
+    pub(crate) fn new(file: &'a File) -> io::Result<Self> {
+        let kind = file.metadata()?.file_type();
+        if kind.is_dir() {
+            return Err(io::ErrorKind::IsADirectory.into());
+        }
+        #[cfg(unix)]
+        {
+            use std::os::unix::fs::FileTypeExt;
+            if kind.is_char_device() || kind.is_fifo() || kind.is_socket() {
+                return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a file nor a block device"));
+            }
+        }
+        // The metadata of a block device has no length.
+        let len = io::Seek::seek(&mut &*file, io::SeekFrom::End(0))?;
+        Ok(Self { file, len })
+    }
+}
+
+impl Source for FileSource<'_> {
+    fn len(&self) -> (u64, u64) {
+        (self.len.next_multiple_of(BLOCK as u64), self.len)
+    }
+
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()> {
+        let mut filled = 0;
+        while filled < buffer.len() {
+            match read_some_at(self.file, &mut buffer[filled..], offset + filled as u64) {
+                Ok(0) => break,
+                Ok(read) => filled += read,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        if (offset + filled as u64) < self.len.min(offset + buffer.len() as u64) {
+            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was read"));
+        }
+        buffer[filled..].fill(0);
+        let inside = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX).min(buffer.len());
+        buffer[inside..].fill(0);
+        Ok(())
+    }
+
+    fn changes(&self, _: &Snapshot) -> io::Result<Vec<Range<u64>>> {
+        Ok(vec![0..self.len]) // The file is compared by its hashes, or all of it is new.
+    }
+
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "macos"))]
+    fn data(&self) -> io::Result<Vec<Range<u64>>> {
+        use rustix::fs::{SeekFrom, seek};
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        let mut at = 0;
+        while at < self.len {
+            let start = match seek(self.file, SeekFrom::Data(at)) {
+                Ok(start) => start,
+                Err(rustix::io::Errno::NXIO) => break,
+                // A file system or a device without holes.
+                Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) if at == 0 => return Ok(vec![0..self.len]),
+                Err(error) => return Err(error.into()),
+            };
+            let end = seek(self.file, SeekFrom::Hole(start))?;
+            ranges.push(start..end.max(start + 1).min(self.len));
+            at = end.max(start + 1);
+        }
+        Ok(ranges)
+    }
+
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "macos")))]
+    fn data(&self) -> io::Result<Vec<Range<u64>>> {
+        Ok(vec![0..self.len])
+    }
+}
+
+#[cfg(unix)]
+fn read_some_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::unix::fs::FileExt::read_at(file, buffer, offset)
+}
+
+#[cfg(windows)]
+fn read_some_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
+}
+
+/// Returns the blocks that the byte ranges touch, as ascending ranges that are not adjacent, below `limit`.
+pub(crate) fn block_ranges(bytes: impl IntoIterator<Item = Range<u64>>, limit: u64) -> Vec<Range<u64>> {
+    let mut blocks: Vec<Range<u64>> = Vec::new();
+    for range in bytes {
+        let range = range.start / BLOCK as u64..range.end.div_ceil(BLOCK as u64).min(limit);
+        match blocks.last_mut().filter(|last| range.start <= last.end) {
+            Some(last) => last.end = last.end.max(range.end),
+            None if range.is_empty() => {}
+            None => blocks.push(range),
+        }
+    }
+    blocks
+}
