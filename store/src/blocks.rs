@@ -49,7 +49,11 @@ impl<'a> Blocks<'a> {
     /// Reads the blocks with these hashes, at most [`BATCH`] of them.
     ///
     /// Calls `take` once for each, with its number in `wanted` and its bytes, from several threads and in no order.
-    pub(crate) fn read(&mut self, wanted: &[Id], take: impl Fn(usize, &[u8]) -> Result<()> + Sync) -> Result<()> {
+    pub(crate) fn read(
+        &mut self,
+        wanted: &[Id],
+        take: impl Fn(usize, &[u8]) -> Result<()> + Sync,
+    ) -> Result<()> {
         let frames = match self.find(wanted) {
             // The collector may have moved blocks to another pack since the index was read.
             Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
@@ -67,7 +71,8 @@ impl<'a> Blocks<'a> {
                 })?;
                 frame.read(self.inner, decoder, buffer, |number, bytes| {
                     if Id::of(bytes) != wanted[number] {
-                        let what = format!("the block {} at {} has other bytes", wanted[number], frame.place.offset);
+                        let what =
+                            format!("the block {} at {} has other bytes", wanted[number], frame.place.offset);
                         return Err(Error::damaged(pack_path(&frame.pack.id), what));
                     }
                     take(number, bytes)
@@ -99,7 +104,10 @@ impl<'a> Blocks<'a> {
         found.sort_unstable_by_key(|(place, number)| (place.pack, place.offset, *number));
         let mut frames: Vec<Wanted> = Vec::new();
         for (place, number) in found {
-            match frames.last_mut().filter(|last| (last.place.pack, last.place.offset) == (place.pack, place.offset)) {
+            match frames
+                .last_mut()
+                .filter(|last| (last.place.pack, last.place.offset) == (place.pack, place.offset))
+            {
                 Some(last) => last.blocks.push((place.number, number)),
                 None => {
                     let pack = self.packs[&place.pack].clone();
@@ -113,7 +121,10 @@ impl<'a> Blocks<'a> {
 
 fn open_pack(inner: &Inner, index: &crate::index::Reader, number: u32) -> Result<Pack> {
     let Some(row) = index.pack(number)? else {
-        return Err(Error::damaged("index.redb", format!("it has blocks in the pack {number} and not the pack")));
+        return Err(Error::damaged(
+            "index.redb",
+            format!("it has blocks in the pack {number} and not the pack"),
+        ));
     };
     let path = pack_path(&row.id);
     let file = inner.storage.open(&path).map_err(Error::file("cannot open", inner.path(&path)))?;

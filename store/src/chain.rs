@@ -50,7 +50,8 @@ impl Chain {
             if let Some(above) = layers.last()
                 && layer.header.depth.checked_add(1) != Some(above.header.depth)
             {
-                let what = format!("its depth is {}, that of its base {}", above.header.depth, layer.header.depth);
+                let what =
+                    format!("its depth is {}, that of its base {}", above.header.depth, layer.header.depth);
                 return Err(Error::damaged(manifest_path(&above.id), what));
             }
             next = layer.header.base;
@@ -181,7 +182,8 @@ fn above_common(storage: &dyn Storage, from: Id, to: Id) -> Result<Option<Vec<Di
         b = open_manifest(storage, id)?.header.base.filter(|_| depth <= MAX_DEPTH);
     }
     let Some(common) = b else { return Ok(None) };
-    let (from, to) = (Chain::open_to(storage, from, Some(common))?, Chain::open_to(storage, to, Some(common))?);
+    let (from, to) =
+        (Chain::open_to(storage, from, Some(common))?, Chain::open_to(storage, to, Some(common))?);
     // Both have to be as long as the common one, or longer: otherwise, blocks behind an end differ without being listed.
     let len = open_manifest(storage, common)?.header.len;
     if from.layers.iter().chain(&to.layers).any(|layer| layer.header.len < len) {

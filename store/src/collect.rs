@@ -1,12 +1,43 @@
 //! Collecting what no snapshot needs.
-use std::time::Duration;
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::io;
+use std::time::{Duration, SystemTime};
+
+use crate::blocks::{BATCH, Blocks, lock, pack_path};
+use crate::chain::{manifest_path, open_manifest};
+use crate::error::{Error, Result};
+use crate::format::BLOCK;
+use crate::format::pack::{Contents, Encoder, FRAME_BLOCKS, read_contents};
+use crate::id::Id;
+use crate::index::{self, ManifestRow, PackRow, Place};
+use crate::inner::{Inner, now};
+use crate::save::write_name;
+use crate::sink::Sink;
+
+/// A pack of which less than one part of this many is needed is written again.
+const PART: u64 = 2;
 
 /// Options of [`Repository::collect`](crate::Repository::collect).
-#[derive(Clone, PartialEq, Debug)]
+///
+/// # Examples
+///
+/// ```
+/// use std::time::Duration;
+/// use memsnap_store::{Collect, Repository};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("repository");
+/// # let repository = Repository::create(&path)?;
+/// let collected = repository.collect(&Collect::new().grace(Duration::ZERO).dry_run(true))?;
+/// assert_eq!(collected.packs, 0);
+/// # Ok::<(), memsnap_store::Error>(())
+/// ```
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Collect {
-    pub(crate) grace: Duration,
-    pub(crate) dry_run: bool,
-    pub(crate) cache: bool,
+    grace: Duration,
+    dry_run: bool,
+    cache: bool,
 }
 
 impl Default for Collect {
@@ -29,14 +60,18 @@ impl Collect {
         self
     }
 
-    /// Sets whether the call only says what it would delete.
+    /// Sets whether the call only tells what it would delete.
     #[must_use]
     pub fn dry_run(mut self, dry_run: bool) -> Self {
         self.dry_run = dry_run;
         self
     }
 
-    /// Sets whether the files of all mapped snapshots are deleted too. They are made again when they are needed.
+    /// Sets whether the files of all snapshots in the cache are deleted too. [`Repository::map`] makes them again.
+    ///
+    /// Files of snapshots that are no longer listed are always deleted. A program that has mapped a file keeps it.
+    ///
+    /// [`Repository::map`]: crate::Repository::map
     #[must_use]
     pub fn cache(mut self, cache: bool) -> Self {
         self.cache = cache;
@@ -48,12 +83,250 @@ impl Collect {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Collected {
-    /// The number of packs that were deleted.
+    /// The number of packs that were deleted because nothing in them is needed.
     pub packs: u64,
     /// The number of packs that were deleted after their needed blocks had been written to new packs.
     pub repacked: u64,
     /// The number of manifests that were deleted.
     pub manifests: u64,
-    /// The bytes that were freed, less those that were written.
+    /// The bytes of all deleted files, less those of the new packs.
     pub bytes: u64,
+}
+
+pub(crate) fn collect(inner: &Inner, options: &Collect) -> Result<Collected> {
+    let _lock = inner.lock_writer()?;
+    let (manifests, packs) = inner.read(|index| Ok((index.manifests()?, index.packs()?)))?;
+    let before = now().saturating_sub(u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX));
+    let (needed, unneeded) = divide(manifests);
+
+    let mut done = Collected { manifests: unneeded.len() as u64, ..Collected::default() };
+    let mut garbage: Vec<String> = unneeded.iter().map(manifest_path).collect();
+    let marks = mark(inner, &needed, &packs)?;
+    let (mut dead, mut sparse) = (BTreeSet::new(), Vec::new());
+    for (number, row) in &packs {
+        let live = marks.get(number).map_or(0, |marks| marks.live);
+        if row.created > before && options.grace > Duration::ZERO {
+            continue;
+        }
+        if live == 0 {
+            dead.insert(*number);
+            done.packs += 1;
+        } else if live * PART < u64::from(row.blocks) {
+            sparse.push(*number);
+            done.repacked += 1;
+        } else {
+            continue;
+        }
+        garbage.push(pack_path(&row.id));
+    }
+    let known: BTreeSet<Id> = packs.iter().map(|(_, row)| row.id).collect();
+    let files: BTreeSet<Id> = needed.keys().chain(&unneeded).copied().collect();
+    garbage.extend(orphans(inner, "packs", &known, options.grace)?);
+    garbage.extend(orphans(inner, "manifests", &files, options.grace)?);
+    garbage.extend(temporary(inner)?);
+    garbage.extend(cached(inner, &needed, options.cache)?);
+    done.bytes = garbage.iter().map(|path| len(inner, path)).sum();
+    if options.dry_run {
+        return Ok(done);
+    }
+
+    let mut sink = Sink::new(inner);
+    repack(inner, &mut sink, &sparse, &marks)?;
+    let moved = sink.sync()?;
+    dead.extend(&sparse);
+    if !(dead.is_empty() && unneeded.is_empty() && moved.is_empty()) {
+        inner.change(|index| {
+            index.remove_packs(&dead)?;
+            moved.add_to(index)?;
+            unneeded.iter().try_for_each(|id| index.remove_manifest(id))
+        })?;
+    }
+    done.bytes = done.bytes.saturating_sub(sink.bytes);
+    write_names(inner)?;
+    // Nothing refers to these files any more. If the process ends now, the next collection deletes them.
+    for path in &garbage {
+        match inner.storage.remove(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::file("cannot remove", inner.path(path))(error));
+            }
+            _ => {}
+        }
+    }
+    Ok(done)
+}
+
+/// Divides manifests into those that are listed or are the base of a needed one, and the others.
+fn divide(manifests: Vec<(Id, ManifestRow)>) -> (BTreeMap<Id, ManifestRow>, BTreeSet<Id>) {
+    let mut all: BTreeMap<Id, ManifestRow> = manifests.into_iter().collect();
+    let mut needed = BTreeMap::new();
+    let mut next: Vec<Id> = all.iter().filter(|(_, row)| row.listed).map(|(id, _)| *id).collect();
+    while let Some(id) = next.pop() {
+        if let Some(row) = all.remove(&id) {
+            next.extend(row.base);
+            needed.insert(id, row);
+        }
+    }
+    (needed, all.into_keys().collect())
+}
+
+/// Which blocks of a pack are needed.
+pub(crate) struct Marks {
+    contents: Contents,
+    needed: Vec<bool>,
+    live: u64,
+}
+
+/// Marks the blocks that manifests list.
+fn mark(
+    inner: &Inner,
+    manifests: &BTreeMap<Id, ManifestRow>,
+    packs: &[(u32, PackRow)],
+) -> Result<HashMap<u32, Marks>> {
+    let rows: HashMap<u32, &PackRow> = packs.iter().map(|(number, row)| (*number, row)).collect();
+    let mut marks: HashMap<u32, Marks> = HashMap::new();
+    for id in manifests.keys() {
+        let mut reader = open_manifest(&*inner.storage, *id)?;
+        let mut hashes = Vec::with_capacity(BATCH);
+        loop {
+            let entry = reader.next().map_err(|wrong| wrong.of(&manifest_path(id)))?;
+            hashes.extend(entry.and_then(|entry| entry.1));
+            if hashes.len() < BATCH && entry.is_some() {
+                continue;
+            }
+            hashes.sort_unstable();
+            hashes.dedup();
+            let places = inner.read(|index| index.find(&hashes))?;
+            for (hash, place) in hashes.drain(..).zip(places) {
+                let place = place.ok_or_else(|| {
+                    Error::damaged(
+                        "index.redb",
+                        format!("it does not contain the block {hash} of {}", manifest_path(id)),
+                    )
+                })?;
+                mark_block(inner, &rows, &mut marks, &hash, &place)?;
+            }
+            if entry.is_none() {
+                break;
+            }
+        }
+    }
+    Ok(marks)
+}
+
+fn mark_block(
+    inner: &Inner,
+    rows: &HashMap<u32, &PackRow>,
+    marks: &mut HashMap<u32, Marks>,
+    hash: &Id,
+    place: &Place,
+) -> Result<()> {
+    let wrong = || Error::damaged("index.redb", format!("the place of the block {hash} is wrong"));
+    if !marks.contains_key(&place.pack) {
+        let row = rows.get(&place.pack).ok_or_else(wrong)?;
+        let contents = pack_contents(inner, &row.id)?;
+        let needed = vec![false; contents.hashes.len()];
+        marks.insert(place.pack, Marks { contents, needed, live: 0 });
+    }
+    let marks = marks.get_mut(&place.pack).ok_or_else(wrong)?;
+    let frames = &marks.contents.frames;
+    let frame = frames.binary_search_by_key(&place.offset, |frame| frame.offset).map_err(|_| wrong())?;
+    let block = frames[frame].first as usize + usize::from(place.number);
+    if marks.contents.hashes.get(block) != Some(hash) {
+        return Err(wrong());
+    }
+    marks.live += u64::from(!std::mem::replace(&mut marks.needed[block], true));
+    Ok(())
+}
+
+/// Reads what a pack contains.
+pub(crate) fn pack_contents(inner: &Inner, id: &Id) -> Result<Contents> {
+    let path = pack_path(id);
+    let file = inner.storage.open(&path).map_err(Error::file("cannot open", inner.path(&path)))?;
+    read_contents(&*file).map_err(|wrong| wrong.of(&path))
+}
+
+/// Writes the needed blocks of packs to new packs.
+fn repack(inner: &Inner, sink: &mut Sink<'_>, packs: &[u32], marks: &HashMap<u32, Marks>) -> Result<()> {
+    let failed = "cannot compress";
+    let mut blocks = Blocks::new(inner);
+    let mut encoder = Encoder::new().map_err(Error::memory(failed))?;
+    for marks in packs.iter().filter_map(|number| marks.get(number)) {
+        let needed = marks.contents.hashes.iter().zip(&marks.needed).filter(|(_, needed)| **needed);
+        let hashes: Vec<Id> = needed.map(|(hash, _)| *hash).collect();
+        for hashes in hashes.chunks(FRAME_BLOCKS * 64) {
+            let bytes = std::sync::Mutex::new(vec![0; hashes.len() * BLOCK]);
+            blocks.read(hashes, |number, block| {
+                lock(&bytes)[number * BLOCK..][..BLOCK].copy_from_slice(block);
+                Ok(())
+            })?;
+            let bytes = bytes.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+            for (hashes, bytes) in hashes.chunks(FRAME_BLOCKS).zip(bytes.chunks(FRAME_BLOCKS * BLOCK)) {
+                sink.push(&encoder.encode(bytes, hashes.to_vec()).map_err(Error::memory(failed))?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns files of a folder that the index does not know and that are older than the grace time.
+fn orphans(inner: &Inner, folder: &str, known: &BTreeSet<Id>, grace: Duration) -> Result<Vec<String>> {
+    let listed = inner.storage.list(folder).map_err(Error::file("cannot list", inner.path(folder)))?;
+    let unknown =
+        listed.into_iter().filter(|file| !file.name.parse().is_ok_and(|id: Id| known.contains(&id)));
+    Ok(unknown
+        .filter(|file| is_older(file.modified, grace))
+        .map(|file| format!("{folder}/{}", file.name))
+        .collect())
+}
+
+/// Returns files that were being written by a process that ended.
+///
+/// The caller holds the lock of the writer, so no writer is writing them.
+fn temporary(inner: &Inner) -> Result<Vec<String>> {
+    let listed = inner.storage.list("tmp").map_err(Error::file("cannot list", inner.path("tmp")))?;
+    Ok(listed.into_iter().map(|file| format!("tmp/{}", file.name)).collect())
+}
+
+/// Returns files of the cache that no listed snapshot needs.
+fn cached(inner: &Inner, needed: &BTreeMap<Id, ManifestRow>, all: bool) -> Result<Vec<String>> {
+    let listed = match inner.storage.list("cache") {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        listed => listed.map_err(Error::file("cannot list", inner.path("cache")))?,
+    };
+    let day = Duration::from_secs(24 * 60 * 60);
+    let is_garbage = |file: &crate::storage::Listed| {
+        if file.name.starts_with("writing-") {
+            return is_older(file.modified, day); // Another process may be writing it.
+        }
+        let id = file.name.split('.').next().and_then(|id| id.parse::<Id>().ok());
+        all || !id.is_some_and(|id| needed.get(&id).is_some_and(|row| row.listed))
+    };
+    Ok(listed.iter().filter(|file| is_garbage(file)).map(|file| format!("cache/{}", file.name)).collect())
+}
+
+fn is_older(modified: SystemTime, grace: Duration) -> bool {
+    // A time in the future is not older.
+    grace.is_zero() || SystemTime::now().duration_since(modified).is_ok_and(|age| age > grace)
+}
+
+fn len(inner: &Inner, path: &str) -> u64 {
+    inner.storage.open(path).and_then(|file| file.len()).unwrap_or(0)
+}
+
+/// Makes the files that tell `repair` about names agree with the index.
+fn write_names(inner: &Inner) -> Result<()> {
+    let names: BTreeMap<String, Id> = inner.read(index::Reader::names)?.into_iter().collect();
+    let listed = inner.storage.list("names").map_err(Error::file("cannot list", inner.path("names")))?;
+    for file in &listed {
+        let path = format!("names/{}", file.name);
+        if !names.contains_key(&file.name) {
+            inner.storage.remove(&path).map_err(Error::file("cannot remove", inner.path(&path)))?;
+        }
+    }
+    for (name, id) in &names {
+        if crate::repair::read_name(inner, name)? != Some(*id) {
+            write_name(inner, name, *id)?;
+        }
+    }
+    Ok(())
 }

@@ -49,17 +49,18 @@ impl<'a> Extract<'a> {
     /// Those of [`Load::run`](crate::Load::run), except that little memory is needed.
     pub fn run(mut self) -> Result<Extracted> {
         let (id, row) = self.inner.resolve(&self.id)?;
-        let failed = || Error::file("cannot write", &self.to);
-        let folder = self.to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let to = self.to.clone();
+        let failed = || Error::file("cannot write", &to);
+        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let file = tempfile::Builder::new().prefix(".extract-").tempfile_in(folder).map_err(failed())?;
         let (written, shared) = match self.clone_ancestor(file.as_file(), id, &row)? {
             Some(written) => (written, true),
             None => (write_image(self.inner, file.as_file(), id, row.len, &mut self.observer)?, false),
         };
         file.as_file().set_len(row.content_len).map_err(failed())?;
-        make_usual(file.as_file(), &self.to).map_err(failed())?;
+        make_usual(file.as_file(), &to).map_err(failed())?;
         file.as_file().sync_all().map_err(failed())?;
-        file.persist(&self.to).map_err(|error| failed()(error.error))?;
+        file.persist(&to).map_err(|error| failed()(error.error))?;
         Ok(Extracted { len: row.content_len, written, shared })
     }
 
@@ -128,7 +129,8 @@ fn make_usual(file: &File, replaced: &Path) -> io::Result<()> {
     let permissions = match fs::metadata(replaced) {
         Ok(metadata) => metadata.permissions(),
         Err(_) => {
-            let folder = replaced.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let folder =
+                replaced.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
             // The system gives a new file the rights that the user's mask allows.
             let probe = folder.join(format!(".extract-{:032x}", rand::random::<u128>()));
             let permissions = File::create_new(&probe)?.metadata()?.permissions();
@@ -140,7 +142,13 @@ fn make_usual(file: &File, replaced: &Path) -> io::Result<()> {
 }
 
 /// Writes all of a snapshot to an empty file. Returns the number of bytes that were written.
-pub(crate) fn write_image(inner: &Inner, file: &File, id: Id, len: u64, observer: &mut Observer<'_>) -> Result<u64> {
+pub(crate) fn write_image(
+    inner: &Inner,
+    file: &File,
+    id: Id,
+    len: u64,
+    observer: &mut Observer<'_>,
+) -> Result<u64> {
     let path = inner.path("cache");
     file.set_len(len).map_err(Error::file("cannot write", &path))?;
     let entries = Chain::open(&*inner.storage, id)?.entries()?;

@@ -6,14 +6,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
 use crate::id::{Id, Reference};
-use crate::index::{Index, ManifestRow, Reader, Writer};
+use crate::index::{self, Index, ManifestRow, Reader, Writer};
 use crate::storage::{DatabaseMode, Lock, Locked, Storage};
 
 /// The lock of the process that changes the repository. It is held for a whole operation.
-const WRITER: &str = "lock";
+pub(crate) const WRITER: &str = "lock";
 
 /// The lock of the index. It is held while the index is open.
-const INDEX: &str = "index.lock";
+pub(crate) const INDEX: &str = "index.lock";
 
 /// How long an operation waits for a lock unless the caller sets another time.
 pub(crate) const WAIT: Duration = Duration::from_secs(60);
@@ -41,26 +41,33 @@ impl Inner {
         self.lock(WRITER, Lock::Exclusive, "the lock of the writer")
     }
 
+    /// Locks the repository against writers, but not against other readers. For long operations that read everything.
+    pub(crate) fn lock_reader(&self) -> Result<Box<dyn Locked>> {
+        self.lock(WRITER, Lock::Shared, "the lock of the writer")
+    }
+
     /// Reads the index. It stays open, and locked against writers, until `read` returns.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&Reader) -> Result<T>) -> Result<T> {
         let _lock = self.lock(INDEX, Lock::Shared, "the lock of the index")?;
-        let index = Index::open(&*self.storage, DatabaseMode::Read, &self.id)?;
-        let result = read(&index.read()?);
-        index.close()?;
-        result
+        let index = Index::open(&*self.storage, index::PATH, DatabaseMode::Read, &self.id)?;
+        read(&index.read()?)
     }
 
     /// Changes the index in one step, which is durable when this returns. After an error, nothing has changed.
     ///
     /// The caller holds the lock of the writer.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Writer<'_>) -> Result<T>) -> Result<T> {
-        let _lock = self.lock(INDEX, Lock::Exclusive, "the lock of the index")?;
-        let index = Index::open(&*self.storage, DatabaseMode::Write, &self.id)?;
+        let _lock = self.lock_index()?;
+        let index = Index::open(&*self.storage, index::PATH, DatabaseMode::Write, &self.id)?;
         let mut writer = index.write()?;
         let result = change(&mut writer)?;
         writer.commit()?;
-        index.close()?;
         Ok(result)
+    }
+
+    /// Locks the index against all readers and writers.
+    pub(crate) fn lock_index(&self) -> Result<Box<dyn Locked>> {
+        self.lock(INDEX, Lock::Exclusive, "the lock of the index")
     }
 
     fn lock(&self, path: &str, kind: Lock, what: &'static str) -> Result<Box<dyn Locked>> {
@@ -92,7 +99,8 @@ pub(crate) fn resolve(index: &Reader, reference: &Reference) -> Result<(Id, Mani
         Reference::Text(text) => text,
     };
     if let Some(id) = index.name(text)? {
-        return listed(id)?.ok_or_else(|| Error::damaged("index.redb", format!("the name {text} leads to no snapshot")));
+        return listed(id)?
+            .ok_or_else(|| Error::damaged("index.redb", format!("the name {text} leads to no snapshot")));
     }
     let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit()) && (SHORTEST..=64).contains(&text.len());
     if !digits {
@@ -105,7 +113,10 @@ pub(crate) fn resolve(index: &Reader, reference: &Reference) -> Result<(Id, Mani
     }
     match found.len() {
         0 | 1 => found.pop().ok_or_else(unknown),
-        _ => Err(Error::Ambiguous { prefix: text.clone(), candidates: found.iter().map(|found| found.0).collect() }),
+        _ => Err(Error::Ambiguous {
+            prefix: text.clone(),
+            candidates: found.iter().map(|found| found.0).collect(),
+        }),
     }
 }
 

@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 #![allow(dead_code)] // Until all parts are there.
 
+mod blocks;
 mod chain;
 mod collect;
 mod error;
@@ -9,13 +10,17 @@ mod extract;
 mod format;
 mod id;
 mod index;
+mod inner;
 mod load;
 mod manifest;
+mod map;
 mod progress;
 mod repair;
 mod repository;
 mod save;
 mod saved;
+mod sink;
+mod source;
 mod spool;
 mod storage;
 mod transfer;

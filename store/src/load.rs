@@ -117,7 +117,8 @@ impl<'a> Load<'a> {
         let (from, from_row) = self.inner.resolve(&saved.id().into())?;
         let (len, content_len) = lengths(row)?;
         // What is behind the end of what was saved is zero again, also if this snapshot is longer.
-        let cut = saved.snapshot().resized(lengths(&from_row)?.0.min(len), 0).map_err(Error::memory(FAILED))?;
+        let cut =
+            saved.snapshot().resized(lengths(&from_row)?.0.min(len), 0).map_err(Error::memory(FAILED))?;
         let mut snapshot = cut.resized(len, content_len).map_err(Error::memory(FAILED))?;
         let mut blocks = Blocks::new(self.inner);
         let mut progress = Progress { total: row.len, ..Progress::default() };
@@ -151,7 +152,10 @@ impl<'a> Load<'a> {
 fn lengths(row: &ManifestRow) -> Result<(usize, usize)> {
     match (usize::try_from(row.len), usize::try_from(row.content_len)) {
         (Ok(len), Ok(content_len)) => Ok((len, content_len)),
-        _ => Err(Error::invalid(format!("this system cannot load {} bytes: its addresses are too short", row.len))),
+        _ => Err(Error::invalid(format!(
+            "this system cannot load {} bytes: its addresses are too short",
+            row.len
+        ))),
     }
 }
 

@@ -20,7 +20,9 @@ use crate::id::{Id, Reference};
 use crate::index::ManifestRow;
 use crate::inner::Inner;
 use crate::progress::Observer;
+use crate::save::is_zero;
 use crate::saved::Saved;
+use crate::source::{FileSource, Source, block_ranges};
 
 /// Returns the path of a snapshot in the cache.
 pub(crate) fn cache_path(inner: &Inner, id: &Id) -> PathBuf {
@@ -49,7 +51,10 @@ pub(crate) unsafe fn map(inner: &Inner, id: &Reference) -> Result<Saved> {
     // SAFETY: the caller promises that nothing changes the file.
     let snapshot = unsafe { Snapshot::map_file(&file) }.map_err(failed())?;
     let (Ok(len), Ok(content_len)) = (usize::try_from(row.len), usize::try_from(row.content_len)) else {
-        return Err(Error::invalid(format!("this system cannot map {} bytes: its addresses are too short", row.len)));
+        return Err(Error::invalid(format!(
+            "this system cannot map {} bytes: its addresses are too short",
+            row.len
+        )));
     };
     let snapshot = snapshot.resized(len, content_len).map_err(failed())?;
     Ok(Saved::new(id, snapshot))
@@ -64,7 +69,10 @@ fn fill(inner: &Inner, path: &Path, id: Id, row: &ManifestRow) -> Result<File> {
     write_image(inner, file.as_file(), id, row.len, &mut Observer::none())?;
     let read_back = file.reopen().map_err(failed())?;
     if !has_bytes(inner, &read_back, id, row)? {
-        return Err(Error::damaged(path.display().to_string(), "it does not have the bytes that were written to it"));
+        return Err(Error::damaged(
+            path.display().to_string(),
+            "it does not have the bytes that were written to it",
+        ));
     }
     make_read_only(file.as_file()).map_err(failed())?;
     // The bytes need not be durable: after a crash of the system, the time of the note differs or the bytes do.
@@ -96,7 +104,7 @@ fn make_read_only(file: &File) -> io::Result<()> {
 }
 
 /// Whether the note beside the file says that exactly this file was compared with its manifest.
-fn is_checked(file: &File, path: &Path, row: &ManifestRow) -> bool {
+pub(crate) fn is_checked(file: &File, path: &Path, row: &ManifestRow) -> bool {
     let Ok(note) = fs::read_to_string(note_path(path)) else { return false };
     let len = file.metadata().map_or(0, |metadata| metadata.len());
     len == row.len && fingerprint(file).is_ok_and(|fingerprint| fingerprint == note)
@@ -130,7 +138,7 @@ fn has_bytes(inner: &Inner, file: &File, id: Id, row: &ManifestRow) -> Result<bo
     if file.metadata().map_err(failed())?.len() != row.len {
         return Ok(false);
     }
-    let source = crate::source::FileSource::new(file).map_err(failed())?;
+    let source = FileSource::new(file).map_err(failed())?;
     let mut same = true;
     let mut next = 0;
     let mut compare = |entries: &[Entry]| -> Result<()> {
@@ -153,12 +161,12 @@ fn has_bytes(inner: &Inner, file: &File, id: Id, row: &ManifestRow) -> Result<bo
 }
 
 /// Whether the blocks of a range are these, and all others are zero.
-fn has_blocks(source: &dyn crate::source::Source, (from, to, entries): &(u64, u64, &[Entry])) -> io::Result<bool> {
+fn has_blocks(source: &FileSource<'_>, (from, to, entries): &(u64, u64, &[Entry])) -> io::Result<bool> {
     let mut entries = entries.iter().peekable();
     let mut buffer = vec![0; 64 * BLOCK];
     let data = source.data_within(*from * BLOCK as u64..*to * BLOCK as u64)?;
     let mut listed_outside = Vec::new();
-    for range in crate::source::block_ranges(data, *to) {
+    for range in block_ranges(data, *to) {
         let mut at = range.start.max(*from);
         while at < range.end {
             let count = (range.end - at).min(64);
@@ -168,7 +176,7 @@ fn has_blocks(source: &dyn crate::source::Source, (from, to, entries): &(u64, u6
                 while let Some(entry) = entries.next_if(|entry| entry.0 < block) {
                     listed_outside.push(*entry);
                 }
-                let hash = if crate::save::is_zero(bytes) { None } else { Some(Id::of(bytes)) };
+                let hash = if is_zero(bytes) { None } else { Some(Id::of(bytes)) };
                 let expected = entries.next_if(|entry| entry.0 == block).and_then(|entry| entry.1);
                 if hash != expected {
                     return Ok(false);

@@ -1,180 +1,464 @@
-//! `Repository`: the interface of the store. Each operation is in a file of its own.
+//! `Repository`: the interface of the store. Each longer operation is in a file of its own.
 
-use std::fs::File;
+use std::fs::{self, File};
+use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
 
 use memsnap::Snapshot;
+use serde::{Deserialize, Serialize};
 
-use crate::collect::{Collect, Collected};
-use crate::error::Result;
+use crate::chain::{checked_header, differences};
+use crate::collect::{Collect, Collected, collect};
+use crate::error::{Error, Result};
 use crate::extract::Extract;
+use crate::format::BLOCK;
 use crate::id::{Id, Reference};
+use crate::index::{self, Index};
+use crate::inner::{INDEX, Inner, WAIT, WRITER, check_name, resolve, time};
 use crate::load::Load;
 use crate::manifest::{Manifest, Summary};
-use crate::repair::Repaired;
-use crate::save::Save;
+use crate::map;
+use crate::repair::{Repaired, repair};
+use crate::save::{Save, write_name};
 use crate::saved::Saved;
-use crate::verify::{Depth, Verified};
+use crate::sink::write_file;
+use crate::storage::folder::Folder;
+use crate::storage::{Lock, Storage};
+use crate::verify::{Depth, Verified, verify};
+
+const CONFIG: &str = "config";
+
+/// The version of the layout of the folder.
+const FORMAT: u32 = 1;
+
+/// The folders of a repository that always exist.
+pub(crate) const FOLDERS: [&str; 4] = ["packs", "manifests", "names", "tmp"];
+
+#[derive(Serialize, Deserialize)]
+struct Config {
+    format: u32,
+    repository: String,
+}
 
 /// A repository of saved snapshots in a folder.
-pub struct Repository {}
+///
+/// A `Repository` can be shared between threads. Any number of threads and processes can read a repository at a time,
+/// while one of them writes. Another writer waits for its turn, see [`set_wait`](Self::set_wait).
+///
+/// # Examples
+///
+/// ```
+/// use memsnap::Snapshot;
+/// use memsnap_store::Repository;
+///
+/// # fn main() -> memsnap_store::Result<()> {
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("repository");
+/// let repository = Repository::create(&path)?;
+/// let snapshot = Snapshot::from_slice(b"Hello, World!").unwrap();
+/// let id = repository.save(&snapshot).name("hello").run()?.id();
+///
+/// let saved = repository.load("hello").run()?;
+/// assert_eq!(saved.id(), id);
+/// assert_eq!(saved.snapshot().view().unwrap().content(), b"Hello, World!");
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct Repository {
+    pub(crate) inner: Inner,
+    path: PathBuf,
+}
 
+/// Opening.
 impl Repository {
     /// Makes an empty repository in a folder. Makes the folder if it does not exist.
     ///
     /// # Errors
     ///
-    /// `NotEmpty` if the folder contains anything.
+    /// - [`Error::NotEmpty`] if the folder contains anything.
+    /// - [`Error::File`] or [`Error::Index`] if a file cannot be made.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("repository");
+    /// let repository = memsnap_store::Repository::create(&path)?;
+    /// assert!(repository.list()?.is_empty());
+    /// # Ok::<(), memsnap_store::Error>(())
+    /// ```
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
-        todo!("{:?}", path.as_ref())
+        let path = path.as_ref();
+        fs::create_dir_all(path).map_err(Error::file("cannot make the folder", path))?;
+        let mut files = fs::read_dir(path).map_err(Error::file("cannot read the folder", path))?;
+        if files.next().is_some() {
+            return Err(Error::NotEmpty { place: path.display().to_string() });
+        }
+        Self::create_in(Arc::new(Folder::new(path)))
     }
 
     /// Opens the repository in a folder.
     ///
     /// # Errors
     ///
-    /// `NoRepository`, `Newer`, `Mixed`, `Damaged`.
+    /// - [`Error::NoRepository`] if the folder is not one.
+    /// - [`Error::Newer`] if a newer version made it; [`Error::Mixed`] if its index is that of another repository;
+    ///   [`Error::Damaged`].
+    /// - [`Error::File`], [`Error::Index`], [`Error::Busy`].
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap_store::Repository;
+    ///
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("repository");
+    /// Repository::create(&path)?;
+    /// let repository = Repository::open(&path)?;
+    /// assert_eq!(repository.path(), path);
+    /// # Ok::<(), memsnap_store::Error>(())
+    /// ```
     pub fn open(path: impl AsRef<Path>) -> Result<Self> {
-        todo!("{:?}", path.as_ref())
+        Self::open_in(Arc::new(Folder::new(path.as_ref())))
+    }
+
+    pub(crate) fn create_in(storage: Arc<dyn Storage>) -> Result<Self> {
+        let path = storage.path("");
+        let id = format!("{:032x}", rand::random::<u128>());
+        let inner = Inner { storage, id, wait: WAIT };
+        let failed = || Error::file("cannot make a repository in", &path);
+        for folder in FOLDERS {
+            inner.storage.create_folder(folder).map_err(failed())?;
+        }
+        for lock in [WRITER, INDEX] {
+            inner.storage.lock(lock, Lock::Exclusive, inner.wait).map_err(failed())?;
+        }
+        Index::create(&*inner.storage, index::PATH, &inner.id)?;
+        // The folder becomes a repository when it has this file.
+        let config = Config { format: FORMAT, repository: inner.id.clone() };
+        write_file(&inner, "", |out| {
+            serde_json::to_writer(out, &config).map_err(|error| failed()(error.into()))?;
+            Ok((CONFIG.to_owned(), ()))
+        })?;
+        Ok(Self { inner, path })
+    }
+
+    pub(crate) fn open_in(storage: Arc<dyn Storage>) -> Result<Self> {
+        let inner = Self::read_config(storage)?;
+        inner.read(|_| Ok(()))?;
+        let path = inner.path("");
+        Ok(Self { inner, path })
+    }
+
+    fn read_config(storage: Arc<dyn Storage>) -> Result<Inner> {
+        let path = storage.path(CONFIG);
+        let file = storage.open(CONFIG).map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => {
+                Error::NoRepository { place: storage.path("").display().to_string(), missing: CONFIG }
+            }
+            _ => Error::file("cannot open", &path)(error),
+        })?;
+        let len = file.len().map_err(Error::file("cannot read", &path))?;
+        let mut bytes = vec![0; usize::try_from(len.min(4096)).unwrap_or(0)];
+        file.read_exact_at(&mut bytes, 0).map_err(Error::file("cannot read", &path))?;
+        let config: Config =
+            serde_json::from_slice(&bytes).map_err(|error| Error::damaged(CONFIG, error.to_string()))?;
+        if config.format > FORMAT {
+            return Err(Error::Newer { object: CONFIG.to_owned(), found: config.format, known: FORMAT });
+        }
+        Ok(Inner { storage, id: config.repository, wait: WAIT })
     }
 
     /// Returns the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
-        todo!()
+        &self.path
     }
 
-    /// Saves a snapshot. [`Save::run`] does it.
+    /// Sets how long an operation waits for another writer. The default is one minute.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::time::Duration;
+    ///
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("repository");
+    /// let mut repository = memsnap_store::Repository::create(&path)?;
+    /// repository.set_wait(Duration::from_secs(5));
+    /// # Ok::<(), memsnap_store::Error>(())
+    /// ```
+    pub fn set_wait(&mut self, wait: Duration) {
+        self.inner.wait = wait;
+    }
+}
+
+/// Saving and loading.
+impl Repository {
+    /// Saves a snapshot. Call methods of [`Save`] to set a parent, a name and more, and then [`run`](Save::run).
     pub fn save<'a>(&'a self, snapshot: &'a Snapshot) -> Save<'a, &'a Snapshot> {
-        todo!("{snapshot:?}")
+        Save::new(&self.inner, snapshot)
     }
 
-    /// Saves the contents of a file. Holes are not read. [`Save::run`] does it.
+    /// Saves the contents of a file, as [`save`](Self::save) does, without loading them into memory.
     pub fn save_file<'a>(&'a self, file: &'a File) -> Save<'a, &'a File> {
-        todo!("{file:?}")
+        Save::new(&self.inner, file)
     }
 
-    /// Loads a snapshot into memory. [`Load::run`] does it.
+    /// Loads a snapshot into memory. Call [`Load::run`].
     pub fn load(&self, id: impl Into<Reference>) -> Load<'_> {
-        todo!("{:?}", id.into())
+        Load::new(&self.inner, id.into())
     }
 
-    /// Maps a snapshot from the cache.
+    /// Maps a snapshot from a file of the cache. Its pages are read when they are first accessed.
+    ///
+    /// If the snapshot is not in the cache, the call writes it there, to a sparse file that only its owner can read,
+    /// reads it back and compares it with the manifest. Later calls, in this process and in others, map the file
+    /// without reading it. They read and compare all of it again if the file has other times or another identity than
+    /// when it was compared. [`collect`](Self::collect) deletes files of the cache.
     ///
     /// # Errors
     ///
-    /// As `load`.
+    /// Those of [`Load::run`].
     ///
     /// # Safety
     ///
-    /// Nothing changes the files in the folder `cache`.
+    /// As long as the snapshot exists, or any view or snapshot that descends from it, nothing may write to the file in
+    /// the folder `cache` of the repository or make it shorter, in this process or another. The store never does that:
+    /// it writes a file under another name, and takes away the right to write to it before it renames it. But the owner
+    /// of the file can give that right back. See [`Snapshot::map_file`] for what would happen.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::Snapshot;
+    ///
+    /// # fn main() -> memsnap_store::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("repository");
+    /// let repository = memsnap_store::Repository::create(&path)?;
+    /// repository.save(&Snapshot::from_slice(b"guest").unwrap()).name("guest").run()?;
+    /// // SAFETY: nothing writes to the files in the folder `cache`.
+    /// let saved = unsafe { repository.map("guest") }?;
+    /// assert_eq!(saved.snapshot().view().unwrap().content(), b"guest");
+    /// # Ok(())
+    /// # }
+    /// ```
     #[allow(unsafe_code)]
     pub unsafe fn map(&self, id: impl Into<Reference>) -> Result<Saved> {
-        todo!("{:?}", id.into())
+        // SAFETY: the caller promises the same.
+        unsafe { map::map(&self.inner, &id.into()) }
     }
 
-    /// Writes a snapshot to a sparse file. [`Extract::run`] does it.
+    /// Writes a snapshot to a sparse file. Call [`Extract::run`].
     pub fn extract(&self, id: impl Into<Reference>, to: impl AsRef<Path>) -> Extract<'_> {
-        todo!("{:?} {:?}", id.into(), to.as_ref())
+        Extract::new(&self.inner, id.into(), to.as_ref())
     }
+}
 
-    /// Returns the id of a name, of the first digits of an id, or of an id.
+/// Looking up.
+impl Repository {
+    /// Returns the id of a snapshot that is referred to by a name or by the first digits of its id.
     ///
     /// # Errors
     ///
-    /// `NotFound`, `Ambiguous`.
+    /// [`Error::NotFound`], [`Error::Ambiguous`]; [`Error::Index`], [`Error::Busy`].
     pub fn resolve(&self, id: impl Into<Reference>) -> Result<Id> {
-        todo!("{:?}", id.into())
+        Ok(self.inner.resolve(&id.into())?.0)
     }
 
-    /// Reads the manifest of a snapshot.
+    /// Reads the manifest of a snapshot, with its labels and attachments.
     ///
     /// # Errors
     ///
-    /// `NotFound`, `Damaged`.
+    /// Those of [`resolve`](Self::resolve); [`Error::Damaged`] if the manifest is not what its id promises.
     pub fn manifest(&self, id: impl Into<Reference>) -> Result<Manifest> {
-        todo!("{:?}", id.into())
+        let id = id.into();
+        let (id, row, names) = self.inner.read(|index| {
+            let (id, row) = resolve(index, &id)?;
+            Ok((id, row, index.names()?))
+        })?;
+        let header = checked_header(&*self.inner.storage, id)?;
+        Ok(Manifest {
+            id,
+            names: names.into_iter().filter(|(_, named)| *named == id).map(|(name, _)| name).collect(),
+            parent: header.parent,
+            base: header.base,
+            len: header.len,
+            content_len: header.content_len,
+            created: time(header.created),
+            labels: header.labels,
+            attachments: header.attachments,
+            blocks: header.entries,
+            stored: row.stored,
+        })
     }
 
     /// Lists the snapshots, the oldest first.
     ///
     /// # Errors
     ///
-    /// As `resolve`.
+    /// [`Error::Index`], [`Error::Damaged`], [`Error::Busy`].
     pub fn list(&self) -> Result<Vec<Summary>> {
-        todo!()
+        let (mut rows, names) = self.inner.read(|index| Ok((index.manifests()?, index.names()?)))?;
+        rows.retain(|(_, row)| row.listed);
+        rows.sort_by_key(|(id, row)| (row.created, *id));
+        let summary = |(id, row): (Id, index::ManifestRow)| Summary {
+            id,
+            names: names.iter().filter(|(_, named)| *named == id).map(|(name, _)| name.clone()).collect(),
+            parent: row.parent,
+            len: row.len,
+            content_len: row.content_len,
+            created: time(row.created),
+            stored: row.stored,
+        };
+        Ok(rows.into_iter().map(summary).collect())
     }
 
     /// Lists the names in ascending order, with the snapshots that they stand for.
     ///
     /// # Errors
     ///
-    /// As `resolve`.
+    /// Those of [`list`](Self::list).
     pub fn names(&self) -> Result<Vec<(String, Id)>> {
-        todo!()
+        self.inner.read(|index| index.names())
     }
 
-    /// Gives a snapshot a name. Moves the name if it exists.
+    /// Returns the byte ranges in which two snapshots differ, in ascending order. No block is read.
+    ///
+    /// The ranges are multiples of 4,096 bytes. If the lengths differ, the bytes behind the end of the shorter snapshot
+    /// count as zeroes, and those that only one of them has are in the result if they are not zero.
     ///
     /// # Errors
     ///
-    /// `Invalid` if the text cannot be a name.
+    /// Those of [`manifest`](Self::manifest).
+    pub fn diff(&self, a: impl Into<Reference>, b: impl Into<Reference>) -> Result<Vec<Range<u64>>> {
+        let (a, b) = (a.into(), b.into());
+        let ((a, first), (b, second)) =
+            self.inner.read(|index| Ok((resolve(index, &a)?, resolve(index, &b)?)))?;
+        // The list ends at the length of the second one.
+        let (short, long) = if first.len > second.len { (b, a) } else { (a, b) };
+        let mut ranges: Vec<Range<u64>> = Vec::new();
+        for entry in differences(&*self.inner.storage, short, long, true)? {
+            let start = entry?.0 * BLOCK as u64;
+            match ranges.last_mut().filter(|last| last.end == start) {
+                Some(last) => last.end += BLOCK as u64,
+                None => ranges.push(start..start + BLOCK as u64),
+            }
+        }
+        Ok(ranges)
+    }
+}
+
+/// Names, and removing.
+impl Repository {
+    /// Gives a snapshot a name. Moves the name if it exists. Returns the id of the snapshot.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`resolve`](Self::resolve); [`Error::Invalid`] if the text cannot be a name (see [`Save::name`]).
     pub fn set_name(&self, name: &str, id: impl Into<Reference>) -> Result<Id> {
-        todo!("{name} {:?}", id.into())
+        check_name(name)?;
+        let _lock = self.inner.lock_writer()?;
+        let (id, _) = self.inner.resolve(&id.into())?;
+        write_name(&self.inner, name, id)?;
+        self.inner.change(|index| index.set_name(name, Some(&id)))?;
+        Ok(id)
     }
 
     /// Removes a name. The snapshot stays.
     ///
     /// # Errors
     ///
-    /// `NotFound`.
+    /// [`Error::NotFound`] if there is no such name; [`Error::Index`], [`Error::File`], [`Error::Busy`].
     pub fn remove_name(&self, name: &str) -> Result<()> {
-        todo!("{name}")
+        let _lock = self.inner.lock_writer()?;
+        if self.inner.read(|index| index.name(name))?.is_none() {
+            return Err(Error::NotFound { kind: "name", reference: name.to_owned() });
+        }
+        self.inner.change(|index| index.set_name(name, None))?;
+        remove_name_files(&self.inner, &[name.to_owned()])
     }
 
-    /// Returns the byte ranges in which two snapshots differ. No block is read.
+    /// Removes a snapshot and all its names. Returns its id. [`collect`](Self::collect) frees the space.
+    ///
+    /// Snapshots that were made from it stay as they are. Their manifests may need this one. It is then no longer
+    /// listed, but stays in the repository as long as they do.
     ///
     /// # Errors
     ///
-    /// As `manifest`.
-    pub fn diff(&self, a: impl Into<Reference>, b: impl Into<Reference>) -> Result<Vec<Range<u64>>> {
-        todo!("{:?} {:?}", a.into(), b.into())
-    }
-
-    /// Removes a snapshot and its names. [`collect`](Self::collect) frees its space.
-    ///
-    /// # Errors
-    ///
-    /// As `resolve`.
+    /// Those of [`resolve`](Self::resolve).
     pub fn remove(&self, id: impl Into<Reference>) -> Result<Id> {
-        todo!("{:?}", id.into())
+        let _lock = self.inner.lock_writer()?;
+        let (id, mut row) = self.inner.resolve(&id.into())?;
+        row.listed = false;
+        let mut names = self.inner.read(|index| index.names())?;
+        names.retain(|(_, named)| *named == id);
+        let names: Vec<String> = names.into_iter().map(|(name, _)| name).collect();
+        self.inner.change(|index| {
+            for name in &names {
+                index.set_name(name, None)?;
+            }
+            index.put_manifest(&id, &row)
+        })?;
+        remove_name_files(&self.inner, &names)?;
+        Ok(id)
     }
+}
 
-    /// Deletes what no snapshot needs.
+/// Deletes the files that tell `repair` about names.
+fn remove_name_files(inner: &Inner, names: &[String]) -> Result<()> {
+    for name in names {
+        let path = format!("names/{name}");
+        match inner.storage.remove(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(Error::file("cannot remove", inner.path(&path))(error));
+            }
+            _ => {}
+        }
+    }
+    inner.storage.sync_folder("names").map_err(Error::file("cannot sync", inner.path("names")))
+}
+
+/// Care.
+impl Repository {
+    /// Deletes what no snapshot needs and what is older than the grace time.
+    ///
+    /// This reads all manifests and the lists of blocks of all packs. A pack of which less than half is needed is
+    /// written again without the rest. Other writers wait; readers go on.
     ///
     /// # Errors
     ///
-    /// As `manifest`.
+    /// [`Error::Damaged`] if a manifest is damaged: then nothing is deleted. [`Error::File`], [`Error::Index`],
+    /// [`Error::Busy`].
     pub fn collect(&self, options: &Collect) -> Result<Collected> {
-        todo!("{options:?}")
+        collect(&self.inner, options)
     }
 
-    /// Checks the repository.
+    /// Checks the repository. What is wrong is in the result.
+    ///
+    /// [`Depth::Structure`] reads all manifests and the lists of blocks of all packs. [`Depth::Data`] reads everything.
     ///
     /// # Errors
     ///
-    /// Those that prevent the check. Damage is in the result.
+    /// [`Error::Index`] or [`Error::Damaged`] if the index cannot be read at all; [`Error::Busy`].
     pub fn verify(&self, depth: Depth) -> Result<Verified> {
-        todo!("{depth:?}")
+        verify(&self.inner, depth)
     }
 
-    /// Rebuilds the index of the repository in a folder from its packs and manifests.
+    /// Rebuilds the index of the repository in a folder from its packs, manifests and names.
+    ///
+    /// Use this if the index is damaged or lost. Nothing but the index changes. The old index is replaced when the new
+    /// one is complete. A snapshot that was removed, but not yet collected, is listed again.
     ///
     /// # Errors
     ///
-    /// Those of the system.
+    /// [`Error::NoRepository`] if the folder is not one; [`Error::File`], [`Error::Index`], [`Error::Busy`].
     pub fn repair(path: impl AsRef<Path>) -> Result<Repaired> {
-        todo!("{:?}", path.as_ref())
+        repair(&Self::read_config(Arc::new(Folder::new(path.as_ref())))?)
     }
 }

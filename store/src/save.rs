@@ -21,6 +21,7 @@ use crate::id::{Id, Reference};
 use crate::index::ManifestRow;
 use crate::inner::{Inner, check_name, now};
 use crate::progress::{Observer, Progress};
+pub(crate) use crate::save::pipeline::is_zero;
 use crate::save::pipeline::{Job, Stored};
 use crate::save::write_manifest::write_manifest;
 use crate::saved::Saved;
@@ -56,7 +57,15 @@ enum Parent {
 impl<'a, S> Save<'a, S> {
     pub(crate) fn new(inner: &'a Inner, source: S) -> Self {
         let (parent, observer) = (Parent::None, Observer::none());
-        Self { inner, source, parent, holes_are_parent: false, header: Header::default(), name: None, observer }
+        Self {
+            inner,
+            source,
+            parent,
+            holes_are_parent: false,
+            header: Header::default(),
+            name: None,
+            observer,
+        }
     }
 
     /// Sets the snapshot that this one was made from, which is saved and in memory.
@@ -112,7 +121,9 @@ impl<'a, S> Save<'a, S> {
         }
         if self.header.metadata_len() > MAX_METADATA {
             let len = self.header.metadata_len();
-            return Err(Error::invalid(format!("labels and attachments have {len} bytes, more than {MAX_METADATA}")));
+            return Err(Error::invalid(format!(
+                "labels and attachments have {len} bytes, more than {MAX_METADATA}"
+            )));
         }
         let _lock = self.inner.lock_writer()?;
         let parent = match &self.parent {
@@ -268,7 +279,9 @@ impl Save<'_, &File> {
     /// bytes of the parent, and there is none.
     pub fn run(self) -> Result<Written> {
         if self.holes_are_parent && matches!(self.parent, Parent::None) {
-            return Err(Error::invalid("the holes of a file cannot have the bytes of a parent: there is no parent"));
+            return Err(Error::invalid(
+                "the holes of a file cannot have the bytes of a parent: there is no parent",
+            ));
         }
         let source = FileSource::new(self.source).map_err(Error::memory("cannot read the file"))?;
         self.save(&source)

@@ -44,7 +44,8 @@ impl<'a> Sink<'a> {
                 let path = self.inner.temporary("pack");
                 let failed = Error::file("cannot write", self.inner.path(&path));
                 let file = self.inner.storage.create(&path);
-                let writer = file.and_then(|file| PackWriter::new(BufWriter::with_capacity(1 << 20, file), self.salt));
+                let writer =
+                    file.and_then(|file| PackWriter::new(BufWriter::with_capacity(1 << 20, file), self.salt));
                 let writer = writer.map_err(failed)?;
                 self.open.insert(Open { writer, path })
             }
@@ -163,7 +164,7 @@ pub(crate) fn write_file<T>(
     });
     drop(out);
     let renamed = result.and_then(|(path, value)| {
-        let path = format!("{folder}/{path}");
+        let path = if folder.is_empty() { path } else { format!("{folder}/{path}") };
         inner.storage.rename(&temporary, &path).map_err(Error::file("cannot write", inner.path(&path)))?;
         Ok(value)
     });

@@ -64,7 +64,10 @@ impl<'a> FileSource<'a> {
         {
             use std::os::unix::fs::FileTypeExt;
             if kind.is_char_device() || kind.is_fifo() || kind.is_socket() {
-                return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is neither a file nor a block device"));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidInput,
+                    "it is neither a file nor a block device",
+                ));
             }
         }
         // The metadata of a block device has no length.
@@ -89,7 +92,10 @@ impl Source for FileSource<'_> {
             }
         }
         if (offset + filled as u64) < self.len.min(offset + buffer.len() as u64) {
-            return Err(io::Error::new(io::ErrorKind::UnexpectedEof, "the file became shorter while it was read"));
+            return Err(io::Error::new(
+                io::ErrorKind::UnexpectedEof,
+                "the file became shorter while it was read",
+            ));
         }
         buffer[filled..].fill(0);
         let inside = usize::try_from(self.len.saturating_sub(offset)).unwrap_or(usize::MAX).min(buffer.len());
@@ -101,29 +107,41 @@ impl Source for FileSource<'_> {
         Ok(vec![0..self.len]) // The file is compared by its hashes, or all of it is new.
     }
 
-    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "macos"))]
     fn data(&self) -> io::Result<Vec<Range<u64>>> {
+        self.data_within(0..self.len)
+    }
+}
+
+impl FileSource<'_> {
+    /// Returns the ranges of a range that are not holes, in ascending order.
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "macos"))]
+    pub(crate) fn data_within(&self, within: Range<u64>) -> io::Result<Vec<Range<u64>>> {
         use rustix::fs::{SeekFrom, seek};
         let mut ranges: Vec<Range<u64>> = Vec::new();
-        let mut at = 0;
-        while at < self.len {
+        let mut at = within.start;
+        while at < within.end {
             let start = match seek(self.file, SeekFrom::Data(at)) {
                 Ok(start) => start,
                 Err(rustix::io::Errno::NXIO) => break,
                 // A file system or a device without holes.
-                Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) if at == 0 => return Ok(vec![0..self.len]),
+                Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) if ranges.is_empty() => {
+                    return Ok(vec![within]);
+                }
                 Err(error) => return Err(error.into()),
             };
-            let end = seek(self.file, SeekFrom::Hole(start))?;
-            ranges.push(start..end.max(start + 1).min(self.len));
-            at = end.max(start + 1);
+            let end = seek(self.file, SeekFrom::Hole(start))?.max(start + 1);
+            if start < within.end {
+                ranges.push(start..end.min(within.end));
+            }
+            at = end;
         }
         Ok(ranges)
     }
 
+    /// Returns the whole range, because this system does not tell where holes are.
     #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "macos")))]
-    fn data(&self) -> io::Result<Vec<Range<u64>>> {
-        Ok(vec![0..self.len])
+    pub(crate) fn data_within(&self, within: Range<u64>) -> io::Result<Vec<Range<u64>>> {
+        Ok(vec![within])
     }
 }
 

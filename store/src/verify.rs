@@ -1,15 +1,44 @@
 //! Checking a repository.
 
+use std::collections::HashMap;
+
+use rayon::prelude::*;
+
+use crate::blocks::{BATCH, pack_path};
+use crate::chain::{manifest_path, open_manifest};
+use crate::collect::pack_contents;
+use crate::error::{Error, Result};
+use crate::format::BLOCK;
+use crate::format::pack::{Contents, Decoder, read_contents};
+use crate::id::Id;
+use crate::index::{ManifestRow, PackRow};
+use crate::inner::Inner;
+use crate::sink::places;
+use crate::storage::ReadFile;
+
 /// How thoroughly [`Repository::verify`](crate::Repository::verify) checks.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Depth {
-    /// Manifests, the index, and that all packs exist, are complete and have the blocks that the index promises.
+    /// All manifests are what their ids promise, the index has all their blocks, and the packs have what the index
+    /// says.
     Structure,
-    /// Also reads every pack, and compares every block with its hash.
+    /// All of [`Structure`](Self::Structure). Also, every pack and every block is what its hash promises.
     Data,
 }
 
 /// What a check has found.
+///
+/// # Examples
+///
+/// ```
+/// use memsnap_store::{Depth, Repository};
+///
+/// # let folder = tempfile::tempdir().unwrap();
+/// # let path = folder.path().join("repository");
+/// let repository = Repository::create(&path)?;
+/// assert!(repository.verify(Depth::Data)?.problems.is_empty());
+/// # Ok::<(), memsnap_store::Error>(())
+/// ```
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Verified {
@@ -17,8 +46,141 @@ pub struct Verified {
     pub manifests: u64,
     /// The number of packs that were checked.
     pub packs: u64,
-    /// The number of blocks that were checked.
+    /// The number of blocks in these packs.
     pub blocks: u64,
     /// What is wrong: one sentence each, which names the object. Empty if the repository is intact.
     pub problems: Vec<String>,
+}
+
+pub(crate) fn verify(inner: &Inner, depth: Depth) -> Result<Verified> {
+    // A writer could replace packs that were listed.
+    let _lock = inner.lock_reader()?;
+    let (manifests, packs) = inner.read(|index| Ok((index.manifests()?, index.packs()?)))?;
+    let mut found = Verified::default();
+    let rows: HashMap<Id, &ManifestRow> = manifests.iter().map(|(id, row)| (*id, row)).collect();
+    for (id, row) in &manifests {
+        found.manifests += 1;
+        if let Err(error) = check_manifest(inner, *id, row, &rows) {
+            found.problems.push(error.to_string());
+        }
+    }
+    let checked: Vec<Result<u64>> =
+        packs.par_iter().map(|(number, row)| check_pack(inner, *number, row, depth)).collect();
+    for result in checked {
+        found.packs += 1;
+        match result {
+            Ok(blocks) => found.blocks += blocks,
+            Err(error) => found.problems.push(error.to_string()),
+        }
+    }
+    for (name, id) in inner.read(|index| index.names())? {
+        if !rows.get(&id).is_some_and(|row| row.listed) {
+            found.problems.push(format!("index.redb is damaged: the name {name} leads to no snapshot"));
+        }
+    }
+    Ok(found)
+}
+
+/// Checks that a manifest is what its id and the index say, and that the index has its base and its blocks.
+fn check_manifest(inner: &Inner, id: Id, row: &ManifestRow, rows: &HashMap<Id, &ManifestRow>) -> Result<()> {
+    let path = manifest_path(&id);
+    let mut reader = open_manifest(&*inner.storage, id)?;
+    let header = &reader.header;
+    let as_listed =
+        (header.parent, header.base, header.len, header.content_len, header.depth, header.entries);
+    if as_listed != (row.parent, row.base, row.len, row.content_len, row.depth, row.entries) {
+        return Err(Error::damaged("index.redb", format!("it does not agree with {path}")));
+    }
+    if let Some(base) = header.base {
+        let Some(below) = rows.get(&base) else {
+            return Err(Error::damaged(path, format!("it is relative to {base}, which is missing")));
+        };
+        if below.depth + 1 != header.depth {
+            return Err(Error::damaged(
+                path,
+                format!("its depth is {}, that of its base {}", header.depth, below.depth),
+            ));
+        }
+    }
+    let mut hashes = Vec::with_capacity(BATCH);
+    loop {
+        let entry = reader.next().map_err(|wrong| wrong.of(&path))?;
+        hashes.extend(entry.and_then(|entry| entry.1));
+        if hashes.len() == BATCH || entry.is_none() {
+            hashes.sort_unstable();
+            hashes.dedup();
+            let places = inner.read(|index| index.find(&hashes))?;
+            if let Some((hash, _)) = hashes.iter().zip(places).find(|(_, place)| place.is_none()) {
+                return Err(Error::damaged(path, format!("its block {hash} is in no pack")));
+            }
+            hashes.clear();
+        }
+        if entry.is_none() {
+            return Ok(());
+        }
+    }
+}
+
+/// Checks a pack. Returns the number of its blocks.
+fn check_pack(inner: &Inner, number: u32, row: &PackRow, depth: Depth) -> Result<u64> {
+    let path = pack_path(&row.id);
+    let file = inner.storage.open(&path).map_err(Error::file("cannot open", inner.path(&path)))?;
+    let len = file.len().map_err(Error::file("cannot read", inner.path(&path)))?;
+    if len != row.len {
+        return Err(Error::damaged(path, format!("it has {len} bytes instead of {}", row.len)));
+    }
+    let contents = pack_contents(inner, &row.id)?;
+    if contents.hashes.len() != row.blocks as usize {
+        return Err(Error::damaged(
+            path,
+            format!("it has {} blocks instead of {}", contents.hashes.len(), row.blocks),
+        ));
+    }
+    let mut entries: Vec<_> = places(number, &contents).collect();
+    entries.sort_unstable_by_key(|entry| entry.0);
+    let hashes: Vec<Id> = entries.iter().map(|entry| entry.0).collect();
+    for ((hash, place), found) in entries.iter().zip(inner.read(|index| index.find(&hashes))?) {
+        let agrees = found.is_some_and(|found| found.pack != number || found.offset == place.offset);
+        if !agrees {
+            return Err(Error::damaged("index.redb", format!("it does not have the block {hash} of {path}")));
+        }
+    }
+    if depth == Depth::Data {
+        check_data(inner, &*file, row.id)?;
+    }
+    Ok(contents.hashes.len() as u64)
+}
+
+/// Reads all of a pack. Compares it with its name, and all blocks with their hashes. Returns what it contains.
+pub(crate) fn check_data(inner: &Inner, file: &dyn ReadFile, id: Id) -> Result<Contents> {
+    let path = pack_path(&id);
+    let failed = || Error::file("cannot read", inner.path(&path));
+    let len = file.len().map_err(failed())?;
+    let (mut hasher, mut at, mut buffer) = (blake3::Hasher::new(), 0, vec![0; 1 << 20]);
+    while at < len {
+        let part = usize::try_from(len - at).unwrap_or(usize::MAX).min(buffer.len());
+        file.read_exact_at(&mut buffer[..part], at).map_err(failed())?;
+        hasher.update(&buffer[..part]);
+        at += part as u64;
+    }
+    if Id::from(hasher.finalize()) != id {
+        return Err(Error::damaged(path, "its bytes do not have the hash that is its name"));
+    }
+    let contents = read_contents(file).map_err(|wrong| wrong.of(&path))?;
+    let mut decoder = Decoder::new().map_err(Error::memory("cannot decompress"))?;
+    for frame in &contents.frames {
+        buffer.resize(frame.stored as usize, 0);
+        file.read_exact_at(&mut buffer, frame.offset.into()).map_err(failed())?;
+        let bytes = decoder
+            .decode(&buffer, frame.encoding, frame.blocks.into())
+            .map_err(|what| Error::damaged(&*path, format!("the frame at {}: {what}", frame.offset)))?;
+        let hashes = &contents.hashes[frame.first as usize..][..frame.blocks.into()];
+        for (hash, bytes) in hashes.iter().zip(bytes.chunks_exact(BLOCK)) {
+            if Id::of(bytes) != *hash {
+                let what = format!("the block {hash} at {} has other bytes", frame.offset);
+                return Err(Error::damaged(path, what));
+            }
+        }
+    }
+    Ok(contents)
 }

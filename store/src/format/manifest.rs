@@ -99,7 +99,10 @@ impl Header {
             ..Self::default()
         };
         if !header.len.is_multiple_of(BLOCK as u64) || header.content_len > header.len {
-            return damaged(format!("its length is {}, that of its content {}", header.len, header.content_len));
+            return damaged(format!(
+                "its length is {}, that of its content {}",
+                header.len, header.content_len
+            ));
         }
         if header.depth > MAX_DEPTH || (header.depth == 0) != header.base.is_none() {
             return damaged(format!("its depth is {}", header.depth));

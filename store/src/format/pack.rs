@@ -237,8 +237,10 @@ fn read_frames(table: &[u8], blocks: usize, end: u64) -> Result<Vec<FrameEntry>,
     let mut frames = Vec::with_capacity(table.len() / FRAME_ENTRY);
     for entry in table.chunks_exact(FRAME_ENTRY) {
         let (stored, blocks) = (u32_at(entry, 0), entry[4]);
-        let valid = (1..=FRAME_BLOCKS).contains(&blocks.into()) && stored as usize <= usize::from(blocks) * BLOCK;
-        let (Some(encoding), Ok(at), true) = (Encoding::from_byte(entry[5]), u32::try_from(offset), valid) else {
+        let valid =
+            (1..=FRAME_BLOCKS).contains(&blocks.into()) && stored as usize <= usize::from(blocks) * BLOCK;
+        let (Some(encoding), Ok(at), true) = (Encoding::from_byte(entry[5]), u32::try_from(offset), valid)
+        else {
             return damaged(format!("frame {} is not valid", frames.len()));
         };
         frames.push(FrameEntry { offset: at, stored, first, blocks, encoding });

@@ -99,7 +99,10 @@ impl<R: Read> RunReader<R> {
         if self.left == 0 && (self.ended || !self.next_run()?) {
             return Ok(None);
         }
-        let hash = self.hashes.len().checked_sub(usize::try_from(self.left).unwrap_or(usize::MAX).saturating_mul(32));
+        let hash = self
+            .hashes
+            .len()
+            .checked_sub(usize::try_from(self.left).unwrap_or(usize::MAX).saturating_mul(32));
         let hash = hash.and_then(|at| self.hashes.get(at..at + 32)).and_then(|bytes| bytes.first_chunk());
         let entry = (self.next, hash.map(|bytes| Id::from_bytes(*bytes)));
         self.next += 1;

@@ -51,9 +51,9 @@ pub(crate) struct Index {
 }
 
 impl Index {
-    /// Makes the index of a repository. The caller makes its name durable.
-    pub(crate) fn create(storage: &dyn Storage, repository: &str) -> Result<()> {
-        let index = Self::start(storage, DatabaseMode::Create)?;
+    /// Makes an empty index of a repository. The caller makes its name durable.
+    pub(crate) fn create(storage: &dyn Storage, path: &str, repository: &str) -> Result<()> {
+        let index = Self::start(storage, path, DatabaseMode::Create)?;
         index.gate.run("create", || {
             let transaction = index.database()?.begin_write()?;
             {
@@ -73,8 +73,13 @@ impl Index {
     }
 
     /// Opens the index of a repository, and checks that it is one.
-    pub(crate) fn open(storage: &dyn Storage, mode: DatabaseMode, repository: &str) -> Result<Self> {
-        let index = Self::start(storage, mode)?;
+    pub(crate) fn open(
+        storage: &dyn Storage,
+        path: &str,
+        mode: DatabaseMode,
+        repository: &str,
+    ) -> Result<Self> {
+        let index = Self::start(storage, path, mode)?;
         let (format, found) = index.gate.run("read", || {
             let meta = index.database()?.begin_read()?.open_table(META)?;
             let text = |key| Ok::<_, gate::Stop>(meta.get(key)?.map(|value| value.value().to_owned()));
@@ -109,9 +114,9 @@ impl Index {
     }
 
     /// Opens the database.
-    fn start(storage: &dyn Storage, mode: DatabaseMode) -> Result<Self> {
+    fn start(storage: &dyn Storage, path: &str, mode: DatabaseMode) -> Result<Self> {
         let action = if mode == DatabaseMode::Create { "create" } else { "open" };
-        let file = storage.database(PATH, mode).map_err(Error::file(action, storage.path(PATH)))?;
+        let file = storage.database(path, mode).map_err(Error::file(action, storage.path(path)))?;
         let (gate, backend) = Gate::new(file, mode)?;
         let database = gate
             .run(action, || Ok(Database::builder().set_cache_size(CACHE).create_with_backend(backend)?))?;

@@ -28,16 +28,16 @@ fn pack(number: u64) -> PackRow {
 fn places_are_found_again() {
     let folder = tempfile::tempdir().unwrap();
     let storage = Folder::new(folder.path());
-    Index::create(&storage, REPOSITORY).unwrap();
+    Index::create(&storage, PATH, REPOSITORY).unwrap();
     for round in 0..20_u64 {
-        let index = Index::open(&storage, DatabaseMode::Write, REPOSITORY).unwrap();
+        let index = Index::open(&storage, PATH, DatabaseMode::Write, REPOSITORY).unwrap();
         let mut writer = index.write().unwrap();
         let number = writer.next_pack().unwrap();
         let entries = (0..256).map(|block| (id(round * 256 + block), place(number, block))).collect();
         writer.add_packs(&[(number, pack(round))], entries).unwrap();
         writer.commit().unwrap();
     }
-    let index = Index::open(&storage, DatabaseMode::Read, REPOSITORY).unwrap();
+    let index = Index::open(&storage, PATH, DatabaseMode::Read, REPOSITORY).unwrap();
     let mut hashes: Vec<Id> = (0..5200).map(id).collect();
     hashes.sort();
     let found = index.read().unwrap().find(&hashes).unwrap();
@@ -50,14 +50,14 @@ fn places_are_found_again() {
 fn costs() {
     let folder = tempfile::tempdir_in("/dev/shm").unwrap();
     let storage = Folder::new(folder.path());
-    Index::create(&storage, REPOSITORY).unwrap();
+    Index::create(&storage, PATH, REPOSITORY).unwrap();
     let len = || std::fs::metadata(storage.path("index.redb")).unwrap().len();
     println!("empty: {} bytes", len());
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(1);
     let mut save = |count: u64| {
         let hashes: Vec<Id> = (0..count).map(|_| id(rng.next_u64())).collect();
         let start = Instant::now();
-        let index = Index::open(&storage, DatabaseMode::Write, REPOSITORY).unwrap();
+        let index = Index::open(&storage, PATH, DatabaseMode::Write, REPOSITORY).unwrap();
         let opened = start.elapsed();
         let mut writer = index.write().unwrap();
         let number = writer.next_pack().unwrap();
@@ -93,7 +93,7 @@ fn costs() {
         {
             hashes.sort();
             let start = Instant::now();
-            let index = Index::open(&storage, DatabaseMode::Read, REPOSITORY).unwrap();
+            let index = Index::open(&storage, PATH, DatabaseMode::Read, REPOSITORY).unwrap();
             let opened = start.elapsed();
             let reader = index.read().unwrap();
             let found = reader.find(&hashes).unwrap().iter().flatten().count();

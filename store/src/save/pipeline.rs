@@ -97,7 +97,8 @@ impl Job<'_> {
                 blocks += task.end - task.start;
                 batch.push(task);
             }
-            let read: Vec<Read> = batch.into_par_iter().map(|task| self.read_task(task)).collect::<Result<_>>()?;
+            let read: Vec<Read> =
+                batch.into_par_iter().map(|task| self.read_task(task)).collect::<Result<_>>()?;
             let frames = encode(&read, &self.unknown(&read, sent)?)?;
             for (entry, _) in read.iter().flat_map(|read| &read.blocks) {
                 list(*entry)?;
@@ -136,7 +137,8 @@ impl Job<'_> {
 
     /// Returns the blocks that the repository lacks, each once, and adds them to `sent`.
     fn unknown<'r>(&self, read: &'r [Read], sent: &Mutex<HashSet<Id>>) -> Result<Vec<(Id, &'r [u8])>> {
-        let mut hashes: Vec<Id> = read.iter().flat_map(|read| &read.blocks).filter_map(|block| block.0.1).collect();
+        let mut hashes: Vec<Id> =
+            read.iter().flat_map(|read| &read.blocks).filter_map(|block| block.0.1).collect();
         if hashes.is_empty() {
             return Ok(Vec::new());
         }
@@ -169,7 +171,9 @@ fn encode(_: &[Read], blocks: &[(Id, &[u8])]) -> Result<Vec<Frame>> {
         for (_, block) in blocks {
             bytes.extend_from_slice(block);
         }
-        let encoder = encoder.as_mut().map_err(|error| Error::Memory { action: failed, source: error.kind().into() })?;
+        let encoder = encoder
+            .as_mut()
+            .map_err(|error| Error::Memory { action: failed, source: error.kind().into() })?;
         let hashes = blocks.iter().map(|(hash, _)| *hash).collect();
         encoder.encode(&bytes, hashes).map_err(Error::memory(failed))
     });

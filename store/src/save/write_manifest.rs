@@ -1,7 +1,10 @@
 //! Writing a manifest: relative to the parent, to the full manifest below it, or in full.
 
+use std::iter::Peekable;
+
 use crate::chain::{Chain, Entries};
 use crate::error::{Error, Result};
+use crate::format::blocks;
 use crate::format::manifest::{self, Header};
 use crate::format::runs::Entry;
 use crate::id::Id;
@@ -56,21 +59,18 @@ pub(super) fn write_manifest(
             write(inner, header, || list.read())
         }
         Form::OverFull(full) => {
-            let merged = || Merged::new(list, Chain::open_to(storage, *parent, Some(full))?, &header, true);
-            let entries = count(merged()?)?;
-            let header = Header {
-                base: Some(full),
-                depth: 1,
-                entries,
-                chain_entries: entries,
-                ..header.clone()
-            };
-            write(inner, header.clone(), || Merged::new(list, Chain::open_to(storage, *parent, Some(full))?, &header, true))
+            let all = || merged(list, Chain::open_to(storage, *parent, Some(full))?, &header, true);
+            let entries = count(all()?)?;
+            let header =
+                Header { base: Some(full), depth: 1, entries, chain_entries: entries, ..header.clone() };
+            write(inner, header.clone(), || {
+                merged(list, Chain::open_to(storage, *parent, Some(full))?, &header, true)
+            })
         }
         Form::Full => {
-            let entries = count(Merged::new(list, Chain::open(storage, *parent)?, &header, false)?)?;
+            let entries = count(merged(list, Chain::open(storage, *parent)?, &header, false)?)?;
             let header = Header { entries, ..header };
-            write(inner, header.clone(), || Merged::new(list, Chain::open(storage, *parent)?, &header, false))
+            write(inner, header.clone(), || merged(list, Chain::open(storage, *parent)?, &header, false))
         }
     }
 }
@@ -87,7 +87,9 @@ fn count(entries: impl Iterator<Item = Result<Entry>>) -> Result<u64> {
 fn choose_form(inner: &Inner, header: &Header, parent: Id, row: &ManifestRow, entries: u64) -> Result<Form> {
     let chain = inner.read(|index| {
         let mut chain = vec![(parent, row.clone())];
-        while let Some(base) = chain.last().and_then(|(_, row)| row.base).filter(|_| chain.len() <= DEPTH as usize) {
+        while let Some(base) =
+            chain.last().and_then(|(_, row)| row.base).filter(|_| chain.len() <= DEPTH as usize)
+        {
             let row = index.manifest(&base)?;
             let unknown = || Error::damaged("index.redb", format!("it does not have the manifest {base}"));
             chain.push((base, row.ok_or_else(unknown)?));
@@ -136,36 +138,32 @@ impl From<std::io::Error> for Failed {
     }
 }
 
-/// A list of blocks, merged with those of the chain that it is relative to.
-struct Merged<'a, L> {
-    new: std::iter::Peekable<L>,
-    old: std::iter::Peekable<Entries>,
-    /// Blocks from here on are not in the new manifest, or are zero unless the list has them.
+/// Merges a list of blocks with those of the chain that it is relative to.
+fn merged<'a>(
+    list: &'a Spooled,
+    chain: Chain,
+    header: &Header,
+    zeroes: bool,
+) -> Result<impl Iterator<Item = Result<Entry>> + use<'a>> {
+    let limit = blocks(header.len);
+    Ok(Merged { new: list.read()?.peekable(), old: chain.entries()?.peekable(), limit, zeroes })
+}
+
+struct Merged<L: Iterator> {
+    new: Peekable<L>,
+    old: Peekable<Entries>,
+    /// The new manifest has no blocks from here on.
     limit: u64,
     zeroes: bool,
-    marker: std::marker::PhantomData<&'a ()>,
 }
 
-impl Merged<'_, ()> {
-    #[allow(clippy::new_ret_no_self)]
-    fn new<'a>(
-        list: &'a Spooled,
-        chain: Chain,
-        header: &Header,
-        zeroes: bool,
-    ) -> Result<Merged<'a, impl Iterator<Item = Result<Entry>> + use<'a>>> {
-        let limit = crate::format::blocks(header.len);
-        let (new, old) = (list.read()?.peekable(), chain.entries()?.peekable());
-        Ok(Merged { new, old, limit, zeroes, marker: std::marker::PhantomData })
-    }
-}
-
-impl<L: Iterator<Item = Result<Entry>>> Iterator for Merged<'_, L> {
+impl<L: Iterator<Item = Result<Entry>>> Iterator for Merged<L> {
     type Item = Result<Entry>;
 
     fn next(&mut self) -> Option<Result<Entry>> {
         loop {
-            let block = |entry: Option<&Result<Entry>>| entry.map(|entry| entry.as_ref().map_or(0, |entry| entry.0));
+            let block =
+                |entry: Option<&Result<Entry>>| entry.map(|entry| entry.as_ref().map_or(0, |entry| entry.0));
             let entry = match (block(self.new.peek()), block(self.old.peek())) {
                 (Some(new), Some(old)) if old < new => self.old.next(),
                 (Some(new), Some(old)) => {
