@@ -34,9 +34,10 @@ pub(crate) struct Changes {
 pub(crate) type Change = (usize, Vec<u8>);
 
 impl Changes {
-    /// Returns changes that are the same for each `seed`.
+    /// Returns changes that are the same for each `seed`, and that have nothing in common with the image.
     pub(crate) fn new(seed: u64) -> Self {
-        Self { random: Xoshiro256PlusPlus::seed_from_u64(seed) }
+        let own = u64::from_le_bytes(*b"changes ");
+        Self { random: Xoshiro256PlusPlus::seed_from_u64(own ^ seed) }
     }
 
     /// Returns the next [`PAGES`] changes of an image, in ascending order of their pages.

@@ -19,6 +19,9 @@ struct Options {
     /// Use an image of 128 MiB and one round: under a minute; the bars are those of 1 GiB all the same
     #[arg(long)]
     quick: bool,
+    /// Number of rounds of long calls, after one that is not counted
+    #[arg(long, default_value_t = 3, default_value_if("quick", "true", "1"))]
+    rounds: usize,
     /// Run only these workloads
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Workload>,
@@ -34,12 +37,12 @@ struct Options {
 
 /// Runs the program.
 pub(crate) fn run() -> Result<()> {
-    let Options { quick, only, out, disk, measure } = Options::parse();
+    let Options { quick, rounds, only, out, disk, measure } = Options::parse();
     if measure.run()? {
         return Ok(());
     }
     let start = Instant::now();
-    let (len, rounds) = if quick { (128 << 20, 1) } else { (1 << 30, 3) };
+    let len = if quick { 128 << 20 } else { 1 << 30 };
     eprintln!("making an image of {} MiB", len >> 20);
     let (image, description) = image::build(len)?;
     let places = places(&image, disk.unwrap_or_else(env::temp_dir))?;

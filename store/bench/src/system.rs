@@ -1,12 +1,13 @@
 //! The machine, and what the system counts for this process.
 
 use std::fs;
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::{self, available_parallelism};
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 
 /// Returns a field of a file such as `/proc/self/status`, without its unit.
 fn field(path: &str, name: &str) -> Result<u64> {
@@ -26,25 +27,15 @@ pub(crate) fn memory(name: &str) -> Result<u64> {
     Ok(field("/proc/self/status", name)? * 1024)
 }
 
-/// The most memory that a call took.
-pub(crate) struct Peak {
-    /// Most resident memory.
-    pub(crate) resident: u64,
-    /// Most anonymous memory.
-    pub(crate) anonymous: u64,
-}
-
-/// Runs a call, and measures the most memory of this process meanwhile.
-pub(crate) fn peak<T>(call: impl FnOnce() -> Result<T>) -> Result<(T, Peak)> {
-    // This sets `VmHWM` to the memory that is resident now.
-    fs::write("/proc/self/clear_refs", "5").context("resetting the peak of resident memory")?;
+/// Runs a call. Returns its result, and the most anonymous memory of this process meanwhile, sampled each millisecond.
+pub(crate) fn peak_of_anonymous_memory<T>(call: impl FnOnce() -> Result<T>) -> Result<(T, u64)> {
     let done = AtomicBool::new(false);
-    let (result, anonymous) = thread::scope(|scope| {
+    let (result, most) = thread::scope(|scope| {
         let sampler = scope.spawn(|| -> Result<u64> {
             let mut most = memory("RssAnon")?;
             while !done.load(Ordering::Relaxed) {
-                most = most.max(memory("RssAnon")?);
                 thread::sleep(Duration::from_millis(1));
+                most = most.max(memory("RssAnon")?);
             }
             Ok(most)
         });
@@ -52,8 +43,8 @@ pub(crate) fn peak<T>(call: impl FnOnce() -> Result<T>) -> Result<(T, Peak)> {
         done.store(true, Ordering::Relaxed);
         (result, sampler.join())
     });
-    let anonymous = anonymous.map_err(|_| anyhow::anyhow!("the thread that samples memory panicked"))??;
-    Ok((result?, Peak { resident: memory("VmHWM")?, anonymous }))
+    let most = most.map_err(|_| anyhow!("the thread that samples memory panicked"))??;
+    Ok((result?, most))
 }
 
 /// Describes the date, the machine and the versions, in lines of Markdown.
@@ -72,8 +63,8 @@ pub(crate) fn description() -> Result<String> {
     ))
 }
 
-/// Returns the type and the device of the file system at a path.
-pub(crate) fn file_system(path: &std::path::Path) -> String {
+/// Returns the type of the file system at a path.
+pub(crate) fn file_system(path: &Path) -> String {
     let output = Command::new("df").args(["--output=fstype"]).arg(path).output();
     let text = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
     text.lines().nth(1).unwrap_or("unknown").trim().to_owned()

@@ -7,7 +7,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use memsnap::Snapshot;
-use memsnap_store::Repository;
+use memsnap_store::{Depth, Repository};
 
 use super::Bench;
 use crate::image;
@@ -81,39 +81,42 @@ impl Measure {
     }
 }
 
-/// Returns the most memory that a call takes, besides the snapshot.
+/// Returns the most anonymous memory that a call takes, besides the snapshot.
 ///
-/// A snapshot that is saved is in a memory file, which is not anonymous memory. So all anonymous memory counts. A
-/// snapshot that is loaded may be anonymous. So all resident memory counts, less the length of the snapshot.
+/// A snapshot is in a memory file or in anonymous memory. Only the latter counts, and is subtracted.
 fn besides(call: &str, path: &Path, file: &Path) -> Result<u64> {
-    let before = system::memory("RssAnon")?;
     match call {
         "save" => {
             let (repository, snapshot) = (Repository::create(path)?, Snapshot::from_file(File::open(file)?)?);
-            let (_, peak) = system::peak(|| Ok(repository.save(&snapshot).run()?))?;
-            Ok(peak.anonymous.saturating_sub(before))
+            most(|| Ok(repository.save(&snapshot).run()?), |_| 0)
         }
         "save_file" => {
             let (repository, file) = (Repository::create(path)?, File::open(file)?);
-            let (_, peak) = system::peak(|| Ok(repository.save_file(&file).run()?))?;
-            Ok(peak.anonymous.saturating_sub(before))
+            most(|| Ok(repository.save_file(&file).run()?), |_| 0)
         }
         "load" => {
             let repository = Repository::open(path)?;
-            let (saved, peak) = system::peak(|| Ok(repository.load("image").run()?))?;
-            let len = saved.snapshot().len() as u64;
-            Ok((peak.resident.saturating_sub(len))
-                .max(peak.anonymous.saturating_sub(before).saturating_sub(len)))
+            most(|| Ok(repository.load("image").run()?), |saved| saved.snapshot().len() as u64)
         }
         "extract" => {
             let repository = Repository::open(path)?;
-            let (_, peak) = system::peak(|| Ok(repository.extract("image", file).run()?))?;
-            Ok(peak.anonymous.saturating_sub(before))
+            most(|| Ok(repository.extract("image", file).run()?), |_| 0)
         }
         _ => {
             let repository = Repository::open(path)?;
-            let (_, peak) = system::peak(|| Ok(repository.verify(memsnap_store::Depth::Data)?))?;
-            Ok(peak.anonymous.saturating_sub(before))
+            most(|| Ok(repository.verify(Depth::Data)?), |_| 0)
         }
     }
+}
+
+/// Runs a call. Returns the most anonymous memory meanwhile, less that of a snapshot of the length that `len` returns.
+fn most<T>(call: impl FnOnce() -> Result<T>, len: impl FnOnce(&T) -> u64) -> Result<u64> {
+    let before = system::memory("RssAnon")?;
+    let (result, most) = system::peak_of_anonymous_memory(call)?;
+    let kept = system::memory("RssAnon")?.saturating_sub(before);
+    // What remains is the snapshot if it is about as long, and otherwise memory that the allocator keeps. A quarter of
+    // the image is zeroes, which may take no memory.
+    let len = len(&result);
+    let snapshot = if len > 0 && kept > len / 2 { kept.min(len) } else { 0 };
+    Ok(most.saturating_sub(before + snapshot))
 }
