@@ -4,6 +4,7 @@
 //! restore. Such a view may show a mixture. Its pages then do not count as clean, and the next restore
 //! repairs it.
 
+mod derived;
 mod lengths;
 mod logged;
 

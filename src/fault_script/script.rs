@@ -41,11 +41,13 @@ enum Op {
     Diff,
     ReadAt,
     Mutate,
+    Write,
+    Resize,
     DropView,
     DropSnapshot,
 }
 
-const OPS: [(usize, Op); 12] = [
+const OPS: [(usize, Op); 14] = [
     (3, Op::Make),
     (1, Op::Clone),
     (1, Op::TryClone),
@@ -56,6 +58,8 @@ const OPS: [(usize, Op); 12] = [
     (2, Op::Diff),
     (1, Op::ReadAt),
     (3, Op::Mutate),
+    (3, Op::Write),
+    (2, Op::Resize),
     (1, Op::DropView),
     (2, Op::DropSnapshot),
 ];
@@ -115,6 +119,8 @@ impl Script {
             Op::OnView => self.on_view(),
             Op::Open => self.open(),
             Op::Mutate => self.mutate(),
+            Op::Write => self.write(),
+            Op::Resize => self.resize(),
             Op::DropView => self.drop_view(),
             Op::DropSnapshot => self.drop_snapshot(),
             Op::PassOn => self.pass_on(),
@@ -266,6 +272,50 @@ impl Script {
         let view = &mut views[at];
         if !view.step(chance, snapshots, focused.is_some()) {
             *focus = (view.name.clone(), FOCUS);
+        }
+    }
+
+    /// Makes a snapshot of another one with some bytes changed.
+    fn write(&mut self) {
+        let Self { chance, snapshots, .. } = self;
+        let Some(held) = Held::pick(chance, snapshots) else { return };
+        let mut memory = Memory::clone(&held.memory);
+        let len = memory.bytes.len();
+        let mut changes = Vec::new();
+        for _ in 0..chance.below(5) {
+            let start = chance.below(len + 1);
+            let longest = chance.pick(&[100, 3 * page_size(), 30 * page_size()]);
+            let bytes = pattern(chance.below((len - start).min(longest) + 1), chance.pick(&[0, 1, 2, 3]));
+            memory.bytes[start..start + bytes.len()].copy_from_slice(&bytes);
+            changes.push((start, bytes));
+        }
+        let ranges: Vec<_> = changes.iter().map(|(start, bytes)| *start..start + bytes.len()).collect();
+        let what = format!("write {ranges:?} of {}", held.name);
+        let written = held.call(chance, &what, || held.real.with_changes(changes));
+        if let Ok(written) = allowed_or_kept(chance, written) {
+            let origin = format!("{} with changes", held.name);
+            snapshots.push(Held::new(chance, written, &origin, &memory));
+        }
+    }
+
+    /// Makes a snapshot of another one with another length.
+    fn resize(&mut self) {
+        let Self { chance, snapshots, .. } = self;
+        let Some(held) = Held::pick(chance, snapshots) else { return };
+        let mut memory = Memory::clone(&held.memory);
+        let len = match chance.below(3) {
+            0 => chance.below(memory.bytes.len() + 1),
+            1 => memory.bytes.len(),
+            _ => chance.below((MAX_PAGES + 10) * page_size()),
+        };
+        memory.content_len = chance.below(len + 1);
+        memory.bytes.resize(len, 0);
+        memory.bytes.resize(len.next_multiple_of(page_size()), 0);
+        let what = format!("resize {} to {len} bytes, {} of content", held.name, memory.content_len);
+        let resized = held.call(chance, &what, || held.real.resized(len, memory.content_len));
+        if let Ok(resized) = allowed_or_kept(chance, resized) {
+            let origin = format!("{}, resized", held.name);
+            snapshots.push(Held::new(chance, resized, &origin, &memory));
         }
     }
 

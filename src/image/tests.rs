@@ -131,3 +131,26 @@ fn relatives_share_a_store_across_threads() {
     assert_eq!(root.store_usage().live, 0);
     assert_eq!(root.family(), 1);
 }
+
+/// The old and the new image share all nodes of their page tables but those of the written pages. So a comparison does
+/// not visit the others.
+#[test]
+fn a_comparison_with_a_written_image_visits_what_was_written() {
+    const PAGES: usize = if cfg!(miri) { 300 } else { 20_000 };
+    let size = (PAGES, PAGES * page_size());
+    let root = Image::new(Base::Zero, size.0, size.1, Label::default());
+    let filled = vec![1; page_size()];
+    let old = capture(&root, size, &PageSet::all(PAGES), &filled);
+    let writes =
+        [(7 * page_size() + 1, &[2_u8, 2][..]), ((PAGES - 1) * page_size(), &filled[1..]), (9, &[1])];
+    let new = old.written(size, &writes).unwrap().expect("a page differs");
+    assert_eq!(old.may_differ(&new), PageSet::from(PageRange::new(7, 8)));
+    assert_eq!(old.diff(&new).unwrap(), PageSet::from(PageRange::new(7, 8)));
+    assert_eq!(root.store_usage().live, PAGES + 1);
+    // The nodes that only the new image has.
+    let mut unshared = 0;
+    let mut new = new;
+    new.captured.for_each_unshared(|_| unshared += 1);
+    assert!((1..=16).contains(&unshared), "{unshared} entries were copied");
+    assert!(old.written(size, &[(0, &filled), (5, &[]), (3, &[1, 1])]).unwrap().is_none());
+}

@@ -81,16 +81,16 @@ impl Snapshot {
     /// Makes a snapshot of the bytes of this one with another length.
     ///
     /// The new snapshot is `len` bytes long, rounded up to whole pages, of which the first `content_len` bytes are
-    /// its [content](Self::content_len). If it is longer, the added bytes are zero. If it is shorter, the bytes from
-    /// `len` on are cut off: they are zero if the last page has some of them, and also in a longer snapshot that is
-    /// made from this one.
+    /// its [content](Self::content_len). All bytes from `len` on are cut off. If the last page has some of these bytes,
+    /// they become zero. The bytes that a longer snapshot adds are zero too, even if this snapshot was made from one
+    /// that had other bytes there.
+    ///
+    /// `content_len` may be less than `len`. The bytes between them are kept. For example, a snapshot of a machine with
+    /// larger pages can be made here with the same content length and all its bytes.
     ///
     /// The two snapshots share all pages. Only the last page is copied, if bytes other than zero are cut off in the
     /// middle of it. The time to make a longer snapshot does not depend on the lengths. The time to make a shorter one
     /// depends on the number of captured pages that are cut off.
-    ///
-    /// Unlike [`View::grow`](crate::View::grow), the call can make the content shorter than the pages that follow, for
-    /// example to keep the bytes behind the content that a machine with larger pages has stored.
     ///
     /// # Errors
     ///

@@ -28,7 +28,8 @@ use crate::{error, page_size, trace};
 /// An immutable image of memory.
 ///
 /// Make a snapshot from [bytes](Self::from_slice), a [file](Self::from_file), a [stream](Self::from_reader) or
-/// [zeroes](Self::zeroed), or [take](crate::View::take_snapshot) one of a view. Open [views](Self::view) to read and
+/// [zeroes](Self::zeroed), [take](crate::View::take_snapshot) one of a view, or make one from
+/// [another one and some changes](Self::with_changes). Open [views](Self::view) to read and
 /// write copies of its bytes:
 ///
 /// ```
@@ -58,7 +59,7 @@ use crate::{error, page_size, trace};
 ///
 /// Memory consists of pages, so [`len`](Self::len) is a multiple of [`page_size()`].
 /// [`content_len`](Self::content_len) is the number of bytes that the snapshot was made from. The bytes after the
-/// content are zero at first. A snapshot may be empty.
+/// content are zero at first. A snapshot may be empty. [`resized`](Self::resized) makes a snapshot with other lengths.
 pub struct Snapshot {
     head: Arc<Mutex<Head>>,
 }
@@ -353,7 +354,8 @@ impl Snapshot {
 
     /// Returns the length of the content in bytes, without the padding of the last page.
     ///
-    /// It is the number of bytes that the snapshot was made from. A snapshot that is taken of a view has the content
+    /// It is the number of bytes that the snapshot was made from, or that was passed to [`resized`](Self::resized). A
+    /// snapshot that is taken of a view has the content
     /// length of the view's last snapshot, or the length that was passed to [`View::grow`](crate::View::grow) since.
     ///
     /// # Examples

@@ -79,6 +79,17 @@ impl Collect {
     }
 }
 
+#[cfg(feature = "remote")]
+impl Collect {
+    pub(crate) fn grace_time(&self) -> Duration {
+        self.grace
+    }
+
+    pub(crate) fn is_dry_run(&self) -> bool {
+        self.dry_run
+    }
+}
+
 /// What was deleted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
@@ -176,6 +187,45 @@ pub(crate) struct Marks {
     live: u64,
 }
 
+impl Marks {
+    /// Marks no block.
+    pub(crate) fn new(contents: Contents) -> Self {
+        let needed = vec![false; contents.hashes.len()];
+        Self { contents, needed, live: 0 }
+    }
+
+    /// Marks the block at a place.
+    pub(crate) fn mark(&mut self, hash: &Id, place: &Place) -> Result<()> {
+        let frame = self.contents.frames.binary_search_by_key(&place.offset, |frame| frame.offset);
+        let block = frame.map(|frame| self.contents.frames[frame].first as usize + usize::from(place.number));
+        match block {
+            Ok(block) if self.contents.hashes.get(block) == Some(hash) => {
+                self.live += u64::from(!std::mem::replace(&mut self.needed[block], true));
+                Ok(())
+            }
+            _ => Err(Error::damaged("index.redb", format!("the place of the block {hash} is wrong"))),
+        }
+    }
+
+    /// Returns the number of marked blocks.
+    #[cfg(feature = "remote")]
+    pub(crate) fn live(&self) -> u64 {
+        self.live
+    }
+
+    /// Returns what the pack contains.
+    #[cfg(feature = "remote")]
+    pub(crate) fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
+    /// Returns the hashes of the marked blocks.
+    pub(crate) fn hashes(&self) -> Vec<Id> {
+        let needed = self.contents.hashes.iter().zip(&self.needed).filter(|(_, needed)| **needed);
+        needed.map(|(hash, _)| *hash).collect()
+    }
+}
+
 /// Marks the blocks that manifests list.
 fn mark(
     inner: &Inner,
@@ -203,7 +253,15 @@ fn mark(
                         format!("it does not contain the block {hash} of {}", manifest_path(id)),
                     )
                 })?;
-                mark_block(inner, &rows, &mut marks, &hash, &place)?;
+                if !marks.contains_key(&place.pack) {
+                    let unknown =
+                        || Error::damaged("index.redb", format!("it does not have the pack {}", place.pack));
+                    let row = rows.get(&place.pack).ok_or_else(unknown)?;
+                    marks.insert(place.pack, Marks::new(pack_contents(inner, &row.id)?));
+                }
+                if let Some(marks) = marks.get_mut(&place.pack) {
+                    marks.mark(&hash, &place)?;
+                }
             }
             if entry.is_none() {
                 break;
@@ -211,31 +269,6 @@ fn mark(
         }
     }
     Ok(marks)
-}
-
-fn mark_block(
-    inner: &Inner,
-    rows: &HashMap<u32, &PackRow>,
-    marks: &mut HashMap<u32, Marks>,
-    hash: &Id,
-    place: &Place,
-) -> Result<()> {
-    let wrong = || Error::damaged("index.redb", format!("the place of the block {hash} is wrong"));
-    if !marks.contains_key(&place.pack) {
-        let row = rows.get(&place.pack).ok_or_else(wrong)?;
-        let contents = pack_contents(inner, &row.id)?;
-        let needed = vec![false; contents.hashes.len()];
-        marks.insert(place.pack, Marks { contents, needed, live: 0 });
-    }
-    let marks = marks.get_mut(&place.pack).ok_or_else(wrong)?;
-    let frames = &marks.contents.frames;
-    let frame = frames.binary_search_by_key(&place.offset, |frame| frame.offset).map_err(|_| wrong())?;
-    let block = frames[frame].first as usize + usize::from(place.number);
-    if marks.contents.hashes.get(block) != Some(hash) {
-        return Err(wrong());
-    }
-    marks.live += u64::from(!std::mem::replace(&mut marks.needed[block], true));
-    Ok(())
 }
 
 /// Reads what a pack contains.
@@ -251,9 +284,7 @@ fn repack(inner: &Inner, sink: &mut Sink<'_>, packs: &[u32], marks: &HashMap<u32
     let mut blocks = Blocks::new(inner);
     let mut encoder = Encoder::new().map_err(Error::memory(failed))?;
     for marks in packs.iter().filter_map(|number| marks.get(number)) {
-        let needed = marks.contents.hashes.iter().zip(&marks.needed).filter(|(_, needed)| **needed);
-        let hashes: Vec<Id> = needed.map(|(hash, _)| *hash).collect();
-        for hashes in hashes.chunks(FRAME_BLOCKS * 64) {
+        for hashes in marks.hashes().chunks(FRAME_BLOCKS * 64) {
             let bytes = std::sync::Mutex::new(vec![0; hashes.len() * BLOCK]);
             blocks.read(hashes, |number, block| {
                 lock(&bytes)[number * BLOCK..][..BLOCK].copy_from_slice(block);

@@ -113,6 +113,16 @@ pub enum Error {
         /// The name.
         name: String,
     },
+    /// The lease of a saver ended before it was renewed, so that packs it relied on may have been deleted.
+    #[error(
+        "{lease} was not renewed for {seconds} s and has ended: start again, and what was sent already is used"
+    )]
+    Expired {
+        /// The object.
+        lease: String,
+        /// The term of the lease, in seconds.
+        seconds: u64,
+    },
     /// A file operation failed.
     #[error("{action} {path}: {source}")]
     File {
@@ -141,7 +151,7 @@ pub enum Error {
     },
     /// A request to an object store failed, after it was repeated.
     #[cfg(feature = "remote")]
-    #[error("{action} {object}: {source}")]
+    #[error("{action} {object}: {source}; {}", what_to_do(.source))]
     Remote {
         /// What was tried.
         action: &'static str,
@@ -182,15 +192,31 @@ impl Error {
             Self::Ambiguous { .. } | Self::Invalid { .. } => io::ErrorKind::InvalidInput,
             Self::Damaged { .. } | Self::Mixed { .. } => io::ErrorKind::InvalidData,
             Self::Newer { .. } => io::ErrorKind::Unsupported,
-            Self::Busy { .. } | Self::Conflict { .. } => io::ErrorKind::ResourceBusy,
+            Self::Busy { .. } | Self::Conflict { .. } | Self::Expired { .. } => io::ErrorKind::ResourceBusy,
             Self::File { source, .. } | Self::Memory { source, .. } => source.kind(),
             Self::Index { source, .. } => match &**source {
                 redb::Error::Io(source) => source.kind(),
                 _ => io::ErrorKind::Other,
             },
             #[cfg(feature = "remote")]
-            Self::Remote { .. } => io::ErrorKind::Other,
+            Self::Remote { source, .. } => match &**source {
+                object_store::Error::NotFound { .. } => io::ErrorKind::NotFound,
+                object_store::Error::PermissionDenied { .. }
+                | object_store::Error::Unauthenticated { .. } => io::ErrorKind::PermissionDenied,
+                _ => io::ErrorKind::Other,
+            },
         }
+    }
+}
+
+/// Returns what to do after a request to an object store failed.
+#[cfg(feature = "remote")]
+fn what_to_do(source: &object_store::Error) -> &'static str {
+    match source {
+        object_store::Error::NotFound { .. } => "check that the bucket exists",
+        object_store::Error::PermissionDenied { .. } => "check what the credentials allow",
+        object_store::Error::Unauthenticated { .. } => "check the credentials",
+        _ => "check the connection and the settings, then try again",
     }
 }
 

@@ -1,6 +1,5 @@
-//! Durable storage for memory snapshots.
+#![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
-#![allow(dead_code)] // Until all parts are there.
 
 mod blocks;
 mod chain;
@@ -15,6 +14,8 @@ mod load;
 mod manifest;
 mod map;
 mod progress;
+#[cfg(feature = "remote")]
+mod remote;
 mod repair;
 mod repository;
 mod save;
@@ -23,6 +24,7 @@ mod sink;
 mod source;
 mod spool;
 mod storage;
+#[cfg(feature = "remote")]
 mod transfer;
 mod verify;
 
@@ -33,9 +35,20 @@ pub use id::{Id, Reference};
 pub use load::Load;
 pub use manifest::{Manifest, Summary};
 pub use progress::Progress;
+#[cfg(feature = "testing")]
+#[doc(hidden)]
+pub use remote::kit;
+#[cfg(feature = "remote")]
+pub use remote::{Remote, RemoteName, RemoteOptions, Traffic};
 pub use repair::Repaired;
 pub use repository::Repository;
 pub use save::{Save, Written};
 pub use saved::Saved;
-pub use transfer::{Remote, Transfer, Transferred};
+#[cfg(feature = "remote")]
+pub use transfer::{Transfer, Transferred};
 pub use verify::{Depth, Verified};
+
+/// The programs in the chapter of the guide about this crate.
+#[cfg(doctest)]
+#[doc = include_str!("../../src/guide/saving.md")]
+struct Guide;

@@ -14,9 +14,11 @@ use crate::storage::WriteFile;
 /// Writes frames to packs. A pack is durable when it is ended, except for its name, see [`Sink::sync`].
 pub(crate) struct Sink<'a> {
     inner: &'a Inner,
-    salt: [u8; 16],
+    /// Whether ended packs keep their temporary names, because they are only sent to a remote.
+    temporary: bool,
     open: Option<Open>,
-    ended: Vec<(PackRow, Contents)>,
+    /// The packs that were ended, and the paths of those with temporary names.
+    ended: Vec<(String, PackRow, Contents)>,
     /// The number of bytes of all packs that were ended.
     pub(crate) bytes: u64,
     /// The number of blocks in them.
@@ -30,7 +32,21 @@ struct Open {
 
 impl<'a> Sink<'a> {
     pub(crate) fn new(inner: &'a Inner) -> Self {
-        Self { inner, salt: [0; 16], open: None, ended: Vec::new(), bytes: 0, blocks: 0 }
+        Self { inner, temporary: false, open: None, ended: Vec::new(), bytes: 0, blocks: 0 }
+    }
+
+    /// Returns a sink whose packs are files with temporary names. See [`take_temporary`](Self::take_temporary).
+    #[cfg(feature = "remote")]
+    pub(crate) fn temporary(inner: &'a Inner) -> Self {
+        let mut sink = Self::new(inner);
+        sink.temporary = true;
+        sink
+    }
+
+    /// Returns the paths of ended packs, and what they contain. The caller removes the files.
+    #[cfg(feature = "remote")]
+    pub(crate) fn take_temporary(&mut self) -> Vec<(String, PackRow, Contents)> {
+        mem::take(&mut self.ended)
     }
 
     /// Appends a frame to the current pack, or to a new one.
@@ -44,8 +60,7 @@ impl<'a> Sink<'a> {
                 let path = self.inner.temporary("pack");
                 let failed = Error::file("cannot write", self.inner.path(&path));
                 let file = self.inner.storage.create(&path);
-                let writer =
-                    file.and_then(|file| PackWriter::new(BufWriter::with_capacity(1 << 20, file), self.salt));
+                let writer = file.and_then(|file| PackWriter::new(BufWriter::with_capacity(1 << 20, file)));
                 let writer = writer.map_err(failed)?;
                 self.open.insert(Open { writer, path })
             }
@@ -60,6 +75,9 @@ impl<'a> Sink<'a> {
         let finish = || -> io::Result<(Id, u64, Contents)> {
             let (id, len, contents, mut out) = writer.finish()?;
             out.flush()?;
+            if self.temporary {
+                return Ok((id, len, contents));
+            }
             out.get_mut().sync()?;
             drop(out);
             storage.rename(&path, &pack_path(&id))?;
@@ -69,13 +87,13 @@ impl<'a> Sink<'a> {
         let blocks = u32::try_from(contents.hashes.len()).unwrap_or(u32::MAX);
         self.bytes += len;
         self.blocks += u64::from(blocks);
-        self.ended.push((PackRow { id, len, blocks, created: now() }, contents));
+        self.ended.push((path, PackRow { id, len, blocks, created: now() }, contents));
         Ok(())
     }
 
     /// Returns the number of blocks in ended packs that are not in the index yet.
     pub(crate) fn pending(&self) -> usize {
-        self.ended.iter().map(|(_, contents)| contents.hashes.len()).sum()
+        self.ended.iter().map(|(_, _, contents)| contents.hashes.len()).sum()
     }
 
     /// Ends the current pack and makes the names of all packs durable. Returns what has to be added to the index.
@@ -85,7 +103,9 @@ impl<'a> Sink<'a> {
             let storage = &self.inner.storage;
             storage.sync_folder("packs").map_err(Error::file("cannot sync", self.inner.path("packs")))?;
         }
-        Ok(Pending(mem::take(&mut self.ended)))
+        Ok(Pending(
+            mem::take(&mut self.ended).into_iter().map(|(_, row, contents)| (row, contents)).collect(),
+        ))
     }
 }
 

@@ -19,7 +19,7 @@ use std::sync::Arc;
 use common::assert_same;
 use common::script::differing;
 use memsnap::{Changes, Snapshot, Tracking, page_size};
-use ops::{End, MutOp, Op, Options, Part, content_len};
+use ops::{End, Length, MutOp, Op, Options, Part, Span, content_len};
 use proptest::prelude::*;
 use proptest::sample::Index;
 pub(crate) use seeds::Script;
@@ -219,6 +219,50 @@ impl Model {
         assert_same("read_at", &buffer[..read], &expected[..len.min(expected.len())]);
     }
 
+    fn write(&mut self, i: Index, writes: &[(Span, u8)]) {
+        let Some(snapshot) = pick(&self.snapshots, i) else { return };
+        let mut memory = snapshot.memory.clone();
+        let mut changes = Vec::new();
+        for (span, value) in writes {
+            let range = span.of(memory.bytes.len());
+            let bytes = pattern(range.len(), *value);
+            memory.bytes[range.clone()].copy_from_slice(&bytes);
+            changes.push((range.start, bytes));
+        }
+        let written = snapshot.real.with_changes(changes).unwrap();
+        let changes = snapshot.real.diff(&written).unwrap();
+        assert_changes(changes, &snapshot.memory.bytes, &memory.bytes);
+        self.add(written, memory);
+    }
+
+    fn resize(&mut self, i: Index, length: Length, content: Index) {
+        let Some(snapshot) = pick(&self.snapshots, i) else { return };
+        let mut memory = snapshot.memory.clone();
+        let len = match length {
+            Length::AtMost(len) => len.index(memory.bytes.len() + 1),
+            Length::More(more) => memory.bytes.len() + more,
+            Length::Bytes(len) => len,
+        };
+        memory.content_len = content.index(len + 1);
+        memory.bytes.resize(len, 0);
+        memory.bytes.resize(len.next_multiple_of(page_size()), 0);
+        let resized = snapshot.real.resized(len, memory.content_len).unwrap();
+        self.add(resized, memory);
+    }
+
+    fn data_ranges(&self, i: Index) {
+        let Some(snapshot) = pick(&self.snapshots, i) else { return };
+        let mut rest = snapshot.memory.bytes.clone();
+        let mut end = None;
+        for range in snapshot.real.data_ranges().unwrap() {
+            assert!(end.is_none_or(|end| end < range.start) && !range.is_empty());
+            assert!(range.start.is_multiple_of(page_size()) && range.end.is_multiple_of(page_size()));
+            rest[range.clone()].fill(0);
+            end = Some(range.end);
+        }
+        assert!(rest.iter().all(|&byte| byte == 0), "data is outside of the ranges");
+    }
+
     fn run(&mut self, Step { op, logging }: Step) {
         match op {
             Op::FromSlice { value } => self.add_slice(value),
@@ -262,6 +306,9 @@ impl Model {
                     self.snapshots.swap_remove(i.index(self.snapshots.len()));
                 }
             }
+            Op::Write(i, writes) => self.write(i, &writes),
+            Op::Resize(i, length, content) => self.resize(i, length, content),
+            Op::DataRanges(i) => self.data_ranges(i),
         }
     }
 

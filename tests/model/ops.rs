@@ -40,6 +40,17 @@ pub(crate) enum Op {
     Mutate(prop::sample::Index, Options, Vec<MutOp>, End),
     DropView(prop::sample::Index),
     DropSnapshot(prop::sample::Index),
+    Write(prop::sample::Index, Vec<(Span, u8)>),
+    Resize(prop::sample::Index, Length, prop::sample::Index),
+    DataRanges(prop::sample::Index),
+}
+
+/// The new length of a snapshot.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Length {
+    AtMost(prop::sample::Index),
+    More(usize),
+    Bytes(usize),
 }
 
 /// An operation on a part of a view or on its length.
@@ -195,6 +206,23 @@ pub(crate) fn op() -> impl Strategy<Value = Op> {
             .prop_map(|(snapshot, options, ops, end)| Op::Mutate(snapshot, options, ops, end)),
         2 => index().prop_map(Op::DropView),
         2 => index().prop_map(Op::DropSnapshot),
+    ]
+}
+
+/// Returns a strategy for the operations that make a snapshot from another one without a view, or list its data.
+pub(crate) fn derived() -> impl Strategy<Value = Op> {
+    let index = any::<prop::sample::Index>;
+    let writes = prop::collection::vec((span(), 0..4_u8), 0..6);
+    let length = prop_oneof![
+        2 => index().prop_map(Length::AtMost),
+        2 => prop_oneof![0..100_usize, 1..40 * page_size()].prop_map(Length::More),
+        1 => prop_oneof![0..200 * page_size(), (0..200_usize).prop_map(|pages| pages * page_size())]
+            .prop_map(Length::Bytes),
+    ];
+    prop_oneof![
+        3 => (index(), writes).prop_map(|(snapshot, writes)| Op::Write(snapshot, writes)),
+        2 => (index(), length, index()).prop_map(|(snapshot, len, content)| Op::Resize(snapshot, len, content)),
+        1 => index().prop_map(Op::DataRanges),
     ]
 }
 

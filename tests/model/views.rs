@@ -7,7 +7,7 @@ use std::sync::Arc;
 use memsnap::{Changes, Logged, Snapshot, Tracking, View, ViewOptions};
 use proptest::prelude::*;
 
-use super::ops::{Edit, Op, Options, Span, op, span};
+use super::ops::{Edit, Op, Options, Span, derived, op, span};
 use super::system;
 
 /// An operation, and how its writes are reported if the view is logged.
@@ -66,9 +66,11 @@ pub(crate) fn logging() -> impl Strategy<Value = Logging> {
 /// Returns a strategy for steps.
 ///
 /// It draws the operation first, so that the operation depends only on the seed and not on what is drawn
-/// later.
+/// later. One of ten operations is then replaced by one of [`derived`]. So most steps of the corpus are those for
+/// which the fuzzer kept it.
 pub(crate) fn step() -> impl Strategy<Value = Step> {
-    (op(), logging()).prop_map(|(op, logging)| Step { op, logging })
+    (op(), logging(), prop::option::weighted(0.1, derived()))
+        .prop_map(|(op, logging, derived)| Step { op: derived.unwrap_or(op), logging })
 }
 
 /// A view of either kind.

@@ -135,12 +135,11 @@ pub(crate) struct PackWriter<W> {
 }
 
 impl<W: Write> PackWriter<W> {
-    /// Begins a pack. `salt` is zero, unless the name of the pack must differ from that of one with the same frames.
-    pub(crate) fn new(out: W, salt: [u8; 16]) -> std::io::Result<Self> {
+    /// Begins a pack.
+    pub(crate) fn new(out: W) -> std::io::Result<Self> {
         let mut header = [0; HEADER];
         header[..8].copy_from_slice(MAGIC);
         header[8..12].copy_from_slice(&VERSION.to_le_bytes());
-        header[16..].copy_from_slice(&salt);
         let contents = Contents { frames: Vec::new(), hashes: Vec::new() };
         let mut pack = Self { out, hasher: blake3::Hasher::new(), header, len: 0, contents };
         pack.put(&header)?;

@@ -18,6 +18,7 @@ use redb::StorageBackend;
 use crate::error::{Error, Result};
 use crate::storage::DatabaseMode;
 
+use super::pages::Pages;
 use super::row::damaged;
 
 /// The longest database that is opened. It has places for some 80 TB of blocks.
@@ -64,9 +65,13 @@ pub(super) struct Gate {
 struct Known {
     /// The header of the database as it is in the file, or nothing.
     header: Vec<u8>,
+    /// The length of the file.
+    len: u64,
+    /// The pages of the file.
+    pages: Pages,
     /// Whether something may not be synced.
     dirty: bool,
-    /// The first error of a file operation, for a panic that follows from it.
+    /// The first error of a file operation or of a check, for errors and panics that follow from it.
     failure: Option<(io::ErrorKind, String)>,
 }
 
@@ -81,7 +86,13 @@ impl Gate {
         let gate = Arc::new(Self {
             file: RwLock::new(Some(file)),
             // A writer that crashed may have written without a sync.
-            known: Mutex::new(Known { header: Vec::new(), dirty: true, failure: None }),
+            known: Mutex::new(Known {
+                header: Vec::new(),
+                len,
+                pages: Pages::default(),
+                dirty: true,
+                failure: None,
+            }),
             broken: AtomicBool::new(false),
         });
         Ok((Arc::clone(&gate), Backend(gate)))
@@ -96,12 +107,16 @@ impl Gate {
         match panic::catch_unwind(AssertUnwindSafe(call)) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(Stop::Store(error))) => Err(error),
+            // After an error of the file, redb refuses to go on. The first error says why.
+            Ok(Err(Stop::Redb(redb::Error::PreviousIo | redb::Error::DatabaseClosed))) => {
+                Err(self.failure(action))
+            }
             Ok(Err(Stop::Redb(error))) => Err(index_error(action, error)),
             Err(payload) => {
                 self.broken.store(true, Ordering::Release);
                 self.close_file();
-                if let Some((kind, text)) = self.known().failure.take() {
-                    return Err(index_error(action, redb::Error::Io(io::Error::new(kind, text))));
+                if self.known().failure.is_some() {
+                    return Err(self.failure(action));
                 }
                 let text = payload.downcast_ref::<String>().map(String::as_str);
                 let text = text.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
@@ -110,9 +125,33 @@ impl Gate {
         }
     }
 
-    /// Closes the file, and drops something that belongs to redb.
-    pub(super) fn close<T>(&self, database: T) {
+    /// Returns the first error of the file.
+    fn failure(&self, action: &'static str) -> Error {
+        let failure = self.known().failure.clone();
+        let (kind, text) =
+            failure.unwrap_or_else(|| (io::ErrorKind::Other, "the index is closed".to_owned()));
+        index_error(action, redb::Error::Io(io::Error::new(kind, text)))
+    }
+
+    /// Notes an error of the file, if it is the first.
+    fn note(&self, error: &io::Error) {
+        self.known().failure.get_or_insert_with(|| (error.kind(), error.to_string()));
+    }
+
+    /// Closes the file, and drops the database.
+    ///
+    /// redb would commit once more. That is of no use without the file, and panics in a damaged database, possibly twice,
+    /// which would end the process. So redb is made to notice first that the file is closed: it checks the integrity of
+    /// the database, which begins with a sync, and then does nothing more.
+    pub(super) fn close(&self, mut database: redb::Database) {
         self.close_file();
+        if self.broken.load(Ordering::Acquire) || self.known().failure.is_some() {
+            return self.discard(database);
+        }
+        let checked = panic::catch_unwind(AssertUnwindSafe(|| database.check_integrity()));
+        if checked.is_err() {
+            self.broken.store(true, Ordering::Release);
+        }
         self.discard(database);
     }
 
@@ -143,9 +182,7 @@ impl Gate {
         let Some(file) = &*file else {
             return Err(io::Error::other("the index is closed"));
         };
-        operation(&**file).inspect_err(|error| {
-            self.known().failure.get_or_insert_with(|| (error.kind(), error.to_string()));
-        })
+        operation(&**file).inspect_err(|error| self.note(error))
     }
 }
 
@@ -184,22 +221,26 @@ impl StorageBackend for Backend {
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
         self.0.on_file(|file| file.read(offset, out))?;
+        let mut known = self.0.known();
+        let len = known.len;
+        let checked = known.pages.check(offset, out, len);
         if offset == 0 {
-            self.0.known().header = out.to_vec();
+            known.header = out.to_vec();
         }
-        Ok(())
+        drop(known);
+        checked.inspect_err(|error| self.0.note(error))
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.0.known().dirty = true;
-        self.0.on_file(|file| file.set_len(len))
+        self.0.on_file(|file| file.set_len(len))?;
+        self.0.known().len = len;
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        if !self.0.known().dirty {
-            return Ok(());
-        }
-        self.0.on_file(|file| file.sync_data())?;
+        let dirty = self.0.known().dirty;
+        self.0.on_file(|file| if dirty { file.sync_data() } else { Ok(()) })?;
         self.0.known().dirty = false;
         Ok(())
     }
@@ -212,6 +253,7 @@ impl StorageBackend for Backend {
                 return Ok(());
             }
             known.dirty = true;
+            known.pages.wrote(offset, data.len());
             if offset == 0 {
                 known.header.clear();
             }

@@ -6,6 +6,7 @@
 //! `row.rs` checks each value that was read.
 
 mod gate;
+mod pages;
 mod reader;
 mod row;
 mod runs;
@@ -44,18 +45,21 @@ const NAMES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("names");
 /// An index that is open.
 ///
 /// The caller holds a lock, so that no other process writes it meanwhile.
-pub(crate) struct Index {
+pub(crate) struct Index(Arc<Opened>);
+
+/// A database that is open. It is closed after the index and its readers.
+struct Opened {
     gate: Arc<Gate>,
-    /// `None` after it was dropped.
+    /// `None` after it was closed.
     database: Option<Database>,
 }
 
 impl Index {
-    /// Makes an empty index of a repository. The caller makes its name durable.
+    /// Makes the index of a repository. The caller makes its name durable.
     pub(crate) fn create(storage: &dyn Storage, path: &str, repository: &str) -> Result<()> {
         let index = Self::start(storage, path, DatabaseMode::Create)?;
-        index.gate.run("create", || {
-            let transaction = index.database()?.begin_write()?;
+        index.0.gate.run("create", || {
+            let transaction = index.0.database()?.begin_write()?;
             {
                 let mut meta = transaction.open_table(META)?;
                 meta.insert("format", FORMAT.to_string().as_str())?;
@@ -80,8 +84,8 @@ impl Index {
         repository: &str,
     ) -> Result<Self> {
         let index = Self::start(storage, path, mode)?;
-        let (format, found) = index.gate.run("read", || {
-            let meta = index.database()?.begin_read()?.open_table(META)?;
+        let (format, found) = index.0.gate.run("read", || {
+            let meta = index.0.database()?.begin_read()?.open_table(META)?;
             let text = |key| Ok::<_, gate::Stop>(meta.get(key)?.map(|value| value.value().to_owned()));
             Ok((text("format")?, text("repository")?))
         })?;
@@ -103,14 +107,14 @@ impl Index {
 
     /// Begins to read. The reader sees what was committed before.
     pub(crate) fn read(&self) -> Result<Reader> {
-        let transaction = self.gate.run("read", || Ok(self.database()?.begin_read()?))?;
-        Ok(Reader::new(Arc::clone(&self.gate), transaction))
+        let transaction = self.0.gate.run("read", || Ok(self.0.database()?.begin_read()?))?;
+        Ok(Reader::new(Arc::clone(&self.0), transaction))
     }
 
     /// Begins to write. Waits until there is no other writer of this `Index`.
     pub(crate) fn write(&self) -> Result<Writer<'_>> {
-        let transaction = self.gate.run("write", || Ok(self.database()?.begin_write()?))?;
-        Ok(Writer::new(&self.gate, transaction))
+        let transaction = self.0.gate.run("write", || Ok(self.0.database()?.begin_write()?))?;
+        Ok(Writer::new(&self.0.gate, transaction))
     }
 
     /// Opens the database.
@@ -120,16 +124,18 @@ impl Index {
         let (gate, backend) = Gate::new(file, mode)?;
         let database = gate
             .run(action, || Ok(Database::builder().set_cache_size(CACHE).create_with_backend(backend)?))?;
-        Ok(Self { gate, database: Some(database) })
+        Ok(Self(Arc::new(Opened { gate, database: Some(database) })))
     }
+}
 
+impl Opened {
     /// Returns the database.
     fn database(&self) -> Result<&Database> {
         self.database.as_ref().ok_or_else(|| damaged("it was closed"))
     }
 }
 
-impl Drop for Index {
+impl Drop for Opened {
     fn drop(&mut self) {
         if let Some(database) = self.database.take() {
             self.gate.close(database);

@@ -8,31 +8,32 @@ use redb::{ReadTransaction, ReadableTable};
 use crate::error::Result;
 use crate::id::Id;
 
-use super::gate::{Gate, Stop};
+use super::gate::Stop;
 use super::row::{ManifestRow, PackRow, Place, Row};
-use super::runs::{self, Cursor};
-use super::{BUCKETS, MANIFESTS, NAMES, PACK_IDS, PACKS, RUNS};
+use super::runs;
+use super::{BUCKETS, MANIFESTS, NAMES, Opened, PACKS, RUNS};
 
 /// How many entries are handed to a visitor at a time.
+#[cfg(test)]
 const BATCH: usize = 4096;
 
 /// The contents of the index at one time.
 pub(crate) struct Reader {
-    gate: Arc<Gate>,
+    opened: Arc<Opened>,
     /// `None` after it was dropped.
     transaction: Option<ReadTransaction>,
 }
 
 impl Reader {
     /// Returns a reader of what a transaction sees.
-    pub(super) fn new(gate: Arc<Gate>, transaction: ReadTransaction) -> Self {
-        Self { gate, transaction: Some(transaction) }
+    pub(super) fn new(opened: Arc<Opened>, transaction: ReadTransaction) -> Self {
+        Self { opened, transaction: Some(transaction) }
     }
 
     /// Calls redb.
     fn run<T>(&self, call: impl FnOnce(&ReadTransaction) -> Result<T, Stop>) -> Result<T> {
         let transaction = self.transaction.as_ref();
-        self.gate.run("read", || call(transaction.ok_or_else(|| super::damaged("it was closed"))?))
+        self.opened.gate.run("read", || call(transaction.ok_or_else(|| super::damaged("it was closed"))?))
     }
 
     /// Returns the places of blocks. `hashes` ascend. The result has one entry for each of them.
@@ -58,9 +59,10 @@ impl Reader {
     }
 
     /// Returns the number of a pack.
+    #[cfg(any(test, feature = "remote"))]
     pub(crate) fn pack_number(&self, id: &Id) -> Result<Option<u32>> {
         self.run(|transaction| {
-            let value = transaction.open_table(PACK_IDS)?.get(id.as_bytes())?;
+            let value = transaction.open_table(super::PACK_IDS)?.get(id.as_bytes())?;
             Ok(value.map(|value| u32::from_value("pack_ids", id.as_bytes(), value.value())).transpose()?)
         })
     }
@@ -143,10 +145,11 @@ impl Reader {
     /// Visits all places, run by run, the newest run first. Within a run, the hashes ascend.
     ///
     /// If several runs have a hash, [`Reader::find`] returns the place that is visited first.
+    #[cfg(test)]
     pub(crate) fn for_each_place(&self, mut visit: impl FnMut(&Id, &Place) -> Result<()>) -> Result<()> {
         let runs = self.run(|transaction| runs::list(&transaction.open_table(RUNS)?))?;
         for (run, row) in runs.into_iter().rev() {
-            let mut cursor = Cursor::new(run, row);
+            let mut cursor = runs::Cursor::new(run, row);
             loop {
                 // The visitor runs outside, so that its panics are not taken for damage.
                 let batch = self.run(|transaction| {
@@ -170,9 +173,18 @@ impl Reader {
     }
 }
 
+#[cfg(test)]
+impl Reader {
+    /// Returns the rows of all runs.
+    pub(super) fn runs(&self) -> Result<Vec<super::row::RunRow>> {
+        let runs = self.run(|transaction| runs::list(&transaction.open_table(RUNS)?))?;
+        Ok(runs.into_iter().map(|(_, row)| row).collect())
+    }
+}
+
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.gate.discard(self.transaction.take());
+        self.opened.gate.discard(self.transaction.take());
     }
 }
 

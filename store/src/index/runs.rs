@@ -211,9 +211,8 @@ fn merge(tables: &mut Tables<'_>, runs: &[(u32, RunRow)]) -> Result<(), Stop> {
     for cursor in &mut cursors {
         heads.push(cursor.next(&tables.buckets)?);
     }
-    loop {
-        // Of equal hashes, `min_by_key` returns the first, which is in the newest run.
-        let Some((hash, place)) = heads.iter().flatten().min_by_key(|entry| entry.0).copied() else { break };
+    // Of equal hashes, `min_by_key` returns the first, which is in the newest run.
+    while let Some((hash, place)) = heads.iter().flatten().min_by_key(|entry| entry.0).copied() {
         for (head, cursor) in heads.iter_mut().zip(&mut cursors) {
             if head.is_some_and(|entry| entry.0 == hash) {
                 *head = cursor.next(&tables.buckets)?;

@@ -7,6 +7,8 @@
 
 pub(crate) mod folder;
 mod overlay;
+#[cfg(test)]
+pub(crate) mod simulated;
 
 use std::fmt;
 use std::io;

@@ -1,0 +1,186 @@
+//! Checks of pages before redb sees them.
+//!
+//! redb allocates the memory for a page before it reads the page, and the number of a page contains its length, up to
+//! terabytes. redb also follows the references of pages without a limit. In a damaged file, this could end the process: a
+//! failed allocation and a stack overflow are not panics that [`super::gate::Gate`] could catch. So the references in each
+//! page that is read are checked: pages have to be within the file, no two of them overlap, each has one reference, and a
+//! tree is not deep. Pages that redb wrote since the file was opened are not checked.
+//!
+//! The offsets are those of format 3 of redb, which its `docs/design.md` describes.
+
+use std::collections::BTreeMap;
+use std::io;
+
+/// The length of the shortest page.
+const PAGE: u64 = 4096;
+/// The length of the header.
+const HEADER: usize = 320;
+/// The length of a region, which is a part of the file.
+const REGION: u64 = 1 << 32;
+/// The largest number of pages from the root of a tree to a leaf. With the fewest keys in a page, that is 2^32 pages.
+const MAX_DEPTH: u8 = 32;
+/// The types of pages.
+const LEAF: u8 = 1;
+const BRANCH: u8 = 2;
+/// The type of a table that is not a multimap.
+const NORMAL: u8 = 3;
+
+/// The pages that are known.
+#[derive(Default, Debug)]
+pub(super) struct Pages {
+    /// The pages to which a page of the file refers, by their offset.
+    known: BTreeMap<u64, Known>,
+    /// The ends of the ranges that redb wrote, by their offset.
+    written: BTreeMap<u64, u64>,
+}
+
+/// A page to which another one refers.
+#[derive(Clone, Copy, Debug)]
+struct Known {
+    end: u64,
+    /// The offset of the page that refers to it. The header is at offset 0.
+    parent: u64,
+    /// How far it is from the root of its tree.
+    depth: u8,
+    /// Whether it contains references to the roots of tables.
+    tables: bool,
+}
+
+impl Pages {
+    /// Notes that redb wrote a range.
+    pub(super) fn wrote(&mut self, offset: u64, len: usize) {
+        if offset == 0 {
+            return;
+        }
+        let end = offset + len as u64;
+        while let Some((&start, _)) =
+            self.known.range(..end).next_back().filter(|(_, known)| known.end > offset)
+        {
+            self.known.remove(&start);
+        }
+        while let Some((&start, _)) =
+            self.written.range(..end).next_back().filter(|(_, last)| **last > offset)
+        {
+            self.written.remove(&start);
+        }
+        self.written.insert(offset, end);
+    }
+
+    /// Checks a page that redb reads from a file of `file_len` bytes.
+    pub(super) fn check(&mut self, offset: u64, bytes: &[u8], file_len: u64) -> io::Result<()> {
+        if offset == 0 {
+            return if bytes.len() < HEADER { Ok(()) } else { self.check_header(bytes, file_len) };
+        }
+        let end = offset + bytes.len() as u64;
+        if self.written.get(&offset) == Some(&end) {
+            return Ok(());
+        }
+        let Some(page) = self.known.get(&offset).copied().filter(|page| page.end == end) else {
+            return Err(damaged(format!("no page refers to the page at {offset}")));
+        };
+        match bytes.first() {
+            Some(&LEAF) if page.tables => self.check_tables(offset, bytes, file_len),
+            Some(&LEAF) => Ok(()),
+            Some(&BRANCH) if !page.tables => self.check_branch(offset, page.depth, bytes, file_len),
+            _ => Err(damaged(format!("the page at {offset} is not a leaf and not a branch"))),
+        }
+    }
+
+    /// Checks the header, and notes the roots of the last commit.
+    fn check_header(&mut self, header: &[u8], file_len: u64) -> io::Result<()> {
+        let flags = header[9];
+        let (page, region_header, region) =
+            (number32(header, 12)?, number32(header, 16)?, number32(header, 20)?);
+        let layout = u64::from(page) == PAGE && region_header == 0 && u64::from(region) * PAGE == REGION;
+        // With two phases, the last commit is complete, so redb does not look at the one before.
+        if !layout || flags & 4 == 0 {
+            return Err(damaged("its header has values that this program never writes".to_owned()));
+        }
+        let slot = 64 + 128 * usize::from(flags & 1);
+        for (present, root) in [(1, 8), (2, 40)] {
+            if header[slot + present] != 0 {
+                self.refer(0, 0, true, number64(header, slot + root)?, file_len)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks a page with the roots of tables.
+    fn check_tables(&mut self, offset: u64, page: &[u8], file_len: u64) -> io::Result<()> {
+        let count = usize::from(number16(page, 2)?);
+        // The ends of the keys, the ends of the values, the keys, the values.
+        let end = |index: usize| Ok::<_, io::Error>(number32(page, 4 + 4 * index)? as usize);
+        for index in 0..count {
+            let start = if index == 0 { end(count - 1)? } else { end(count + index - 1)? };
+            let Some(table) = page.get(start..end(count + index)?) else {
+                return Err(damaged(format!("the page at {offset} is not a list of tables")));
+            };
+            // Type, length, whether there is a root, root.
+            match table {
+                [NORMAL, _, _, _, _, _, _, _, _, 0, ..] => {}
+                [NORMAL, _, _, _, _, _, _, _, _, 1, ..] => {
+                    self.refer(offset, 0, false, number64(table, 10)?, file_len)?;
+                }
+                _ => {
+                    return Err(damaged(format!("the page at {offset} contains a table of an unknown type")));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Checks a page with references to other pages.
+    fn check_branch(&mut self, offset: u64, depth: u8, page: &[u8], file_len: u64) -> io::Result<()> {
+        let children = usize::from(number16(page, 2)?) + 1;
+        // Type, number of keys, a checksum of 16 bytes for each child, the numbers of the children.
+        for child in 0..children {
+            self.refer(offset, depth + 1, false, number64(page, 8 + 16 * children + 8 * child)?, file_len)?;
+        }
+        Ok(())
+    }
+
+    /// Notes and checks that the page at `parent` refers to the page of a number.
+    fn refer(&mut self, parent: u64, depth: u8, tables: bool, page: u64, file_len: u64) -> io::Result<()> {
+        let order = page >> 59;
+        let index = page & (0xF_FFFF_u64 >> order);
+        let region = (page >> 20) & 0xF_FFFF;
+        let len = PAGE << order;
+        let start = PAGE + region * REGION + index * len;
+        let end = start + len;
+        let last = self.known.range(..end).next_back().filter(|(_, known)| known.end > start);
+        let is_free =
+            last.is_none_or(|(&other, known)| other == start && known.end == end && known.parent == parent);
+        if end > file_len || depth > MAX_DEPTH || !is_free {
+            return Err(damaged(format!(
+                "the page at {parent} refers to {len} bytes at {start}, which is not possible"
+            )));
+        }
+        self.known.insert(start, Known { end, parent, depth, tables });
+        Ok(())
+    }
+}
+
+/// Returns the error for a damaged file.
+fn damaged(what: String) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+/// Reads `N` bytes.
+fn bytes<const N: usize>(page: &[u8], offset: usize) -> io::Result<[u8; N]> {
+    let bytes = page.get(offset..).and_then(|rest| rest.first_chunk::<N>());
+    bytes
+        .copied()
+        .ok_or_else(|| damaged(format!("a page of {} bytes is too short for what it contains", page.len())))
+}
+
+fn number16(page: &[u8], offset: usize) -> io::Result<u16> {
+    bytes(page, offset).map(u16::from_le_bytes)
+}
+
+fn number32(page: &[u8], offset: usize) -> io::Result<u32> {
+    bytes(page, offset).map(u32::from_le_bytes)
+}
+
+fn number64(page: &[u8], offset: usize) -> io::Result<u64> {
+    bytes(page, offset).map(u64::from_le_bytes)
+}

@@ -1,0 +1,46 @@
+//! Marks of packs that are about to be deleted.
+//!
+//! A collector marks a pack to which no manifest refers, and deletes it after the grace time, if still no manifest refers
+//! to it. Savers that find the mark do not rely on the pack.
+
+use std::time::SystemTime;
+
+use super::Remote;
+use crate::error::{Error, Result};
+use crate::id::Id;
+
+fn path(pack: Id) -> String {
+    format!("garbage/{pack}")
+}
+
+impl Remote {
+    /// Marks a pack. The grace time begins now, also if the pack is marked already.
+    pub(crate) fn mark_garbage(&self, pack: Id) -> Result<()> {
+        self.objects.put(&path(pack), Vec::new())
+    }
+
+    /// Removes the mark of a pack, if there is one.
+    pub(crate) fn unmark_garbage(&self, pack: Id) -> Result<()> {
+        self.objects.delete(&path(pack))
+    }
+
+    /// Returns since when a pack is marked, by the clock of the store, or `None` if it is not marked.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn garbage_since(&self, pack: Id) -> Result<Option<SystemTime>> {
+        Ok(self.objects.head(&path(pack))?.map(|object| object.modified))
+    }
+
+    /// Calls `visit` with each marked pack, and since when it is marked, by the clock of the store.
+    pub(crate) fn garbage(&self, mut visit: impl FnMut(Id, SystemTime) -> Result<()>) -> Result<()> {
+        self.objects.list("garbage", |object| {
+            let id = object.path.strip_prefix("garbage/").and_then(|text| text.parse().ok());
+            let Some(id) = id.filter(|id| path(*id) == object.path) else {
+                return Err(Error::damaged(
+                    self.objects.full(&object.path),
+                    "it is no mark of a pack; delete it if it is yours",
+                ));
+            };
+            visit(id, object.modified)
+        })
+    }
+}

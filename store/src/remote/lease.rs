@@ -1,0 +1,196 @@
+//! Leases of savers, and the clock of the store.
+//!
+//! A saver writes `leases/<32 hex>` before it looks which packs exist, and rewrites it while it works. A collector finds
+//! the leases, and takes care of packs on which their savers may rely. The clocks of machines differ, so a collector
+//! compares times of the store only, and a saver measures how long its lease is valid from before it wrote it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use serde::{Deserialize, Serialize};
+
+use super::objects::Objects;
+use super::options::MAX_LEASE_TERM;
+use super::{Remote, random_hex};
+use crate::error::{Error, Result};
+
+/// More than the length of a lease.
+const MAX_CONTENT: u64 = 1024;
+
+/// The time by which a saver stops early. Stores round times down to seconds.
+const MARGIN: Duration = Duration::from_secs(2);
+
+/// The content of a lease.
+#[derive(Serialize, Deserialize)]
+struct Content {
+    term_seconds: u64,
+}
+
+/// The right of a saver to rely on the packs that exist, until it ends.
+///
+/// The object is deleted when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Lease {
+    objects: Arc<Objects>,
+    path: String,
+    term: Duration,
+    began: Began,
+}
+
+/// A time on this machine, by two clocks.
+#[derive(Clone, Copy, Debug)]
+struct Began {
+    steady: Instant,
+    wall: SystemTime,
+}
+
+impl Began {
+    fn now() -> Self {
+        Self { steady: Instant::now(), wall: SystemTime::now() }
+    }
+
+    /// The steady clock stands still while a machine is suspended. The other one can be set.
+    fn elapsed(&self) -> Duration {
+        self.steady.elapsed().max(self.wall.elapsed().unwrap_or_default())
+    }
+}
+
+impl Lease {
+    /// Returns for how long the lease is still valid.
+    pub(crate) fn remaining(&self) -> Duration {
+        self.term.saturating_sub(MARGIN).saturating_sub(self.began.elapsed())
+    }
+
+    /// Starts the term anew. Fails if the lease has ended, because a collector may have deleted packs since.
+    pub(crate) fn renew(&mut self) -> Result<()> {
+        self.check()?;
+        let began = Began::now();
+        write(&self.objects, &self.path, self.term)?;
+        // The answer may have come after the end.
+        self.check()?;
+        self.began = began;
+        Ok(())
+    }
+
+    /// Renews the lease if less than two thirds of its term remain. Savers call this between their requests.
+    pub(crate) fn keep(&mut self) -> Result<()> {
+        if self.remaining() < self.term * 2 / 3 { self.renew() } else { Ok(()) }
+    }
+
+    /// Fails if the lease has ended.
+    pub(crate) fn check(&self) -> Result<()> {
+        if self.remaining().is_zero() {
+            return Err(Error::Expired {
+                lease: self.objects.full(&self.path),
+                seconds: self.term.as_secs(),
+            });
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        // If this fails, the lease ends by itself.
+        self.objects.delete_on_drop(&self.path);
+    }
+}
+
+fn write(objects: &Objects, path: &str, term: Duration) -> Result<()> {
+    // A collector sees whole seconds, and must not see fewer than the saver relies on.
+    let term_seconds = term.as_secs() + u64::from(term.subsec_nanos() > 0);
+    let content = serde_json::to_vec(&Content { term_seconds })
+        .map_err(|error| Error::invalid(format!("cannot write the lease {path}: {error}")))?;
+    objects.put(path, content)
+}
+
+/// A lease as a collector sees it.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) struct FoundLease {
+    /// The path, with which a collector deletes a lease that ended long ago.
+    pub(crate) path: String,
+    /// When the lease was written last, by the clock of the store.
+    pub(crate) renewed: SystemTime,
+    /// When it ends, by the clock of the store.
+    pub(crate) ends: SystemTime,
+}
+
+impl Remote {
+    /// Takes a lease.
+    pub(crate) fn lease(&self) -> Result<Lease> {
+        self.lease_in("leases")
+    }
+
+    /// Announces that a collector is about to delete objects, until the result is dropped.
+    pub(crate) fn announce_collection(&self) -> Result<Lease> {
+        self.lease_in("collectors")
+    }
+
+    /// Returns whether a collector has announced that it is about to delete objects.
+    pub(crate) fn is_collected(&self) -> Result<bool> {
+        let found = self.leases_in("collectors")?;
+        if found.is_empty() {
+            return Ok(false);
+        }
+        let now = self.now()?;
+        Ok(found.iter().any(|collector| collector.ends > now))
+    }
+
+    fn lease_in(&self, folder: &str) -> Result<Lease> {
+        let path = format!("{folder}/{}", random_hex());
+        let began = Began::now();
+        let lease = Lease { objects: self.objects.clone(), path, term: self.lease_term, began };
+        write(&self.objects, &lease.path, lease.term)?;
+        lease.check()?;
+        Ok(lease)
+    }
+
+    /// Returns the leases that exist, those that have ended included.
+    pub(crate) fn leases(&self) -> Result<Vec<FoundLease>> {
+        self.leases_in("leases")
+    }
+
+    fn leases_in(&self, folder: &str) -> Result<Vec<FoundLease>> {
+        let mut listed = Vec::new();
+        self.objects.list(folder, |object| {
+            listed.push(object);
+            Ok(())
+        })?;
+        let paths: Vec<&str> = listed.iter().map(|object| object.path.as_str()).collect();
+        let contents = self.objects.get_many(&paths, MAX_CONTENT)?;
+        let mut leases = Vec::new();
+        for (object, content) in listed.into_iter().zip(contents) {
+            // A lease that is gone was given back.
+            let Some(content) = content else { continue };
+            let term = serde_json::from_slice(&content)
+                .ok()
+                .map(|content: Content| Duration::from_secs(content.term_seconds));
+            let ends = term
+                .filter(|term| *term <= MAX_LEASE_TERM)
+                .and_then(|term| object.modified.checked_add(term));
+            let Some(ends) = ends else {
+                let what = "it is no lease of at most 24 hours; delete it if no push is running";
+                return Err(Error::damaged(self.objects.full(&object.path), what));
+            };
+            leases.push(FoundLease { path: object.path, renewed: object.modified, ends });
+        }
+        Ok(leases)
+    }
+
+    /// Returns the time of the store: when an object was written that this writes and deletes.
+    ///
+    /// Many stores round down to seconds.
+    pub(crate) fn now(&self) -> Result<SystemTime> {
+        let path = format!("probe/{}", random_hex());
+        self.objects.put(&path, Vec::new())?;
+        let object = self.objects.head(&path)?;
+        self.objects.delete(&path)?;
+        match object {
+            Some(object) => Ok(object.modified),
+            None => Err(Error::NotFound {
+                kind: "object that was just written",
+                reference: self.objects.full(&path),
+            }),
+        }
+    }
+}

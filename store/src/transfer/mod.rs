@@ -1,0 +1,236 @@
+//! Pushing to a remote and pulling from it (feature `remote`).
+//!
+//! A remote has the same packs and manifests as a folder. Instead of an index, it has one object *places* for each
+//! manifest, which says where the blocks are that the manifest lists. `DESIGN.md` has the order in which objects are
+//! written, and why a collector and savers do not harm each other.
+
+mod collect;
+mod known;
+mod places;
+mod pull;
+mod push;
+
+use std::collections::BTreeSet;
+
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::id::{Id, Reference};
+use crate::inner::{Inner, check_name, time};
+use crate::manifest::Summary;
+use crate::progress::{Observer, Progress};
+use crate::remote::Remote;
+use crate::repository::Repository;
+
+/// More than the length of an object in `snapshots`.
+const MAX_SNAPSHOT: u64 = 4096;
+
+/// Pushing and pulling.
+impl Repository {
+    /// Copies a snapshot to a remote, with all blocks and manifests that the remote lacks. Call [`Transfer::run`].
+    pub fn push<'a>(&'a self, remote: &'a Remote, id: impl Into<Reference>) -> Transfer<'a> {
+        Transfer::new(&self.inner, remote, id.into(), Direction::Push)
+    }
+
+    /// Copies a snapshot from a remote, with all blocks and manifests that this repository lacks. Call
+    /// [`Transfer::run`].
+    pub fn pull<'a>(&'a self, remote: &'a Remote, id: impl Into<Reference>) -> Transfer<'a> {
+        Transfer::new(&self.inner, remote, id.into(), Direction::Pull)
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Direction {
+    Push,
+    Pull,
+}
+
+/// A snapshot that is about to be copied to a remote or from it.
+///
+/// [`Repository::push`] and [`Repository::pull`] make it. Nothing is copied until `run` is called.
+#[must_use = "nothing is copied until `run` is called"]
+#[derive(Debug)]
+pub struct Transfer<'a> {
+    inner: &'a Inner,
+    remote: &'a Remote,
+    id: Reference,
+    direction: Direction,
+    name: Option<String>,
+    observer: Observer<'a>,
+}
+
+impl<'a> Transfer<'a> {
+    fn new(inner: &'a Inner, remote: &'a Remote, id: Reference, direction: Direction) -> Self {
+        Self { inner, remote, id, direction, name: None, observer: Observer::none() }
+    }
+
+    /// Gives the copy a name on the side that it is copied to. Moves the name if it exists there.
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// Sets a function that is told the progress. The bytes are those of packs and manifests.
+    pub fn progress(mut self, tell: impl FnMut(Progress) + Send + 'a) -> Self {
+        self.observer = Observer::new(tell);
+        self
+    }
+
+    /// Copies the snapshot. It is complete on the other side when the call returns.
+    ///
+    /// The number of requests depends on the number of packs and manifests, not on the number of blocks. A copy that was
+    /// interrupted can be started again. It then uses the packs that were copied already.
+    ///
+    /// # Errors
+    ///
+    /// - [`Error::NotFound`] or [`Error::Ambiguous`] if there is no such snapshot.
+    /// - [`Error::Remote`] if the store does not answer or refuses, after the request was repeated.
+    /// - [`Error::Conflict`] if another machine moved the name at the same time. The snapshot itself was copied.
+    /// - [`Error::Busy`] if a collection of the remote is running; [`Error::Expired`] if the connection was so slow that
+    ///   the lease of a push ended.
+    /// - [`Error::Damaged`] if an object is not what its name promises. Nothing of it is used.
+    /// - [`Error::File`], [`Error::Index`].
+    pub fn run(mut self) -> Result<Transferred> {
+        if let Some(name) = &self.name {
+            check_name(name)?;
+        }
+        let before = self.remote.traffic();
+        let (id, blocks) = match self.direction {
+            Direction::Push => {
+                push::push(self.inner, self.remote, &self.id, self.name.as_deref(), &mut self.observer)?
+            }
+            Direction::Pull => {
+                pull::pull(self.inner, self.remote, &self.id, self.name.as_deref(), &mut self.observer)?
+            }
+        };
+        let after = self.remote.traffic();
+        let bytes = (after.sent - before.sent) + (after.received - before.received);
+        Ok(Transferred { id, bytes, blocks })
+    }
+}
+
+/// What was copied.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[non_exhaustive]
+pub struct Transferred {
+    /// The id of the snapshot.
+    pub id: Id,
+    /// The bytes of all objects that were sent or received meanwhile through this [`Remote`].
+    pub bytes: u64,
+    /// The number of blocks that the other side lacked.
+    pub blocks: u64,
+}
+
+/// What a remote lists of a snapshot: the object `snapshots/<id>`.
+#[derive(Serialize, Deserialize)]
+struct Listed {
+    parent: Option<String>,
+    len: u64,
+    content_len: u64,
+    created: u64,
+    stored: u64,
+}
+
+/// Snapshots of a remote.
+impl Remote {
+    /// Lists the snapshots that were pushed, the oldest first.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Remote`], [`Error::Damaged`].
+    pub fn list(&self) -> Result<Vec<Summary>> {
+        let names = self.names()?;
+        let ids: Vec<Id> = self.snapshot_ids()?.into_iter().collect();
+        let paths: Vec<String> = ids.iter().map(snapshot_path).collect();
+        let mut summaries = Vec::with_capacity(ids.len());
+        for (id, bytes) in ids.into_iter().zip(self.objects().get_many(&paths, MAX_SNAPSHOT)?) {
+            let Some(bytes) = bytes else { continue }; // It was removed meanwhile.
+            let damaged = |what: String| Error::damaged(self.objects().full(&snapshot_path(&id)), what);
+            let listed: Listed =
+                serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
+            summaries.push(Summary {
+                id,
+                names: names.iter().filter(|name| name.id == id).map(|name| name.name.clone()).collect(),
+                parent: listed.parent.map(|parent| parent.parse()).transpose()?,
+                len: listed.len,
+                content_len: listed.content_len,
+                created: time(listed.created),
+                stored: listed.stored,
+            });
+        }
+        summaries.sort_by_key(|summary| (summary.created, summary.id));
+        Ok(summaries)
+    }
+
+    /// Returns the id of a snapshot that is referred to by a name of the remote or by the first digits of its id.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NotFound`], [`Error::Ambiguous`], [`Error::Remote`].
+    pub fn resolve(&self, id: impl Into<Reference>) -> Result<Id> {
+        let id = id.into();
+        let unknown = || Error::NotFound { kind: "snapshot", reference: format!("{id} in {}", self.url()) };
+        let digits = match &id {
+            Reference::Id(id) => id.to_string(),
+            Reference::Text(text) => {
+                if check_name(text).is_ok()
+                    && let Some(name) = self.name(text)?
+                {
+                    return Ok(name.id);
+                }
+                text.clone()
+            }
+        };
+        if digits.len() < 4 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+            return Err(unknown());
+        }
+        let found: Vec<Id> =
+            self.snapshot_ids()?.into_iter().filter(|id| id.to_string().starts_with(&digits)).collect();
+        match found[..] {
+            [] => Err(unknown()),
+            [id] => Ok(id),
+            _ => Err(Error::Ambiguous { prefix: digits, candidates: found }),
+        }
+    }
+
+    /// Removes a snapshot from the list of the remote. [`collect`](Self::collect) frees the space. Names stay.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`resolve`](Self::resolve).
+    pub fn remove(&self, id: impl Into<Reference>) -> Result<Id> {
+        let id = self.resolve(id)?;
+        self.objects().delete(&snapshot_path(&id))?;
+        Ok(id)
+    }
+
+    /// Returns the ids of all listed snapshots.
+    fn snapshot_ids(&self) -> Result<BTreeSet<Id>> {
+        ids_below(self, "snapshots", |_, _| Ok(()))
+    }
+}
+
+/// Returns the ids of all objects of a folder. Other objects are ignored.
+fn ids_below(
+    remote: &Remote,
+    folder: &str,
+    mut visit: impl FnMut(Id, &crate::remote::objects::Object) -> Result<()>,
+) -> Result<BTreeSet<Id>> {
+    let mut ids = BTreeSet::new();
+    remote.objects().list(folder, |object| {
+        if let Some(id) = object.path.rsplit('/').next().and_then(|name| name.parse().ok()) {
+            visit(id, &object)?;
+            ids.insert(id);
+        }
+        Ok(())
+    })?;
+    Ok(ids)
+}
+
+fn snapshot_path(id: &Id) -> String {
+    format!("snapshots/{id}")
+}
+
+fn places_path(id: &Id) -> String {
+    format!("places/{id}")
+}

@@ -1,0 +1,310 @@
+//! Pushing: packs first, then places and manifests, and at last what makes the snapshot visible.
+
+use std::collections::BTreeMap;
+use std::io::BufWriter;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::known::Known;
+use super::places::PlacesWriter;
+use super::{Listed, places_path, snapshot_path};
+use crate::blocks::{BATCH, Blocks, lock, pack_path};
+use crate::chain::{Chain, manifest_path, open_manifest};
+use crate::collect::{Marks, pack_contents};
+use crate::error::{Error, Result};
+use crate::format::pack::{Encoder, FRAME_BLOCKS};
+use crate::format::{BLOCK, Sequential};
+use crate::id::{Id, Reference};
+use crate::index::{ManifestRow, PackRow};
+use crate::inner::Inner;
+use crate::progress::{Observer, Progress};
+use crate::remote::Remote;
+use crate::remote::lease::Lease;
+use crate::sink::Sink;
+
+/// A local pack is sent as it is if the remote lacks at least one part of this many of its blocks. Otherwise the blocks
+/// are sent in a new pack.
+const PART: u64 = 2;
+
+/// How often a push looks whether a collection has ended.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// Pushes a snapshot. Returns its id, and the number of blocks that the remote lacked.
+pub(super) fn push(
+    inner: &Inner,
+    remote: &Remote,
+    id: &Reference,
+    name: Option<&str>,
+    observer: &mut Observer<'_>,
+) -> Result<(Id, u64)> {
+    // Packs must not be moved by a collection, and the index of the remote has one writer.
+    let _lock = inner.lock_writer()?;
+    let (id, row) = inner.resolve(id)?;
+    let lease = lease(inner, remote)?;
+    let known = Known::open(inner, remote)?;
+    let progress = Progress::default();
+    let mut push = Push { inner, remote, lease, known, observer, progress };
+    let missing = push.missing_manifests(id)?;
+    let blocks = push.send_blocks(&missing)?;
+    for id in missing.iter().rev() {
+        push.send_manifest(*id)?;
+    }
+    push.publish(id, &row, name)?;
+    Ok((id, blocks))
+}
+
+/// Takes a lease while no collection is deleting.
+fn lease(inner: &Inner, remote: &Remote) -> Result<Lease> {
+    let began = Instant::now();
+    loop {
+        // A collection announces itself and then looks for leases. So one of the two sees the other.
+        let lease = remote.lease()?;
+        if !remote.is_collected()? {
+            return Ok(lease);
+        }
+        drop(lease);
+        if began.elapsed() > inner.wait {
+            return Err(Error::Busy {
+                place: remote.url().to_owned(),
+                lock: "the end of a collection",
+                seconds: inner.wait.as_secs(),
+            });
+        }
+        thread::sleep(PAUSE.min(inner.wait));
+    }
+}
+
+struct Push<'a, 'o> {
+    inner: &'a Inner,
+    remote: &'a Remote,
+    lease: Lease,
+    known: Known<'a>,
+    observer: &'a mut Observer<'o>,
+    progress: Progress,
+}
+
+impl Push<'_, '_> {
+    /// Returns the manifests of a chain that the remote lacks, from the top down.
+    ///
+    /// A remote that has a manifest has all below it too: they are written before it, and deleted after it.
+    fn missing_manifests(&self, id: Id) -> Result<Vec<Id>> {
+        let mut missing = Vec::new();
+        for id in Chain::open(&*self.inner.storage, id)?.ids() {
+            if self.remote.objects().head(&manifest_path(&id))?.is_some() {
+                break;
+            }
+            missing.push(id);
+        }
+        Ok(missing)
+    }
+
+    /// Calls `take` with the hashes that a manifest lists, in batches that ascend, each hash once in a batch.
+    fn hashes(&self, id: Id, mut take: impl FnMut(&[Id]) -> Result<()>) -> Result<()> {
+        let mut reader = open_manifest(&*self.inner.storage, id)?;
+        let mut hashes = Vec::with_capacity(BATCH);
+        loop {
+            let entry = reader.next().map_err(|wrong| wrong.of(&manifest_path(&id)))?;
+            hashes.extend(entry.and_then(|entry| entry.1));
+            if hashes.len() == BATCH || entry.is_none() {
+                hashes.sort_unstable();
+                hashes.dedup();
+                take(&hashes)?;
+                hashes.clear();
+            }
+            if entry.is_none() {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Sends all blocks that the manifests list and the remote lacks. Returns their number.
+    fn send_blocks(&mut self, manifests: &[Id]) -> Result<u64> {
+        let mut listed = 0;
+        for id in manifests {
+            listed += open_manifest(&*self.inner.storage, *id)?.header.entries;
+        }
+        if listed == 0 {
+            return Ok(0);
+        }
+        self.known.learn(listed * BLOCK as u64)?;
+        let (marks, rows) = self.mark(manifests)?;
+        let blocks = marks.values().map(|marks| marks.live()).sum();
+        let is_whole = |number: &u32, marks: &Marks| {
+            let row = &rows[number];
+            marks.live() * PART >= u64::from(row.blocks) || self.known.packs.contains(&row.id)
+        };
+        let (whole, parts): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            marks.into_iter().partition(|(number, marks)| is_whole(number, marks));
+        self.progress.total = whole.keys().map(|number| rows[number].len).sum::<u64>()
+            + parts.values().map(|marks| marks.live() * BLOCK as u64).sum::<u64>();
+        for (number, marks) in whole {
+            self.send_pack(&rows[&number], marks.contents())?;
+        }
+        self.send_parts(parts)?;
+        Ok(blocks)
+    }
+
+    /// Marks the blocks in local packs that the manifests list and the remote lacks.
+    fn mark(&self, manifests: &[Id]) -> Result<(BTreeMap<u32, Marks>, BTreeMap<u32, PackRow>)> {
+        let rows: BTreeMap<u32, PackRow> = self.inner.read(|index| index.packs())?.into_iter().collect();
+        let mut marks = BTreeMap::new();
+        for id in manifests {
+            self.hashes(*id, |hashes| {
+                let known = self.known.find(hashes)?;
+                let lacking: Vec<Id> = hashes
+                    .iter()
+                    .zip(known)
+                    .filter(|(_, place)| place.is_none())
+                    .map(|(hash, _)| *hash)
+                    .collect();
+                let places = self.inner.read(|index| index.find(&lacking))?;
+                for (hash, place) in lacking.iter().zip(places) {
+                    let place = place.ok_or_else(|| {
+                        Error::damaged("index.redb", format!("it does not contain the block {hash} of {id}"))
+                    })?;
+                    if !marks.contains_key(&place.pack) {
+                        let row = rows.get(&place.pack).ok_or_else(|| {
+                            Error::damaged("index.redb", format!("it does not have the pack {}", place.pack))
+                        })?;
+                        marks.insert(place.pack, Marks::new(pack_contents(self.inner, &row.id)?));
+                    }
+                    if let Some(marks) = marks.get_mut(&place.pack) {
+                        marks.mark(hash, &place)?;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        Ok((marks, rows))
+    }
+
+    /// Sends a local pack, unless an earlier push has sent it.
+    fn send_pack(&mut self, row: &PackRow, contents: &crate::format::pack::Contents) -> Result<()> {
+        let path = pack_path(&row.id);
+        if !self.known.packs.contains(&row.id) {
+            self.send_file(&path, &path)?;
+        }
+        self.known.add_pack(row.id, row.len, contents)?;
+        self.progress.done += row.len;
+        self.observer.tell(self.progress);
+        Ok(())
+    }
+
+    /// Sends marked blocks in new packs.
+    fn send_parts(&mut self, parts: BTreeMap<u32, Marks>) -> Result<()> {
+        let failed = "cannot compress";
+        let inner = self.inner;
+        let mut blocks = Blocks::new(inner);
+        let mut encoder = Encoder::new().map_err(Error::memory(failed))?;
+        let mut sink = Sink::temporary(inner);
+        for hashes in parts.into_values().map(|marks| marks.hashes()) {
+            for hashes in hashes.chunks(FRAME_BLOCKS * 64) {
+                let bytes = std::sync::Mutex::new(vec![0; hashes.len() * BLOCK]);
+                blocks.read(hashes, |number, block| {
+                    lock(&bytes)[number * BLOCK..][..BLOCK].copy_from_slice(block);
+                    Ok(())
+                })?;
+                let bytes = bytes.into_inner().unwrap_or_else(std::sync::PoisonError::into_inner);
+                for (hashes, bytes) in hashes.chunks(FRAME_BLOCKS).zip(bytes.chunks(FRAME_BLOCKS * BLOCK)) {
+                    sink.push(&encoder.encode(bytes, hashes.to_vec()).map_err(Error::memory(failed))?)?;
+                }
+                self.send_ended(&mut sink)?;
+            }
+        }
+        sink.end_pack()?;
+        self.send_ended(&mut sink)
+    }
+
+    /// Sends the packs that a sink has ended.
+    fn send_ended(&mut self, sink: &mut Sink<'_>) -> Result<()> {
+        for (path, row, contents) in sink.take_temporary() {
+            let sent = self.send_file(&path, &pack_path(&row.id));
+            // The collector removes the file if this fails.
+            let _ = self.inner.storage.remove(&path);
+            sent?;
+            self.known.add_pack(row.id, row.len, &contents)?;
+            self.progress.done += contents.hashes.len() as u64 * BLOCK as u64;
+            self.observer.tell(self.progress);
+        }
+        Ok(())
+    }
+
+    /// Sends the places of the blocks of a manifest, and the manifest.
+    fn send_manifest(&mut self, id: Id) -> Result<()> {
+        let inner = self.inner;
+        let path = inner.temporary("places");
+        let written = self.write_places(id, &path).and_then(|()| self.send_file(&path, &places_path(&id)));
+        // The collector removes the file if this fails.
+        let _ = inner.storage.remove(&path);
+        written?;
+        let manifest = manifest_path(&id);
+        self.send_file(&manifest, &manifest)?;
+        self.known.note_pushed(id)
+    }
+
+    fn write_places(&self, id: Id, path: &str) -> Result<()> {
+        let inner = self.inner;
+        let failed = || Error::file("cannot write", inner.path(path));
+        let rows = self.known.rows()?;
+        let file = inner.storage.create(path).map_err(failed())?;
+        let mut places = PlacesWriter::new(BufWriter::new(file)).map_err(failed())?;
+        let mut reader = open_manifest(&*inner.storage, id)?;
+        let mut hashes = Vec::with_capacity(BATCH);
+        loop {
+            let entry = reader.next().map_err(|wrong| wrong.of(&manifest_path(&id)))?;
+            hashes.extend(entry.and_then(|entry| entry.1));
+            if hashes.len() == BATCH || entry.is_none() {
+                let mut sorted = hashes.clone();
+                sorted.sort_unstable();
+                sorted.dedup();
+                let found = self.known.find(&sorted)?;
+                for hash in hashes.drain(..) {
+                    let place = sorted.binary_search(&hash).ok().and_then(|at| found[at]);
+                    let pack = place.and_then(|place| rows.get(&place.pack));
+                    let (Some(place), Some(pack)) = (place, pack) else {
+                        let what = format!("it lacks the block {hash}, which was sent; remove the file");
+                        return Err(Error::damaged("the index of the remote in the folder cache", what));
+                    };
+                    places.push(&place, || (pack.id, pack.len)).map_err(failed())?;
+                }
+            }
+            if entry.is_none() {
+                places.finish().map_err(failed())?;
+                return Ok(());
+            }
+        }
+    }
+
+    /// Makes the snapshot visible, and moves a name.
+    fn publish(&mut self, id: Id, row: &ManifestRow, name: Option<&str>) -> Result<()> {
+        let listed = Listed {
+            parent: row.parent.map(|parent| parent.to_string()),
+            len: row.len,
+            content_len: row.content_len,
+            created: row.created,
+            stored: row.stored,
+        };
+        let bytes = serde_json::to_vec(&listed).map_err(|error| Error::invalid(error.to_string()))?;
+        // From here on, a collection finds what the snapshot needs. Before, the lease protects it.
+        self.lease.renew()?;
+        self.remote.objects().put(&snapshot_path(&id), bytes)?;
+        if let Some(name) = name {
+            let current = self.remote.name(name)?.map(|name| name.id);
+            self.remote.move_name(name, current, id)?;
+        }
+        Ok(())
+    }
+
+    /// Sends a file of the repository.
+    fn send_file(&mut self, path: &str, object: &str) -> Result<()> {
+        self.lease.keep()?;
+        let failed = || Error::file("cannot read", self.inner.path(path));
+        let file = self.inner.storage.open(path).map_err(failed())?;
+        let len = file.len().map_err(failed())?;
+        let mut reader = Sequential::new(file).map_err(failed())?;
+        self.remote.objects().put_from(object, len, &mut reader)?;
+        self.progress.written += len;
+        self.observer.tell(self.progress);
+        Ok(())
+    }
+}
