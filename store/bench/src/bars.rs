@@ -3,7 +3,7 @@
 use crate::changes;
 use crate::place::{DISK, MEMORY};
 use crate::results::{Measurement, Results, TIME, WRITTEN};
-use crate::workload::{child, children, first, load, memory, sharing};
+use crate::workload::{child, children, first, load, memory, push, sharing};
 
 /// A bar and what was measured.
 pub(crate) struct Verdict {
@@ -28,6 +28,7 @@ pub(crate) fn verdicts(results: &Results) -> Vec<Verdict> {
     all.extend(first_saves(results));
     all.extend(sizes(results));
     all.extend(loads(results));
+    all.extend(pushes(results));
     all.extend(peaks(results));
     all
 }
@@ -45,8 +46,8 @@ fn verdict(what: impl Into<String>, bar: Bar, unit: &str, value: Option<f64>) ->
     };
     Verdict {
         what: what.into(),
-        bar: format!("{word} {limit} {unit}"),
-        measured: value.map(|value| format!("{} {unit}", number(value))),
+        bar: format!("{word} {limit} {unit}").trim_end().to_owned(),
+        measured: value.map(|value| format!("{} {unit}", number(value)).trim_end().to_owned()),
         met: value.map(met),
     }
 }
@@ -153,6 +154,20 @@ fn loads(results: &Results) -> Vec<Verdict> {
     all.push(verdict("load a child of 256 pages onto its parent in memory", Bar::AtMost(15.0), "ms", onto));
     let map = time(load::MAP, load::MAP_AND_TOUCH);
     all.push(verdict("`map` the second time and touch 1,000 pages", Bar::AtMost(10.0), "ms", map));
+    all
+}
+
+/// The most requests of a push of 256 blocks: far from one for each block.
+const REQUESTS: f64 = 64.0;
+
+fn pushes(results: &Results) -> Vec<Verdict> {
+    let mut all = Vec::new();
+    for (way, _) in push::ALL {
+        let measured = |metric| results.median([push::NAME, DISK, way, metric]);
+        let what = format!("push of {way} to a bucket on loopback that has the parent");
+        all.push(verdict(format!("{what}: {}", push::BYTES), Bar::AtMost(1.3), "x", measured(push::BYTES)));
+        all.push(verdict(format!("{what}: requests"), Bar::AtMost(REQUESTS), "", measured(push::REQUESTS)));
+    }
     all
 }
 

@@ -82,3 +82,12 @@ pub(crate) fn apply_to_file(changes: &[Change], path: &Path) -> Result<()> {
     };
     write().with_context(|| format!("changing {} pages of {}", changes.len(), path.display()))
 }
+
+/// The level of `zstd -1`.
+const LEVEL: i32 = 1;
+
+/// Returns the length of changed pages as one stream of `zstd -1`, but not more than they have.
+pub(crate) fn compressed(changes: &[Change]) -> Result<usize> {
+    let bytes: Vec<u8> = changes.iter().flat_map(|(_, bytes)| bytes).copied().collect();
+    Ok(zstd::bulk::compress(&bytes, LEVEL).context("compressing changed pages")?.len().min(bytes.len()))
+}

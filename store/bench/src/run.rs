@@ -26,7 +26,7 @@ struct Options {
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Workload>,
     /// Write the results to this folder
-    #[arg(long, default_value = "target/store-bench")]
+    #[arg(long, default_value = "store/record")]
     out: PathBuf,
     /// Folder on the disk that is measured [default: the folder for temporary files]
     #[arg(long)]

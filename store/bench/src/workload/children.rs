@@ -4,7 +4,7 @@ use anyhow::Result;
 use memsnap_store::Repository;
 
 use super::{Bench, timed};
-use crate::changes::{self, Change, Changes, Contents};
+use crate::changes::{self, Changes, Contents};
 use crate::place::{allocated, remove};
 use crate::results::{Results, STORED, Unit};
 
@@ -19,8 +19,6 @@ pub(crate) const OF_STREAMS: &str = "growth / compressed changes";
 pub(crate) const OF_FRAMES: &str = "growth / changes compressed in frames of 64 KiB";
 
 const CHILDREN: usize = 100;
-/// The level of both, which is that of `zstd -1`.
-const LEVEL: i32 = 1;
 /// The number of blocks in a frame of the store.
 const FRAME: usize = 16;
 
@@ -42,8 +40,8 @@ pub(crate) fn run(bench: &Bench, results: &mut Results) -> Result<()> {
             let (next, time) = timed(|| repository.save(&child).parent(&saved).run())?;
             results.time([NAME, place.name, way], time);
             saved = next;
-            streams += compressed(&change)?;
-            frames += change.chunks(FRAME).map(compressed).sum::<Result<usize>>()?;
+            streams += changes::compressed(&change)?;
+            frames += change.chunks(FRAME).map(changes::compressed).sum::<Result<usize>>()?;
         }
         let grown = allocated(&path)?.saturating_sub(base);
         let key = |metric| [NAME, place.name, way, metric];
@@ -60,10 +58,4 @@ pub(crate) fn run(bench: &Bench, results: &mut Results) -> Result<()> {
         remove(&path)?;
     }
     Ok(())
-}
-
-/// Returns the compressed length of changed pages, not longer than they are.
-fn compressed(changes: &[Change]) -> Result<usize> {
-    let bytes: Vec<u8> = changes.iter().flat_map(|(_, bytes)| bytes).copied().collect();
-    Ok(zstd::bulk::compress(&bytes, LEVEL)?.len().min(bytes.len()))
 }
