@@ -44,7 +44,7 @@ use crate::report::Report;
 
 /// The time after which a child that says nothing is taken for stuck.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// The time between the first message of a child and its end, in milliseconds.
+/// The time between the moment when a child is ready and its end, in milliseconds.
 const MOMENTS: std::ops::Range<u64> = 100..3000;
 
 /// Saves checkpoints, is killed at random moments, and comes back from the last one; every byte is verified.
@@ -152,20 +152,26 @@ impl Rounds {
         Ok(())
     }
 
-    /// Listens until a random moment after the first message. Returns whether the child runs until then.
+    /// Listens until a random moment after the child is ready. Returns whether the child runs until then.
+    ///
+    /// A child is ready when it has loaded the last checkpoint, or has made a ledger and written all of it to a file.
     fn listen(&mut self, messages: &Receiver<Result<Message>>) -> Result<bool> {
         let mut end = None;
         loop {
             let left = end.map_or(PATIENCE, |end: Instant| end.saturating_duration_since(Instant::now()));
-            match messages.recv_timeout(left) {
-                Ok(message) => self.hear(message?)?,
+            let message = match messages.recv_timeout(left) {
+                Ok(message) => message?,
                 Err(RecvTimeoutError::Disconnected) => return Ok(false),
                 Err(RecvTimeoutError::Timeout) if end.is_some() => return Ok(true),
                 Err(RecvTimeoutError::Timeout) => {
                     bail!("the child said nothing for {} s", PATIENCE.as_secs())
                 }
+            };
+            if !matches!(message, Message::Made(_)) {
+                let moment = Duration::from_millis(rand::random_range(MOMENTS));
+                end.get_or_insert_with(|| Instant::now() + moment);
             }
-            end.get_or_insert_with(|| Instant::now() + Duration::from_millis(rand::random_range(MOMENTS)));
+            self.hear(message)?;
         }
     }
 
