@@ -48,3 +48,6 @@ pub use saved::Saved;
 #[cfg(feature = "remote")]
 pub use transfer::{Transfer, Transferred};
 pub use verify::{Depth, Verified};
+
+#[cfg(test)]
+mod tests;
