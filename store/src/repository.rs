@@ -10,7 +10,7 @@ use std::time::Duration;
 use memsnap::Snapshot;
 use serde::{Deserialize, Serialize};
 
-use crate::chain::{checked_header, differences};
+use crate::chain::{check_lengths, checked_header, differences};
 use crate::collect::{Collect, Collected, collect};
 use crate::error::{Error, Result};
 use crate::extract::Extract;
@@ -340,10 +340,13 @@ impl Repository {
         let (a, b) = (a.into(), b.into());
         let ((a, first), (b, second)) =
             self.inner.read(|index| Ok((resolve(index, &a)?, resolve(index, &b)?)))?;
+        let storage = &*self.inner.storage;
+        check_lengths(storage, a, &first)?;
+        check_lengths(storage, b, &second)?;
         // The list ends at the length of the second one.
         let (short, long) = if first.len > second.len { (b, a) } else { (a, b) };
         let mut ranges: Vec<Range<u64>> = Vec::new();
-        for entry in differences(&*self.inner.storage, short, long, true)? {
+        for entry in differences(storage, short, long, true)? {
             let start = entry?.0 * BLOCK as u64;
             match ranges.last_mut().filter(|last| last.end == start) {
                 Some(last) => last.end += BLOCK as u64,
@@ -459,6 +462,10 @@ impl Repository {
     ///
     /// [`Error::NoRepository`] if the folder is not one; [`Error::File`], [`Error::Index`], [`Error::Busy`].
     pub fn repair(path: impl AsRef<Path>) -> Result<Repaired> {
-        repair(&Self::read_config(Arc::new(Folder::new(path.as_ref())))?)
+        Self::repair_in(Arc::new(Folder::new(path.as_ref())))
+    }
+
+    pub(crate) fn repair_in(storage: Arc<dyn Storage>) -> Result<Repaired> {
+        repair(&Self::read_config(storage)?)
     }
 }

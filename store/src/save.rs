@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use memsnap::{Snapshot, page_size};
 
-use crate::chain::Chain;
+use crate::chain::{Chain, check_lengths};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Header, MAX_METADATA};
 use crate::format::runs::Entry;
@@ -131,6 +131,9 @@ impl<'a, S> Save<'a, S> {
             Parent::Loaded(saved) => Some(self.inner.resolve(&saved.id().into())?),
             Parent::Named(reference) => Some(self.inner.resolve(reference)?),
         };
+        if let Some((id, row)) = &parent {
+            check_lengths(&*self.inner.storage, *id, row)?;
+        }
         (self.header.len, self.header.content_len) = source.len();
         self.header.created = now();
         self.header.parent = parent.as_ref().map(|(id, _)| *id);

@@ -95,7 +95,7 @@ fn check_manifest(inner: &Inner, id: Id, row: &ManifestRow, rows: &HashMap<Id, &
         let Some(below) = rows.get(&base) else {
             return Err(Error::damaged(path, format!("it is relative to {base}, which is missing")));
         };
-        if below.depth + 1 != header.depth {
+        if below.depth.checked_add(1) != Some(header.depth) {
             return Err(Error::damaged(
                 path,
                 format!("its depth is {}, that of its base {}", header.depth, below.depth),
