@@ -25,7 +25,7 @@ impl Remote {
     }
 
     /// Returns since when a pack is marked, by the clock of the store, or `None` if it is not marked.
-    pub(crate) fn is_garbage(&self, pack: Id) -> Result<Option<SystemTime>> {
+    pub(crate) fn garbage_since(&self, pack: Id) -> Result<Option<SystemTime>> {
         Ok(self.objects.head(&path(pack))?.map(|object| object.modified))
     }
 

@@ -24,6 +24,10 @@ const NEAR: u64 = 256 << 10;
 /// How many objects one page of a listing contains at most.
 const PAGE: usize = 1000;
 
+/// How many objects one request deletes at most. Stores take up to 1,000, but some delete them one after the other, and
+/// a request that reaches its time limit is not repeated.
+const DELETED_AT_ONCE: usize = 100;
+
 /// How many small objects are fetched at a time.
 const AT_ONCE: usize = 16;
 
@@ -37,7 +41,8 @@ pub(crate) struct Object {
     pub(crate) path: String,
     /// The length in bytes.
     pub(crate) len: u64,
-    /// When the object was written, by the clock of the store. Many stores round this to seconds.
+    /// When the object was written, by the clock of the store. Stores round this down to seconds in answers about one
+    /// object, and often not in listings.
     pub(crate) modified: SystemTime,
 }
 
@@ -298,11 +303,11 @@ impl Objects {
         self.delete_many([path.to_owned()])
     }
 
-    /// Deletes objects, up to 1,000 by one request where the store can. Objects that do not exist are no error.
+    /// Deletes objects, up to 100 by one request where the store can. Objects that do not exist are no error.
     pub(crate) fn delete_many(&self, paths: impl IntoIterator<Item = String>) -> Result<()> {
         let mut paths = paths.into_iter();
         loop {
-            let page: Vec<String> = paths.by_ref().take(PAGE).collect();
+            let page: Vec<String> = paths.by_ref().take(DELETED_AT_ONCE).collect();
             let Some(first) = page.first().cloned() else { return Ok(()) };
             self.count_requests(1);
             self.run("delete", &first, delete_page(self.store.clone(), page))?;
