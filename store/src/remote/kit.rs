@@ -5,7 +5,6 @@
     clippy::missing_panics_doc,
     reason = "test functions, with names that say what they test"
 )]
-#![allow(unreachable_pub, reason = "reachable with the feature `testing` only")]
 
 use std::io::Cursor;
 use std::time::Duration;
