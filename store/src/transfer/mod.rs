@@ -172,15 +172,15 @@ impl Remote {
         let unknown = || Error::NotFound { kind: "snapshot", reference: format!("{id} in {}", self.url()) };
         let digits = match &id {
             Reference::Id(id) => id.to_string(),
-            Reference::Text(text) => {
-                if check_name(text).is_ok()
-                    && let Some(name) = self.name(text)?
-                {
-                    return Ok(name.id);
-                }
-                text.clone()
-            }
+            Reference::Text(text) if check_name(text).is_ok() => match self.name(text)? {
+                Some(name) => name.id.to_string(),
+                None => text.clone(),
+            },
+            Reference::Text(text) => text.clone(),
         };
+        if let Ok(id) = digits.parse::<Id>() {
+            return self.objects().head(&snapshot_path(&id))?.map(|_| id).ok_or_else(unknown);
+        }
         if digits.len() < 4 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(unknown());
         }
@@ -193,7 +193,9 @@ impl Remote {
         }
     }
 
-    /// Removes a snapshot from the list of the remote. [`collect`](Self::collect) frees the space. Names stay.
+    /// Removes a snapshot from the list of the remote. [`collect`](Self::collect) frees the space.
+    ///
+    /// Its names stay, but lead to no snapshot until they are moved.
     ///
     /// # Errors
     ///
