@@ -6,6 +6,7 @@
 //! [fuzzing]: guide::fuzzing
 //! [platforms]: guide::platforms
 //! [sandboxes]: guide::sandboxes
+//! [saving]: guide::saving
 //! [sharing]: guide::sharing
 //! [tuning]: guide::tuning
 //! [undo]: guide::undo

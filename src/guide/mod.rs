@@ -12,6 +12,7 @@
 //! | [`databases`] | in-memory databases, consistent backups, and data for tests |
 //! | [`undo`] | undo histories, rollback in games, search over states |
 //! | [`sharing`] | snapshots for several threads and several processes |
+//! | [`saving`] | snapshots on disk and on other machines, with the crate `memsnap-store` |
 //! | [`tuning`] | what each call costs, which option changes it, and how to measure |
 //! | [`platforms`] | differences between operating systems |
 //! | [`failure`] | errors, their effects, and all limits |
@@ -69,6 +70,11 @@ pub mod undo {}
 
 #[doc = include_str!("sharing.md")]
 pub mod sharing {}
+
+// The programs of this chapter need memsnap-store, whose tests run them.
+#[cfg_attr(not(doctest), doc = include_str!("saving.md"))]
+#[cfg_attr(doctest, doc = "Saving snapshots.")]
+pub mod saving {}
 
 #[doc = include_str!("tuning.md")]
 pub mod tuning {}

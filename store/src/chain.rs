@@ -66,6 +66,7 @@ impl Chain {
     }
 
     /// Returns the ids of the manifests.
+    #[cfg(feature = "remote")]
     pub(crate) fn ids(&self) -> Vec<Id> {
         self.layers.iter().map(|layer| layer.id).collect()
     }

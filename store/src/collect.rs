@@ -82,6 +82,7 @@ impl Collect {
     }
 }
 
+#[cfg(feature = "remote")]
 impl Collect {
     pub(crate) fn grace_time(&self) -> Duration {
         self.grace
@@ -110,7 +111,7 @@ pub(crate) fn collect(inner: &Inner, options: &Collect) -> Result<Collected> {
     let _lock = inner.lock_writer()?;
     let (manifests, packs) = inner.read(|index| Ok((index.manifests()?, index.packs()?)))?;
     let before = now().saturating_sub(u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX));
-    let (needed, unneeded) = divide(manifests);
+    let (needed, unneeded) = divide(manifests, |row| row.created > before && !options.grace.is_zero());
 
     let mut done = Collected { manifests: unneeded.len() as u64, ..Collected::default() };
     let mut garbage: Vec<String> = unneeded.iter().map(manifest_path).collect();
@@ -168,11 +169,15 @@ pub(crate) fn collect(inner: &Inner, options: &Collect) -> Result<Collected> {
     Ok(done)
 }
 
-/// Divides manifests into those that are listed or are the base of a needed one, and the others.
-fn divide(manifests: Vec<(Id, ManifestRow)>) -> (BTreeMap<Id, ManifestRow>, BTreeSet<Id>) {
+/// Divides manifests into those that are listed, young, or the base of a needed one, and the others.
+fn divide(
+    manifests: Vec<(Id, ManifestRow)>,
+    is_young: impl Fn(&ManifestRow) -> bool,
+) -> (BTreeMap<Id, ManifestRow>, BTreeSet<Id>) {
     let mut all: BTreeMap<Id, ManifestRow> = manifests.into_iter().collect();
     let mut needed = BTreeMap::new();
-    let mut next: Vec<Id> = all.iter().filter(|(_, row)| row.listed).map(|(id, _)| *id).collect();
+    let mut next: Vec<Id> =
+        all.iter().filter(|(_, row)| row.listed || is_young(row)).map(|(id, _)| *id).collect();
     while let Some(id) = next.pop() {
         if let Some(row) = all.remove(&id) {
             next.extend(row.base);
@@ -210,11 +215,13 @@ impl Marks {
     }
 
     /// Returns the number of marked blocks.
+    #[cfg(feature = "remote")]
     pub(crate) fn live(&self) -> u64 {
         self.live
     }
 
     /// Returns what the pack contains.
+    #[cfg(feature = "remote")]
     pub(crate) fn contents(&self) -> &Contents {
         &self.contents
     }

@@ -1,6 +1,5 @@
-//! Durable storage for memory snapshots.
+#![doc = include_str!("../README.md")]
 #![deny(unsafe_code)]
-#![allow(dead_code)] // Until all parts are there.
 
 mod blocks;
 mod chain;
@@ -48,3 +47,8 @@ pub use saved::Saved;
 #[cfg(feature = "remote")]
 pub use transfer::{Transfer, Transferred};
 pub use verify::{Depth, Verified};
+
+/// The programs in the chapter of the guide about this crate.
+#[cfg(doctest)]
+#[doc = include_str!("../../src/guide/saving.md")]
+struct Guide;

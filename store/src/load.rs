@@ -7,8 +7,8 @@ use memsnap::Snapshot;
 use crate::blocks::{Blocks, in_batches, lock};
 use crate::chain::{Chain, differences};
 use crate::error::{Error, Result};
-use crate::format::BLOCK;
 use crate::format::runs::Entry;
+use crate::format::{BLOCK, position};
 use crate::id::{Id, Reference};
 use crate::index::ManifestRow;
 use crate::inner::Inner;
@@ -136,7 +136,7 @@ impl<'a> Load<'a> {
                 })?;
             }
             let changes = batch.iter().zip(bytes.chunks_exact(BLOCK));
-            let changes = changes.map(|((block, _), bytes)| (*block as usize * BLOCK, bytes));
+            let changes = changes.map(|((block, _), bytes)| (position(*block), bytes));
             snapshot = snapshot.with_changes(changes).map_err(Error::memory(FAILED))?;
             progress.done = batch.last().map_or(0, |entry| (entry.0 + 1) * BLOCK as u64);
             progress.written += bytes.len() as u64;
@@ -165,7 +165,7 @@ fn split<'b>(bytes: &'b mut [u8], entries: &[Entry]) -> Vec<Mutex<&'b mut [u8]>>
     let (mut rest, mut at) = (bytes, 0);
     for (block, _) in entries {
         // Manifests list no block at or behind their length.
-        let start = *block as usize * BLOCK;
+        let start = position(*block);
         let (_, from_start) = rest.split_at_mut(start - at);
         let (part, after) = from_start.split_at_mut(BLOCK);
         parts.push(Mutex::new(part));

@@ -141,7 +141,7 @@ impl Pending {
         let mut packs = Vec::with_capacity(self.0.len());
         let mut entries = Vec::new();
         for (number, (row, contents)) in (first..).zip(&self.0) {
-            packs.push((number, row.clone()));
+            packs.push((number, *row));
             entries.extend(places(number, contents));
         }
         index.add_packs(&packs, entries)

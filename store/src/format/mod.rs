@@ -20,6 +20,11 @@ pub(crate) fn blocks(len: u64) -> u64 {
     len.div_ceil(BLOCK as u64)
 }
 
+/// Returns the offset in memory of a block of a snapshot that is in memory, so that its offsets are short enough.
+pub(crate) fn position(block: u64) -> usize {
+    usize::try_from(block).unwrap_or(usize::MAX).saturating_mul(BLOCK)
+}
+
 /// Why bytes are not a valid file.
 #[derive(Debug)]
 pub(crate) enum Wrong {

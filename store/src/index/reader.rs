@@ -10,10 +10,11 @@ use crate::id::Id;
 
 use super::gate::Stop;
 use super::row::{ManifestRow, PackRow, Place, Row};
-use super::runs::{self, Cursor};
-use super::{BUCKETS, MANIFESTS, NAMES, Opened, PACK_IDS, PACKS, RUNS};
+use super::runs;
+use super::{BUCKETS, MANIFESTS, NAMES, Opened, PACKS, RUNS};
 
 /// How many entries are handed to a visitor at a time.
+#[cfg(test)]
 const BATCH: usize = 4096;
 
 /// The contents of the index at one time.
@@ -58,9 +59,10 @@ impl Reader {
     }
 
     /// Returns the number of a pack.
+    #[cfg(any(test, feature = "remote"))]
     pub(crate) fn pack_number(&self, id: &Id) -> Result<Option<u32>> {
         self.run(|transaction| {
-            let value = transaction.open_table(PACK_IDS)?.get(id.as_bytes())?;
+            let value = transaction.open_table(super::PACK_IDS)?.get(id.as_bytes())?;
             Ok(value.map(|value| u32::from_value("pack_ids", id.as_bytes(), value.value())).transpose()?)
         })
     }
@@ -143,10 +145,11 @@ impl Reader {
     /// Visits all places, run by run, the newest run first. Within a run, the hashes ascend.
     ///
     /// If several runs have a hash, [`Reader::find`] returns the place that is visited first.
+    #[cfg(test)]
     pub(crate) fn for_each_place(&self, mut visit: impl FnMut(&Id, &Place) -> Result<()>) -> Result<()> {
         let runs = self.run(|transaction| runs::list(&transaction.open_table(RUNS)?))?;
         for (run, row) in runs.into_iter().rev() {
-            let mut cursor = Cursor::new(run, row);
+            let mut cursor = runs::Cursor::new(run, row);
             loop {
                 // The visitor runs outside, so that its panics are not taken for damage.
                 let batch = self.run(|transaction| {

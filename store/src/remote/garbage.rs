@@ -25,6 +25,7 @@ impl Remote {
     }
 
     /// Returns since when a pack is marked, by the clock of the store, or `None` if it is not marked.
+    #[cfg(any(test, feature = "testing"))]
     pub(crate) fn garbage_since(&self, pack: Id) -> Result<Option<SystemTime>> {
         Ok(self.objects.head(&path(pack))?.map(|object| object.modified))
     }

@@ -11,9 +11,9 @@ use rayon::prelude::*;
 
 use crate::blocks::lock;
 use crate::error::{Error, Result};
-use crate::format::BLOCK;
 use crate::format::pack::{Encoder, FRAME_BLOCKS, Frame};
 use crate::format::runs::Entry;
+use crate::format::{BLOCK, position};
 use crate::id::Id;
 use crate::inner::Inner;
 use crate::progress::{Observer, Progress};
@@ -21,7 +21,7 @@ use crate::sink::{Pending, Sink};
 use crate::source::Source;
 
 /// The number of neighbouring blocks that a thread reads and hashes at a time.
-const TASK: u64 = 64;
+const TASK: usize = 64;
 
 /// The number of blocks in a batch: those of 16 MiB.
 const BATCH: u64 = 4096;
@@ -87,7 +87,7 @@ impl Job<'_> {
         let total = self.ranges.iter().map(|range| range.end - range.start).sum::<u64>() * BLOCK as u64;
         let mut progress = Progress { total, ..Progress::default() };
         let tasks = self.ranges.iter().flat_map(|range| {
-            range.clone().step_by(TASK as usize).map(|first| first..range.end.min(first + TASK))
+            range.clone().step_by(TASK).map(|first| first..range.end.min(first + TASK as u64))
         });
         let mut tasks = tasks.peekable();
         while tasks.peek().is_some() {
@@ -99,7 +99,7 @@ impl Job<'_> {
             }
             let read: Vec<Read> =
                 batch.into_par_iter().map(|task| self.read_task(task)).collect::<Result<_>>()?;
-            let frames = encode(&read, &self.unknown(&read, sent)?)?;
+            let frames = encode(&self.unknown(&read, sent)?)?;
             for (entry, _) in read.iter().flat_map(|read| &read.blocks) {
                 list(*entry)?;
             }
@@ -116,7 +116,7 @@ impl Job<'_> {
 
     fn read_task(&self, task: Range<u64>) -> Result<Read> {
         let failed = "cannot read the bytes to save";
-        let len = (task.end - task.start) as usize * BLOCK;
+        let len = position(task.end - task.start);
         let mut bytes = vec![0; len];
         self.source.read_at(&mut bytes, task.start * BLOCK as u64).map_err(Error::memory(failed))?;
         let mut old = Vec::new();
@@ -125,8 +125,8 @@ impl Job<'_> {
             Source::read_at(snapshot, &mut old, task.start * BLOCK as u64).map_err(Error::memory(failed))?;
         }
         let mut blocks = Vec::new();
-        for (number, (block, at)) in task.zip((0..len).step_by(BLOCK)).enumerate() {
-            let (new, _) = (&bytes[at..at + BLOCK], number);
+        for (block, at) in task.zip((0..len).step_by(BLOCK)) {
+            let new = &bytes[at..at + BLOCK];
             if old.get(at..at + BLOCK) != Some(new) {
                 let hash = if is_zero(new) { None } else { Some(Id::of(new)) };
                 blocks.push(((block, hash), at));
@@ -164,7 +164,7 @@ impl Job<'_> {
 }
 
 /// Compresses blocks, in their order.
-fn encode(_: &[Read], blocks: &[(Id, &[u8])]) -> Result<Vec<Frame>> {
+fn encode(blocks: &[(Id, &[u8])]) -> Result<Vec<Frame>> {
     let failed = "cannot compress";
     let frames = blocks.par_chunks(FRAME_BLOCKS).map_init(Encoder::new, |encoder, blocks| {
         let mut bytes = Vec::with_capacity(blocks.len() * BLOCK);

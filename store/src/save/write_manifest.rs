@@ -86,7 +86,7 @@ fn count(entries: impl Iterator<Item = Result<Entry>>) -> Result<u64> {
 
 fn choose_form(inner: &Inner, header: &Header, parent: Id, row: &ManifestRow, entries: u64) -> Result<Form> {
     let chain = inner.read(|index| {
-        let mut chain = vec![(parent, row.clone())];
+        let mut chain = vec![(parent, *row)];
         while let Some(base) =
             chain.last().and_then(|(_, row)| row.base).filter(|_| chain.len() <= DEPTH as usize)
         {

@@ -66,8 +66,7 @@ impl Storage for Folder {
     fn create_folder(&self, folder: &str) -> io::Result<()> {
         let path = self.path(folder);
         let mut builder = DirBuilder::new();
-        #[cfg(unix)]
-        builder.mode(0o700);
+        only_for_the_user(&mut builder);
         match builder.create(&path) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists && path.is_dir() => Ok(()),
             result => result,
@@ -146,10 +145,26 @@ impl Storage for Folder {
 /// Returns options under which only the user can read a new file, and which do not wait for the other end of a pipe.
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    #[cfg(unix)]
-    options.mode(0o600).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+    without_waiting(&mut options);
     options
 }
+
+#[cfg(unix)]
+fn without_waiting(options: &mut OpenOptions) {
+    options.mode(0o600).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+}
+
+#[cfg(not(unix))]
+fn without_waiting(_: &mut OpenOptions) {}
+
+/// Makes the new folder one that only the user can open.
+#[cfg(unix)]
+fn only_for_the_user(builder: &mut DirBuilder) {
+    builder.mode(0o700);
+}
+
+#[cfg(not(unix))]
+fn only_for_the_user(_: &mut DirBuilder) {}
 
 /// Returns `file` if it is a file, not a folder, a pipe or a device.
 fn regular(file: File) -> io::Result<File> {

@@ -195,7 +195,7 @@ impl Remote {
 
     /// Removes a snapshot from the list of the remote. [`collect`](Self::collect) frees the space.
     ///
-    /// Its names stay, but lead to no snapshot until they are moved.
+    /// Its names lead to no snapshot until they are moved to another one.
     ///
     /// # Errors
     ///

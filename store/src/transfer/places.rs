@@ -10,7 +10,7 @@ use crate::storage::ReadFile;
 
 const MAGIC: &[u8; 8] = b"memsnapL";
 const VERSION: u32 = 1;
-const HEADER: u64 = 16;
+const HEADER: usize = 16;
 const ENTRY: usize = 16;
 const PACK: usize = 40;
 const TRAILER: u64 = 44;
@@ -31,7 +31,7 @@ impl<W: Write> PlacesWriter<W> {
     pub(super) fn new(out: W) -> io::Result<Self> {
         let mut places =
             Self { out, hasher: blake3::Hasher::new(), len: 0, numbers: HashMap::new(), packs: Vec::new() };
-        let mut header = [0; HEADER as usize];
+        let mut header = [0; HEADER];
         header[..8].copy_from_slice(MAGIC);
         header[8..12].copy_from_slice(&VERSION.to_le_bytes());
         places.put(&header)?;
@@ -86,7 +86,7 @@ pub(super) fn read_packs<E: From<Wrong>>(
     mut read: impl FnMut(std::ops::Range<u64>) -> Result<Vec<u8>, E>,
 ) -> Result<Vec<(Id, u64)>, E> {
     let damaged = |what: String| E::from(Wrong::Damaged(what));
-    let Some(end) = len.checked_sub(TRAILER).filter(|end| *end >= HEADER) else {
+    let Some(end) = len.checked_sub(TRAILER).filter(|end| *end >= HEADER as u64) else {
         return Err(damaged(format!("it has only {len} bytes")));
     };
     let trailer = read(end..len)?;
@@ -96,7 +96,7 @@ pub(super) fn read_packs<E: From<Wrong>>(
         return Err(damaged("its number of packs is not valid".to_owned()));
     };
     let bytes = u64::from(count) * PACK as u64;
-    let Some(start) = end.checked_sub(bytes).filter(|start| *start >= HEADER) else {
+    let Some(start) = end.checked_sub(bytes).filter(|start| *start >= HEADER as u64) else {
         return Err(damaged(format!("it claims {count} packs")));
     };
     if count == 0 {
@@ -138,7 +138,7 @@ impl PlacesReader {
             Ok(bytes)
         })?;
         let mut input = io::BufReader::with_capacity(64 << 10, Sequential::new(open()?)?);
-        let mut header = [0; HEADER as usize];
+        let mut header = [0; HEADER];
         input.read_exact(&mut header)?;
         let version = u32::from_le_bytes(std::array::from_fn(|i| header[8 + i]));
         match (&header[..8] == MAGIC, version) {

@@ -1,0 +1,414 @@
+//! What the user can ask for: the arguments of all commands.
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::builder::NonEmptyStringValueParser;
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
+
+/// Saves memory files and disk images as deduplicated, incremental snapshots.
+///
+/// A repository is a folder. It stores equal blocks of 4 KiB once, compressed, whatever snapshots they are from. ID is
+/// the id of a snapshot, its first digits (at least 4), or a name.
+#[derive(Parser, Debug)]
+#[command(
+    name = "memsnap",
+    version,
+    after_help = "Exit codes: 0 done, 1 refused, failed or damaged, 2 wrong usage.\n\
+        Results go to the standard output, messages and progress bars to the standard error."
+)]
+pub(crate) struct Cli {
+    /// Print the result as one JSON document
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+pub(crate) enum Command {
+    Init(Init),
+    Save(Save),
+    List(List),
+    Show(Show),
+    Diff(Diff),
+    Extract(Extract),
+    Name(Name),
+    Remove(Remove),
+    Verify(Verify),
+    Repair(Repair),
+    Gc(Gc),
+    Push(Push),
+    Pull(Pull),
+    Completions(Completions),
+    Manual(Manual),
+}
+
+/// Make an empty repository in a folder
+///
+/// The folder is made if it does not exist. It has to be empty otherwise.
+#[derive(Args, Debug)]
+pub(crate) struct Init {
+    /// The folder
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) repo: PathBuf,
+}
+
+/// Save a file, a block device or the standard input as a snapshot
+///
+/// Prints the id of the snapshot. The snapshot is durable when the command returns. Holes and zeroes are not stored. Of
+/// the rest, only blocks that the repository lacks are stored, whatever the parent is.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:\n  \
+    memsnap save repo base.mem --name base --attach vmstate=base.vmstate\n  \
+    memsnap save repo diff.mem --parent base --diff --name warm\n  \
+    zstd -dc core.zst | memsnap save repo - --label host=a7")]
+pub(crate) struct Save {
+    /// The repository
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) repo: PathBuf,
+    /// The file to save; `-` for the standard input
+    ///
+    /// Pipes are written to a temporary file first, in the folder that TMPDIR names.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+    /// Give the snapshot a name; the name moves if it exists
+    #[arg(long, value_name = "N", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) name: Option<String>,
+    /// The snapshot that this one was made from
+    ///
+    /// All of the file is read, unless `--diff` is there. Only what differs is listed in the new snapshot.
+    #[arg(long, value_name = "ID|NAME", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) parent: Option<String>,
+    /// The holes of the file have the bytes of the parent
+    ///
+    /// This is how Firecracker writes diff snapshots. Holes are not read.
+    #[arg(long, requires = "parent")]
+    pub(crate) diff: bool,
+    /// Save a small file with the snapshot, such as the state of the virtual machine
+    #[arg(long, value_name = "NAME=FILE", value_parser = pair)]
+    pub(crate) attach: Vec<(String, String)>,
+    /// Label the snapshot
+    #[arg(long, value_name = "K=V", value_parser = pair)]
+    pub(crate) label: Vec<(String, String)>,
+}
+
+/// List the snapshots, the oldest first
+#[derive(Args, Debug)]
+pub(crate) struct List {
+    /// The repository: a folder, or the URL of an object store
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) repo: PathBuf,
+}
+
+/// Show all about a snapshot, or write one of its attachments
+#[derive(Args, Debug)]
+pub(crate) struct Show {
+    /// The repository
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) repo: PathBuf,
+    /// The snapshot
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) id: String,
+    /// Write the bytes of this attachment to the standard output
+    #[arg(long, value_name = "NAME")]
+    pub(crate) attachment: Option<String>,
+    /// Write the attachment to this file
+    #[arg(long, short, value_name = "FILE", requires = "attachment", value_hint = ValueHint::FilePath)]
+    pub(crate) output: Option<PathBuf>,
+}
+
+/// List the ranges of bytes in which two snapshots differ
+///
+/// Blocks are compared by their hashes, and none is read. So ranges begin and end at multiples of 4,096.
+#[derive(Args, Debug)]
+pub(crate) struct Diff {
+    /// The repository
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) repo: PathBuf,
+    /// A snapshot
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) a: String,
+    /// The snapshot to compare with
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) b: String,
+}
+
+/// Write a snapshot to a sparse file
+///
+/// A file of that name is replaced when the new one is complete.
+#[derive(Args, Debug)]
+pub(crate) struct Extract {
+    /// The repository
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) repo: PathBuf,
+    /// The snapshot
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) id: String,
+    /// The file to write; `-` for the standard output
+    ///
+    /// For the standard output, a temporary file is written first, in the folder that TMPDIR names.
+    #[arg(value_hint = ValueHint::FilePath)]
+    pub(crate) file: PathBuf,
+}
+
+/// Give a snapshot a name, or delete a name
+///
+/// A name that exists moves to the snapshot. A snapshot can have many names.
+#[derive(Args, Debug)]
+#[command(
+    override_usage = "memsnap name [OPTIONS] <REPO> <ID> <N>\n       memsnap name [OPTIONS] <REPO> --delete <N>"
+)]
+pub(crate) struct Name {
+    /// The repository
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) repo: PathBuf,
+    /// The snapshot
+    #[arg(required_unless_present = "delete", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) id: Option<String>,
+    /// The name
+    #[arg(value_name = "N", required_unless_present = "delete", value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) name: Option<String>,
+    /// Delete this name; the snapshot stays
+    #[arg(long, short, value_name = "N", conflicts_with_all = ["id", "name"])]
+    pub(crate) delete: Option<String>,
+}
+
+/// Remove a snapshot and its names; `gc` frees the space
+///
+/// Snapshots that were made from it stay whole.
+#[derive(Args, Debug)]
+pub(crate) struct Remove {
+    /// The repository: a folder, or the URL of an object store
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) repo: PathBuf,
+    /// The snapshot
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) id: String,
+}
+
+/// Check the repository; the exit code is 1 if there is damage
+#[derive(Args, Debug)]
+pub(crate) struct Verify {
+    /// The repository
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) repo: PathBuf,
+    /// Also read all blocks and compare them with their hashes
+    #[arg(long)]
+    pub(crate) data: bool,
+}
+
+/// Rebuild the index from packs and manifests; the exit code is 1 if some could not be used
+#[derive(Args, Debug)]
+pub(crate) struct Repair {
+    /// The repository
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) repo: PathBuf,
+}
+
+/// Delete what no snapshot needs
+///
+/// In an object store, the first call marks what no snapshot needs, and a later one deletes what was marked for the grace
+/// time.
+#[derive(Args, Debug)]
+pub(crate) struct Gc {
+    /// The repository: a folder, or the URL of an object store
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) repo: PathBuf,
+    /// Keep what is younger than this, such as 30m, 24h or 7d
+    ///
+    /// A save that is running may use such files.
+    #[arg(long, value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
+    pub(crate) grace: Duration,
+    /// Only say what would be deleted
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Also delete the files of mapped snapshots; they are made again when they are needed
+    #[arg(long)]
+    pub(crate) cache: bool,
+}
+
+/// Copy snapshots to an object store
+///
+/// Makes a repository in the object store if there is none. If a snapshot is given by a name, the name moves there, too.
+#[derive(Args, Debug)]
+#[command(after_help = URLS)]
+pub(crate) struct Push {
+    /// The repository
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) repo: PathBuf,
+    /// The object store
+    #[arg(value_hint = ValueHint::Url)]
+    pub(crate) url: String,
+    /// The snapshots
+    #[arg(value_name = "ID", required = true, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) ids: Vec<String>,
+}
+
+/// Copy snapshots from an object store
+///
+/// If a snapshot is given by a name of the object store, the name moves here, too.
+#[derive(Args, Debug)]
+#[command(after_help = URLS)]
+pub(crate) struct Pull {
+    /// The repository
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) repo: PathBuf,
+    /// The object store
+    #[arg(value_hint = ValueHint::Url)]
+    pub(crate) url: String,
+    /// The snapshots
+    #[arg(value_name = "ID", required = true, value_parser = NonEmptyStringValueParser::new())]
+    pub(crate) ids: Vec<String>,
+}
+
+const URLS: &str = "URLs: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, file:///folder\n\
+    Credentials and endpoints come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,\n\
+    AWS_ENDPOINT, AWS_ALLOW_HTTP, GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY and\n\
+    the others that the crate object_store knows.";
+
+/// Print a script that completes the commands in a shell
+#[derive(Args, Debug)]
+pub(crate) struct Completions {
+    /// The shell
+    pub(crate) shell: clap_complete::Shell,
+}
+
+/// Print the manual page, or write those of all commands to a folder
+#[derive(Args, Debug)]
+pub(crate) struct Manual {
+    /// The folder, which is made if it does not exist
+    #[arg(value_hint = ValueHint::DirPath)]
+    pub(crate) dir: Option<PathBuf>,
+}
+
+impl Cli {
+    /// Checks what cannot be said with the attributes of clap.
+    pub(crate) fn check(&self) -> Result<(), clap::Error> {
+        let usage = |message: &str| Err(Self::command().error(ErrorKind::ArgumentConflict, message));
+        match &self.command {
+            Command::Save(save) => {
+                for (option, pairs) in [("--attach", &save.attach), ("--label", &save.label)] {
+                    if let Some(twice) = twice(pairs) {
+                        return usage(&format!("{option} {twice}=... is there twice"));
+                    }
+                }
+            }
+            Command::Show(show) if self.json && show.attachment.is_some() => {
+                return usage(
+                    "--json cannot be used with --attachment, which writes the bytes of an attachment",
+                );
+            }
+            Command::Extract(extract) if self.json && extract.file.as_os_str() == "-" => {
+                return usage("--json cannot be used with the file `-`: both write to the standard output");
+            }
+            Command::Completions(_) | Command::Manual(_) if self.json => {
+                return usage("--json cannot be used with commands that print text for other programs");
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+}
+
+/// Returns a key that is there twice.
+fn twice(pairs: &[(String, String)]) -> Option<&str> {
+    let mut seen = HashSet::new();
+    pairs.iter().map(|(key, _)| key.as_str()).find(|key| !seen.insert(*key))
+}
+
+/// Reads `KEY=VALUE`.
+fn pair(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("two parts with `=` between them are expected, of which the first is not empty".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parse(line: &str) -> Result<Cli, clap::Error> {
+        let cli = Cli::try_parse_from(line.split(' '))?;
+        cli.check()?;
+        Ok(cli)
+    }
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_command_line_of_the_design_is_accepted() {
+        for line in [
+            "memsnap init repo",
+            "memsnap save repo file",
+            "memsnap save repo - --name n --parent base --diff --attach a=f --attach b=g --label k=v --label l=",
+            "memsnap list repo",
+            "memsnap show repo base",
+            "memsnap show repo base --attachment regs --output f",
+            "memsnap diff repo a b",
+            "memsnap extract repo base file",
+            "memsnap name repo 1234 base",
+            "memsnap name repo --delete base",
+            "memsnap remove repo base",
+            "memsnap verify repo --data",
+            "memsnap repair repo",
+            "memsnap gc repo --grace 24h --dry-run",
+            "memsnap push repo s3://b/p a b c",
+            "memsnap pull repo s3://b/p a",
+            "memsnap --json list repo",
+            "memsnap list repo --json",
+            "memsnap completions bash",
+            "memsnap manual",
+            "memsnap manual dir",
+        ] {
+            parse(line).unwrap_or_else(|error| panic!("{line}: {error}"));
+        }
+    }
+
+    #[test]
+    fn wrong_command_lines_are_refused() {
+        for line in [
+            "memsnap",
+            "memsnap frobnicate",
+            "memsnap init",
+            "memsnap save repo file --diff",
+            "memsnap save repo file --label k",
+            "memsnap save repo file --label =v",
+            "memsnap save repo file --label k=v --label k=w",
+            "memsnap save repo file --attach a=f --attach a=g",
+            "memsnap save repo file --name=",
+            "memsnap show repo base --output f",
+            "memsnap show repo base --attachment a --json",
+            "memsnap extract repo base - --json",
+            "memsnap name repo base",
+            "memsnap name repo base n --delete n",
+            "memsnap gc repo --grace 24",
+            "memsnap gc repo --grace soon",
+            "memsnap push repo s3://b/p",
+            "memsnap completions cmd",
+            "memsnap manual --json",
+        ] {
+            let error = parse(line).err().unwrap_or_else(|| panic!("{line} was accepted"));
+            assert_eq!(error.exit_code(), 2, "{line}: {error}");
+        }
+    }
+
+    #[test]
+    fn pairs_and_durations_have_their_values() {
+        let save = parse("memsnap save repo file --label k=a=b --label l=").unwrap();
+        let Command::Save(save) = save.command else { panic!("{save:?}") };
+        assert_eq!(save.label, [("k".into(), "a=b".into()), ("l".into(), String::new())]);
+
+        for (text, seconds) in [("30m", 1_800), ("24h", 86_400), ("7d", 604_800), ("0s", 0)] {
+            let gc = parse(&format!("memsnap gc repo --grace {text}")).unwrap();
+            let Command::Gc(gc) = gc.command else { panic!("{gc:?}") };
+            assert_eq!(gc.grace, Duration::from_secs(seconds), "{text}");
+        }
+    }
+}

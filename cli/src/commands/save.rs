@@ -1,0 +1,84 @@
+//! `memsnap save`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+
+use memsnap_store::Repository;
+use serde::Serialize;
+
+use crate::args;
+use crate::failure::Failure;
+use crate::output::{Output, count, note, size};
+use crate::progress::Bar;
+use crate::source;
+
+/// An attachment is held in memory when it is saved and whenever its manifest is read.
+const MAX_ATTACHMENT: u64 = 64 << 20;
+
+#[derive(Serialize)]
+struct Document {
+    id: String,
+    /// The number of blocks that the repository lacked.
+    blocks: u64,
+    /// The bytes that the repository has grown by.
+    bytes: u64,
+}
+
+pub(super) fn run(args: &args::Save, output: &mut Output) -> Result<(), Failure> {
+    let repository = Repository::open(&args.repo)?;
+    if let Some(parent) = &args.parent {
+        // Refuse a wrong parent before a pipe is read.
+        repository.resolve(parent)?;
+    }
+    let attachments = args
+        .attach
+        .iter()
+        .map(|(name, file)| Ok((name, attachment(Path::new(file))?)))
+        .collect::<Result<Vec<_>, Failure>>()?;
+    let file = source::open(&args.file, args.diff)?;
+
+    let bar = Bar::bytes("saving");
+    let mut save = repository.save_file(&file).progress(bar.observer());
+    if let Some(parent) = &args.parent {
+        save = save.parent_id(parent);
+    }
+    if args.diff {
+        save = save.holes_are_parent();
+    }
+    if let Some(name) = &args.name {
+        save = save.name(name);
+    }
+    for (key, value) in &args.label {
+        save = save.label(key, value);
+    }
+    for (name, bytes) in attachments {
+        save = save.attach(name, bytes);
+    }
+    let written = save.run()?;
+    drop(bar);
+
+    let document = Document { id: written.id.to_string(), blocks: written.blocks, bytes: written.bytes };
+    output.result(&document, || written.id.to_string())?;
+    if !output.is_json() {
+        note(&format!("saved; {} added, {} written", count(written.blocks, "block"), size(written.bytes)));
+    }
+    Ok(())
+}
+
+/// Reads the file of an attachment.
+fn attachment(path: &Path) -> Result<Vec<u8>, Failure> {
+    let file = File::open(path).map_err(Failure::file("open the attachment", path))?;
+    let mut bytes = Vec::new();
+    file.take(MAX_ATTACHMENT + 1)
+        .read_to_end(&mut bytes)
+        .map_err(Failure::file("read the attachment", path))?;
+    if bytes.len() as u64 > MAX_ATTACHMENT {
+        return Err(Failure::new(format!(
+            "cannot attach {}: it is longer than {}; save it as a snapshot of its own",
+            path.display(),
+            size(MAX_ATTACHMENT)
+        )));
+    }
+    Ok(bytes)
+}

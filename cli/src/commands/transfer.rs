@@ -1,0 +1,104 @@
+//! `memsnap push` and `memsnap pull`.
+
+use memsnap_store::{Repository, Transfer, Transferred};
+use serde::Serialize;
+
+use crate::args;
+use crate::failure::Failure;
+use crate::output::{Output, count, plain, size};
+use crate::progress::Bar;
+use crate::remote;
+
+#[derive(Serialize)]
+struct Document<'a> {
+    snapshots: Vec<Snapshot<'a>>,
+}
+
+#[derive(Serialize)]
+struct Snapshot<'a> {
+    id: String,
+    /// The name that was moved on the other side, or null.
+    name: Option<&'a str>,
+    /// The number of blocks that the other side lacked.
+    blocks: u64,
+    /// The bytes that were sent or received.
+    bytes: u64,
+}
+
+pub(super) fn push(args: &args::Push, output: &mut Output) -> Result<(), Failure> {
+    let repository = Repository::open(&args.repo)?;
+    // Refuse a wrong id before anything is sent.
+    for id in &args.ids {
+        repository.resolve(id)?;
+    }
+    let names = repository.names()?;
+    let remote = remote::open_or_create(&args.url)?;
+    let is_name = |id: &str| Ok(names.iter().any(|(name, _)| name == id));
+    transfer(&args.ids, "pushing", "sent", is_name, |id| repository.push(&remote, id), output)
+}
+
+pub(super) fn pull(args: &args::Pull, output: &mut Output) -> Result<(), Failure> {
+    let repository = Repository::open(&args.repo)?;
+    let remote = remote::open(&args.url)?;
+    let is_name = |id: &str| remote::has_name(&remote, id);
+    transfer(&args.ids, "pulling", "received", is_name, |id| repository.pull(&remote, id), output)
+}
+
+/// Copies snapshots one after the other, each with its name if it was given by one.
+fn transfer<'a, 'r>(
+    ids: &'a [String],
+    action: &str,
+    done: &str,
+    is_name: impl Fn(&str) -> Result<bool, Failure>,
+    begin: impl Fn(&'a str) -> Transfer<'r>,
+    output: &mut Output,
+) -> Result<(), Failure> {
+    let mut document = Document { snapshots: Vec::new() };
+    let mut lines = Vec::new();
+    let mut result = Ok(());
+    for id in ids {
+        match one(id, action, &is_name, &begin) {
+            Ok((transferred, name)) => {
+                lines.push(line(&transferred, name, done));
+                document.snapshots.push(Snapshot {
+                    id: transferred.id.to_string(),
+                    name,
+                    blocks: transferred.blocks,
+                    bytes: transferred.bytes,
+                });
+            }
+            Err(failure) => {
+                result = Err(failure);
+                break;
+            }
+        }
+    }
+    // Also after a failure: what was copied before it stays.
+    output.result(&document, || lines.join("\n"))?;
+    result
+}
+
+fn one<'a, 'r>(
+    id: &'a str,
+    action: &str,
+    is_name: impl Fn(&str) -> Result<bool, Failure>,
+    begin: impl Fn(&'a str) -> Transfer<'r>,
+) -> Result<(Transferred, Option<&'a str>), Failure> {
+    let name = is_name(id)?.then_some(id);
+    let bar = Bar::bytes(format!("{action} {}", plain(id)));
+    let mut transfer = begin(id).progress(bar.observer());
+    if let Some(name) = name {
+        transfer = transfer.name(name);
+    }
+    Ok((transfer.run()?, name))
+}
+
+fn line(transferred: &Transferred, name: Option<&str>, done: &str) -> String {
+    let name = name.map(|name| format!(" {}", plain(name))).unwrap_or_default();
+    format!(
+        "{}{name}: {}, {} {done}",
+        transferred.id,
+        count(transferred.blocks, "block"),
+        size(transferred.bytes)
+    )
+}
