@@ -18,6 +18,9 @@ use crate::sink::Sink;
 /// A pack of which less than one part of this many is needed is written again.
 const PART: u64 = 2;
 
+/// What the files of the cache begin with that say what is known of a remote.
+pub(crate) const REMOTE: &str = "remote-";
+
 /// Options of [`Repository::collect`](crate::Repository::collect).
 ///
 /// # Examples
@@ -332,6 +335,9 @@ fn cached(inner: &Inner, needed: &BTreeMap<Id, ManifestRow>, all: bool) -> Resul
     let is_garbage = |file: &crate::storage::Listed| {
         if file.name.starts_with("writing-") {
             return is_older(file.modified, day); // Another process may be writing it.
+        }
+        if file.name.starts_with(REMOTE) {
+            return all;
         }
         let id = file.name.split('.').next().and_then(|id| id.parse::<Id>().ok());
         all || !id.is_some_and(|id| needed.get(&id).is_some_and(|row| row.listed))

@@ -12,9 +12,13 @@ use crate::error::{Error, Result};
 use crate::format::Wrong;
 use crate::id::Id;
 use crate::remote::Remote;
+use crate::remote::lease::Lease;
 
 /// The entries of a name that stay.
 const ENTRIES: usize = 2;
+
+/// How often the listed snapshots are read again because some were removed meanwhile.
+const TRIES: usize = 3;
 
 /// What an object that is marked may be.
 #[derive(Default)]
@@ -41,17 +45,14 @@ impl Remote {
         let due: BTreeSet<Id> =
             marked.into_iter().filter(|(_, time)| is_due(time)).map(|(id, _)| id).collect();
         if options.is_dry_run() {
-            let needed = self.needed()?;
-            return self.delete(&due, &needed, true);
+            return self.delete(&due, None);
         }
         let mut done = Collected::default();
         if !due.is_empty() {
             // A push takes a lease and then looks for this. So one of the two sees the other.
-            let announced = self.announce_collection()?;
+            let mut announced = self.announce_collection()?;
             if !self.leases()?.iter().any(|lease| lease.ends > now) {
-                let needed = self.needed()?;
-                announced.check()?;
-                done = self.delete(&due, &needed, false)?;
+                done = self.delete(&due, Some(&mut announced))?;
             }
         }
         self.prune_names(ENTRIES, options.grace_time().max(Duration::from_secs(60 * 60)), now)?;
@@ -62,7 +63,7 @@ impl Remote {
 
     /// Marks what no snapshot needs, and removes the marks of what is needed again. Returns the marks that were there.
     fn mark_unneeded(&self, options: &Collect) -> Result<Vec<(Id, SystemTime)>> {
-        let needed = self.needed()?;
+        let needed = self.needed(&BTreeSet::new())?;
         let mut marks = Vec::new();
         self.garbage(|id, time| {
             marks.push((id, time));
@@ -93,64 +94,83 @@ impl Remote {
         Ok(marks)
     }
 
-    /// Deletes what is due and not needed.
-    fn delete(&self, due: &BTreeSet<Id>, needed: &Needed, dry_run: bool) -> Result<Collected> {
+    /// Deletes what is due and not needed, or only says what that is if the collection was not announced.
+    fn delete(&self, due: &BTreeSet<Id>, announced: Option<&mut Lease>) -> Result<Collected> {
+        let all = ids_below(self, "manifests", |_, _| Ok(()))?;
+        // A manifest that stays keeps what it needs. Otherwise a push that finds it would not send that again.
+        let needed = self.needed(&all.difference(due).copied().collect())?;
         let mut done = Collected::default();
-        let (mut packs, mut manifests, mut lists) = (Vec::new(), Vec::new(), Vec::new());
-        let bytes = &mut done.bytes;
-        ids_below(self, "packs", |id, object| {
-            if due.contains(&id) && !needed.packs.contains(&id) {
-                packs.push(id);
-                *bytes += object.len;
-            }
-            Ok(())
-        })?;
-        ids_below(self, "manifests", |id, object| {
-            if due.contains(&id) && !needed.manifests.contains(&id) {
-                manifests.push(id);
-                *bytes += object.len;
-            }
-            Ok(())
-        })?;
-        ids_below(self, "places", |id, object| {
-            if due.contains(&id) && !needed.manifests.contains(&id) {
-                lists.push(id);
-                *bytes += object.len;
-            }
-            Ok(())
-        })?;
+        let mut find = |folder: &str, needed: &BTreeSet<Id>| {
+            let mut found = Vec::new();
+            ids_below(self, folder, |id, object| {
+                if due.contains(&id) && !needed.contains(&id) {
+                    found.push(id);
+                    done.bytes += object.len;
+                }
+                Ok(())
+            })?;
+            Ok::<_, Error>(found)
+        };
+        let packs = find("packs", &needed.packs)?;
+        let manifests = find("manifests", &needed.manifests)?;
+        let lists = find("places", &needed.manifests)?;
         (done.packs, done.manifests) = (packs.len() as u64, manifests.len() as u64);
-        if dry_run {
-            return Ok(done);
-        }
-        // A manifest is deleted before those below it, and before what it needs.
+        let Some(announced) = announced else { return Ok(done) };
         let mut by_depth = Vec::with_capacity(manifests.len());
         for id in manifests {
-            by_depth.push((self.header(&id)?.map_or(0, |header| header.1), id));
+            announced.keep()?;
+            by_depth.push((self.depth(&id)?, id));
         }
         by_depth.sort_unstable();
-        for (_, id) in by_depth.iter().rev() {
-            self.objects().delete(&manifest_path(id))?;
+        by_depth.reverse();
+        announced.renew()?;
+        // A manifest is deleted before those below it, and before what it needs.
+        for level in by_depth.chunk_by(|a, b| a.0 == b.0) {
+            self.objects().delete_many(level.iter().map(|(_, id)| manifest_path(id)))?;
+            announced.keep()?;
         }
         self.objects().delete_many(lists.iter().map(places_path))?;
+        announced.keep()?;
         self.objects().delete_many(packs.iter().map(pack_path))?;
-        for id in due {
+        for id in due.iter().filter(|id| !needed.manifests.contains(id) && !needed.packs.contains(id)) {
             self.unmark_garbage(*id)?;
         }
         Ok(done)
     }
 
-    /// Returns all manifests and packs that the listed snapshots need.
-    fn needed(&self) -> Result<Needed> {
-        let mut needed = Needed::default();
-        let mut next: Vec<Id> = self.snapshot_ids()?.into_iter().collect();
-        while let Some(id) = next.pop() {
-            if !needed.manifests.insert(id) {
-                continue;
+    /// Returns all manifests and packs that the listed snapshots need, and that the manifests `kept` need.
+    fn needed(&self, kept: &BTreeSet<Id>) -> Result<Needed> {
+        let mut tries = TRIES;
+        loop {
+            let listed = self.snapshot_ids()?;
+            let mut needed = Needed::default();
+            let mut add = |id: &Id| self.add_needed(&mut needed, *id);
+            match listed.iter().try_for_each(&mut add) {
+                Ok(()) => {}
+                // A snapshot was removed meanwhile, and another collection has deleted what it needed.
+                Err(Error::Damaged { .. }) if tries > 0 && self.snapshot_ids()? != listed => {
+                    tries -= 1;
+                    continue;
+                }
+                Err(error) => return Err(error),
             }
-            let missing = |path: String| Error::damaged(self.objects().full(&path), "it is missing");
+            for id in kept {
+                match add(id) {
+                    // No snapshot needs it, so it is of no use, and is deleted when its time comes.
+                    Ok(()) | Err(Error::Damaged { .. }) => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            return Ok(needed);
+        }
+    }
+
+    /// Adds a manifest and what it needs.
+    fn add_needed(&self, needed: &mut Needed, id: Id) -> Result<()> {
+        let missing = |path: String| Error::damaged(self.objects().full(&path), "it is missing");
+        let mut next = Some(id);
+        while let Some(id) = next.filter(|id| !needed.manifests.contains(id)) {
             let (base, _) = self.header(&id)?.ok_or_else(|| missing(manifest_path(&id)))?;
-            next.extend(base);
             let path = places_path(&id);
             let object = self.objects().head(&path)?.ok_or_else(|| missing(path.clone()))?;
             let packs = read_packs(object.len, |range| {
@@ -161,9 +181,20 @@ impl Remote {
                 Failed::Store(error) => error,
                 Failed::Wrong(wrong) => wrong.of(&self.objects().full(&path)),
             })?;
+            needed.manifests.insert(id);
             needed.packs.extend(packs.into_iter().map(|(id, _)| id));
+            next = base;
         }
-        Ok(needed)
+        Ok(())
+    }
+
+    /// Returns the depth of a manifest, or 0 if it is damaged or gone.
+    fn depth(&self, id: &Id) -> Result<u32> {
+        match self.header(id) {
+            Ok(header) => Ok(header.map_or(0, |(_, depth)| depth)),
+            Err(Error::Damaged { .. }) => Ok(0),
+            Err(error) => Err(error),
+        }
     }
 
     /// Reads the base and the depth of a manifest.

@@ -7,6 +7,7 @@ use super::places::PlacesReader;
 use super::{ids_below, places_path};
 use crate::blocks::BATCH;
 use crate::chain::manifest_path;
+use crate::collect::REMOTE;
 use crate::error::{Error, Result};
 use crate::format::manifest::ManifestReader;
 use crate::format::pack::Contents;
@@ -38,7 +39,7 @@ impl<'a> Known<'a> {
         let packs = ids_below(remote, "packs", |_, _| Ok(()))?;
         let failed = || Error::file("cannot make", inner.path("cache"));
         inner.storage.create_folder("cache").map_err(failed())?;
-        let path = format!("cache/remote-{}.redb", remote.repository());
+        let path = format!("cache/{REMOTE}{}.redb", remote.repository());
         let known = Self { inner, remote, path, packs };
         if known.forget_deleted().is_err() {
             // The file does not exist or is damaged.
@@ -79,12 +80,11 @@ impl<'a> Known<'a> {
     pub(super) fn add_pack(&mut self, id: Id, len: u64, contents: &Contents) -> Result<()> {
         let index = self.index(DatabaseMode::Write)?;
         self.packs.insert(id);
-        if index.read()?.pack_number(&id)?.is_some() {
-            return Ok(());
-        }
+        let existing = index.read()?.pack_number(&id)?;
         let mut writer = index.write()?;
-        let number = writer.next_pack()?;
+        let number = existing.map_or_else(|| writer.next_pack(), Ok)?;
         let blocks = u32::try_from(contents.hashes.len()).unwrap_or(u32::MAX);
+        // A pack that another machine has sent may be known in part only.
         writer.add_packs(
             &[(number, PackRow { id, len, blocks, created: now() })],
             places(number, contents).collect(),

@@ -172,16 +172,15 @@ impl Remote {
         let unknown = || Error::NotFound { kind: "snapshot", reference: format!("{id} in {}", self.url()) };
         let digits = match &id {
             Reference::Id(id) => id.to_string(),
-            Reference::Text(text) => {
-                if check_name(text).is_ok()
-                    && let Some(name) = self.name(text)?
-                {
-                    let listed = self.objects().head(&snapshot_path(&name.id))?;
-                    return listed.map(|_| name.id).ok_or_else(unknown);
-                }
-                text.clone()
-            }
+            Reference::Text(text) if check_name(text).is_ok() => match self.name(text)? {
+                Some(name) => name.id.to_string(),
+                None => text.clone(),
+            },
+            Reference::Text(text) => text.clone(),
         };
+        if let Ok(id) = digits.parse::<Id>() {
+            return self.objects().head(&snapshot_path(&id))?.map(|_| id).ok_or_else(unknown);
+        }
         if digits.len() < 4 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(unknown());
         }

@@ -1,7 +1,9 @@
 //! Pulling: blocks first, then manifests, and at last one change of the index.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashSet;
 use std::ops::Range;
+
+use rayon::prelude::*;
 
 use super::known::Fetched;
 use super::places_path;
@@ -9,7 +11,7 @@ use crate::blocks::pack_path;
 use crate::chain::manifest_path;
 use crate::error::{Error, Result};
 use crate::format::BLOCK;
-use crate::format::manifest::{Header, MAX_DEPTH};
+use crate::format::manifest::Header;
 use crate::format::pack::{Decoder, Encoder, Encoding, FRAME_BLOCKS, Frame};
 use crate::id::{Id, Reference};
 use crate::index::{ManifestRow, Place};
@@ -19,8 +21,12 @@ use crate::remote::Remote;
 use crate::save::write_name;
 use crate::sink::{Sink, write_file};
 
-/// The number of blocks that are looked up and requested at a time: those of 16 MiB.
-const AT_ONCE: usize = 4096;
+/// The number of blocks that are looked up at a time. It is large, so that blocks that lie far apart in a snapshot and
+/// close to each other in a pack are fetched by one request.
+const AT_ONCE: usize = 1 << 18;
+
+/// The longest part of a pack that is in memory.
+const PART: u64 = 16 << 20;
 
 /// Pulls a snapshot. Returns its id, and the number of blocks that the repository lacked.
 pub(super) fn pull(
@@ -32,24 +38,11 @@ pub(super) fn pull(
 ) -> Result<(Id, u64)> {
     let id = remote.resolve(id.clone())?;
     let _lock = inner.lock_writer()?;
-    let mut missing: Vec<(Id, Fetched<'_>, Header)> = Vec::new();
-    let mut next = Some(id);
-    while let Some(id) = next.filter(|_| missing.len() <= MAX_DEPTH as usize) {
-        if inner.read(|index| index.manifest(&id))?.is_some() {
-            break;
-        }
-        let path = manifest_path(&id);
-        let unknown = || Error::NotFound { kind: "manifest", reference: remote.objects().full(&path) };
-        let fetched = Fetched::get(inner, remote, &path)?.ok_or_else(unknown)?;
-        let mut reader = fetched.manifest(remote, id)?;
-        reader.check().map_err(|wrong| wrong.of(&remote.objects().full(&path)))?;
-        next = reader.header.base;
-        missing.push((id, fetched, reader.header));
-    }
+    let missing = missing_manifests(inner, remote, id)?;
     let total = missing.iter().map(|(_, _, header)| header.entries * BLOCK as u64).sum();
     let progress = Progress { total, ..Progress::default() };
     let mut pull =
-        Pull { inner, remote, sink: Sink::new(inner), blocks: 0, observer, progress, seen: HashMap::new() };
+        Pull { inner, remote, sink: Sink::new(inner), blocks: 0, observer, progress, seen: HashSet::new() };
     for (id, manifest, _) in missing.iter().rev() {
         pull.blocks_of(*id, manifest)?;
     }
@@ -79,6 +72,46 @@ pub(super) fn pull(
     Ok((id, blocks))
 }
 
+/// Fetches the manifests of a chain that the repository lacks, from the top down.
+fn missing_manifests<'a>(
+    inner: &'a Inner,
+    remote: &Remote,
+    id: Id,
+) -> Result<Vec<(Id, Fetched<'a>, Header)>> {
+    let mut missing: Vec<(Id, Fetched<'_>, Header)> = Vec::new();
+    let mut next = Some(id);
+    while let Some(id) = next {
+        let local = inner.read(|index| index.manifest(&id))?;
+        let fetched = match &local {
+            Some(_) => None,
+            None => Some(fetch_manifest(inner, remote, id)?),
+        };
+        let depth = fetched.as_ref().map(|(_, header)| header.depth).or(local.map(|row| row.depth));
+        // The depths end at 0, so this also limits the length of the chain.
+        if let Some((above, _, header)) = missing.last()
+            && depth.and_then(|depth| depth.checked_add(1)) != Some(header.depth)
+        {
+            let what = format!("its depth is {}, which does not fit that of its base {id}", header.depth);
+            return Err(Error::damaged(remote.objects().full(&manifest_path(above)), what));
+        }
+        let Some((fetched, header)) = fetched else { break };
+        next = header.base;
+        missing.push((id, fetched, header));
+    }
+    Ok(missing)
+}
+
+/// Fetches a manifest, and compares it with its id.
+fn fetch_manifest<'a>(inner: &'a Inner, remote: &Remote, id: Id) -> Result<(Fetched<'a>, Header)> {
+    let path = manifest_path(&id);
+    let object = remote.objects().full(&path);
+    let fetched = Fetched::get(inner, remote, &path)?
+        .ok_or_else(|| Error::damaged(&*object, "it is missing, and a snapshot of the remote needs it"))?;
+    let mut reader = fetched.manifest(remote, id)?;
+    reader.check().map_err(|wrong| wrong.of(&object))?;
+    Ok((fetched, reader.header))
+}
+
 fn row(header: &Header, listed: bool, stored: u64) -> ManifestRow {
     ManifestRow {
         listed,
@@ -102,7 +135,7 @@ struct Pull<'a, 'o> {
     observer: &'a mut Observer<'o>,
     progress: Progress,
     /// Blocks that are in new packs.
-    seen: HashMap<Id, ()>,
+    seen: HashSet<Id>,
 }
 
 impl Pull<'_, '_> {
@@ -110,23 +143,26 @@ impl Pull<'_, '_> {
     fn blocks_of(&mut self, id: Id, manifest: &Fetched<'_>) -> Result<()> {
         let path = places_path(&id);
         let wrong = |wrong: crate::format::Wrong| wrong.of(&self.remote.objects().full(&path));
-        let unknown =
-            || Error::NotFound { kind: "list of places", reference: self.remote.objects().full(&path) };
+        let unknown = || {
+            Error::damaged(
+                self.remote.objects().full(&path),
+                "it is missing, and a snapshot of the remote needs it",
+            )
+        };
         let list = Fetched::get(self.inner, self.remote, &path)?.ok_or_else(unknown)?;
         let mut list = list.places(self.remote)?;
         let packs = list.packs.clone();
         let mut reader = manifest.manifest(self.remote, id)?;
-        let mut batch = BTreeMap::new();
+        let mut batch = Vec::new();
         loop {
             let entry =
                 reader.next().map_err(|wrong| wrong.of(&self.remote.objects().full(&manifest_path(&id))))?;
             if let Some((_, Some(hash))) = entry {
-                batch.insert(hash, list.next().map_err(wrong)?);
+                batch.push((hash, list.next().map_err(wrong)?));
             }
             if batch.len() == AT_ONCE || entry.is_none() {
-                self.fetch(&std::mem::take(&mut batch), &packs)?;
-                self.progress.done = (self.progress.done + (AT_ONCE * BLOCK) as u64).min(self.progress.total);
-                self.observer.tell(self.progress);
+                self.fetch(&mut batch, &packs)?;
+                batch.clear();
             }
             if entry.is_none() {
                 return Ok(());
@@ -135,36 +171,59 @@ impl Pull<'_, '_> {
     }
 
     /// Fetches those of some blocks that the repository lacks.
-    fn fetch(&mut self, batch: &BTreeMap<Id, Place>, packs: &[(Id, u64)]) -> Result<()> {
-        let hashes: Vec<Id> = batch.keys().copied().collect();
-        let known = self.inner.read(|index| index.find(&hashes))?;
-        // The blocks of each frame, by pack and offset.
-        let mut frames: BTreeMap<(u32, u32), (Place, Vec<(u8, Id)>)> = BTreeMap::new();
-        for ((hash, place), known) in batch.iter().zip(known) {
-            if known.is_none() && !self.seen.contains_key(hash) {
-                let frame = frames.entry((place.pack, place.offset)).or_insert((*place, Vec::new()));
-                frame.1.push((place.number, *hash));
+    fn fetch(&mut self, batch: &mut Vec<(Id, Place)>, packs: &[(Id, u64)]) -> Result<()> {
+        let count = batch.len() as u64;
+        batch.sort_unstable_by_key(|(hash, _)| *hash);
+        batch.dedup_by_key(|(hash, _)| *hash);
+        let hashes: Vec<Id> = batch.iter().map(|(hash, _)| *hash).collect();
+        let mut known = self.inner.read(|index| index.find(&hashes))?.into_iter();
+        batch.retain(|(hash, _)| known.next().flatten().is_none() && !self.seen.contains(hash));
+        batch.sort_unstable_by_key(|(_, place)| (place.pack, place.offset, place.number));
+        let total = batch.len() as u64;
+        self.progress.done += (count - total) * BLOCK as u64;
+        let wanted: Vec<Wanted<'_>> =
+            batch.chunk_by(|a, b| (a.1.pack, a.1.offset) == (b.1.pack, b.1.offset)).map(Wanted).collect();
+        for of_pack in wanted.chunk_by(|a, b| a.place().pack == b.place().pack) {
+            let (pack, _) = packs[of_pack[0].place().pack as usize];
+            let mut rest = of_pack;
+            while let Some(first) = rest.first() {
+                let end = first.range().start + PART;
+                let (part, behind) =
+                    rest.split_at(rest.partition_point(|frame| frame.range().end <= end).max(1));
+                self.fetch_part(&pack, part)?;
+                rest = behind;
             }
         }
-        let mut decoder = Decoder::new().map_err(Error::memory("cannot decompress"))?;
-        let mut encoder = Encoder::new().map_err(Error::memory("cannot compress"))?;
-        let frames: Vec<_> = frames.into_values().collect();
-        for of_pack in frames.chunk_by(|a, b| a.0.pack == b.0.pack) {
-            let path = pack_path(&packs[of_pack[0].0.pack as usize].0);
-            let range =
-                |place: &Place| u64::from(place.offset)..u64::from(place.offset) + u64::from(place.stored);
-            let ranges: Vec<Range<u64>> = of_pack.iter().map(|(place, _)| range(place)).collect();
-            let unknown = || Error::NotFound { kind: "pack", reference: self.remote.objects().full(&path) };
-            let stored = self.remote.objects().get_ranges(&path, &ranges)?.ok_or_else(unknown)?;
-            for ((place, wanted), stored) in of_pack.iter().zip(stored) {
-                let damaged = |what: String| Error::damaged(self.remote.objects().full(&path), what);
-                let frame = decode(&mut decoder, &mut encoder, place, wanted, &stored).map_err(damaged)?;
-                self.sink.push(&frame)?;
-                self.blocks += wanted.len() as u64;
-                self.progress.written += frame.bytes.len() as u64;
-                self.seen.extend(frame.hashes.iter().map(|hash| (*hash, ())));
-            }
+        Ok(())
+    }
+
+    /// Fetches frames that are in one part of a pack.
+    fn fetch_part(&mut self, pack: &Id, wanted: &[Wanted<'_>]) -> Result<()> {
+        let path = pack_path(pack);
+        let damaged = |what: String| Error::damaged(self.remote.objects().full(&path), what);
+        let ranges: Vec<Range<u64>> = wanted.iter().map(Wanted::range).collect();
+        let stored = self
+            .remote
+            .objects()
+            .get_ranges(&path, &ranges)?
+            .ok_or_else(|| damaged("it is missing, and a snapshot of the remote needs it".to_owned()))?;
+        let coders = || Ok::<_, std::io::Error>((Decoder::new()?, Encoder::new()?));
+        let frames = wanted.par_iter().zip(stored).map_init(coders, |coders, (wanted, stored)| {
+            let (decoder, encoder) = coders.as_mut().map_err(|error| Error::Memory {
+                action: "cannot decompress",
+                source: std::io::Error::new(error.kind(), error.to_string()),
+            })?;
+            wanted.frame(decoder, encoder, &stored).map_err(damaged)
+        });
+        let frames: Vec<Frame> = frames.collect::<Result<_>>()?;
+        for (wanted, frame) in wanted.iter().zip(frames) {
+            self.sink.push(&frame)?;
+            self.blocks += wanted.0.len() as u64;
+            self.progress.written += frame.bytes.len() as u64;
+            self.progress.done += (wanted.0.len() * BLOCK) as u64;
+            self.seen.extend(frame.hashes);
         }
+        self.observer.tell(self.progress);
         self.index_many()
     }
 
@@ -179,34 +238,46 @@ impl Pull<'_, '_> {
     }
 }
 
-/// Checks a frame, and returns one with the wanted blocks: the same one if most are wanted.
-fn decode(
-    decoder: &mut Decoder,
-    encoder: &mut Encoder,
-    place: &Place,
-    wanted: &[(u8, Id)],
-    stored: &[u8],
-) -> Result<Frame, String> {
-    let Some(encoding) = Encoding::from_byte(place.encoding) else {
-        return Err(format!("the encoding {} is not known", place.encoding));
-    };
-    let blocks = usize::from(place.blocks);
-    if blocks > FRAME_BLOCKS {
-        return Err(format!("a frame has {blocks} blocks"));
+/// The blocks of one frame that are wanted, in ascending order; at least one.
+struct Wanted<'a>(&'a [(Id, Place)]);
+
+impl Wanted<'_> {
+    fn place(&self) -> &Place {
+        &self.0[0].1
     }
-    let bytes = decoder.decode(stored, encoding, blocks)?;
-    let hashes: Vec<Id> = bytes.chunks_exact(BLOCK).map(Id::of).collect();
-    for (number, hash) in wanted {
-        if hashes.get(usize::from(*number)) != Some(hash) {
-            return Err(format!("the block {hash} at {} has other bytes", place.offset));
+
+    /// Where the frame is in its pack.
+    fn range(&self) -> Range<u64> {
+        let start = u64::from(self.place().offset);
+        start..start + u64::from(self.place().stored)
+    }
+
+    /// Checks the frame, and returns one with the wanted blocks: the same one if most are wanted.
+    fn frame(&self, decoder: &mut Decoder, encoder: &mut Encoder, stored: &[u8]) -> Result<Frame, String> {
+        let place = self.place();
+        let Some(encoding) = Encoding::from_byte(place.encoding) else {
+            return Err(format!("the encoding {} is not known", place.encoding));
+        };
+        let blocks = usize::from(place.blocks);
+        if blocks > FRAME_BLOCKS {
+            return Err(format!("a frame has {blocks} blocks"));
         }
+        let bytes = decoder.decode(stored, encoding, blocks)?;
+        let hashes: Vec<Id> = bytes.chunks_exact(BLOCK).map(Id::of).collect();
+        for (hash, wanted) in self.0 {
+            if hashes.get(usize::from(wanted.number)) != Some(hash) {
+                return Err(format!("the block {hash} at {} has other bytes", place.offset));
+            }
+        }
+        if self.0.len() * 2 >= blocks {
+            return Ok(Frame { encoding, hashes, bytes: stored.to_vec() });
+        }
+        let mut kept = Vec::with_capacity(self.0.len() * BLOCK);
+        for (_, wanted) in self.0 {
+            kept.extend_from_slice(&bytes[usize::from(wanted.number) * BLOCK..][..BLOCK]);
+        }
+        encoder
+            .encode(&kept, self.0.iter().map(|(hash, _)| *hash).collect())
+            .map_err(|error| error.to_string())
     }
-    if wanted.len() * 2 >= blocks {
-        return Ok(Frame { encoding, hashes, bytes: stored.to_vec() });
-    }
-    let mut kept = Vec::with_capacity(wanted.len() * BLOCK);
-    for (number, _) in wanted {
-        kept.extend_from_slice(&bytes[usize::from(*number) * BLOCK..][..BLOCK]);
-    }
-    encoder.encode(&kept, wanted.iter().map(|(_, hash)| *hash).collect()).map_err(|error| error.to_string())
 }

@@ -22,9 +22,9 @@ use crate::remote::Remote;
 use crate::remote::lease::Lease;
 use crate::sink::Sink;
 
-/// A local pack is sent as it is if the remote lacks at least one part of this many of its blocks. Otherwise the blocks
-/// are sent in a new pack.
-const PART: u64 = 2;
+/// A local pack is sent as it is if the remote lacks at least this many percent of its blocks. Otherwise the blocks that
+/// it lacks are sent in a new pack.
+const PERCENT: u64 = 80;
 
 /// How often a push looks whether a collection has ended.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -131,7 +131,7 @@ impl Push<'_, '_> {
         let blocks = marks.values().map(|marks| marks.live()).sum();
         let is_whole = |number: &u32, marks: &Marks| {
             let row = &rows[number];
-            marks.live() * PART >= u64::from(row.blocks) || self.known.packs.contains(&row.id)
+            marks.live() * 100 >= u64::from(row.blocks) * PERCENT || self.known.packs.contains(&row.id)
         };
         let (whole, parts): (BTreeMap<_, _>, BTreeMap<_, _>) =
             marks.into_iter().partition(|(number, marks)| is_whole(number, marks));
@@ -285,9 +285,17 @@ impl Push<'_, '_> {
             stored: row.stored,
         };
         let bytes = serde_json::to_vec(&listed).map_err(|error| Error::invalid(error.to_string()))?;
-        // From here on, a collection finds what the snapshot needs. Before, the lease protects it.
-        self.lease.renew()?;
-        self.remote.objects().put(&snapshot_path(&id), bytes)?;
+        let path = snapshot_path(&id);
+        if self.remote.objects().head(&path)?.is_none() {
+            // From here on, a collection finds what the snapshot needs. Before, the lease protects it.
+            self.lease.renew()?;
+            self.remote.objects().put(&path, bytes)?;
+            if let Err(error) = self.lease.check() {
+                // A collection may have begun before the snapshot was there, and delete what it needs.
+                self.remote.objects().delete(&path)?;
+                return Err(error);
+            }
+        }
         if let Some(name) = name {
             let current = self.remote.name(name)?.map(|name| name.id);
             self.remote.move_name(name, current, id)?;

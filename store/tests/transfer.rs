@@ -1,0 +1,160 @@
+//! Pushing and pulling, with a store in memory.
+#![cfg(feature = "remote")]
+
+mod common;
+
+use std::sync::Arc;
+
+use common::failing::Failing;
+use common::transfer::{self, at_once};
+use common::{BLOCK, Machine, change, noise};
+use memsnap_store::{Error, Remote, RemoteOptions};
+use object_store::memory::InMemory;
+
+fn open(store: &Arc<InMemory>) -> Remote {
+    Remote::with_store(store.clone(), "prefix", &RemoteOptions::new()).unwrap()
+}
+
+fn in_memory(test: fn(transfer::Open<'_>)) {
+    let store = Arc::new(InMemory::new());
+    test(&|| open(&store));
+}
+
+#[test]
+fn children_arrive() {
+    in_memory(transfer::children_arrive);
+}
+
+#[test]
+fn equal_blocks_are_sent_once() {
+    in_memory(transfer::equal_blocks_are_sent_once);
+}
+
+#[test]
+fn costs_are_those_of_the_changes() {
+    in_memory(transfer::costs_are_those_of_the_changes);
+}
+
+#[test]
+fn removed_snapshots_are_collected() {
+    in_memory(transfer::removed_snapshots_are_collected);
+}
+
+#[test]
+fn packs_that_are_known_in_part_are_used() {
+    in_memory(transfer::packs_that_are_known_in_part_are_used);
+}
+
+#[test]
+fn manifests_that_stay_keep_their_packs() {
+    in_memory(transfer::manifests_that_stay_keep_their_packs);
+}
+
+/// The connection is lost after each number of requests. The next push completes what arrived, also after a collection
+/// without a grace time.
+#[test]
+fn a_push_that_was_interrupted_can_be_started_again() {
+    let here = Machine::new();
+    let base_bytes = noise(1, 40);
+    let base = here.save(&base_bytes, None, "base");
+    let mut bytes = base_bytes.clone();
+    change(&mut bytes, 2, 6);
+    let child = here.save(&bytes, Some(&base), "child");
+
+    let mut interrupted = 0;
+    for requests in 0.. {
+        let store = Arc::new(InMemory::new());
+        Failing::new(store.clone(), 100).remote().unwrap();
+        let failing = Failing::new(store.clone(), 1 + requests);
+        let remote = failing.remote().unwrap();
+        let result = here.repository.push(&remote, child.id()).name("child").run();
+        here.check();
+        let left_over = std::fs::read_dir(here.path().join("tmp")).unwrap().count();
+        assert_eq!(left_over, 0, "after {requests} requests, a temporary file is left");
+        let is_complete = match result {
+            Ok(_) => true,
+            Err(error) => {
+                assert!(matches!(error, Error::Remote { .. }), "after {requests} requests: {error}");
+                interrupted += 1;
+                false
+            }
+        };
+        let there = Machine::new();
+        let good = Failing::new(store.clone(), usize::MAX).remote().unwrap();
+        // A snapshot is there as a whole, or not at all.
+        match there.repository.pull(&good, child.id()).run() {
+            Ok(_) => assert!(there.bytes(child.id()) == bytes),
+            Err(Error::NotFound { .. }) => assert!(!is_complete),
+            Err(error) => panic!("after {requests} requests: {error}"),
+        }
+        if requests % 2 == 1 {
+            good.collect(&at_once()).unwrap();
+        }
+        here.repository.push(&good, child.id()).name("child").run().unwrap();
+        assert_eq!(there.repository.pull(&good, "child").run().unwrap().id, child.id());
+        assert!(there.bytes(child.id()) == bytes);
+        there.check();
+        if is_complete {
+            break;
+        }
+    }
+    assert!(interrupted > 10, "{interrupted}");
+}
+
+/// What a snapshot needs is written before it, so a crash leaves nothing that is incomplete.
+#[test]
+fn objects_are_written_before_those_that_need_them() {
+    let here = Machine::new();
+    let mut bytes = noise(1, 40);
+    let base = here.save(&bytes, None, "base");
+    change(&mut bytes, 2, 6);
+    let child = here.save(&bytes, Some(&base), "child");
+    let failing = Failing::new(Arc::default(), usize::MAX);
+    let remote = failing.remote().unwrap();
+    here.repository.push(&remote, child.id()).name("child").run().unwrap();
+    let written = failing.written();
+    let position = |wanted: &str| {
+        let found = written.iter().position(|path| path.starts_with(wanted));
+        found.unwrap_or_else(|| panic!("{wanted} is not in {written:?}"))
+    };
+    let last_pack = written.iter().rposition(|path| path.starts_with("packs/")).unwrap();
+    let order = [
+        position("leases/"),
+        last_pack,
+        position(&format!("places/{}", base.id())),
+        position(&format!("manifests/{}", base.id())),
+        position(&format!("places/{}", child.id())),
+        position(&format!("manifests/{}", child.id())),
+        position("snapshots/"),
+        position("names/"),
+    ];
+    assert!(order.is_sorted(), "{written:?}");
+}
+
+/// Packs that arrived before the connection was lost are not sent again.
+#[test]
+fn packs_that_arrived_are_used() {
+    let here = Machine::new();
+    // Three packs, of which the last one is short.
+    let blocks = (80 << 20) / BLOCK;
+    let bytes = noise(3, blocks);
+    let id = here.save(&bytes, None, "large").id();
+    let store: Arc<InMemory> = Arc::default();
+    Failing::new(store.clone(), 100).remote().unwrap();
+    // The configuration, a lease, collectors, packs and places; then each pack is an upload in 8 MiB parts.
+    let failing = Failing::new(store.clone(), 7);
+    let remote = failing.remote().unwrap();
+    here.repository.push(&remote, id).run().unwrap_err();
+    let arrived = failing.written().iter().filter(|path| path.starts_with("packs/")).count();
+    assert!((1..3).contains(&arrived), "{:?}", failing.written());
+
+    let remote = Failing::new(store.clone(), usize::MAX).remote().unwrap();
+    let before = remote.traffic();
+    here.repository.push(&remote, id).run().unwrap();
+    let sent = remote.traffic().sent - before.sent;
+    let limit = bytes.len() as u64 - arrived as u64 * (31 << 20) + (2 << 20);
+    assert!(sent < limit, "{arrived} packs had arrived, and {sent} bytes were sent instead of {limit}");
+    let there = Machine::new();
+    there.repository.pull(&remote, id).run().unwrap();
+    assert!(there.bytes(id) == bytes);
+}
