@@ -159,11 +159,14 @@ impl<'a> Stored<'a> {
             let (repository, opened) = timed(|| Repository::open(&self.repository))?;
             // SAFETY: the repository is in a folder of this run, which does not change the files in the cache.
             let (saved, mapped) = timed(|| unsafe { repository.map(self.base) })?;
-            let pages: Vec<usize> =
-                (0..TOUCHED).map(|_| random.random_range(0..self.bench.image.len() / PAGE) * PAGE).collect();
+            // The expected bytes are collected first, since reading them takes time, too.
+            let expected: Vec<(usize, u8)> = (0..TOUCHED)
+                .map(|_| random.random_range(0..self.bench.image.len() / PAGE) * PAGE)
+                .map(|at| (at, self.bench.image[at]))
+                .collect();
             let (right, touched) = timed(|| -> Result<bool> {
                 let view = saved.snapshot().view()?;
-                Ok(pages.iter().all(|page| view[*page] == self.bench.image[*page]))
+                Ok(expected.iter().all(|(at, byte)| view[*at] == *byte))
             })?;
             ensure!(right, "the image that was mapped has other bytes");
             if call == 0 {
