@@ -3,6 +3,7 @@
 mod allocator;
 mod crashes;
 mod damage;
+mod hostile;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
