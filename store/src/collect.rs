@@ -157,6 +157,10 @@ pub(crate) fn collect(inner: &Inner, options: &Collect) -> Result<Collected> {
         })?;
     }
     done.bytes = done.bytes.saturating_sub(sink.bytes);
+    // A new pack can have the bytes, and so the name, of one that a crash left over, or of one that was needed no more.
+    let kept: BTreeSet<String> =
+        inner.read(|index| index.packs())?.iter().map(|(_, row)| pack_path(&row.id)).collect();
+    garbage.retain(|path| !kept.contains(path));
     write_names(inner)?;
     // Nothing refers to these files any more. If the process ends now, the next collection deletes them.
     for path in &garbage {

@@ -55,7 +55,7 @@ impl<'a> Extract<'a> {
         let file = tempfile::Builder::new().prefix(".extract-").tempfile_in(folder).map_err(failed())?;
         let (written, shared) = match self.clone_ancestor(file.as_file(), id, &row)? {
             Some(written) => (written, true),
-            None => (write_image(self.inner, file.as_file(), id, &row, &mut self.observer)?, false),
+            None => (write_image(self.inner, file.as_file(), &to, id, &row, &mut self.observer)?, false),
         };
         file.as_file().set_len(row.content_len).map_err(failed())?;
         make_usual(file.as_file(), &to).map_err(failed())?;
@@ -142,18 +142,18 @@ fn make_usual(file: &File, replaced: &Path) -> io::Result<()> {
     file.set_permissions(permissions)
 }
 
-/// Writes all of a snapshot to an empty file. Returns the number of bytes that were written.
+/// Writes all of a snapshot to an empty file, which errors call `path`. Returns the number of bytes that were written.
 pub(crate) fn write_image(
     inner: &Inner,
     file: &File,
+    path: &Path,
     id: Id,
     row: &ManifestRow,
     observer: &mut Observer<'_>,
 ) -> Result<u64> {
-    let path = inner.path("cache");
     let chain = open_listed(&*inner.storage, id, row)?;
-    file.set_len(row.len).map_err(Error::file("cannot write", &path))?;
-    Writer { inner, file, path: &path }.write(chain.entries()?, row.len, false, observer)
+    file.set_len(row.len).map_err(Error::file("cannot write", path))?;
+    Writer { inner, file, path }.write(chain.entries()?, row.len, false, observer)
 }
 
 struct Writer<'a> {

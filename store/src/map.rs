@@ -66,7 +66,7 @@ fn fill(inner: &Inner, path: &Path, id: Id, row: &ManifestRow) -> Result<File> {
     let folder = inner.path("cache");
     make_folder(&folder).map_err(Error::file("cannot make", &folder))?;
     let file = tempfile::Builder::new().prefix("writing-").tempfile_in(&folder).map_err(failed())?;
-    write_image(inner, file.as_file(), id, row, &mut Observer::none())?;
+    write_image(inner, file.as_file(), path, id, row, &mut Observer::none())?;
     let read_back = file.reopen().map_err(failed())?;
     if !has_bytes(inner, &read_back, id, row)? {
         return Err(Error::damaged(

@@ -230,7 +230,8 @@ impl Save<'_, &Snapshot> {
     /// - [`Error::Busy`] if another writer does not finish in time.
     /// - [`Error::File`] if a file cannot be written, because the disk is full for example; [`Error::Index`].
     ///
-    /// After an error, the repository is as it was.
+    /// After an error, the repository is as it was. There is one exception: if the last sync of the index failed, the
+    /// snapshot may be there.
     ///
     /// # Examples
     ///

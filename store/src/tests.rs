@@ -1,7 +1,9 @@
 //! Tests of whole repositories in a simulated storage: damage, hostile files, crashes and failures.
 
 mod allocator;
+mod crashes;
 mod damage;
+mod hostile;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
