@@ -15,6 +15,10 @@ pub(crate) const WRITER: &str = "lock";
 /// The lock of the index. It is held while the index is open.
 pub(crate) const INDEX: &str = "index.lock";
 
+/// The lock of the next one to use the index. It is held while waiting for [`INDEX`], so that a writer comes before the
+/// readers that begin after it. Without it, readers that overlap would keep a writer waiting for ever.
+pub(crate) const TURN: &str = "index.turn";
+
 /// How long an operation waits for a lock unless the caller sets another time.
 pub(crate) const WAIT: Duration = Duration::from_secs(60);
 
@@ -47,8 +51,10 @@ impl Inner {
     }
 
     /// Reads the index. It stays open, and locked against writers, until `read` returns.
+    ///
+    /// `read` does not call this again: a writer that waits between the two would make the second one wait for the first.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&Reader) -> Result<T>) -> Result<T> {
-        let _lock = self.lock(INDEX, Lock::Shared, "the lock of the index")?;
+        let _lock = self.lock_in_turn(Lock::Shared)?;
         let index = Index::open(&*self.storage, index::PATH, DatabaseMode::Read, &self.id)?;
         read(&index.read()?)
     }
@@ -68,7 +74,12 @@ impl Inner {
 
     /// Locks the index against all readers and writers.
     pub(crate) fn lock_index(&self) -> Result<Box<dyn Locked>> {
-        self.lock(INDEX, Lock::Exclusive, "the lock of the index")
+        self.lock_in_turn(Lock::Exclusive)
+    }
+
+    fn lock_in_turn(&self, kind: Lock) -> Result<Box<dyn Locked>> {
+        let _turn = self.lock(TURN, kind, "the lock of the index")?;
+        self.lock(INDEX, kind, "the lock of the index")
     }
 
     fn lock(&self, path: &str, kind: Lock, what: &'static str) -> Result<Box<dyn Locked>> {
@@ -83,6 +94,20 @@ impl Inner {
     /// Returns the id of a listed snapshot, and its row in the index.
     pub(crate) fn resolve(&self, reference: &Reference) -> Result<(Id, ManifestRow)> {
         self.read(|index| resolve(index, reference))
+    }
+
+    /// Returns what to say about an error that came while the snapshot was read: that it is gone, if it was removed and
+    /// collected meanwhile.
+    pub(crate) fn or_removed(&self, id: Id, error: Error) -> Error {
+        let may_be_gone = match &error {
+            Error::Damaged { .. } => true,
+            Error::File { source, .. } => source.kind() == std::io::ErrorKind::NotFound,
+            _ => false,
+        };
+        match self.resolve(&id.into()) {
+            Err(gone @ Error::NotFound { .. }) if may_be_gone => gone,
+            _ => error,
+        }
     }
 
     /// Returns a new path for a file that is being written.

@@ -83,10 +83,10 @@ impl<'a> Load<'a> {
     pub fn run(mut self) -> Result<Saved> {
         let (id, row) = self.inner.resolve(&self.id)?;
         let snapshot = match self.onto.take() {
-            Some(saved) => self.load_onto(&saved, id, &row)?,
-            None => self.load_all(id, &row)?,
+            Some(saved) => self.load_onto(&saved, id, &row),
+            None => self.load_all(id, &row),
         };
-        Ok(Saved::new(id, snapshot))
+        Ok(Saved::new(id, snapshot.map_err(|error| self.inner.or_removed(id, error))?))
     }
 
     fn load_all(&mut self, id: Id, row: &ManifestRow) -> Result<Snapshot> {

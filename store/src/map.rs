@@ -38,14 +38,17 @@ pub(crate) unsafe fn map(inner: &Inner, id: &Reference) -> Result<Saved> {
     let (id, row) = inner.resolve(id)?;
     let path = cache_path(inner, &id);
     let failed = || Error::file("cannot map", &path);
+    let gone = |error| inner.or_removed(id, error);
     let file = match File::open(&path) {
         Ok(file) if is_checked(&file, &path, &row) => file,
-        Ok(file) if has_bytes(inner, &file, id, &row)? => {
+        Ok(file) if has_bytes(inner, &file, id, &row).map_err(gone)? => {
             note_check(&file, &path).map_err(failed())?;
             file
         }
-        Ok(_) => fill(inner, &path, id, &row)?,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => fill(inner, &path, id, &row)?,
+        Ok(_) => fill(inner, &path, id, &row).map_err(gone)?,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            fill(inner, &path, id, &row).map_err(gone)?
+        }
         Err(error) => return Err(failed()(error)),
     };
     // SAFETY: the caller promises that nothing changes the file.

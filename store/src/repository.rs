@@ -17,7 +17,7 @@ use crate::extract::Extract;
 use crate::format::BLOCK;
 use crate::id::{Id, Reference};
 use crate::index::{self, Index};
-use crate::inner::{INDEX, Inner, WAIT, WRITER, check_name, resolve, time};
+use crate::inner::{INDEX, Inner, TURN, WAIT, WRITER, check_name, resolve, time};
 use crate::load::Load;
 use crate::manifest::{Manifest, Summary};
 use crate::map;
@@ -140,7 +140,7 @@ impl Repository {
         for folder in FOLDERS {
             inner.storage.create_folder(folder).map_err(failed())?;
         }
-        for lock in [WRITER, INDEX] {
+        for lock in [WRITER, INDEX, TURN] {
             inner.storage.lock(lock, Lock::Exclusive, inner.wait).map_err(failed())?;
         }
         Index::create(&*inner.storage, index::PATH, &inner.id)?;
@@ -291,7 +291,8 @@ impl Repository {
             let (id, row) = resolve(index, &id)?;
             Ok((id, row, index.names()?))
         })?;
-        let header = checked_header(&*self.inner.storage, id)?;
+        let header = checked_header(&*self.inner.storage, id);
+        let header = header.map_err(|error| self.inner.or_removed(id, error))?;
         Ok(Manifest {
             id,
             names: names.into_iter().filter(|(_, named)| *named == id).map(|(name, _)| name).collect(),

@@ -2,12 +2,14 @@
 #![cfg(feature = "remote")]
 
 mod common;
+#[path = "common/failing.rs"]
+mod failing;
 
 use std::sync::Arc;
 
-use common::failing::Failing;
 use common::transfer::{self, at_once};
 use common::{BLOCK, Machine, change, noise};
+use failing::Failing;
 use memsnap_store::{Error, Remote, RemoteOptions};
 use object_store::memory::InMemory;
 

@@ -85,8 +85,20 @@ impl Server {
     /// Returns options with the address of the server and its credentials.
     #[must_use]
     pub fn options(&self) -> RemoteOptions {
+        Self::options_of(&self.address())
+    }
+
+    /// Returns the address of the server, for another process.
+    #[must_use]
+    pub fn address(&self) -> String {
+        self.address.to_string()
+    }
+
+    /// Returns the options of the server at an address, which may be in another process.
+    #[must_use]
+    pub fn options_of(address: &str) -> RemoteOptions {
         RemoteOptions::new()
-            .set("endpoint", format!("http://{}", self.address))
+            .set("endpoint", format!("http://{address}"))
             .set("region", "us-east-1")
             .set("access_key_id", KEY)
             .set("secret_access_key", SECRET)

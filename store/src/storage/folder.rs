@@ -13,7 +13,7 @@ use super::overlay::Overlay;
 use super::{DatabaseMode, Listed, Lock, Locked, ReadFile, Storage, WriteFile};
 
 /// The first and the longest pause between two attempts to lock a file.
-const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+const PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(10));
 
 /// A folder of the file system.
 #[derive(Debug)]

@@ -1,7 +1,8 @@
 //! Collecting what no snapshot of a remote needs, while others may be pushing.
 
 use std::collections::BTreeSet;
-use std::time::{Duration, SystemTime};
+use std::thread;
+use std::time::{Duration, Instant, SystemTime};
 
 use super::places::read_packs;
 use super::{ids_below, places_path};
@@ -20,6 +21,12 @@ const ENTRIES: usize = 2;
 /// How often the listed snapshots are read again because some were removed meanwhile.
 const TRIES: usize = 3;
 
+/// How long a collection waits for pushes that are running. Pushes that begin meanwhile wait for the collection.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How often a collection looks whether the pushes have ended.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// What an object that is marked may be.
 #[derive(Default)]
 struct Needed {
@@ -32,7 +39,8 @@ impl Remote {
     ///
     /// Nothing tells a collector of all machines that are pushing, so this takes two calls. The first one marks what no
     /// snapshot needs. A later call deletes what was marked for the grace time and is still not needed. It only does so
-    /// while no push is running: otherwise it leaves this to the next call. Pushes wait meanwhile.
+    /// while no push is running. It waits up to 20 s for those that are running, and otherwise leaves this to the next
+    /// call. Pushes that begin meanwhile wait.
     ///
     /// # Errors
     ///
@@ -51,7 +59,7 @@ impl Remote {
         if !due.is_empty() {
             // A push takes a lease and then looks for this. So one of the two sees the other.
             let mut announced = self.announce_collection()?;
-            if !self.leases()?.iter().any(|lease| lease.ends > now) {
+            if self.wait_for_pushes(&mut announced)? {
                 done = self.delete(&due, Some(&mut announced))?;
             }
         }
@@ -59,6 +67,23 @@ impl Remote {
         let ended = self.leases()?.into_iter().filter(|lease| lease.ends + options.grace_time() < now);
         self.objects().delete_many(ended.map(|lease| lease.path))?;
         Ok(done)
+    }
+
+    /// Waits until no push is running. Returns `false` if some go on for too long.
+    fn wait_for_pushes(&self, announced: &mut Lease) -> Result<bool> {
+        let began = Instant::now();
+        loop {
+            let leases = self.leases()?;
+            let now = if leases.is_empty() { return Ok(true) } else { self.now()? };
+            if !leases.iter().any(|lease| lease.ends > now) {
+                return Ok(true);
+            }
+            if began.elapsed() > PATIENCE {
+                return Ok(false);
+            }
+            announced.keep()?;
+            thread::sleep(PAUSE);
+        }
     }
 
     /// Marks what no snapshot needs, and removes the marks of what is needed again. Returns the marks that were there.

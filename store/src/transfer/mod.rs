@@ -179,7 +179,7 @@ impl Remote {
             Reference::Text(text) => text.clone(),
         };
         if let Ok(id) = digits.parse::<Id>() {
-            return self.objects().head(&snapshot_path(&id))?.map(|_| id).ok_or_else(unknown);
+            return if self.is_listed(&id)? { Ok(id) } else { Err(unknown()) };
         }
         if digits.len() < 4 || !digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
             return Err(unknown());
@@ -204,6 +204,10 @@ impl Remote {
         let id = self.resolve(id)?;
         self.objects().delete(&snapshot_path(&id))?;
         Ok(id)
+    }
+
+    fn is_listed(&self, id: &Id) -> Result<bool> {
+        Ok(self.objects().head(&snapshot_path(id))?.is_some())
     }
 
     /// Returns the ids of all listed snapshots.

@@ -36,7 +36,27 @@ pub(super) fn pull(
     name: Option<&str>,
     observer: &mut Observer<'_>,
 ) -> Result<(Id, u64)> {
-    let id = remote.resolve(id.clone())?;
+    let reference = id;
+    let id = remote.resolve(reference.clone())?;
+    match pull_id(inner, remote, id, name, observer) {
+        Ok(blocks) => Ok((id, blocks)),
+        // It was removed and collected meanwhile.
+        Err(Error::Damaged { .. }) if !remote.is_listed(&id)? => {
+            let reference = format!("{reference} in {}", remote.url());
+            Err(Error::NotFound { kind: "snapshot", reference })
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Pulls a snapshot. Returns the number of blocks that the repository lacked.
+fn pull_id(
+    inner: &Inner,
+    remote: &Remote,
+    id: Id,
+    name: Option<&str>,
+    observer: &mut Observer<'_>,
+) -> Result<u64> {
     let _lock = inner.lock_writer()?;
     let missing = missing_manifests(inner, remote, id)?;
     let total = missing.iter().map(|(_, _, header)| header.entries * BLOCK as u64).sum();
@@ -69,7 +89,7 @@ pub(super) fn pull(
         }
         name.map_or(Ok(()), |name| index.set_name(name, Some(&id)))
     })?;
-    Ok((id, blocks))
+    Ok(blocks)
 }
 
 /// Fetches the manifests of a chain that the repository lacks, from the top down.

@@ -18,7 +18,7 @@ use object_store::{
 };
 
 #[derive(Debug)]
-pub struct Failing {
+pub(crate) struct Failing {
     inner: Arc<InMemory>,
     /// How many requests are still answered.
     left: AtomicUsize,
@@ -30,15 +30,15 @@ type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
 impl Failing {
     /// Returns a store that answers a number of requests, and then none.
-    pub fn new(inner: Arc<InMemory>, requests: usize) -> Arc<Self> {
+    pub(crate) fn new(inner: Arc<InMemory>, requests: usize) -> Arc<Self> {
         Arc::new(Self { inner, left: requests.into(), written: Mutex::default() })
     }
 
-    pub fn remote(self: &Arc<Self>) -> memsnap_store::Result<Remote> {
+    pub(crate) fn remote(self: &Arc<Self>) -> memsnap_store::Result<Remote> {
         Remote::with_store(self.clone(), "", &RemoteOptions::new())
     }
 
-    pub fn written(&self) -> Vec<String> {
+    pub(crate) fn written(&self) -> Vec<String> {
         self.written.lock().unwrap().clone()
     }
 

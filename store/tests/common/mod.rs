@@ -9,9 +9,7 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use tempfile::TempDir;
 
-#[cfg(feature = "remote")]
-pub mod failing;
-#[cfg(feature = "remote")]
+pub mod process;
 pub mod transfer;
 
 pub const BLOCK: usize = 4096;

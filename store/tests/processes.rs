@@ -1,0 +1,48 @@
+//! Several processes at once: on one folder, and with repositories of their own on one remote.
+#![cfg(feature = "remote")]
+
+mod common;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::Machine;
+use common::process;
+use memsnap_store::{Depth, Remote, RemoteOptions, Repository, Result};
+use object_store::local::LocalFileSystem;
+
+const TIME: Duration = Duration::from_secs(6);
+
+fn open(folder: &str) -> Result<Remote> {
+    let store = LocalFileSystem::new_with_prefix(folder).unwrap();
+    Remote::with_store(Arc::new(store), "", &RemoteOptions::new())
+}
+
+#[test]
+#[ignore = "is one of the processes of the other tests"]
+fn process() {
+    process::run(open);
+}
+
+#[test]
+fn savers_readers_and_a_collector_share_a_folder() {
+    let machine = Machine::new();
+    let start = |role: &str, seed| process::start("process", role, &machine.path(), seed, TIME, "");
+    let roles = [("save", 1), ("save", 2), ("read", 3), ("read", 4), ("collect", 5)];
+    let told = process::wait(roles.map(|(role, seed)| start(role, seed)).into());
+    let counts: Vec<usize> = told.iter().map(|told| told.count).collect();
+    println!("lines that each process told: {counts:?}");
+    let repository = Repository::open(machine.path()).unwrap();
+    assert_eq!(repository.verify(Depth::Data).unwrap().problems, [""; 0]);
+    for told in &told {
+        told.check(&repository);
+    }
+    // All of them got their turn.
+    assert!(counts.iter().all(|count| *count > 0) && counts[0] + counts[1] > 20, "{counts:?}");
+}
+
+#[test]
+fn two_machines_push_to_a_remote_while_another_one_collects_it() {
+    let folder = tempfile::tempdir().unwrap();
+    process::machines_share_a_remote("process", folder.path().to_str().unwrap(), open);
+}
