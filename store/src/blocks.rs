@@ -1,6 +1,6 @@
 //! Reading blocks: finds them in the index, reads and decompresses frames, and compares each block with its hash.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rayon::prelude::*;
@@ -9,7 +9,7 @@ use crate::error::{Error, Result};
 use crate::format::BLOCK;
 use crate::format::pack::{Decoder, Encoding};
 use crate::id::Id;
-use crate::index::Place;
+use crate::index::{PackRow, Place, Reader};
 use crate::inner::Inner;
 use crate::storage::ReadFile;
 
@@ -88,14 +88,18 @@ impl<'a> Blocks<'a> {
         let sorted: Vec<Id> = order.iter().map(|number| wanted[*number]).collect();
         let inner = self.inner;
         let mut found = inner.read(|index| {
-            let mut found = Vec::with_capacity(wanted.len());
+            let (mut found, mut checked) = (Vec::with_capacity(wanted.len()), HashSet::new());
             for (place, number) in index.find(&sorted)?.into_iter().zip(&order) {
                 let Some(place) = place else {
                     let what = format!("it does not contain the block {}", wanted[*number]);
                     return Err(Error::damaged("index.redb", what));
                 };
-                if !self.packs.contains_key(&place.pack) {
-                    self.packs.insert(place.pack, open_pack(inner, index, place.pack)?);
+                // After a collection, another pack may have the number.
+                if checked.insert(place.pack) {
+                    let row = pack_row(index, place.pack)?;
+                    if self.packs.get(&place.pack).is_none_or(|pack| pack.id != row.id) {
+                        self.packs.insert(place.pack, open_pack(inner, &row)?);
+                    }
                 }
                 found.push((place, *number));
             }
@@ -119,13 +123,13 @@ impl<'a> Blocks<'a> {
     }
 }
 
-fn open_pack(inner: &Inner, index: &crate::index::Reader, number: u32) -> Result<Pack> {
-    let Some(row) = index.pack(number)? else {
-        return Err(Error::damaged(
-            "index.redb",
-            format!("it has blocks in the pack {number} and not the pack"),
-        ));
-    };
+fn pack_row(index: &Reader, number: u32) -> Result<PackRow> {
+    let unknown =
+        || Error::damaged("index.redb", format!("it has blocks in the pack {number} and not the pack"));
+    index.pack(number)?.ok_or_else(unknown)
+}
+
+fn open_pack(inner: &Inner, row: &PackRow) -> Result<Pack> {
     let path = pack_path(&row.id);
     let file = inner.storage.open(&path).map_err(Error::file("cannot open", inner.path(&path)))?;
     let len = file.len().map_err(Error::file("cannot read", inner.path(&path)))?;
