@@ -3,6 +3,7 @@
 mod allocator;
 mod crashes;
 mod damage;
+mod format;
 mod hostile;
 
 use std::collections::BTreeMap;
@@ -25,7 +26,8 @@ fn noise(seed: u64) -> Vec<u8> {
 
 /// Returns a block of bytes that can be compressed.
 fn text(seed: u8) -> Vec<u8> {
-    (0..BLOCK).map(|at| if at % 64 < 60 { seed } else { (at / 64) as u8 }).collect()
+    let numbers = (0..=u8::MAX).cycle();
+    numbers.take(BLOCK).map(|number| if number % 64 < 60 { seed } else { number }).collect()
 }
 
 fn content(snapshot: &Snapshot) -> Vec<u8> {
