@@ -88,15 +88,16 @@ impl<'a> Blocks<'a> {
         let sorted: Vec<Id> = order.iter().map(|number| wanted[*number]).collect();
         let inner = self.inner;
         let mut found = inner.read(|index| {
-            let (mut found, mut checked) = (Vec::with_capacity(wanted.len()), HashSet::new());
+            let mut found = Vec::with_capacity(wanted.len());
+            let mut checked = HashSet::new();
             for (place, number) in index.find(&sorted)?.into_iter().zip(&order) {
                 let Some(place) = place else {
                     let what = format!("it does not contain the block {}", wanted[*number]);
                     return Err(Error::damaged("index.redb", what));
                 };
-                // After a collection, another pack may have the number.
                 if checked.insert(place.pack) {
                     let row = pack_row(index, place.pack)?;
+                    // The number of a pack that was collected is used again for another one.
                     if self.packs.get(&place.pack).is_none_or(|pack| pack.id != row.id) {
                         self.packs.insert(place.pack, open_pack(inner, &row)?);
                     }
@@ -124,9 +125,9 @@ impl<'a> Blocks<'a> {
 }
 
 fn pack_row(index: &Reader, number: u32) -> Result<PackRow> {
-    let unknown =
-        || Error::damaged("index.redb", format!("it has blocks in the pack {number} and not the pack"));
-    index.pack(number)?.ok_or_else(unknown)
+    index.pack(number)?.ok_or_else(|| {
+        Error::damaged("index.redb", format!("it has blocks in the pack {number} and not the pack"))
+    })
 }
 
 fn open_pack(inner: &Inner, row: &PackRow) -> Result<Pack> {

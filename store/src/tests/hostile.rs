@@ -17,6 +17,9 @@ use crate::repository::Repository;
 use crate::storage::simulated::Simulated;
 use crate::{Collect, Depth, Error};
 
+/// A change that makes something wrong.
+type Change<T> = fn(&mut T);
+
 const LEN: u64 = BLOCK as u64;
 
 /// Returns the row that an honest index has for a manifest.
@@ -123,8 +126,7 @@ fn lengths_that_nothing_has_are_errors() {
 #[test]
 fn headers_that_lie_are_refused() {
     let hash = Id::of(&noise(4));
-    type Case = (&'static str, fn(&mut Header));
-    let cases: [Case; 7] = [
+    let cases: [(&str, Change<Header>); 7] = [
         ("depth 0", |header| header.depth = 0),
         ("depth 2", |header| header.depth = 2),
         ("depth 64", |header| header.depth = 64),
@@ -186,8 +188,7 @@ fn labels_and_attachments_that_lie_are_refused() {
 /// Loading sized the memory by the index and split it by the manifest, and panicked.
 #[test]
 fn an_index_that_lies_is_refused() {
-    type Case = (&'static str, fn(&mut ManifestRow));
-    let cases: [Case; 3] = [
+    let cases: [(&str, Change<ManifestRow>); 3] = [
         ("shorter", |row| (row.len, row.content_len) = (LEN, LEN)),
         ("longer", |row| row.len = 1 << 30),
         ("other content", |row| row.content_len -= 1),
@@ -336,23 +337,25 @@ fn bases_of_other_lengths_are_read_as_the_format_says() {
         [text(1), text(2), text(3)].into_iter().map(|bytes| (Id::of(&bytes), bytes)).collect();
     let small = small();
     let first = [text(1), vec![0; BLOCK], text(2), text(3)];
-    for lens in [[2_usize, 6, 4], [6, 2, 8], [1, 1, 9], [9, 3, 1], [4, 4, 4], [0, 5, 5]] {
+    for lens in [[2_u64, 6, 4], [6, 2, 8], [1, 1, 9], [9, 3, 1], [4, 4, 4], [0, 5, 5]] {
         let (mut base, mut model) = (small.base, first.to_vec());
         for (len, depth) in lens.into_iter().zip(1..) {
-            model.resize(len, vec![0; BLOCK]);
+            model.resize(usize::try_from(len).unwrap(), vec![0; BLOCK]);
             let mut entries = Vec::new();
-            for block in (0..len).filter(|block| (block + depth) % 3 == 0) {
-                let hash = (block % 2 == 0).then(|| hashes[(block + depth) % 3]);
-                model[block] = hash.map_or_else(|| vec![0; BLOCK], |hash| by_hash[&hash].clone());
-                entries.push((block as u64, hash));
+            for block in (0..len).filter(|block| (block + u64::from(depth)) % 3 == 0) {
+                let hash =
+                    (block % 2 == 0).then(|| hashes[(usize::try_from(block).unwrap() + depth as usize) % 3]);
+                model[usize::try_from(block).unwrap()] =
+                    hash.map_or_else(|| vec![0; BLOCK], |hash| by_hash[&hash].clone());
+                entries.push((block, hash));
             }
             let count = entries.len() as u64;
             let header = Header {
                 base: Some(base),
                 parent: Some(Id::of(b"a parent that does not exist")),
-                len: len as u64 * LEN,
-                content_len: len as u64 * LEN,
-                depth: u32::try_from(depth).unwrap(),
+                len: len * LEN,
+                content_len: len * LEN,
+                depth,
                 entries: count,
                 chain_entries: count,
                 ..Header::default()
