@@ -3,6 +3,7 @@
 mod allocator;
 mod crashes;
 mod damage;
+mod format;
 mod hostile;
 
 use std::collections::BTreeMap;
