@@ -7,6 +7,9 @@ mod collect;
 mod error;
 mod extract;
 mod format;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzz;
 mod id;
 mod index;
 mod inner;
