@@ -44,6 +44,8 @@ use_cross_tools() {
     flags x86_64-pc-windows-gnu
     linker x86_64-pc-windows-gnu "$cache/bin/x86_64-w64-mingw32-gcc"
     runner x86_64-pc-windows-gnu "$here/wine-runner"
+    # Compiles the C code of zstd and BLAKE3.
+    export CC_x86_64_pc_windows_gnu=$cache/bin/x86_64-w64-mingw32-gcc
     # rustc searches dlltool in this path.
     export PATH=$cache/mingw/usr/bin:$PATH
 

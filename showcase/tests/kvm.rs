@@ -2,10 +2,12 @@
 #![cfg(all(target_os = "linux", target_arch = "x86_64"))]
 
 use std::io::{self, ErrorKind, Write};
+use std::process::Command;
 use std::thread;
 
 use memsnap::{Tracking, ViewOptions, page_size};
 use memsnap_showcase::kvm::{self, Checkpoint, MEMORY, Machine, Memory, Model, WORK_PAGES};
+use memsnap_store::Repository;
 
 /// Prints that `test` cannot run here, even if the output of tests is captured.
 fn skip(test: &str, reason: &str) {
@@ -198,4 +200,43 @@ fn machines_that_start_from_one_checkpoint_do_not_see_each_other() {
         }
     });
     assert!(model.matches(&checkpoint.memory().view().unwrap()), "the checkpoint changed");
+}
+
+#[test]
+fn a_saved_machine_continues_in_another_process() {
+    let test = "a_saved_machine_continues_in_another_process";
+    let options = ViewOptions::new();
+    let Some((mut machine, mut model)) = booted(test, &options, WORK_PAGES) else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let repository = Repository::create(folder.path()).unwrap();
+    let saved = machine.checkpoint().unwrap().save(&repository, "machine", WORK_PAGES, None).unwrap();
+    batch(&mut machine, &mut model, 300);
+    let child = machine.checkpoint().unwrap();
+    let child = child.save(&repository, "machine", WORK_PAGES + 300, Some(&saved)).unwrap();
+    assert!(repository.manifest(&child).unwrap().stored < repository.manifest(&saved).unwrap().stored / 10);
+    drop((machine, repository));
+
+    for round in 1..=3 {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_kvm"));
+        let output = command.arg("--folder").arg(folder.path()).args(["--steps", "700"]).output().unwrap();
+        let (said, error) =
+            (String::from_utf8(output.stdout).unwrap(), String::from_utf8_lossy(&output.stderr));
+        assert!(output.status.success(), "round {round}: {said}{error}");
+        let expected = model.run(700);
+        let sums = format!("its sums are {:x} and {:x};", expected.sum, expected.mix);
+        assert!(said.contains(&sums), "round {round}: {said}instead of: {sums}");
+    }
+
+    // The machine comes back into this process, and continues here.
+    let repository = Repository::open(folder.path()).unwrap();
+    let saved = repository.load("machine").run().unwrap();
+    let (checkpoint, steps) = Checkpoint::of_saved(&repository, &saved).unwrap();
+    assert_eq!(steps, model.steps());
+    let mut machine = Machine::from_checkpoint(&checkpoint, &options).unwrap();
+    assert!(model.matches(machine.memory()), "the loaded memory");
+    batch(&mut machine, &mut model, 50);
+
+    let plain = repository.save(checkpoint.memory()).run().unwrap();
+    let error = Checkpoint::of_saved(&repository, &plain).err().unwrap();
+    assert!(format!("{error:#}").contains("has no processor.json"), "{error:#}");
 }

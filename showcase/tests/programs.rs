@@ -40,6 +40,12 @@ fn wasm() {
 }
 
 #[test]
+fn wasm_saved() {
+    let record = record(env!("CARGO_BIN_EXE_wasm"), &["--saved", "--quick"]);
+    assert_compares(&record, &["cold", "loaded", "mapped"]);
+}
+
+#[test]
 fn kvm() {
     let record = record(env!("CARGO_BIN_EXE_kvm"), &["--resets", "100", "--rounds", "3"]);
     match record.strip_prefix("skipped: ") {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use memsnap_showcase::wasm::{Instance, KV, Memories, Program, State};
+use memsnap_store::Repository;
 use wasmtime::{
     Config, Engine, Linker, MemoryCreator, MemoryType, Module, Result, Store, Trap, TypedFunc, Val,
 };
@@ -489,5 +490,68 @@ fn threads_each_have_an_instance() -> Result<()> {
             instance.restore_to(&state)?;
         }
     }
+    Ok(())
+}
+
+/// Saves a state with globals of all types, and continues it in an engine that has nothing in common with the first.
+#[test]
+fn a_saved_state_continues_in_another_engine() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let repository = Repository::create(folder.path())?;
+    let mut instance = store()?;
+    request(&mut instance, 1, 500)?;
+    let (before, state) = (see(&mut instance)?, instance.take_snapshot()?);
+    state.save(&repository, "warm")?;
+    let answers: Vec<i64> = (2..6).map(|seed| request(&mut instance, seed, 500)).collect::<Result<_>>()?;
+    drop((instance, state, repository));
+
+    let repository = Repository::open(folder.path())?;
+    let program = Program::new(Config::new(), KV)?;
+    let loaded = repository.load("warm").run()?;
+    // SAFETY: the folder is that of this test, which does not change the files in the cache.
+    let mapped = unsafe { repository.map("warm") }?;
+    for saved in [loaded, mapped] {
+        let state = program.state_of(&repository, &saved)?;
+        let mut instance = program.branch(&Linker::new(program.engine()), (), &state)?;
+        assert!(see(&mut instance)? == before);
+        let again: Vec<i64> = (2..6).map(|seed| request(&mut instance, seed, 500)).collect::<Result<_>>()?;
+        assert_eq!(again, answers);
+        instance.restore_to(&state)?;
+        assert!(see(&mut instance)? == before);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_saved_state_keeps_globals_of_all_types() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let repository = Repository::create(folder.path())?;
+    let module = r#"(module
+        (memory (export "memory") 1)
+        (global (export "a") (mut i32) (i32.const -3))
+        (global (export "b") (mut i64) (i64.const 0x7fffffffffffffff))
+        (global (export "c") (mut f32) (f32.const nan:0x200001))
+        (global (export "d") (mut f64) (f64.const -0.0))
+        (global (export "e") (mut v128) (v128.const i64x2 -1 1))
+        (func (export "change")
+          (global.set 0 (i32.const 0)) (global.set 1 (i64.const 0)) (global.set 2 (f32.const 0))
+          (global.set 3 (f64.const 0)) (global.set 4 (v128.const i64x2 0 0))))"#;
+    let globals = |instance: &mut Instance<()>| {
+        ["a", "b", "c", "d", "e"].map(|name| format!("{:?}", instance.global(name)))
+    };
+    let program = Program::new(Config::new(), module)?;
+    let mut instance = start(&program)?;
+    let before = globals(&mut instance);
+    let saved = instance.take_snapshot()?.save(&repository, "globals")?;
+    instance.function::<(), ()>("change")?.call(instance.store_mut(), ())?;
+    assert!(globals(&mut instance).iter().zip(&before).all(|(now, before)| now != before));
+    instance.restore_to(&program.state_of(&repository, &saved)?)?;
+    assert_eq!(globals(&mut instance), before);
+
+    let error = Program::new(Config::new(), KV)?.state_of(&repository, &saved).err().expect("another module");
+    assert!(error.to_string().contains("is the state of another module"), "{error:?}");
+    let plain = repository.save(saved.snapshot()).run()?;
+    let error = program.state_of(&repository, &plain).err().expect("no attachments");
+    assert!(error.to_string().contains("has no module.wasm"), "{error:?}");
     Ok(())
 }

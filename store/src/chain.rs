@@ -8,6 +8,7 @@ use crate::format::manifest::{Header, MAX_DEPTH, ManifestReader};
 use crate::format::runs::Entry;
 use crate::format::{Sequential, blocks};
 use crate::id::Id;
+use crate::index::ManifestRow;
 use crate::storage::Storage;
 
 /// Returns the path of a manifest.
@@ -18,9 +19,24 @@ pub(crate) fn manifest_path(id: &Id) -> String {
 /// Opens a manifest and reads its header.
 pub(crate) fn open_manifest(storage: &dyn Storage, id: Id) -> Result<ManifestReader> {
     let path = manifest_path(&id);
-    let file = storage.open(&path).map_err(Error::file("cannot open", storage.path(&path)))?;
+    let file = storage.open(&path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::NotFound => Error::damaged(&*path, "the file is missing"),
+        _ => Error::file("cannot open", storage.path(&path))(error),
+    })?;
     let file = Sequential::new(file).map_err(Error::file("cannot read", storage.path(&path)))?;
     ManifestReader::new(file, id).map_err(|wrong| wrong.of(&path))
+}
+
+/// Opens a manifest that is the base of another one.
+fn open_below(storage: &dyn Storage, above: Option<Id>, id: Id) -> Result<ManifestReader> {
+    match (open_manifest(storage, id), above) {
+        // The id of a base is only as good as the manifest that has it.
+        (Err(Error::Damaged { .. }), Some(above)) => {
+            let what = format!("its base {} is missing or damaged", manifest_path(&id));
+            Err(Error::damaged(manifest_path(&above), what))
+        }
+        (opened, _) => opened,
+    }
 }
 
 /// Reads a manifest without its blocks, and compares all of it with its id.
@@ -28,6 +44,28 @@ pub(crate) fn checked_header(storage: &dyn Storage, id: Id) -> Result<Header> {
     let mut reader = open_manifest(storage, id)?;
     reader.check().map_err(|wrong| wrong.of(&manifest_path(&id)))?;
     Ok(reader.header)
+}
+
+/// Opens the chain of a snapshot of which the index has a row.
+///
+/// The caller sizes memory and files by the row, so the row and the manifest have to agree.
+pub(crate) fn open_listed(storage: &dyn Storage, id: Id, row: &ManifestRow) -> Result<Chain> {
+    let chain = Chain::open(storage, id)?;
+    check_row(chain.top(), id, row)?;
+    Ok(chain)
+}
+
+/// Checks that the manifest of a snapshot has the lengths that the index has.
+pub(crate) fn check_lengths(storage: &dyn Storage, id: Id, row: &ManifestRow) -> Result<()> {
+    check_row(Some(&open_manifest(storage, id)?.header), id, row)
+}
+
+fn check_row(header: Option<&Header>, id: Id, row: &ManifestRow) -> Result<()> {
+    let agrees = header.is_some_and(|header| (header.len, header.content_len) == (row.len, row.content_len));
+    if agrees {
+        return Ok(());
+    }
+    Err(Error::damaged("index.redb", format!("it does not agree with {}", manifest_path(&id))))
 }
 
 /// Manifests, each the base of the one before. The last one is full, unless the chain was cut.
@@ -46,7 +84,7 @@ impl Chain {
         let mut layers: Vec<ManifestReader> = Vec::new();
         let mut next = Some(id);
         while let Some(id) = next.filter(|next| Some(*next) != end) {
-            let layer = open_manifest(storage, id)?;
+            let layer = open_below(storage, layers.last().map(|above| above.id), id)?;
             if let Some(above) = layers.last()
                 && layer.header.depth.checked_add(1) != Some(above.header.depth)
             {
@@ -174,19 +212,28 @@ fn above_common(storage: &dyn Storage, from: Id, to: Id) -> Result<Option<Vec<Di
     let mut seen = Vec::new();
     // The chains are short, so their headers are read twice.
     while let Some(id) = a {
+        let above = seen.last().copied();
         seen.push(id);
-        a = open_manifest(storage, id)?.header.base.filter(|_| seen.len() <= MAX_DEPTH as usize);
+        a = open_below(storage, above, id)?.header.base.filter(|_| seen.len() <= MAX_DEPTH as usize);
     }
-    let mut depth = 0;
+    let (mut depth, mut above) = (0, None);
     while let Some(id) = b.filter(|id| !seen.contains(id)) {
         depth += 1;
-        b = open_manifest(storage, id)?.header.base.filter(|_| depth <= MAX_DEPTH);
+        b = open_below(storage, above, id)?.header.base.filter(|_| depth <= MAX_DEPTH);
+        above = Some(id);
     }
     let Some(common) = b else { return Ok(None) };
     let (from, to) =
         (Chain::open_to(storage, from, Some(common))?, Chain::open_to(storage, to, Some(common))?);
+    if to.layers.is_empty() {
+        return Ok(None); // Nothing here would compare the manifest with its id.
+    }
     // Both have to be as long as the common one, or longer: otherwise, blocks behind an end differ without being listed.
-    let len = open_manifest(storage, common)?.header.len;
+    let mut len = open_manifest(storage, common)?.header.len;
+    // The common manifest is not read, so its length may be a lie. It does not matter if all have the same length.
+    if from.layers.iter().chain(&to.layers).any(|layer| layer.header.len != len) {
+        len = checked_header(storage, common)?.len;
+    }
     if from.layers.iter().chain(&to.layers).any(|layer| layer.header.len < len) {
         return Ok(None);
     }

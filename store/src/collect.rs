@@ -1,6 +1,7 @@
 //! Collecting what no snapshot needs.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, SystemTime};
 
@@ -156,6 +157,10 @@ pub(crate) fn collect(inner: &Inner, options: &Collect) -> Result<Collected> {
         })?;
     }
     done.bytes = done.bytes.saturating_sub(sink.bytes);
+    // A new pack can have the bytes, and so the name, of one that a crash left over, or of one that was needed no more.
+    let kept: BTreeSet<String> =
+        inner.read(|index| index.packs())?.iter().map(|(_, row)| pack_path(&row.id)).collect();
+    garbage.retain(|path| !kept.contains(path));
     write_names(inner)?;
     // Nothing refers to these files any more. If the process ends now, the next collection deletes them.
     for path in &garbage {
@@ -238,9 +243,9 @@ fn mark(
     inner: &Inner,
     manifests: &BTreeMap<Id, ManifestRow>,
     packs: &[(u32, PackRow)],
-) -> Result<HashMap<u32, Marks>> {
-    let rows: HashMap<u32, &PackRow> = packs.iter().map(|(number, row)| (*number, row)).collect();
-    let mut marks: HashMap<u32, Marks> = HashMap::new();
+) -> Result<BTreeMap<u32, Marks>> {
+    let rows: BTreeMap<u32, PackRow> = packs.iter().copied().collect();
+    let mut marks = BTreeMap::new();
     for id in manifests.keys() {
         let mut reader = open_manifest(&*inner.storage, *id)?;
         let mut hashes = Vec::with_capacity(BATCH);
@@ -260,15 +265,7 @@ fn mark(
                         format!("it does not contain the block {hash} of {}", manifest_path(id)),
                     )
                 })?;
-                if !marks.contains_key(&place.pack) {
-                    let unknown =
-                        || Error::damaged("index.redb", format!("it does not have the pack {}", place.pack));
-                    let row = rows.get(&place.pack).ok_or_else(unknown)?;
-                    marks.insert(place.pack, Marks::new(pack_contents(inner, &row.id)?));
-                }
-                if let Some(marks) = marks.get_mut(&place.pack) {
-                    marks.mark(&hash, &place)?;
-                }
+                mark_block(inner, &rows, &mut marks, &hash, &place)?;
             }
             if entry.is_none() {
                 break;
@@ -276,6 +273,26 @@ fn mark(
         }
     }
     Ok(marks)
+}
+
+/// Marks a block. Reads what its pack contains if this is the first mark in it.
+pub(crate) fn mark_block(
+    inner: &Inner,
+    rows: &BTreeMap<u32, PackRow>,
+    marks: &mut BTreeMap<u32, Marks>,
+    hash: &Id,
+    place: &Place,
+) -> Result<()> {
+    let marks = match marks.entry(place.pack) {
+        Entry::Occupied(entry) => entry.into_mut(),
+        Entry::Vacant(entry) => {
+            let unknown =
+                || Error::damaged("index.redb", format!("it does not have the pack {}", place.pack));
+            let row = rows.get(&place.pack).ok_or_else(unknown)?;
+            entry.insert(Marks::new(pack_contents(inner, &row.id)?))
+        }
+    };
+    marks.mark(hash, place)
 }
 
 /// Reads what a pack contains.
@@ -286,7 +303,7 @@ pub(crate) fn pack_contents(inner: &Inner, id: &Id) -> Result<Contents> {
 }
 
 /// Writes the needed blocks of packs to new packs.
-fn repack(inner: &Inner, sink: &mut Sink<'_>, packs: &[u32], marks: &HashMap<u32, Marks>) -> Result<()> {
+fn repack(inner: &Inner, sink: &mut Sink<'_>, packs: &[u32], marks: &BTreeMap<u32, Marks>) -> Result<()> {
     let failed = "cannot compress";
     let mut blocks = Blocks::new(inner);
     let mut encoder = Encoder::new().map_err(Error::memory(failed))?;

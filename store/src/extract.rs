@@ -5,7 +5,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::blocks::{Blocks, in_batches};
-use crate::chain::{Chain, differences};
+use crate::chain::{check_lengths, differences, open_listed};
 use crate::error::{Error, Result};
 use crate::format::BLOCK;
 use crate::id::{Id, Reference};
@@ -55,7 +55,7 @@ impl<'a> Extract<'a> {
         let file = tempfile::Builder::new().prefix(".extract-").tempfile_in(folder).map_err(failed())?;
         let (written, shared) = match self.clone_ancestor(file.as_file(), id, &row)? {
             Some(written) => (written, true),
-            None => (write_image(self.inner, file.as_file(), id, row.len, &mut self.observer)?, false),
+            None => (write_image(self.inner, file.as_file(), &to, id, &row, &mut self.observer)?, false),
         };
         file.as_file().set_len(row.content_len).map_err(failed())?;
         make_usual(file.as_file(), &to).map_err(failed())?;
@@ -72,6 +72,7 @@ impl<'a> Extract<'a> {
                 continue;
             }
             let failed = || Error::file("cannot write", &self.to);
+            check_lengths(&*self.inner.storage, id, row)?;
             file.set_len(row.len).map_err(failed())?;
             let found = differences(&*self.inner.storage, ancestor, id, false)?;
             let writer = Writer { inner: self.inner, file, path: &self.to };
@@ -141,18 +142,18 @@ fn make_usual(file: &File, replaced: &Path) -> io::Result<()> {
     file.set_permissions(permissions)
 }
 
-/// Writes all of a snapshot to an empty file. Returns the number of bytes that were written.
+/// Writes all of a snapshot to an empty file, which errors call `path`. Returns the number of bytes that were written.
 pub(crate) fn write_image(
     inner: &Inner,
     file: &File,
+    path: &Path,
     id: Id,
-    len: u64,
+    row: &ManifestRow,
     observer: &mut Observer<'_>,
 ) -> Result<u64> {
-    let path = inner.path("cache");
-    file.set_len(len).map_err(Error::file("cannot write", &path))?;
-    let entries = Chain::open(&*inner.storage, id)?.entries()?;
-    Writer { inner, file, path: &path }.write(entries, len, false, observer)
+    let chain = open_listed(&*inner.storage, id, row)?;
+    file.set_len(row.len).map_err(Error::file("cannot write", path))?;
+    Writer { inner, file, path }.write(chain.entries()?, row.len, false, observer)
 }
 
 struct Writer<'a> {

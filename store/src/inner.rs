@@ -59,7 +59,8 @@ impl Inner {
         read(&index.read()?)
     }
 
-    /// Changes the index in one step, which is durable when this returns. After an error, nothing has changed.
+    /// Changes the index in one step, which is durable when this returns. After an error, nothing has changed, unless
+    /// the last sync failed: then the change may be there, and the next commit makes it durable.
     ///
     /// The caller holds the lock of the writer.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Writer<'_>) -> Result<T>) -> Result<T> {

@@ -48,6 +48,9 @@ pub use saved::Saved;
 pub use transfer::{Transfer, Transferred};
 pub use verify::{Depth, Verified};
 
+#[cfg(test)]
+mod tests;
+
 /// The programs in the chapter of the guide about this crate.
 #[cfg(doctest)]
 #[doc = include_str!("../../src/guide/saving.md")]

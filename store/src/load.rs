@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use memsnap::Snapshot;
 
 use crate::blocks::{Blocks, in_batches, lock};
-use crate::chain::{Chain, differences};
+use crate::chain::{check_lengths, checked_header, differences, open_listed};
 use crate::error::{Error, Result};
 use crate::format::runs::Entry;
 use crate::format::{BLOCK, position};
@@ -91,9 +91,9 @@ impl<'a> Load<'a> {
 
     fn load_all(&mut self, id: Id, row: &ManifestRow) -> Result<Snapshot> {
         let (len, content_len) = lengths(row)?;
+        let chain = open_listed(&*self.inner.storage, id, row)?;
         let mut snapshot = Snapshot::zeroed(len).map_err(Error::memory(FAILED))?;
         let mut view = snapshot.view_mut().map_err(Error::memory(FAILED))?;
-        let chain = Chain::open(&*self.inner.storage, id)?;
         let mut blocks = Blocks::new(self.inner);
         let mut progress = Progress { total: row.len, ..Progress::default() };
         in_batches(chain.entries()?, |batch| {
@@ -116,6 +116,12 @@ impl<'a> Load<'a> {
     fn load_onto(&mut self, saved: &Saved, id: Id, row: &ManifestRow) -> Result<Snapshot> {
         let (from, from_row) = self.inner.resolve(&saved.id().into())?;
         let (len, content_len) = lengths(row)?;
+        let storage = &*self.inner.storage;
+        check_lengths(storage, id, row)?;
+        check_lengths(storage, from, &from_row)?;
+        if saved.snapshot().len() as u64 != from_row.len {
+            checked_header(storage, from)?; // Its length is not known from elsewhere.
+        }
         // What is behind the end of what was saved is zero again, also if this snapshot is longer.
         let cut =
             saved.snapshot().resized(lengths(&from_row)?.0.min(len), 0).map_err(Error::memory(FAILED))?;
@@ -123,7 +129,7 @@ impl<'a> Load<'a> {
         let mut blocks = Blocks::new(self.inner);
         let mut progress = Progress { total: row.len, ..Progress::default() };
         let mut bytes = Vec::new();
-        in_batches(differences(&*self.inner.storage, from, id, false)?, |batch| {
+        in_batches(differences(storage, from, id, false)?, |batch| {
             bytes.clear();
             bytes.resize(batch.len() * BLOCK, 0);
             let (not_zero, hashes): (Vec<usize>, Vec<Id>) =

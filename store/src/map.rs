@@ -11,7 +11,7 @@ use memsnap::Snapshot;
 use rayon::prelude::*;
 
 use crate::blocks::in_batches;
-use crate::chain::Chain;
+use crate::chain::open_listed;
 use crate::error::{Error, Result};
 use crate::extract::write_image;
 use crate::format::BLOCK;
@@ -69,7 +69,7 @@ fn fill(inner: &Inner, path: &Path, id: Id, row: &ManifestRow) -> Result<File> {
     let folder = inner.path("cache");
     make_folder(&folder).map_err(Error::file("cannot make", &folder))?;
     let file = tempfile::Builder::new().prefix("writing-").tempfile_in(&folder).map_err(failed())?;
-    write_image(inner, file.as_file(), id, row.len, &mut Observer::none())?;
+    write_image(inner, file.as_file(), path, id, row, &mut Observer::none())?;
     let read_back = file.reopen().map_err(failed())?;
     if !has_bytes(inner, &read_back, id, row)? {
         return Err(Error::damaged(
@@ -159,7 +159,7 @@ fn has_bytes(inner: &Inner, file: &File, id: Id, row: &ManifestRow) -> Result<bo
         same &= results?.into_iter().all(|same| same);
         Ok(())
     };
-    in_batches(Chain::open(&*inner.storage, id)?.entries()?, &mut compare)?;
+    in_batches(open_listed(&*inner.storage, id, row)?.entries()?, &mut compare)?;
     Ok(same && has_blocks(&source, &(next, row.len / BLOCK as u64, &[])).map_err(failed())?)
 }
 

@@ -74,6 +74,17 @@ pub(crate) fn repair(inner: &Inner) -> Result<Repaired> {
     renamed.map(|()| found)
 }
 
+/// Returns what is wrong with a file that is damaged, and other errors as they are.
+///
+/// A file that could not be read this time, or that a newer version wrote, has to stay in the index: the collector deletes
+/// what the index does not have.
+fn damage(error: Error) -> Result<String> {
+    match error {
+        Error::Damaged { .. } => Ok(error.to_string()),
+        error => Err(error),
+    }
+}
+
 /// Returns the ids of the files of a folder.
 fn ids(inner: &Inner, folder: &str, found: &mut Repaired) -> Result<Vec<(Id, u64)>> {
     let listed = inner.storage.list(folder).map_err(Error::file("cannot list", inner.path(folder)))?;
@@ -96,7 +107,7 @@ fn add_packs(inner: &Inner, index: &Index, found: &mut Repaired) -> Result<()> {
         let contents = match pack_contents(inner, &id) {
             Ok(contents) => contents,
             Err(error) => {
-                found.problems.push(error.to_string());
+                found.problems.push(damage(error)?);
                 continue;
             }
         };
@@ -134,7 +145,7 @@ fn add_manifests(inner: &Inner, index: &Index, found: &mut Repaired) -> Result<(
             Ok(header) => {
                 rows.insert(id, (header, len));
             }
-            Err(error) => found.problems.push(error.to_string()),
+            Err(error) => found.problems.push(damage(error)?),
         }
     }
     // A manifest can only be used with the whole chain below it.
@@ -210,7 +221,7 @@ fn add_names(inner: &Inner, index: &Index, found: &mut Repaired) -> Result<()> {
         let id = match read_name(inner, &file.name) {
             Ok(id) => id,
             Err(error) => {
-                found.problems.push(error.to_string());
+                found.problems.push(damage(error)?);
                 continue;
             }
         };

@@ -10,7 +10,7 @@ use std::time::Duration;
 use memsnap::Snapshot;
 use serde::{Deserialize, Serialize};
 
-use crate::chain::{checked_header, differences};
+use crate::chain::{check_lengths, checked_header, differences};
 use crate::collect::{Collect, Collected, collect};
 use crate::error::{Error, Result};
 use crate::extract::Extract;
@@ -41,6 +41,12 @@ pub(crate) const FOLDERS: [&str; 4] = ["packs", "manifests", "names", "tmp"];
 struct Config {
     format: u32,
     repository: String,
+}
+
+/// The part of the configuration that all formats have.
+#[derive(Deserialize)]
+struct Version {
+    format: u32,
 }
 
 /// A repository of saved snapshots in a folder.
@@ -138,7 +144,8 @@ impl Repository {
             inner.storage.lock(lock, Lock::Exclusive, inner.wait).map_err(failed())?;
         }
         Index::create(&*inner.storage, index::PATH, &inner.id)?;
-        // The folder becomes a repository when it has this file.
+        // The folder becomes a repository when it has this file, so all others are durable before.
+        inner.storage.sync_folder("").map_err(failed())?;
         let config = Config { format: FORMAT, repository: inner.id.clone() };
         write_file(&inner, "", |out| {
             serde_json::to_writer(out, &config).map_err(|error| failed()(error.into()))?;
@@ -165,11 +172,13 @@ impl Repository {
         let len = file.len().map_err(Error::file("cannot read", &path))?;
         let mut bytes = vec![0; usize::try_from(len.min(4096)).unwrap_or(0)];
         file.read_exact_at(&mut bytes, 0).map_err(Error::file("cannot read", &path))?;
-        let config: Config =
-            serde_json::from_slice(&bytes).map_err(|error| Error::damaged(CONFIG, error.to_string()))?;
-        if config.format > FORMAT {
-            return Err(Error::Newer { object: CONFIG.to_owned(), found: config.format, known: FORMAT });
+        let damaged = |error: serde_json::Error| Error::damaged(CONFIG, error.to_string());
+        // A newer format may have other fields.
+        let Version { format } = serde_json::from_slice(&bytes).map_err(damaged)?;
+        if format > FORMAT {
+            return Err(Error::Newer { object: CONFIG.to_owned(), found: format, known: FORMAT });
         }
+        let config: Config = serde_json::from_slice(&bytes).map_err(damaged)?;
         Ok(Inner { storage, id: config.repository, wait: WAIT })
     }
 
@@ -341,10 +350,13 @@ impl Repository {
         let (a, b) = (a.into(), b.into());
         let ((a, first), (b, second)) =
             self.inner.read(|index| Ok((resolve(index, &a)?, resolve(index, &b)?)))?;
+        let storage = &*self.inner.storage;
+        check_lengths(storage, a, &first)?;
+        check_lengths(storage, b, &second)?;
         // The list ends at the length of the second one.
         let (short, long) = if first.len > second.len { (b, a) } else { (a, b) };
         let mut ranges: Vec<Range<u64>> = Vec::new();
-        for entry in differences(&*self.inner.storage, short, long, true)? {
+        for entry in differences(storage, short, long, true)? {
             let start = entry?.0 * BLOCK as u64;
             match ranges.last_mut().filter(|last| last.end == start) {
                 Some(last) => last.end += BLOCK as u64,
@@ -375,7 +387,9 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`] if there is no such name; [`Error::Index`], [`Error::File`], [`Error::Busy`].
+    /// - [`Error::NotFound`] if there is no such name; [`Error::Index`], [`Error::Busy`].
+    /// - [`Error::File`] if the file that tells `repair` about the name cannot be deleted. The name may be removed then,
+    ///   and the next collection deletes the file.
     pub fn remove_name(&self, name: &str) -> Result<()> {
         let _lock = self.inner.lock_writer()?;
         if self.inner.read(|index| index.name(name))?.is_none() {
@@ -392,7 +406,9 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// Those of [`resolve`](Self::resolve).
+    /// - Those of [`resolve`](Self::resolve).
+    /// - [`Error::File`] if a file that tells `repair` about a name cannot be deleted. The snapshot may be removed then,
+    ///   and the next collection deletes the file.
     pub fn remove(&self, id: impl Into<Reference>) -> Result<Id> {
         let _lock = self.inner.lock_writer()?;
         let (id, mut row) = self.inner.resolve(&id.into())?;
@@ -434,8 +450,10 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// [`Error::Damaged`] if a manifest is damaged: then nothing is deleted. [`Error::File`], [`Error::Index`],
-    /// [`Error::Busy`].
+    /// - [`Error::Damaged`] if a manifest is damaged: then nothing is deleted.
+    /// - [`Error::File`] if a file cannot be read, written or deleted. Some files may be deleted then, but none that a
+    ///   snapshot needs. The next collection deletes the rest.
+    /// - [`Error::Index`], [`Error::Busy`].
     pub fn collect(&self, options: &Collect) -> Result<Collected> {
         collect(&self.inner, options)
     }
@@ -458,8 +476,14 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// [`Error::NoRepository`] if the folder is not one; [`Error::File`], [`Error::Index`], [`Error::Busy`].
+    /// - [`Error::NoRepository`] if the folder is not one; [`Error::Index`], [`Error::Busy`].
+    /// - [`Error::File`] if a file cannot be read, and [`Error::Newer`] if a newer version wrote it. The old index stays,
+    ///   because the new one would lack that file. Files that are damaged are in the result instead.
     pub fn repair(path: impl AsRef<Path>) -> Result<Repaired> {
-        repair(&Self::read_config(Arc::new(Folder::new(path.as_ref())))?)
+        Self::repair_in(Arc::new(Folder::new(path.as_ref())))
+    }
+
+    pub(crate) fn repair_in(storage: Arc<dyn Storage>) -> Result<Repaired> {
+        repair(&Self::read_config(storage)?)
     }
 }

@@ -12,7 +12,7 @@ use std::ops::Range;
 
 use memsnap::{Snapshot, page_size};
 
-use crate::chain::Chain;
+use crate::chain::{Chain, check_lengths};
 use crate::error::{Error, Result};
 use crate::format::manifest::{Header, MAX_METADATA};
 use crate::format::runs::Entry;
@@ -131,6 +131,9 @@ impl<'a, S> Save<'a, S> {
             Parent::Loaded(saved) => Some(self.inner.resolve(&saved.id().into())?),
             Parent::Named(reference) => Some(self.inner.resolve(reference)?),
         };
+        if let Some((id, row)) = &parent {
+            check_lengths(&*self.inner.storage, *id, row)?;
+        }
         (self.header.len, self.header.content_len) = source.len();
         self.header.created = now();
         self.header.parent = parent.as_ref().map(|(id, _)| *id);
@@ -227,7 +230,8 @@ impl Save<'_, &Snapshot> {
     /// - [`Error::Busy`] if another writer does not finish in time.
     /// - [`Error::File`] if a file cannot be written, because the disk is full for example; [`Error::Index`].
     ///
-    /// After an error, the repository is as it was.
+    /// After an error, the repository is as it was. There is one exception: if the last sync of the index failed, the
+    /// snapshot may be there.
     ///
     /// # Examples
     ///

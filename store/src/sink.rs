@@ -83,7 +83,12 @@ impl<'a> Sink<'a> {
             storage.rename(&path, &pack_path(&id))?;
             Ok((id, len, contents))
         };
-        let (id, len, contents) = finish().map_err(Error::file("cannot write", self.inner.path(&path)))?;
+        let finished = finish();
+        if finished.is_err() {
+            // The collector removes the file if this fails. If the rename failed halfway, there is no such file.
+            let _ = self.inner.storage.remove(&path);
+        }
+        let (id, len, contents) = finished.map_err(Error::file("cannot write", self.inner.path(&path)))?;
         let blocks = u32::try_from(contents.hashes.len()).unwrap_or(u32::MAX);
         self.bytes += len;
         self.blocks += u64::from(blocks);

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::format::BLOCK;
 use crate::format::pack::{Contents, Decoder, read_contents};
 use crate::id::Id;
-use crate::index::{ManifestRow, PackRow};
+use crate::index::{ManifestRow, PackRow, Place};
 use crate::inner::Inner;
 use crate::sink::places;
 use crate::storage::ReadFile;
@@ -58,9 +58,10 @@ pub(crate) fn verify(inner: &Inner, depth: Depth) -> Result<Verified> {
     let (manifests, packs) = inner.read(|index| Ok((index.manifests()?, index.packs()?)))?;
     let mut found = Verified::default();
     let rows: HashMap<Id, &ManifestRow> = manifests.iter().map(|(id, row)| (*id, row)).collect();
+    let mut places = Places::new(inner, &packs);
     for (id, row) in &manifests {
         found.manifests += 1;
-        if let Err(error) = check_manifest(inner, *id, row, &rows) {
+        if let Err(error) = check_manifest(inner, *id, row, &rows, &mut places) {
             found.problems.push(error.to_string());
         }
     }
@@ -82,7 +83,13 @@ pub(crate) fn verify(inner: &Inner, depth: Depth) -> Result<Verified> {
 }
 
 /// Checks that a manifest is what its id and the index say, and that the index has its base and its blocks.
-fn check_manifest(inner: &Inner, id: Id, row: &ManifestRow, rows: &HashMap<Id, &ManifestRow>) -> Result<()> {
+fn check_manifest(
+    inner: &Inner,
+    id: Id,
+    row: &ManifestRow,
+    rows: &HashMap<Id, &ManifestRow>,
+    places: &mut Places<'_>,
+) -> Result<()> {
     let path = manifest_path(&id);
     let mut reader = open_manifest(&*inner.storage, id)?;
     let header = &reader.header;
@@ -95,7 +102,7 @@ fn check_manifest(inner: &Inner, id: Id, row: &ManifestRow, rows: &HashMap<Id, &
         let Some(below) = rows.get(&base) else {
             return Err(Error::damaged(path, format!("it is relative to {base}, which is missing")));
         };
-        if below.depth + 1 != header.depth {
+        if below.depth.checked_add(1) != Some(header.depth) {
             return Err(Error::damaged(
                 path,
                 format!("its depth is {}, that of its base {}", header.depth, below.depth),
@@ -109,15 +116,57 @@ fn check_manifest(inner: &Inner, id: Id, row: &ManifestRow, rows: &HashMap<Id, &
         if hashes.len() == BATCH || entry.is_none() {
             hashes.sort_unstable();
             hashes.dedup();
-            let places = inner.read(|index| index.find(&hashes))?;
-            if let Some((hash, _)) = hashes.iter().zip(places).find(|(_, place)| place.is_none()) {
+            let found = inner.read(|index| index.find(&hashes))?;
+            if let Some((hash, _)) = hashes.iter().zip(&found).find(|(_, place)| place.is_none()) {
                 return Err(Error::damaged(path, format!("its block {hash} is in no pack")));
             }
-            hashes.clear();
+            places.check(hashes.drain(..).zip(found.into_iter().flatten()).collect())?;
         }
         if entry.is_none() {
             return Ok(());
         }
+    }
+}
+
+/// The number of packs of which [`Places`] keeps what they contain, at most 3 MiB each.
+const KEPT: usize = 16;
+
+/// Checks that packs have the blocks that the index has in them.
+struct Places<'a> {
+    inner: &'a Inner,
+    rows: HashMap<u32, &'a PackRow>,
+    contents: HashMap<u32, Contents>,
+}
+
+impl<'a> Places<'a> {
+    fn new(inner: &'a Inner, packs: &'a [(u32, PackRow)]) -> Self {
+        let rows = packs.iter().map(|(number, row)| (*number, row)).collect();
+        Self { inner, rows, contents: HashMap::new() }
+    }
+
+    fn check(&mut self, mut blocks: Vec<(Id, Place)>) -> Result<()> {
+        blocks.sort_unstable_by_key(|(_, place)| (place.pack, place.offset));
+        for (hash, place) in &blocks {
+            let wrong = || Error::damaged("index.redb", format!("the place of the block {hash} is wrong"));
+            if !self.contents.contains_key(&place.pack) {
+                let row = self.rows.get(&place.pack).ok_or_else(wrong)?;
+                let contents = pack_contents(self.inner, &row.id)?;
+                if self.contents.len() >= KEPT {
+                    self.contents.clear();
+                }
+                self.contents.insert(place.pack, contents);
+            }
+            let contents = self.contents.get(&place.pack).ok_or_else(wrong)?;
+            let frame = contents.frames.binary_search_by_key(&place.offset, |frame| frame.offset);
+            let frame = contents.frames.get(frame.map_err(|_| wrong())?).ok_or_else(wrong)?;
+            let agrees = (frame.stored, frame.blocks, frame.encoding as u8)
+                == (place.stored, place.blocks, place.encoding);
+            let found = contents.hashes.get(frame.first as usize + usize::from(place.number));
+            if !agrees || found != Some(hash) {
+                return Err(wrong());
+            }
+        }
+        Ok(())
     }
 }
 

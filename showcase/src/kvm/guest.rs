@@ -209,6 +209,12 @@ impl Model {
         self.report
     }
 
+    /// Returns the number of steps so far.
+    #[must_use]
+    pub fn steps(&self) -> usize {
+        self.steps
+    }
+
     /// Returns the pages that the guest must have changed since the state `earlier`.
     ///
     /// They are offsets in guest memory, in ascending order.

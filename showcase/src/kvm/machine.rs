@@ -131,6 +131,17 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
+    /// Makes a checkpoint of guest memory and the state of a processor.
+    ///
+    /// # Errors
+    ///
+    /// Fails if the snapshot does not have the length of guest memory.
+    pub(super) fn new(memory: Snapshot, cpu: State) -> Result<Self> {
+        let len = memory.len();
+        ensure!(len == MEMORY, "a snapshot of {len} bytes is not guest memory, which has {MEMORY} bytes");
+        Ok(Self { memory, cpu: Arc::new(cpu) })
+    }
+
     /// Returns the snapshot of guest memory.
     #[must_use]
     pub fn memory(&self) -> &Snapshot {

@@ -3,6 +3,7 @@
 mod guest;
 mod machine;
 pub mod measure;
+pub mod saved;
 mod vcpu;
 mod ways;
 

@@ -6,10 +6,12 @@ use kvm_bindings::{
     Msrs, kvm_debugregs, kvm_msr_entry, kvm_regs, kvm_sregs, kvm_vcpu_events, kvm_xcrs, kvm_xsave,
 };
 use kvm_ioctls::VcpuFd;
+use serde::{Deserialize, Serialize};
 
 /// The state of a processor that has no interrupt controller of KVM: registers and pending events.
 ///
 /// It is complete if the guest uses only the model-specific registers for system calls, memory types and time.
+#[derive(Serialize, Deserialize)]
 pub(super) struct State {
     general: kvm_regs,
     special: kvm_sregs,
@@ -17,7 +19,26 @@ pub(super) struct State {
     extended_control: kvm_xcrs,
     debug: kvm_debugregs,
     events: kvm_vcpu_events,
+    #[serde(with = "entries")]
     model_specific: Msrs,
+}
+
+/// Serializes model-specific registers as a list of entries.
+mod entries {
+    use kvm_bindings::{Msrs, kvm_msr_entry};
+    use serde::de::Error;
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    pub(super) fn serialize<S: Serializer>(registers: &Msrs, serializer: S) -> Result<S::Ok, S::Error> {
+        registers.as_slice().serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Msrs, D::Error> {
+        let entries = Vec::<kvm_msr_entry>::deserialize(deserializer)?;
+        Msrs::from_entries(&entries).map_err(|error| {
+            D::Error::custom(format!("{} model-specific registers: {error:?}", entries.len()))
+        })
+    }
 }
 
 /// The model-specific registers that are part of the state.

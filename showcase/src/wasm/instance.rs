@@ -51,6 +51,8 @@ struct Inner {
     module: Module,
     memories: Memories,
     state: StateExports,
+    /// The binary module.
+    wasm: Vec<u8>,
 }
 
 impl Program {
@@ -62,16 +64,26 @@ impl Program {
     pub fn new(mut config: Config, wasm: impl AsRef<[u8]>) -> Result<Self> {
         let memories = Memories::default();
         memories.configure(&mut config);
-        let wasm = wat::parse_bytes(wasm.as_ref())?;
+        let wasm = wat::parse_bytes(wasm.as_ref())?.into_owned();
         let module = Module::from_binary(&Engine::new(&config)?, &wasm)?;
         let state = audit::state_exports(&wasm).context("instances of this module cannot be restored")?;
-        Ok(Self(Arc::new(Inner { module, memories, state })))
+        Ok(Self(Arc::new(Inner { module, memories, state, wasm })))
     }
 
     /// Returns the engine that the module is compiled for.
     #[must_use]
     pub fn engine(&self) -> &Engine {
         self.0.module.engine()
+    }
+
+    /// Returns the binary module.
+    pub(super) fn wasm(&self) -> &[u8] {
+        &self.0.wasm
+    }
+
+    /// Returns the names of the exported globals that are part of the state.
+    pub(super) fn globals(&self) -> &[String] {
+        &self.0.state.globals
     }
 
     /// Makes a new instance with a store of its own.
@@ -85,7 +97,7 @@ impl Program {
     ///
     /// Panics if the linker belongs to another engine, like all of Wasmtime.
     pub fn instantiate<T: 'static>(&self, linker: &Linker<T>, data: T) -> Result<Instance<T>> {
-        let Inner { module, memories, state } = &*self.0;
+        let Inner { module, memories, state, .. } = &*self.0;
         let mut store = Store::new(module.engine(), data);
         let instance = linker.instantiate(&mut store, module)?;
         let memory = instance.get_memory(&mut store, &state.memory);
@@ -131,6 +143,21 @@ pub struct State {
 }
 
 impl State {
+    /// Makes a state of this program from a snapshot of its memory and the values of its globals, in their order.
+    pub(super) fn new(program: &Program, memory: Snapshot, globals: Vec<Val>) -> Self {
+        Self { program: program.clone(), memory, globals }
+    }
+
+    /// Returns the program.
+    pub(super) fn program(&self) -> &Program {
+        &self.program
+    }
+
+    /// Returns the values of the globals.
+    pub(super) fn globals(&self) -> &[Val] {
+        &self.globals
+    }
+
     /// Returns the snapshot of the memory.
     #[must_use]
     pub fn memory(&self) -> &Snapshot {

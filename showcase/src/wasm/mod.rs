@@ -6,6 +6,8 @@ pub mod instance;
 pub mod measure;
 pub mod memory;
 mod requests;
+pub mod saved;
+pub mod warm;
 
 pub use instance::{Instance, Program, State};
 pub use memory::{Memories, MemoryView};

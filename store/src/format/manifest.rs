@@ -83,6 +83,13 @@ impl Header {
         input.read_exact(&mut bytes)?;
         check_version(&std::array::from_fn(|i| bytes[i]), MAGIC)?;
         let flags = u32_at(&bytes, 12);
+        let unset = |at: usize, flag| flags & flag != 0 || bytes[at..at + 32] == [0; 32];
+        if flags & !(HAS_PARENT | HAS_BASE) != 0
+            || u32_at(&bytes, 116) != 0
+            || !(unset(16, HAS_PARENT) && unset(48, HAS_BASE))
+        {
+            return damaged("its header has a value that has to be zero");
+        }
         let id = |at: usize, flag| {
             let bytes: [u8; 32] = std::array::from_fn(|i| bytes[at + i]);
             (flags & flag != 0).then(|| Id::from_bytes(bytes))

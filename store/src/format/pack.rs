@@ -202,6 +202,9 @@ pub(crate) fn read_contents(file: &dyn ReadFile) -> Result<Contents, Wrong> {
     let mut header = [0; HEADER];
     file.read_exact_at(&mut header, 0)?;
     check_version(&std::array::from_fn(|i| header[i]), MAGIC)?;
+    if u32_at(&header, 12) != 0 {
+        return damaged("its header has a value that has to be zero");
+    }
     let Some(trailer_at) = len.checked_sub(TRAILER as u64).filter(|at| *at >= HEADER as u64) else {
         return damaged(format!("it has only {len} bytes"));
     };
@@ -236,8 +239,10 @@ fn read_frames(table: &[u8], blocks: usize, end: u64) -> Result<Vec<FrameEntry>,
     let mut frames = Vec::with_capacity(table.len() / FRAME_ENTRY);
     for entry in table.chunks_exact(FRAME_ENTRY) {
         let (stored, blocks) = (u32_at(entry, 0), entry[4]);
-        let valid =
-            (1..=FRAME_BLOCKS).contains(&blocks.into()) && stored as usize <= usize::from(blocks) * BLOCK;
+        let len = usize::from(blocks) * BLOCK;
+        let valid = (1..=FRAME_BLOCKS).contains(&blocks.into())
+            && (1..=len).contains(&(stored as usize))
+            && entry[6..] == [0, 0];
         let (Some(encoding), Ok(at), true) = (Encoding::from_byte(entry[5]), u32::try_from(offset), valid)
         else {
             return damaged(format!("frame {} is not valid", frames.len()));

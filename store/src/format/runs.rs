@@ -5,7 +5,7 @@ use std::io::{self, Read, Write};
 use super::{Wrong, damaged, u64_at};
 use crate::id::Id;
 
-/// The greatest number of hashes in a run.
+/// The greatest number of blocks in a run. So a manifest cannot list more blocks than its length allows.
 const RUN: usize = 4096;
 
 const HEAD: usize = 17;
@@ -35,7 +35,7 @@ impl<W: Write> RunWriter<W> {
     pub(crate) fn push(&mut self, (block, hash): Entry) -> io::Result<()> {
         let kind = if hash.is_some() { HASHES } else { ZEROES };
         let follows = kind == self.kind && block == self.first + self.count;
-        if !follows || (kind == HASHES && self.count == RUN as u64) {
+        if !follows || self.count == RUN as u64 {
             self.end_run()?;
             (self.kind, self.first) = (kind, block);
         }
@@ -131,14 +131,12 @@ impl<R: Read> RunReader<R> {
             return Ok(false);
         }
         let fits = first.checked_add(count).is_some_and(|end| end <= self.limit);
-        if first < self.next || count == 0 || !fits || !matches!(kind, HASHES | ZEROES) {
+        let len = usize::try_from(count).ok().filter(|len| (1..=RUN).contains(len));
+        let (Some(len), true, HASHES | ZEROES) = (len, fits && first >= self.next, kind) else {
             return damaged(format!("its run of {count} blocks at block {first} is not valid"));
-        }
+        };
         if kind == HASHES {
-            let Some(count) = usize::try_from(count).ok().filter(|count| *count <= RUN) else {
-                return damaged(format!("its run of {count} hashes at block {first} is too long"));
-            };
-            self.hashes.resize(count * 32, 0);
+            self.hashes.resize(len * 32, 0);
             self.input.read_exact(&mut self.hashes)?;
         }
         (self.next, self.left) = (first, count);

@@ -4,12 +4,16 @@
 //! terabytes. redb also follows the references of pages without a limit. In a damaged file, this could end the process: a
 //! failed allocation and a stack overflow are not panics that [`super::gate::Gate`] could catch. So the references in each
 //! page that is read are checked: pages have to be within the file, no two of them overlap, each has one reference, and a
-//! tree is not deep. Pages that redb wrote since the file was opened are not checked.
+//! tree is not deep. Each page is also compared with the checksum in its reference. redb does that only when it recovers
+//! from a crash, and otherwise trusts its list of free pages, so that a damaged one would end the process. Pages that redb
+//! wrote since the file was opened are not checked.
 //!
 //! The offsets are those of format 3 of redb, which its `docs/design.md` describes.
 
 use std::collections::BTreeMap;
 use std::io;
+
+use xxhash_rust::xxh3::xxh3_128;
 
 /// The length of the shortest page.
 const PAGE: u64 = 4096;
@@ -42,8 +46,30 @@ struct Known {
     parent: u64,
     /// How far it is from the root of its tree.
     depth: u8,
+    /// The checksum of its bytes.
+    checksum: u128,
+    tree: Tree,
+}
+
+/// What a tree contains.
+#[derive(Clone, Copy, Debug)]
+struct Tree {
     /// Whether it contains references to the roots of tables.
     tables: bool,
+    /// The length of its keys, if all have the same.
+    key: Option<usize>,
+    /// The length of its values, if all have the same.
+    value: Option<usize>,
+}
+
+/// The tree of the tables.
+const TABLES: Tree = Tree { tables: true, key: None, value: None };
+
+/// A reference to a page.
+#[derive(Clone, Copy)]
+struct Reference {
+    page: u64,
+    checksum: u128,
 }
 
 impl Pages {
@@ -78,10 +104,13 @@ impl Pages {
         let Some(page) = self.known.get(&offset).copied().filter(|page| page.end == end) else {
             return Err(damaged(format!("no page refers to the page at {offset}")));
         };
+        if xxh3_128(&bytes[..used(bytes, page.tree)?]) != page.checksum {
+            return Err(damaged(format!("the page at {offset} does not have its checksum")));
+        }
         match bytes.first() {
-            Some(&LEAF) if page.tables => self.check_tables(offset, bytes, file_len),
+            Some(&LEAF) if page.tree.tables => self.check_tables(offset, bytes, file_len),
             Some(&LEAF) => Ok(()),
-            Some(&BRANCH) if !page.tables => self.check_branch(offset, page.depth, bytes, file_len),
+            Some(&BRANCH) if !page.tree.tables => self.check_branch(offset, &page, bytes, file_len),
             _ => Err(damaged(format!("the page at {offset} is not a leaf and not a branch"))),
         }
     }
@@ -97,9 +126,12 @@ impl Pages {
             return Err(damaged("its header has values that this program never writes".to_owned()));
         }
         let slot = 64 + 128 * usize::from(flags & 1);
+        if xxh3_128(&header[slot..slot + 112]) != number128(header, slot + 112)? {
+            return Err(damaged("its header does not have its checksum".to_owned()));
+        }
         for (present, root) in [(1, 8), (2, 40)] {
             if header[slot + present] != 0 {
-                self.refer(0, 0, true, number64(header, slot + root)?, file_len)?;
+                self.refer((0, 0), TABLES, reference(header, slot + root)?, file_len)?;
             }
         }
         Ok(())
@@ -115,11 +147,14 @@ impl Pages {
             let Some(table) = page.get(start..end(count + index)?) else {
                 return Err(damaged(format!("the page at {offset} is not a list of tables")));
             };
-            // Type, length, whether there is a root, root.
+            // Type, length, whether there is a root, root, checksum, length again, and twice: whether there is a length of
+            // keys or of values, that length.
             match table {
                 [NORMAL, _, _, _, _, _, _, _, _, 0, ..] => {}
                 [NORMAL, _, _, _, _, _, _, _, _, 1, ..] => {
-                    self.refer(offset, 0, false, number64(table, 10)?, file_len)?;
+                    let (key, value) = (width(table, 42)?, width(table, 47)?);
+                    let tree = Tree { tables: false, key, value };
+                    self.refer((offset, 0), tree, reference(table, 10)?, file_len)?;
                 }
                 _ => {
                     return Err(damaged(format!("the page at {offset} contains a table of an unknown type")));
@@ -130,17 +165,27 @@ impl Pages {
     }
 
     /// Checks a page with references to other pages.
-    fn check_branch(&mut self, offset: u64, depth: u8, page: &[u8], file_len: u64) -> io::Result<()> {
+    fn check_branch(&mut self, offset: u64, known: &Known, page: &[u8], file_len: u64) -> io::Result<()> {
         let children = usize::from(number16(page, 2)?) + 1;
         // Type, number of keys, a checksum of 16 bytes for each child, the numbers of the children.
         for child in 0..children {
-            self.refer(offset, depth + 1, false, number64(page, 8 + 16 * children + 8 * child)?, file_len)?;
+            let reference = Reference {
+                page: number64(page, 8 + 16 * children + 8 * child)?,
+                checksum: number128(page, 8 + 16 * child)?,
+            };
+            self.refer((offset, known.depth + 1), known.tree, reference, file_len)?;
         }
         Ok(())
     }
 
     /// Notes and checks that the page at `parent` refers to the page of a number.
-    fn refer(&mut self, parent: u64, depth: u8, tables: bool, page: u64, file_len: u64) -> io::Result<()> {
+    fn refer(
+        &mut self,
+        (parent, depth): (u64, u8),
+        tree: Tree,
+        Reference { page, checksum }: Reference,
+        file_len: u64,
+    ) -> io::Result<()> {
         let order = page >> 59;
         let index = page & (0xF_FFFF_u64 >> order);
         let region = (page >> 20) & 0xF_FFFF;
@@ -155,9 +200,49 @@ impl Pages {
                 "the page at {parent} refers to {len} bytes at {start}, which is not possible"
             )));
         }
-        self.known.insert(start, Known { end, parent, depth, tables });
+        self.known.insert(start, Known { end, parent, depth, checksum, tree });
         Ok(())
     }
+}
+
+/// Returns how many bytes of a page are used. The checksum is that of these.
+fn used(page: &[u8], tree: Tree) -> io::Result<usize> {
+    let count = usize::from(number16(page, 2)?);
+    let last = count.checked_sub(1).ok_or_else(|| damaged("a page has no entries".to_owned()))?;
+    // The ends of entries whose lengths differ are in a list of numbers of 4 bytes.
+    let list = |width: Option<usize>| if width.is_some() { 0 } else { 4 * count };
+    let end = |at: usize| Ok::<_, io::Error>(number32(page, at)? as usize);
+    let used = if page[0] == BRANCH {
+        let ends = 8 + 24 * (count + 1);
+        match tree.key {
+            Some(width) => width.checked_mul(count).and_then(|len| len.checked_add(ends)),
+            None => Some(end(ends + 4 * last)?),
+        }
+    } else {
+        match (tree.key, tree.value) {
+            (_, None) => Some(end(4 + list(tree.key) + 4 * last)?),
+            (None, Some(value)) => {
+                value.checked_mul(count).and_then(|len| len.checked_add(end(4 + 4 * last).ok()?))
+            }
+            (Some(key), Some(value)) => {
+                key.checked_add(value).and_then(|len| len.checked_mul(count)?.checked_add(4))
+            }
+        }
+    };
+    used.filter(|used| *used <= page.len())
+        .ok_or_else(|| damaged("the entries of a page are longer than the page".to_owned()))
+}
+
+/// Returns the reference to a page at `offset`: its number and its checksum.
+fn reference(page: &[u8], offset: usize) -> io::Result<Reference> {
+    Ok(Reference { page: number64(page, offset)?, checksum: number128(page, offset + 8)? })
+}
+
+/// Returns the length of all keys or values of a table, if they have one.
+fn width(table: &[u8], offset: usize) -> io::Result<Option<usize>> {
+    let [given] = bytes::<1>(table, offset)?;
+    let width = number32(table, offset + 1)? as usize;
+    Ok((given != 0).then_some(width))
 }
 
 /// Returns the error for a damaged file.
@@ -183,4 +268,8 @@ fn number32(page: &[u8], offset: usize) -> io::Result<u32> {
 
 fn number64(page: &[u8], offset: usize) -> io::Result<u64> {
     bytes(page, offset).map(u64::from_le_bytes)
+}
+
+fn number128(page: &[u8], offset: usize) -> io::Result<u128> {
+    bytes(page, offset).map(u128::from_le_bytes)
 }

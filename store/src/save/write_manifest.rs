@@ -99,15 +99,19 @@ fn choose_form(inner: &Inner, header: &Header, parent: Id, row: &ManifestRow, en
     let Some((full, bottom)) = chain.last() else { return Ok(Form::Full) };
     // A manifest that is shorter than the ones below hides their blocks, which a merged list would have to repeat.
     let shrinks = header.len < bottom.len || chain.iter().any(|(_, row)| row.len < bottom.len);
-    Ok(if bottom.base.is_some() || row.chain_entries + entries > (bottom.entries / PART).max(ALWAYS) {
-        Form::Full
-    } else if row.depth < DEPTH {
-        Form::OverParent
-    } else if shrinks {
-        Form::Full
-    } else {
-        Form::OverFull(*full)
-    })
+    Ok(
+        if bottom.base.is_some()
+            || row.chain_entries.saturating_add(entries) > (bottom.entries / PART).max(ALWAYS)
+        {
+            Form::Full
+        } else if row.depth < DEPTH {
+            Form::OverParent
+        } else if shrinks {
+            Form::Full
+        } else {
+            Form::OverFull(*full)
+        },
+    )
 }
 
 fn write<I>(inner: &Inner, header: Header, entries: impl FnOnce() -> Result<I>) -> Result<WrittenManifest>

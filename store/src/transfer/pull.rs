@@ -85,7 +85,7 @@ fn pull_id(
             index.put_manifest(id, &row(header, number == 0, if number == 0 { bytes } else { 0 }))?;
         }
         if let Some(row) = &existing {
-            index.put_manifest(&id, &ManifestRow { listed: true, ..row.clone() })?;
+            index.put_manifest(&id, &ManifestRow { listed: true, ..*row })?;
         }
         name.map_or(Ok(()), |name| index.set_name(name, Some(&id)))
     })?;

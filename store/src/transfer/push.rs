@@ -10,7 +10,7 @@ use super::places::PlacesWriter;
 use super::{Listed, places_path, snapshot_path};
 use crate::blocks::{BATCH, Blocks, lock, pack_path};
 use crate::chain::{Chain, manifest_path, open_manifest};
-use crate::collect::{Marks, pack_contents};
+use crate::collect::{Marks, mark_block};
 use crate::error::{Error, Result};
 use crate::format::pack::{Encoder, FRAME_BLOCKS};
 use crate::format::{BLOCK, Sequential};
@@ -162,15 +162,7 @@ impl Push<'_, '_> {
                     let place = place.ok_or_else(|| {
                         Error::damaged("index.redb", format!("it does not contain the block {hash} of {id}"))
                     })?;
-                    if !marks.contains_key(&place.pack) {
-                        let row = rows.get(&place.pack).ok_or_else(|| {
-                            Error::damaged("index.redb", format!("it does not have the pack {}", place.pack))
-                        })?;
-                        marks.insert(place.pack, Marks::new(pack_contents(self.inner, &row.id)?));
-                    }
-                    if let Some(marks) = marks.get_mut(&place.pack) {
-                        marks.mark(hash, &place)?;
-                    }
+                    mark_block(self.inner, &rows, &mut marks, hash, &place)?;
                 }
                 Ok(())
             })?;
