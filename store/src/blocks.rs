@@ -190,3 +190,35 @@ pub(crate) fn in_batches<T>(
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use memsnap::Snapshot;
+
+    use super::*;
+    use crate::collect::Collect;
+    use crate::repository::Repository;
+
+    /// A load keeps packs open while a collection deletes one and a save uses its number for another one.
+    #[test]
+    fn the_number_of_a_pack_may_be_used_again() {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = Repository::create(folder.path().join("repository")).unwrap();
+        let mut blocks = Blocks::new(&repository.inner);
+        for byte in 1..4 {
+            let content = [byte; BLOCK];
+            let id = repository.save(&Snapshot::from_slice(&content).unwrap()).run().unwrap().id();
+            let packs = repository.inner.read(|index| index.packs()).unwrap();
+            assert_eq!(packs.iter().map(|pack| pack.0).collect::<Vec<_>>(), [0]);
+            let check = |_: usize, bytes: &[u8]| {
+                assert_eq!(bytes, content);
+                Ok(())
+            };
+            blocks.read(&[Id::of(&content)], check).unwrap();
+            repository.remove(id).unwrap();
+            repository.collect(&Collect::new().grace(Duration::ZERO)).unwrap();
+        }
+    }
+}

@@ -187,11 +187,11 @@ pub fn removed_snapshots_are_collected(open: Open<'_>) {
 pub fn packs_that_are_known_in_part_are_used(open: Open<'_>) {
     let (one, other) = (Machine::new(), Machine::new());
     let bytes = noise(8, 200);
-    // The two machines have the same pack. The remote's list names the half of its blocks.
+    // The two machines have the same pack. The list of the remote names most of its blocks.
     let first = one.save(&bytes, None, "all");
     assert_eq!(other.save(&bytes, None, "all").snapshot().len(), first.snapshot().len());
-    let half = one.save(&bytes[..120 * BLOCK], None, "half");
-    one.repository.push(&open(), half.id()).run().unwrap();
+    let most = one.save(&bytes[..170 * BLOCK], None, "most");
+    one.repository.push(&open(), most.id()).run().unwrap();
 
     let all = other.repository.resolve("all").unwrap();
     other.repository.push(&open(), all).run().unwrap();
