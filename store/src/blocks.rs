@@ -1,10 +1,13 @@
 //! Reading blocks: finds them in the index, reads and decompresses frames, and compares each block with its hash.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::io::ErrorKind;
+use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
+use crate::cores::on_all_cores;
 use crate::error::{Error, Result};
 use crate::format::BLOCK;
 use crate::format::pack::{Decoder, Encoding};
@@ -21,23 +24,22 @@ pub(crate) fn pack_path(id: &Id) -> String {
     format!("packs/{id}")
 }
 
+/// The greatest number of packs that are open at a time. Systems limit the open files of a process, some to 256.
+const OPEN: usize = 64;
+
+/// How often blocks are looked up again because their packs are gone.
+const RETRIES: usize = 3;
+
 /// Reads blocks of a repository. It keeps packs open.
 pub(crate) struct Blocks<'a> {
     inner: &'a Inner,
-    packs: HashMap<u32, Pack>,
-}
-
-#[derive(Clone)]
-struct Pack {
-    id: Id,
-    len: u64,
-    file: Arc<dyn ReadFile>,
+    packs: HashMap<Id, Box<dyn ReadFile>>,
 }
 
 /// A frame, and the blocks of it that are wanted: their numbers in the frame and in the list of the caller.
 struct Wanted {
     place: Place,
-    pack: Pack,
+    pack: PackRow,
     blocks: Vec<(u8, usize)>,
 }
 
@@ -54,14 +56,98 @@ impl<'a> Blocks<'a> {
         wanted: &[Id],
         take: impl Fn(usize, &[u8]) -> Result<()> + Sync,
     ) -> Result<()> {
-        let frames = match self.find(wanted) {
+        let mut numbers: Vec<usize> = (0..wanted.len()).collect();
+        for retry in 0.. {
+            let frames = self.find(wanted, &numbers)?;
+            let Some((gone, error)) = self.read_frames(wanted, &frames, &take)? else { break };
             // The collector may have moved blocks to another pack since the index was read.
-            Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
-                self.packs.clear();
-                self.find(wanted)?
+            if retry == RETRIES {
+                return Err(error);
             }
-            found => found?,
-        };
+            numbers = frames[gone..].iter().flat_map(|frame| &frame.blocks).map(|block| block.1).collect();
+        }
+        Ok(())
+    }
+
+    /// Finds the frames that contain blocks, in the order of packs and offsets.
+    fn find(&self, wanted: &[Id], numbers: &[usize]) -> Result<Vec<Wanted>> {
+        let mut order = numbers.to_vec();
+        order.sort_unstable_by_key(|number| wanted[*number]);
+        let sorted: Vec<Id> = order.iter().map(|number| wanted[*number]).collect();
+        // The number of a pack that was collected is used again for another one, so the rows are from the same time.
+        let (mut found, rows) = self.inner.read(|index| {
+            let mut found = Vec::with_capacity(sorted.len());
+            let mut rows = HashMap::new();
+            for (place, number) in index.find(&sorted)?.into_iter().zip(&order) {
+                let Some(place) = place else {
+                    let what = format!("it does not contain the block {}", wanted[*number]);
+                    return Err(Error::damaged("index.redb", what));
+                };
+                if let Entry::Vacant(row) = rows.entry(place.pack) {
+                    row.insert(pack_row(index, place.pack)?);
+                }
+                found.push((place, *number));
+            }
+            Ok((found, rows))
+        })?;
+        found.sort_unstable_by_key(|(place, number)| (place.pack, place.offset, *number));
+        let same = |a: &(Place, usize), b: &(Place, usize)| (a.0.pack, a.0.offset) == (b.0.pack, b.0.offset);
+        let frames = found.chunk_by(same).map(|blocks| {
+            let place = blocks[0].0;
+            let blocks = blocks.iter().map(|(place, number)| (place.number, *number)).collect();
+            Wanted { place, pack: rows[&place.pack], blocks }
+        });
+        Ok(frames.collect())
+    }
+
+    /// Reads frames. If a pack is gone, returns the number of the first frame that was not read, and the error.
+    fn read_frames(
+        &mut self,
+        wanted: &[Id],
+        frames: &[Wanted],
+        take: &(impl Fn(usize, &[u8]) -> Result<()> + Sync),
+    ) -> Result<Option<(usize, Error)>> {
+        let mut begin = 0;
+        while begin < frames.len() {
+            let mut open = HashSet::new();
+            let mut end = begin;
+            while let Some(frame) = frames.get(end)
+                && (open.len() < OPEN || open.contains(&frame.pack.id))
+            {
+                open.insert(frame.pack.id);
+                end += 1;
+            }
+            if self.packs.len() + open.len() > OPEN {
+                self.packs.retain(|id, _| open.contains(id));
+            }
+            for frame in &frames[begin..end] {
+                match self.open(&frame.pack) {
+                    Err(error @ Error::File { .. }) if error.kind() == ErrorKind::NotFound => {
+                        return Ok(Some((begin, error)));
+                    }
+                    opened => opened?,
+                }
+            }
+            on_all_cores(|| self.decode(wanted, &frames[begin..end], take))?;
+            begin = end;
+        }
+        Ok(None)
+    }
+
+    fn open(&mut self, row: &PackRow) -> Result<()> {
+        if let Entry::Vacant(pack) = self.packs.entry(row.id) {
+            pack.insert(open_pack(self.inner, row)?);
+        }
+        Ok(())
+    }
+
+    /// Reads and decompresses frames of packs that are open.
+    fn decode(
+        &self,
+        wanted: &[Id],
+        frames: &[Wanted],
+        take: &(impl Fn(usize, &[u8]) -> Result<()> + Sync),
+    ) -> Result<()> {
         frames.par_iter().try_for_each_init(
             || (Decoder::new(), Vec::new()),
             |(decoder, buffer), frame| {
@@ -69,7 +155,8 @@ impl<'a> Blocks<'a> {
                     action: "cannot decompress",
                     source: std::io::Error::new(error.kind(), error.to_string()),
                 })?;
-                frame.read(self.inner, decoder, buffer, |number, bytes| {
+                let file = &*self.packs[&frame.pack.id];
+                frame.read(self.inner, file, decoder, buffer, |number, bytes| {
                     if Id::of(bytes) != wanted[number] {
                         let what =
                             format!("the block {} at {} has other bytes", wanted[number], frame.place.offset);
@@ -80,48 +167,6 @@ impl<'a> Blocks<'a> {
             },
         )
     }
-
-    /// Finds the frames that contain the blocks, and opens their packs.
-    fn find(&mut self, wanted: &[Id]) -> Result<Vec<Wanted>> {
-        let mut order: Vec<usize> = (0..wanted.len()).collect();
-        order.sort_unstable_by_key(|number| wanted[*number]);
-        let sorted: Vec<Id> = order.iter().map(|number| wanted[*number]).collect();
-        let inner = self.inner;
-        let mut found = inner.read(|index| {
-            let mut found = Vec::with_capacity(wanted.len());
-            let mut checked = HashSet::new();
-            for (place, number) in index.find(&sorted)?.into_iter().zip(&order) {
-                let Some(place) = place else {
-                    let what = format!("it does not contain the block {}", wanted[*number]);
-                    return Err(Error::damaged("index.redb", what));
-                };
-                if checked.insert(place.pack) {
-                    let row = pack_row(index, place.pack)?;
-                    // The number of a pack that was collected is used again for another one.
-                    if self.packs.get(&place.pack).is_none_or(|pack| pack.id != row.id) {
-                        self.packs.insert(place.pack, open_pack(inner, &row)?);
-                    }
-                }
-                found.push((place, *number));
-            }
-            Ok(found)
-        })?;
-        found.sort_unstable_by_key(|(place, number)| (place.pack, place.offset, *number));
-        let mut frames: Vec<Wanted> = Vec::new();
-        for (place, number) in found {
-            match frames
-                .last_mut()
-                .filter(|last| (last.place.pack, last.place.offset) == (place.pack, place.offset))
-            {
-                Some(last) => last.blocks.push((place.number, number)),
-                None => {
-                    let pack = self.packs[&place.pack].clone();
-                    frames.push(Wanted { place, pack, blocks: vec![(place.number, number)] });
-                }
-            }
-        }
-        Ok(frames)
-    }
 }
 
 fn pack_row(index: &Reader, number: u32) -> Result<PackRow> {
@@ -130,14 +175,15 @@ fn pack_row(index: &Reader, number: u32) -> Result<PackRow> {
     })
 }
 
-fn open_pack(inner: &Inner, row: &PackRow) -> Result<Pack> {
+/// Opens a pack, and checks that it is as long as the index says.
+pub(crate) fn open_pack(inner: &Inner, row: &PackRow) -> Result<Box<dyn ReadFile>> {
     let path = pack_path(&row.id);
     let file = inner.storage.open(&path).map_err(Error::file("cannot open", inner.path(&path)))?;
     let len = file.len().map_err(Error::file("cannot read", inner.path(&path)))?;
     if len != row.len {
         return Err(Error::damaged(path, format!("it has {len} bytes instead of {}", row.len)));
     }
-    Ok(Pack { id: row.id, len, file: Arc::from(file) })
+    Ok(file)
 }
 
 impl Wanted {
@@ -145,6 +191,7 @@ impl Wanted {
     fn read(
         &self,
         inner: &Inner,
+        file: &dyn ReadFile,
         decoder: &mut Decoder,
         buffer: &mut Vec<u8>,
         take: impl Fn(usize, &[u8]) -> Result<()>,
@@ -158,7 +205,7 @@ impl Wanted {
             return Err(wrong(format!("its encoding {} is not known", place.encoding)));
         };
         buffer.resize(place.stored as usize, 0);
-        let read = self.pack.file.read_exact_at(buffer, place.offset.into());
+        let read = file.read_exact_at(buffer, place.offset.into());
         read.map_err(Error::file("cannot read", inner.path(&path)))?;
         let bytes = decoder.decode(buffer, encoding, place.blocks.into()).map_err(wrong)?;
         for (number, wanted) in &self.blocks {
@@ -220,5 +267,25 @@ mod tests {
             repository.remove(id).unwrap();
             repository.collect(&Collect::new().grace(Duration::ZERO)).unwrap();
         }
+    }
+
+    /// A file was open for each pack from which a load read, and systems limit the open files of a process.
+    #[test]
+    fn few_packs_are_open_at_a_time() {
+        let folder = tempfile::tempdir().unwrap();
+        let repository = Repository::create(folder.path().join("repository")).unwrap();
+        let contents: Vec<[u8; BLOCK]> =
+            (1..=u8::try_from(OPEN).unwrap() + 10).map(|byte| [byte; BLOCK]).collect();
+        for content in &contents {
+            repository.save(&Snapshot::from_slice(content).unwrap()).run().unwrap();
+        }
+        let mut blocks = Blocks::new(&repository.inner);
+        let hashes: Vec<Id> = contents.iter().map(|content| Id::of(content)).collect();
+        let check = |number: usize, bytes: &[u8]| {
+            assert_eq!(bytes, contents[number]);
+            Ok(())
+        };
+        blocks.read(&hashes, check).unwrap();
+        assert!((1..=OPEN).contains(&blocks.packs.len()));
     }
 }

@@ -84,7 +84,10 @@ impl Chain {
         let mut layers: Vec<ManifestReader> = Vec::new();
         let mut next = Some(id);
         while let Some(id) = next.filter(|next| Some(*next) != end) {
-            let layer = open_below(storage, layers.last().map(|above| above.id), id)?;
+            let mut layer = open_below(storage, layers.last().map(|above| above.id), id)?;
+            // They may be long, and nobody who reads a chain needs them.
+            layer.header.labels.clear();
+            layer.header.attachments.clear();
             if let Some(above) = layers.last()
                 && layer.header.depth.checked_add(1) != Some(above.header.depth)
             {

@@ -112,7 +112,7 @@ pub(crate) fn collect(inner: &Inner, options: &Collect) -> Result<Collected> {
     let _lock = inner.lock_writer()?;
     let (manifests, packs) = inner.read(|index| Ok((index.manifests()?, index.packs()?)))?;
     let before = now().saturating_sub(u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX));
-    let (needed, unneeded) = divide(manifests, |row| row.created > before && !options.grace.is_zero());
+    let (needed, unneeded) = divide(manifests, |row| row.created > before && !options.grace.is_zero())?;
 
     let mut done = Collected { manifests: unneeded.len() as u64, ..Collected::default() };
     let mut garbage: Vec<String> = unneeded.iter().map(manifest_path).collect();
@@ -175,21 +175,29 @@ pub(crate) fn collect(inner: &Inner, options: &Collect) -> Result<Collected> {
 }
 
 /// Divides manifests into those that are listed, young, or the base of a needed one, and the others.
+///
+/// Fails if a base is missing, because it is not known what the manifest would need of it.
 fn divide(
     manifests: Vec<(Id, ManifestRow)>,
     is_young: impl Fn(&ManifestRow) -> bool,
-) -> (BTreeMap<Id, ManifestRow>, BTreeSet<Id>) {
+) -> Result<(BTreeMap<Id, ManifestRow>, BTreeSet<Id>)> {
     let mut all: BTreeMap<Id, ManifestRow> = manifests.into_iter().collect();
     let mut needed = BTreeMap::new();
     let mut next: Vec<Id> =
         all.iter().filter(|(_, row)| row.listed || is_young(row)).map(|(id, _)| *id).collect();
     while let Some(id) = next.pop() {
-        if let Some(row) = all.remove(&id) {
-            next.extend(row.base);
-            needed.insert(id, row);
+        let Some(row) = all.remove(&id) else { continue };
+        if let Some(base) = row.base {
+            if !all.contains_key(&base) && !needed.contains_key(&base) {
+                let what =
+                    format!("its base {base} is missing; remove the snapshot if it is not worth a repair");
+                return Err(Error::damaged(manifest_path(&id), what));
+            }
+            next.push(base);
         }
+        needed.insert(id, row);
     }
-    (needed, all.into_keys().collect())
+    Ok((needed, all.into_keys().collect()))
 }
 
 /// Which blocks of a pack are needed.

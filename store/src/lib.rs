@@ -4,6 +4,7 @@
 mod blocks;
 mod chain;
 mod collect;
+mod cores;
 mod error;
 mod extract;
 mod format;

@@ -12,6 +12,7 @@ use rayon::prelude::*;
 
 use crate::blocks::in_batches;
 use crate::chain::open_listed;
+use crate::cores::on_all_cores;
 use crate::error::{Error, Result};
 use crate::extract::write_image;
 use crate::format::BLOCK;
@@ -154,8 +155,9 @@ fn has_bytes(inner: &Inner, file: &File, id: Id, row: &ManifestRow) -> Result<bo
             tasks.push((next, until, &entries[begin..end]));
             (next, begin) = (until, end);
         }
-        let results: Result<Vec<bool>> =
-            tasks.par_iter().map(|task| has_blocks(&source, task).map_err(failed())).collect();
+        let results: Result<Vec<bool>> = on_all_cores(|| {
+            tasks.par_iter().map(|task| has_blocks(&source, task).map_err(failed())).collect()
+        });
         same &= results?.into_iter().all(|same| same);
         Ok(())
     };

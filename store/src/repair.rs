@@ -3,16 +3,25 @@
 use std::collections::BTreeMap;
 use std::io;
 
-use crate::blocks::BATCH;
+use rayon::prelude::*;
+
+use crate::blocks::{BATCH, pack_path};
 use crate::chain::{manifest_path, open_manifest};
-use crate::collect::pack_contents;
+use crate::cores::on_all_cores;
 use crate::error::{Error, Result};
-use crate::format::manifest::Header;
+use crate::format::BLOCK;
+use crate::format::pack::{Contents, Decoder, read_contents};
 use crate::id::Id;
 use crate::index::{self, Index, ManifestRow, PackRow};
 use crate::inner::{Inner, now};
 use crate::sink::places;
 use crate::storage::DatabaseMode;
+
+/// The folder to which files are moved that cannot be used.
+const DAMAGED: &str = "damaged";
+
+/// The number of packs that are read before their blocks are added.
+const AT_ONCE: usize = 16;
 
 /// What [`Repository::repair`](crate::Repository::repair) has found.
 ///
@@ -45,7 +54,7 @@ pub struct Repaired {
     pub packs: u64,
     /// The number of names that are in the new index.
     pub names: u64,
-    /// What could not be used: one sentence each, which names the object. The files stay where they are.
+    /// What is damaged or incomplete: one sentence each, which names the object.
     pub problems: Vec<String>,
 }
 
@@ -103,24 +112,69 @@ fn ids(inner: &Inner, folder: &str, found: &mut Repaired) -> Result<Vec<(Id, u64
 
 fn add_packs(inner: &Inner, index: &Index, found: &mut Repaired) -> Result<()> {
     let (mut number, mut rows, mut entries) = (0, Vec::new(), Vec::new());
-    for (id, len) in ids(inner, "packs", found)? {
-        let contents = match pack_contents(inner, &id) {
-            Ok(contents) => contents,
-            Err(error) => {
-                found.problems.push(damage(error)?);
-                continue;
+    let ids = ids(inner, "packs", found)?;
+    // All packs are read, because a block that is damaged must not stay in the index: it would never be written again.
+    for packs in ids.chunks(AT_ONCE) {
+        let read =
+            on_all_cores(|| packs.par_iter().map(|(id, _)| good_blocks(inner, *id)).collect::<Vec<_>>());
+        for ((id, len), read) in packs.iter().zip(read) {
+            let (contents, good) = match read {
+                Ok(read) => read,
+                Err(error) => {
+                    found.problems.push(damage(error)?);
+                    set_aside(inner, "packs", id)?;
+                    continue;
+                }
+            };
+            let blocks = u32::try_from(contents.hashes.len()).unwrap_or(u32::MAX);
+            rows.push((number, PackRow { id: *id, len: *len, blocks, created: now() }));
+            let before = entries.len();
+            entries.extend(
+                places(number, &contents).zip(good).filter(|(_, good)| *good).map(|(entry, _)| entry),
+            );
+            let lost = contents.hashes.len() - (entries.len() - before);
+            if lost > 0 {
+                let path = pack_path(id);
+                found.problems.push(format!("{path} is damaged: {lost} of its {blocks} blocks are left out"));
             }
-        };
-        let blocks = u32::try_from(contents.hashes.len()).unwrap_or(u32::MAX);
-        rows.push((number, PackRow { id, len, blocks, created: now() }));
-        entries.extend(places(number, &contents));
-        number += 1;
-        found.packs += 1;
+            number += 1;
+            found.packs += 1;
+        }
         if entries.len() >= 1 << 20 {
             add_run(index, &mut rows, &mut entries)?;
         }
     }
     add_run(index, &mut rows, &mut entries)
+}
+
+/// Reads all of a pack. Returns what it contains, and for each block whether its bytes have its hash.
+fn good_blocks(inner: &Inner, id: Id) -> Result<(Contents, Vec<bool>)> {
+    let path = pack_path(&id);
+    let file = inner.storage.open(&path).map_err(Error::file("cannot open", inner.path(&path)))?;
+    let contents = read_contents(&*file).map_err(|wrong| wrong.of(&path))?;
+    let mut decoder = Decoder::new().map_err(Error::memory("cannot decompress"))?;
+    let (mut good, mut stored) = (Vec::with_capacity(contents.hashes.len()), Vec::new());
+    for frame in &contents.frames {
+        stored.resize(frame.stored as usize, 0);
+        let read = file.read_exact_at(&mut stored, frame.offset.into());
+        read.map_err(Error::file("cannot read", inner.path(&path)))?;
+        let hashes = &contents.hashes[frame.first as usize..][..frame.blocks.into()];
+        match decoder.decode(&stored, frame.encoding, frame.blocks.into()) {
+            Ok(bytes) => {
+                let blocks = hashes.iter().zip(bytes.chunks_exact(BLOCK));
+                good.extend(blocks.map(|(hash, bytes)| Id::of(bytes) == *hash));
+            }
+            Err(_) => good.extend(hashes.iter().map(|_| false)),
+        }
+    }
+    Ok((contents, good))
+}
+
+/// Moves a file that cannot be used to a folder that `collect` leaves alone.
+fn set_aside(inner: &Inner, folder: &str, id: &Id) -> Result<()> {
+    let (from, to) = (format!("{folder}/{id}"), format!("{DAMAGED}/{folder}-{id}"));
+    inner.storage.create_folder(DAMAGED).map_err(Error::file("cannot make", inner.path(DAMAGED)))?;
+    inner.storage.rename(&from, &to).map_err(Error::file("cannot move", inner.path(&from)))
 }
 
 fn add_run(
@@ -137,78 +191,73 @@ fn add_run(
     writer.commit()
 }
 
+/// Adds all manifests that can be read, also those that lack blocks or a base.
+///
+/// These stay listed, so that `collect` deletes nothing that is left of them until they are removed.
 fn add_manifests(inner: &Inner, index: &Index, found: &mut Repaired) -> Result<()> {
     let reader = index.read()?;
-    let mut rows: BTreeMap<Id, (Header, u64)> = BTreeMap::new();
+    let mut rows: BTreeMap<Id, ManifestRow> = BTreeMap::new();
     for (id, len) in ids(inner, "manifests", found)? {
         match read_manifest(inner, &reader, id) {
-            Ok(header) => {
-                rows.insert(id, (header, len));
+            Ok((row, lacking)) => {
+                if lacking > 0 {
+                    let path = manifest_path(&id);
+                    found
+                        .problems
+                        .push(format!("{path} is incomplete: {lacking} of its blocks are in no pack"));
+                }
+                rows.insert(id, ManifestRow { stored: len, ..row });
             }
-            Err(error) => found.problems.push(damage(error)?),
-        }
-    }
-    // A manifest can only be used with the whole chain below it.
-    loop {
-        let whole = |header: &Header| match header.base {
-            None => true,
-            Some(base) => {
-                rows.get(&base).is_some_and(|(below, _)| below.depth.checked_add(1) == Some(header.depth))
+            Err(error) => {
+                found.problems.push(damage(error)?);
+                set_aside(inner, "manifests", &id)?;
             }
-        };
-        let broken: Vec<Id> =
-            rows.iter().filter(|(_, (header, _))| !whole(header)).map(|(id, _)| *id).collect();
-        if broken.is_empty() {
-            break;
-        }
-        for id in broken {
-            rows.remove(&id);
-            found
-                .problems
-                .push(format!("{} cannot be used: its base is missing or damaged", manifest_path(&id)));
         }
     }
     drop(reader);
     let mut writer = index.write()?;
-    for (id, (header, len)) in &rows {
-        let row = ManifestRow {
-            listed: true,
-            parent: header.parent,
-            base: header.base,
-            len: header.len,
-            content_len: header.content_len,
-            created: header.created,
-            depth: header.depth,
-            entries: header.entries,
-            chain_entries: header.chain_entries,
-            stored: *len,
-        };
-        writer.put_manifest(id, &row)?;
+    for (id, row) in &rows {
+        let below = row.base.map(|base| rows.get(&base).map(|below| below.depth));
+        if below.is_some_and(|depth| depth.and_then(|depth| depth.checked_add(1)) != Some(row.depth)) {
+            let path = manifest_path(id);
+            found.problems.push(format!("{path} is incomplete: its base is missing or damaged"));
+        }
+        writer.put_manifest(id, row)?;
         found.manifests += 1;
     }
     writer.commit()
 }
 
-/// Reads a manifest, and checks that the packs have all its blocks.
-fn read_manifest(inner: &Inner, reader: &index::Reader, id: Id) -> Result<Header> {
+/// Reads a manifest. Returns its row, and the number of its blocks that are in no pack.
+fn read_manifest(inner: &Inner, reader: &index::Reader, id: Id) -> Result<(ManifestRow, usize)> {
     let path = manifest_path(&id);
     let mut manifest = open_manifest(&*inner.storage, id)?;
     let mut hashes = Vec::with_capacity(BATCH);
+    let mut lacking = 0;
     loop {
         let entry = manifest.next().map_err(|wrong| wrong.of(&path))?;
         hashes.extend(entry.and_then(|entry| entry.1));
         if hashes.len() == BATCH || entry.is_none() {
             hashes.sort_unstable();
             hashes.dedup();
-            if let Some((hash, _)) =
-                hashes.iter().zip(reader.find(&hashes)?).find(|(_, place)| place.is_none())
-            {
-                return Err(Error::damaged(path, format!("its block {hash} is in no pack")));
-            }
+            lacking += reader.find(&hashes)?.iter().filter(|place| place.is_none()).count();
             hashes.clear();
         }
         if entry.is_none() {
-            return Ok(manifest.header);
+            let header = manifest.header;
+            let row = ManifestRow {
+                listed: true,
+                parent: header.parent,
+                base: header.base,
+                len: header.len,
+                content_len: header.content_len,
+                created: header.created,
+                depth: header.depth,
+                entries: header.entries,
+                chain_entries: header.chain_entries,
+                stored: 0,
+            };
+            return Ok((row, lacking));
         }
     }
 }

@@ -471,8 +471,13 @@ impl Repository {
 
     /// Rebuilds the index of the repository in a folder from its packs, manifests and names.
     ///
-    /// Use this if the index is damaged or lost. Nothing but the index changes. The old index is replaced when the new
-    /// one is complete. A snapshot that was removed, but not yet collected, is listed again.
+    /// Use this if the index is damaged or lost, or if [`verify`](Self::verify) has found damaged packs. The call reads
+    /// everything. Blocks that are damaged are left out of the index, so the next save that has them stores them again.
+    /// Snapshots that lack blocks stay listed, and loading them is an error. [`collect`](Self::collect) deletes nothing
+    /// until they are complete again or removed. Packs and manifests that cannot be read at all are moved to the folder
+    /// `damaged`. The old index is replaced when the new one is complete.
+    ///
+    /// A snapshot that was removed, but not yet collected, is listed again.
     ///
     /// # Errors
     ///

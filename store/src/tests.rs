@@ -4,6 +4,7 @@ mod allocator;
 mod crashes;
 mod damage;
 mod format;
+mod healing;
 mod hostile;
 
 use std::collections::BTreeMap;

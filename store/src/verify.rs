@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use crate::blocks::{BATCH, pack_path};
 use crate::chain::{manifest_path, open_manifest};
 use crate::collect::pack_contents;
+use crate::cores::on_all_cores;
 use crate::error::{Error, Result};
 use crate::format::BLOCK;
 use crate::format::pack::{Contents, Decoder, read_contents};
@@ -65,8 +66,9 @@ pub(crate) fn verify(inner: &Inner, depth: Depth) -> Result<Verified> {
             found.problems.push(error.to_string());
         }
     }
-    let checked: Vec<Result<u64>> =
-        packs.par_iter().map(|(number, row)| check_pack(inner, *number, row, depth)).collect();
+    let checked: Vec<Result<u64>> = on_all_cores(|| {
+        packs.par_iter().map(|(number, row)| check_pack(inner, *number, row, depth)).collect()
+    });
     for result in checked {
         found.packs += 1;
         match result {

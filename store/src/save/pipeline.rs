@@ -1,6 +1,7 @@
 //! The way of the blocks into packs.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -9,12 +10,14 @@ use std::thread;
 use memsnap::Snapshot;
 use rayon::prelude::*;
 
-use crate::blocks::lock;
+use crate::blocks::{lock, open_pack};
+use crate::cores::on_all_cores;
 use crate::error::{Error, Result};
 use crate::format::pack::{Encoder, FRAME_BLOCKS, Frame};
 use crate::format::runs::Entry;
 use crate::format::{BLOCK, position};
 use crate::id::Id;
+use crate::index::{Place, Reader};
 use crate::inner::Inner;
 use crate::progress::{Observer, Progress};
 use crate::sink::{Pending, Sink};
@@ -90,6 +93,7 @@ impl Job<'_> {
             range.clone().step_by(TASK).map(|first| first..range.end.min(first + TASK as u64))
         });
         let mut tasks = tasks.peekable();
+        let mut usable = Usable { inner: self.inner, packs: HashMap::new() };
         while tasks.peek().is_some() {
             let mut blocks = 0;
             let mut batch: Vec<Range<u64>> = Vec::new();
@@ -97,9 +101,10 @@ impl Job<'_> {
                 blocks += task.end - task.start;
                 batch.push(task);
             }
-            let read: Vec<Read> =
-                batch.into_par_iter().map(|task| self.read_task(task)).collect::<Result<_>>()?;
-            let frames = encode(&self.unknown(&read, sent)?)?;
+            let read: Vec<Read> = on_all_cores(|| {
+                batch.into_par_iter().map(|task| self.read_task(task)).collect::<Result<_>>()
+            })?;
+            let frames = encode(&self.unknown(&read, sent, &mut usable)?)?;
             for (entry, _) in read.iter().flat_map(|read| &read.blocks) {
                 list(*entry)?;
             }
@@ -136,7 +141,12 @@ impl Job<'_> {
     }
 
     /// Returns the blocks that the repository lacks, each once, and adds them to `sent`.
-    fn unknown<'r>(&self, read: &'r [Read], sent: &Mutex<HashSet<Id>>) -> Result<Vec<(Id, &'r [u8])>> {
+    fn unknown<'r>(
+        &self,
+        read: &'r [Read],
+        sent: &Mutex<HashSet<Id>>,
+        usable: &mut Usable<'_>,
+    ) -> Result<Vec<(Id, &'r [u8])>> {
         let mut hashes: Vec<Id> =
             read.iter().flat_map(|read| &read.blocks).filter_map(|block| block.0.1).collect();
         if hashes.is_empty() {
@@ -149,8 +159,15 @@ impl Job<'_> {
             let sent = lock(sent);
             hashes.iter().map(|hash| sent.contains(hash)).collect()
         };
-        let places = self.inner.read(|index| index.find(&hashes))?;
-        let known = in_packs.into_iter().zip(places).map(|(sent, place)| sent || place.is_some());
+        let places = self.inner.read(|index| {
+            let places = index.find(&hashes)?;
+            places
+                .into_iter()
+                .map(|place| place.map_or(Ok(false), |place| usable.check(index, &place)))
+                .collect()
+        });
+        let places: Vec<bool> = places?;
+        let known = in_packs.into_iter().zip(places).map(|(sent, usable)| sent || usable);
         let mut unknown: HashSet<Id> =
             hashes.iter().zip(known).filter(|(_, known)| !known).map(|(hash, _)| *hash).collect();
         lock(sent).extend(&unknown);
@@ -163,10 +180,33 @@ impl Job<'_> {
     }
 }
 
+/// The packs on which a save relies, and whether their files are there.
+///
+/// A block in a file that is missing or cut is written again, so that it is stored again.
+struct Usable<'a> {
+    inner: &'a Inner,
+    packs: HashMap<u32, bool>,
+}
+
+impl Usable<'_> {
+    fn check(&mut self, index: &Reader, place: &Place) -> Result<bool> {
+        if let Some(usable) = self.packs.get(&place.pack) {
+            return Ok(*usable);
+        }
+        let usable = match index.pack(place.pack)?.map(|row| open_pack(self.inner, &row)) {
+            None | Some(Err(Error::Damaged { .. })) => false,
+            Some(Err(error)) if error.kind() == ErrorKind::NotFound => false,
+            Some(opened) => opened.map(|_| true)?,
+        };
+        self.packs.insert(place.pack, usable);
+        Ok(usable)
+    }
+}
+
 /// Compresses blocks, in their order.
 fn encode(blocks: &[(Id, &[u8])]) -> Result<Vec<Frame>> {
     let failed = "cannot compress";
-    let frames = blocks.par_chunks(FRAME_BLOCKS).map_init(Encoder::new, |encoder, blocks| {
+    let encode = |encoder: &mut std::io::Result<Encoder>, blocks: &[(Id, &[u8])]| {
         let mut bytes = Vec::with_capacity(blocks.len() * BLOCK);
         for (_, block) in blocks {
             bytes.extend_from_slice(block);
@@ -176,8 +216,8 @@ fn encode(blocks: &[(Id, &[u8])]) -> Result<Vec<Frame>> {
             .map_err(|error| Error::Memory { action: failed, source: error.kind().into() })?;
         let hashes = blocks.iter().map(|(hash, _)| *hash).collect();
         encoder.encode(&bytes, hashes).map_err(Error::memory(failed))
-    });
-    frames.collect()
+    };
+    on_all_cores(|| blocks.par_chunks(FRAME_BLOCKS).map_init(Encoder::new, encode).collect())
 }
 
 /// Writes frames to packs until the sender is dropped.
