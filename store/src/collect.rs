@@ -163,7 +163,19 @@ pub(crate) fn collect(inner: &Inner, options: &Collect) -> Result<Collected> {
     garbage.retain(|path| !kept.contains(path));
     write_names(inner)?;
     // Nothing refers to these files any more. If the process ends now, the next collection deletes them.
-    for path in &garbage {
+    let (manifests, others): (Vec<String>, Vec<String>) =
+        garbage.into_iter().partition(|path| path.starts_with("manifests/"));
+    if !manifests.is_empty() {
+        remove_files(inner, &manifests)?;
+        // A manifest whose packs are gone would look damaged to `repair`.
+        inner.storage.sync_folder("manifests").map_err(Error::file("cannot sync", inner.path("manifests")))?;
+    }
+    remove_files(inner, &others)?;
+    Ok(done)
+}
+
+fn remove_files(inner: &Inner, paths: &[String]) -> Result<()> {
+    for path in paths {
         match inner.storage.remove(path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
                 return Err(Error::file("cannot remove", inner.path(path))(error));
@@ -171,7 +183,7 @@ pub(crate) fn collect(inner: &Inner, options: &Collect) -> Result<Collected> {
             _ => {}
         }
     }
-    Ok(done)
+    Ok(())
 }
 
 /// Divides manifests into those that are listed, young, or the base of a needed one, and the others.

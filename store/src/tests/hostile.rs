@@ -232,7 +232,9 @@ fn an_index_that_lies_is_refused() {
     let saved = repository.save(&next).parent_id(small.base).run().unwrap();
     assert!(content(repository.load(saved.id()).run().unwrap().snapshot()) == noise(5));
     repository.list().unwrap();
-    repository.collect(&Collect::new().grace(Duration::ZERO)).unwrap();
+    // Its base is not below it, so it is not known what it needs.
+    let collected = repository.collect(&Collect::new().grace(Duration::ZERO));
+    assert!(matches!(collected, Err(Error::Damaged { .. })));
 }
 
 /// Loading onto another snapshot read only the header of the manifest that both have in common, and believed its length.
