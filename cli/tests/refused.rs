@@ -105,7 +105,7 @@ fn files_that_cannot_be_saved_are_named() {
 fn devices_are_refused_where_they_make_no_sense() {
     let bench = Bench::with_repository();
     let message = bench.refused(&["save", "repo", "/dev/null"]);
-    assert!(message.contains("/dev/null: it is no regular file, block device or pipe"), "{message}");
+    assert!(message.contains("/dev/null: it is not a regular file, a block device or a pipe"), "{message}");
     std::fs::write(bench.path("file"), "bytes").unwrap();
     bench.save(&["file", "--name", "base"]);
     let message = bench.refused(&["extract", "repo", "base", "/dev/null"]);

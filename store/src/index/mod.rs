@@ -119,8 +119,11 @@ impl Index {
 
     /// Opens the database.
     fn start(storage: &dyn Storage, path: &str, mode: DatabaseMode) -> Result<Self> {
-        let action = if mode == DatabaseMode::Create { "create" } else { "open" };
-        let file = storage.database(path, mode).map_err(Error::file(action, storage.path(path)))?;
+        let (action, failed) = match mode {
+            DatabaseMode::Create => ("create", "cannot create"),
+            DatabaseMode::Write | DatabaseMode::Read => ("open", "cannot open"),
+        };
+        let file = storage.database(path, mode).map_err(Error::file(failed, storage.path(path)))?;
         let (gate, backend) = Gate::new(file, mode)?;
         let database = gate
             .run(action, || Ok(Database::builder().set_cache_size(CACHE).create_with_backend(backend)?))?;

@@ -82,7 +82,7 @@ impl Objects {
             .thread_name("memsnap-remote")
             .enable_all()
             .build()
-            .map_err(Error::file("start the threads for", url.clone()))?;
+            .map_err(Error::file("cannot start the threads for", url.clone()))?;
         Ok(Self {
             store: Arc::new(PrefixStore::new(store, prefix)),
             url,

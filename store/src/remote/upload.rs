@@ -97,5 +97,5 @@ impl Source<'_> {
 }
 
 fn unreadable(path: &str) -> impl FnOnce(io::Error) -> Error {
-    Error::file("read the source of", path)
+    Error::file("cannot read the source of", path)
 }
