@@ -98,7 +98,7 @@ pub enum Error {
         expected: String,
     },
     /// Another thread, process or machine uses the repository, and did not finish in time.
-    #[error("{place} is in use by another process: waited {seconds} s for {lock}; try again later")]
+    #[error("{place} is in use: waited {seconds} s for {lock}; try again later")]
     Busy {
         /// The folder or URL.
         place: String,
