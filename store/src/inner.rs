@@ -126,7 +126,7 @@ pub(crate) fn resolve(index: &Reader, reference: &Reference) -> Result<(Id, Mani
     };
     if let Some(id) = index.name(text)? {
         return listed(id)?
-            .ok_or_else(|| Error::damaged("index.redb", format!("the name {text} leads to no snapshot")));
+            .ok_or_else(|| Error::damaged("index.redb", format!("the name {text} stands for no snapshot")));
     }
     let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit()) && (SHORTEST..=64).contains(&text.len());
     if !digits {

@@ -1,4 +1,4 @@
-//! Rebuilding the index.
+//! Repair: builds a new index from packs, manifests and names.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -14,7 +14,7 @@ use crate::inner::{Inner, now};
 use crate::sink::places;
 use crate::storage::DatabaseMode;
 
-/// What [`Repository::repair`](crate::Repository::repair) has found.
+/// The result of [`Repository::repair`](crate::Repository::repair).
 ///
 /// # Examples
 ///
@@ -45,7 +45,7 @@ pub struct Repaired {
     pub packs: u64,
     /// The number of names that are in the new index.
     pub names: u64,
-    /// What could not be used: one sentence each, which names the object. The files stay where they are.
+    /// The files that cannot be used, with one sentence for each. The files stay where they are.
     pub problems: Vec<String>,
 }
 
@@ -74,10 +74,10 @@ pub(crate) fn repair(inner: &Inner) -> Result<Repaired> {
     renamed.map(|()| found)
 }
 
-/// Returns what is wrong with a file that is damaged, and other errors as they are.
+/// Returns the message of an error about a damaged file. Returns other errors as errors.
 ///
-/// A file that could not be read this time, or that a newer version wrote, has to stay in the index: the collector deletes
-/// what the index does not have.
+/// A file that cannot be read now, or that a newer version wrote, must not be left out of the index: a collection would
+/// delete it.
 fn damage(error: Error) -> Result<String> {
     match error {
         Error::Damaged { .. } => Ok(error.to_string()),
@@ -148,7 +148,7 @@ fn add_manifests(inner: &Inner, index: &Index, found: &mut Repaired) -> Result<(
             Err(error) => found.problems.push(damage(error)?),
         }
     }
-    // A manifest can only be used with the whole chain below it.
+    // A manifest can be used only if the whole chain below it can be used.
     loop {
         let whole = |header: &Header| match header.base {
             None => true,
@@ -230,9 +230,10 @@ fn add_names(inner: &Inner, index: &Index, found: &mut Repaired) -> Result<()> {
                 writer.set_name(&file.name, id.as_ref())?;
                 found.names += 1;
             }
-            None => {
-                found.problems.push(format!("names/{} is ignored: it leads to no usable snapshot", file.name))
-            }
+            None => found.problems.push(format!(
+                "names/{} is ignored: it does not contain the id of a snapshot that can be used",
+                file.name
+            )),
         }
     }
     writer.commit()
