@@ -1,4 +1,4 @@
-//! Reading blocks: finds them in the index, reads and decompresses frames, and compares each block with its hash.
+//! `Blocks`: finds blocks in the index, reads and decompresses their frames, and compares each block with its hash.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,7 +13,7 @@ use crate::index::{PackRow, Place, Reader};
 use crate::inner::Inner;
 use crate::storage::ReadFile;
 
-/// The number of blocks that are read at a time: those of 64 MiB.
+/// The number of blocks that are read at a time: 64 MiB of blocks.
 pub(crate) const BATCH: usize = 16_384;
 
 /// Returns the path of a pack.
@@ -21,7 +21,7 @@ pub(crate) fn pack_path(id: &Id) -> String {
     format!("packs/{id}")
 }
 
-/// Reads blocks of a repository. It keeps packs open.
+/// Reads blocks of a repository. Keeps packs open.
 pub(crate) struct Blocks<'a> {
     inner: &'a Inner,
     packs: HashMap<u32, Pack>,
@@ -34,7 +34,7 @@ struct Pack {
     file: Arc<dyn ReadFile>,
 }
 
-/// A frame, and the blocks of it that are wanted: their numbers in the frame and in the list of the caller.
+/// A frame, and its wanted blocks: their numbers in the frame and in the list of the caller.
 struct Wanted {
     place: Place,
     pack: Pack,
@@ -48,14 +48,14 @@ impl<'a> Blocks<'a> {
 
     /// Reads the blocks with these hashes, at most [`BATCH`] of them.
     ///
-    /// Calls `take` once for each, with its number in `wanted` and its bytes, from several threads and in no order.
+    /// Calls `take` once for each block, with its number in `wanted` and its bytes, from several threads, in no order.
     pub(crate) fn read(
         &mut self,
         wanted: &[Id],
         take: impl Fn(usize, &[u8]) -> Result<()> + Sync,
     ) -> Result<()> {
         let frames = match self.find(wanted) {
-            // The collector may have moved blocks to another pack since the index was read.
+            // A collection may have moved blocks to another pack.
             Err(Error::File { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
                 self.packs.clear();
                 self.find(wanted)?
@@ -97,7 +97,7 @@ impl<'a> Blocks<'a> {
                 };
                 if checked.insert(place.pack) {
                     let row = pack_row(index, place.pack)?;
-                    // The number of a pack that was collected is used again for another one.
+                    // The number of a deleted pack can be used again for another pack.
                     if self.packs.get(&place.pack).is_none_or(|pack| pack.id != row.id) {
                         self.packs.insert(place.pack, open_pack(inner, &row)?);
                     }
@@ -126,7 +126,7 @@ impl<'a> Blocks<'a> {
 
 fn pack_row(index: &Reader, number: u32) -> Result<PackRow> {
     index.pack(number)?.ok_or_else(|| {
-        Error::damaged("index.redb", format!("it has blocks in the pack {number} and not the pack"))
+        Error::damaged("index.redb", format!("it has places in the pack {number}, but not the pack"))
     })
 }
 
@@ -152,7 +152,10 @@ impl Wanted {
         let (place, path) = (&self.place, pack_path(&self.pack.id));
         let wrong = |what: String| Error::damaged(&*path, format!("the frame at {}: {what}", place.offset));
         if u64::from(place.offset) + u64::from(place.stored) > self.pack.len {
-            return Err(wrong(format!("the index has its end behind that of the file ({})", self.pack.len)));
+            return Err(wrong(format!(
+                "in the index, it ends after the end of the file ({} bytes)",
+                self.pack.len
+            )));
         }
         let Some(encoding) = Encoding::from_byte(place.encoding) else {
             return Err(wrong(format!("its encoding {} is not known", place.encoding)));
@@ -170,7 +173,7 @@ impl Wanted {
     }
 }
 
-/// Calls `take` with batches of entries, and returns the first error.
+/// Calls `take` with batches of entries. Stops at the first error, and returns it.
 pub(crate) fn in_batches<T>(
     entries: impl Iterator<Item = Result<T>>,
     mut take: impl FnMut(&[T]) -> Result<()>,
@@ -186,7 +189,7 @@ pub(crate) fn in_batches<T>(
     if batch.is_empty() { Ok(()) } else { take(&batch) }
 }
 
-/// Locks a mutex whose value is valid after a panic too.
+/// Locks a mutex whose value is also valid after a panic of another thread.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
