@@ -4,7 +4,7 @@
 //! cargo run --release -p memsnap-store --example checkpointed [-- --size 1GiB --rounds 8 --folder FOLDER]
 //! ```
 //!
-//! The program starts itself as a child process. The child keeps a ledger in a view, updates some pages in each step, and
+//! The program starts itself as a child process. The child keeps a ledger in a view, updates up to 256 pages in each step, and
 //! saves a checkpoint every few steps. A checkpoint is *acknowledged* when `save` has returned. The child then sends its
 //! id to the parent through a pipe. The parent kills the child at a random moment (`SIGKILL`, or `TerminateProcess` on
 //! Windows), and starts the next child, which loads the last checkpoint and continues.
