@@ -1,4 +1,4 @@
-//! What is refused: missing repositories, wrong references, files that cannot be saved. Each message names the object.
+//! Refused commands: missing repositories, wrong references, files that cannot be saved. Each message names the object.
 
 mod kit;
 
@@ -67,7 +67,7 @@ fn wrong_references_are_named() {
     assert!(!bench.path("out").exists());
 }
 
-/// The first four digits of ids are the same for two of some hundred snapshots, so two such are made.
+/// Among a few hundred snapshots, two have ids with the same first four digits. This makes two such snapshots.
 #[test]
 fn an_ambiguous_id_is_refused_with_its_candidates() {
     let bench = Bench::with_repository();
