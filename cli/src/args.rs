@@ -181,8 +181,8 @@ pub(crate) struct Name {
 
 /// Remove a snapshot and its names; `gc` frees the space
 ///
-/// Snapshots that were made from it stay as they are. In an object store, the names stay, and stand for no snapshot until
-/// they are moved.
+/// Snapshots that were made from it stay as they are. In an object store, the names stay, and stand for no snapshot
+/// until they are moved.
 #[derive(Args, Debug)]
 pub(crate) struct Remove {
     /// The repository: a folder, or the URL of an object store

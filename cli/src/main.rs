@@ -1,8 +1,8 @@
 //! `memsnap`: saves memory files and disk images as deduplicated, incremental snapshots.
 //!
-//! `args` defines the arguments. Each command is a module of `commands`, which calls the crate `memsnap-store` and passes
-//! the result to `output`. `source` opens the file to save, `remote` opens object stores, and `progress` shows bars on a
-//! terminal.
+//! `args` defines the arguments. Each command is a module of `commands`, which calls the crate `memsnap-store` and
+//! passes the result to `output`. `source` opens the file to save, `remote` opens object stores, and `progress` shows
+//! bars on a terminal.
 #![forbid(unsafe_code)]
 
 mod args;

@@ -9,7 +9,9 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 
-/// The standard output. If its reader has closed the pipe, further output is dropped, and the command continues.
+/// The standard output.
+///
+/// If its reader has closed the pipe, further output is dropped, and the command continues.
 pub(crate) struct Output {
     json: bool,
     stdout: BufWriter<Stdout>,
@@ -130,8 +132,9 @@ pub(crate) fn utc_millis(time: SystemTime) -> Option<String> {
     rfc3339(time, humantime::format_rfc3339_millis)
 }
 
-/// Formats a time. A manifest can contain any time. humantime panics for times before 1970, and returns an error for
-/// those after 9999.
+/// Formats a time.
+///
+/// A manifest can contain any time. humantime panics for times before 1970, and returns an error for those after 9999.
 fn rfc3339(time: SystemTime, format: fn(SystemTime) -> humantime::Rfc3339Timestamp) -> Option<String> {
     let mut text = String::new();
     (time >= UNIX_EPOCH && write!(text, "{}", format(time)).is_ok()).then_some(text)

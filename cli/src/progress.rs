@@ -5,7 +5,9 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use memsnap_store::Progress;
 
-/// A progress bar, which disappears when it is dropped. It is not drawn if the standard error is not a terminal.
+/// A progress bar, which disappears when it is dropped.
+///
+/// It is not drawn if the standard error is not a terminal.
 pub(crate) struct Bar(ProgressBar);
 
 impl Bar {

@@ -29,7 +29,9 @@ pub(crate) fn open(url: &str) -> Result<Remote, Failure> {
     Ok(Remote::open(url, &RemoteOptions::new())?)
 }
 
-/// Returns whether `text` is a name in an object store. Prints a message if several machines moved it at the same time.
+/// Returns whether `text` is a name in an object store.
+///
+/// Prints a message if several machines moved it at the same time.
 pub(crate) fn has_name(remote: &Remote, text: &str) -> Result<bool, Failure> {
     let name = match remote.name(text) {
         Ok(Some(name)) => name,

@@ -13,7 +13,9 @@ const PIECE: usize = 1 << 20;
 /// The length of a block. Blocks of zeroes become holes of the temporary file.
 const BLOCK: usize = 4096;
 
-/// Opens the file to save. If `diff` is set, the file must be a regular file, because only these have holes.
+/// Opens the file to save.
+///
+/// If `diff` is set, the file must be a regular file, because only these have holes.
 ///
 /// The store reads files at any offset. So the bytes of a pipe are copied to a temporary file first. The temporary file
 /// has no name, and the system deletes it when it is closed.
@@ -62,7 +64,9 @@ fn standard_input(diff: bool) -> Result<File, Failure> {
     spool(io::stdin().lock(), NAME)
 }
 
-/// Returns the standard input as a file if it is a file (`memsnap save repo - < file`) of which nothing was read yet.
+/// Returns the standard input if it is a file of which nothing was read yet.
+///
+/// This is the case for `memsnap save repo - < file`.
 #[cfg(unix)]
 fn redirected_file() -> io::Result<Option<File>> {
     use std::os::fd::AsFd;

@@ -1,4 +1,6 @@
-//! Refused commands: missing repositories, wrong references, files that cannot be saved. Each message names the object.
+//! Refused commands: missing repositories, wrong references, files that cannot be saved.
+//!
+//! Each message names the object.
 
 mod kit;
 
@@ -67,7 +69,9 @@ fn wrong_references_are_named() {
     assert!(!bench.path("out").exists());
 }
 
-/// Among a few hundred snapshots, two have ids with the same first four digits. This makes two such snapshots.
+/// Among a few hundred snapshots, two have ids with the same first four digits.
+///
+/// This makes two such snapshots.
 #[test]
 fn an_ambiguous_id_is_refused_with_its_candidates() {
     let bench = Bench::with_repository();

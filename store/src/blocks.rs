@@ -1,4 +1,4 @@
-//! `Blocks`: finds blocks in the index, reads and decompresses their frames, and compares each block with its hash.
+//! `Blocks`: finds, reads and decompresses blocks, and compares each one with its hash.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, PoisonError};

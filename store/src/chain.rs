@@ -68,7 +68,9 @@ fn check_row(header: Option<&Header>, id: Id, row: &ManifestRow) -> Result<()> {
     Err(Error::damaged("index.redb", format!("it does not agree with {}", manifest_path(&id))))
 }
 
-/// A chain of manifests, each the base of the one before. The last one is full, unless the chain was cut.
+/// A chain of manifests, each the base of the one before.
+///
+/// The last one is full, unless the chain was cut.
 pub(crate) struct Chain {
     layers: Vec<ManifestReader>,
 }
@@ -143,7 +145,9 @@ struct Layer {
 /// The merged blocks of a chain. When it ends, all manifests have been compared with their ids.
 pub(crate) struct Entries {
     layers: Vec<Layer>,
-    /// The next block of each layer. The lowest block comes first, and of equal blocks that of the topmost layer.
+    /// The next block of each layer.
+    ///
+    /// The lowest block comes first, and of equal blocks that of the topmost layer.
     heads: BinaryHeap<Reverse<(u64, usize, Option<Id>)>>,
     last: Option<u64>,
     zeroes: bool,
@@ -181,7 +185,7 @@ impl Iterator for Entries {
     }
 }
 
-/// A block in which two snapshots differ: its number, and its hash in the second snapshot (`None` for zeroes).
+/// A block in which two snapshots differ: its number, and its hash in the second one, if not zero.
 pub(crate) type Difference = Entry;
 
 /// Returns the blocks in which `to` differs from `from`, in ascending order, within the length of `to`.
@@ -206,7 +210,9 @@ pub(crate) fn differences(
     Ok(Box::new(joined.filter(move |entry| entry.as_ref().map_or(true, |entry| entry.0 < limit))))
 }
 
-/// Returns the blocks that the manifests above the common one list. Returns `None` if these are not all differences.
+/// Returns the blocks that the manifests above the common one list.
+///
+/// Returns `None` if these are not all differences.
 fn above_common(storage: &dyn Storage, from: Id, to: Id) -> Result<Option<Vec<Difference>>> {
     let (mut a, mut b) = (Some(from), Some(to));
     let mut seen = Vec::new();

@@ -175,7 +175,7 @@ pub(crate) fn collect(inner: &Inner, options: &Collect) -> Result<Collected> {
     Ok(done)
 }
 
-/// Divides manifests into those that are needed (listed, young, or the base of a needed one) and the others.
+/// Divides manifests into needed ones (listed, young, or the base of a needed one) and the others.
 fn divide(
     manifests: Vec<(Id, ManifestRow)>,
     is_young: impl Fn(&ManifestRow) -> bool,

@@ -10,7 +10,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 /// An error of the store.
 ///
-/// Its message names the operation or the object, and says what to do. It converts to [`io::Error`], so that functions that return `io::Result` can use `?`.
+/// Its message names the operation or the object, and says what to do. It converts to [`io::Error`], so that functions
+/// that return `io::Result` can use `?`.
 ///
 /// # Examples
 ///
@@ -113,7 +114,9 @@ pub enum Error {
         /// The name.
         name: String,
     },
-    /// The lease of a push or a collection ended before it was renewed. Objects may have been deleted since.
+    /// The lease of a push or a collection ended before it was renewed.
+    ///
+    /// Objects may have been deleted since.
     #[error(
         "the lease {lease} was not renewed within {seconds} s and has ended: start again; a push uses what was already sent"
     )]

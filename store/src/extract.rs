@@ -39,9 +39,9 @@ impl<'a> Extract<'a> {
 
     /// Writes the content of the snapshot to the file, without the padding of the last page.
     ///
-    /// Blocks of zeroes become holes, if the file system supports holes. On Linux, if the snapshot or one of its ancestors
-    /// is in the cache (see [`Repository::map`](crate::Repository::map)), and if the file system can clone files (Btrfs,
-    /// XFS), the file shares equal blocks with the file in the cache.
+    /// Blocks of zeroes become holes, if the file system supports holes. On Linux, if the snapshot or one of its
+    /// ancestors is in the cache (see [`Repository::map`](crate::Repository::map)), and if the file system can clone
+    /// files (Btrfs, XFS), the file shares equal blocks with the file in the cache.
     ///
     /// If a file of this name exists, it is replaced when the new file is complete and synced. After an error, it is as
     /// it was.
@@ -144,7 +144,9 @@ fn make_usual(file: &File, replaced: &Path) -> io::Result<()> {
     file.set_permissions(permissions)
 }
 
-/// Writes a snapshot to an empty file. Errors name it `path`. Returns the number of bytes that were written.
+/// Writes a snapshot to an empty file.
+///
+/// Errors name it `path`. Returns the number of bytes that were written.
 pub(crate) fn write_image(
     inner: &Inner,
     file: &File,

@@ -1,4 +1,4 @@
-//! `Id`, the BLAKE3 hash that names a block, a pack or a manifest, and `Reference`, a reference to a snapshot.
+//! `Id`: the hash that names a block, a pack or a manifest. `Reference`: a reference to a snapshot.
 
 use std::fmt;
 use std::str::FromStr;

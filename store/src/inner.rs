@@ -15,8 +15,10 @@ pub(crate) const WRITER: &str = "lock";
 /// The lock of the index. It is held while the index is open.
 pub(crate) const INDEX: &str = "index.lock";
 
-/// The lock of the next process to use the index. It is held while waiting for [`INDEX`], so that readers that begin later
-/// wait behind a writer. Without it, readers that overlap could make a writer wait for ever.
+/// The lock of the next process to use the index.
+///
+/// It is held while waiting for [`INDEX`], so that readers that begin later wait behind a writer. Without it, readers
+/// that overlap could make a writer wait for ever.
 pub(crate) const TURN: &str = "index.turn";
 
 /// The default time that an operation waits for a lock.
@@ -45,23 +47,27 @@ impl Inner {
         self.lock(WRITER, Lock::Exclusive, "the lock of the writer")
     }
 
-    /// Locks the repository against writers, but not against readers. Used by long operations that read everything.
+    /// Locks the repository against writers, but not against readers.
+    ///
+    /// Used by long operations that read everything.
     pub(crate) fn lock_reader(&self) -> Result<Box<dyn Locked>> {
         self.lock(WRITER, Lock::Shared, "the lock of the writer")
     }
 
     /// Calls `read` with the index, which is open and locked against writers meanwhile.
     ///
-    /// `read` must not call this function again: if a writer waits for the lock, the inner call would wait for the writer,
-    /// and the writer for the outer call.
+    /// `read` must not call this function again: if a writer waits for the lock, the inner call would wait for the
+    /// writer, and the writer for the outer call.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&Reader) -> Result<T>) -> Result<T> {
         let _lock = self.lock_in_turn(Lock::Shared)?;
         let index = Index::open(&*self.storage, index::PATH, DatabaseMode::Read, &self.id)?;
         read(&index.read()?)
     }
 
-    /// Changes the index in one transaction, which is durable when this returns. After an error, the index has not
-    /// changed, with one exception: if the last sync failed, the change may exist, and the next commit makes it durable.
+    /// Changes the index in one transaction, which is durable when this returns.
+    ///
+    /// After an error, the index has not changed, with one exception: if the last sync failed, the change may exist,
+    /// and the next commit makes it durable.
     ///
     /// The caller holds the lock of the writer.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Writer<'_>) -> Result<T>) -> Result<T> {
@@ -97,8 +103,9 @@ impl Inner {
         self.read(|index| resolve(index, reference))
     }
 
-    /// Returns the error to report if reading a snapshot failed with `error`: that there is no such snapshot, if it was
-    /// removed and collected meanwhile.
+    /// Returns the error to report if reading a snapshot failed with `error`.
+    ///
+    /// If the snapshot was removed and collected meanwhile, this is that there is no such snapshot.
     pub(crate) fn or_removed(&self, id: Id, error: Error) -> Error {
         let may_be_gone = match &error {
             Error::Damaged { .. } => true,

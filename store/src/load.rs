@@ -168,7 +168,9 @@ fn lengths(row: &ManifestRow) -> Result<(usize, usize)> {
     }
 }
 
-/// Returns the parts of `bytes` that are the blocks of these entries. The entries ascend, and none is a block of zeroes.
+/// Returns the parts of `bytes` that are the blocks of these entries.
+///
+/// The entries ascend, and none is a block of zeroes.
 fn split<'b>(bytes: &'b mut [u8], entries: &[Entry]) -> Vec<Mutex<&'b mut [u8]>> {
     let mut parts = Vec::with_capacity(entries.len());
     let (mut rest, mut at) = (bytes, 0);

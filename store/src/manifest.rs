@@ -27,7 +27,7 @@ pub struct Manifest {
     pub labels: BTreeMap<String, String>,
     /// The attachments.
     pub attachments: BTreeMap<String, Vec<u8>>,
-    /// The number of blocks that the manifest lists: all that are not zero, or those that differ from the base.
+    /// The number of listed blocks: all that are not zero, or those that differ from the base.
     pub blocks: u64,
     /// The number of bytes that saving the snapshot added to the repository.
     pub stored: u64,

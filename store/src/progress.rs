@@ -4,8 +4,8 @@ use std::fmt;
 
 /// The progress of an operation, in bytes.
 ///
-/// A function that was passed to `progress` is called by the thread that called `run`, after each part of the work. A part
-/// is a batch of blocks, or a file that was sent or received.
+/// A function that was passed to `progress` is called by the thread that called `run`, after each part of the work. A
+/// part is a batch of blocks, or a file that was sent or received.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Progress {

@@ -239,7 +239,9 @@ fn add_names(inner: &Inner, index: &Index, found: &mut Repaired) -> Result<()> {
     writer.commit()
 }
 
-/// Reads the id in the file of a name. Returns `None` if there is no such file, or if it contains no id.
+/// Reads the id in the file of a name.
+///
+/// Returns `None` if there is no such file, or if it contains no id.
 pub(crate) fn read_name(inner: &Inner, name: &str) -> Result<Option<Id>> {
     let path = format!("names/{name}");
     let failed = || Error::file("cannot read", inner.path(&path));

@@ -278,7 +278,7 @@ impl Repository {
 
 /// Lookup.
 impl Repository {
-    /// Returns the id of a snapshot, which is given by a name or by the first digits of its id.
+    /// Returns the id of a snapshot, given by a name or by the first digits of its id.
     ///
     /// # Errors
     ///

@@ -268,8 +268,8 @@ impl Save<'_, &Snapshot> {
 impl Save<'_, &File> {
     /// Uses the bytes of the parent for the holes of the file.
     ///
-    /// The diff snapshots of Firecracker are such files. Set the parent with [`parent_id`](Self::parent_id): if it is set
-    /// with [`parent`](Self::parent), holes are saved as zeroes. `run` fails if there is no parent.
+    /// The diff snapshots of Firecracker are such files. Set the parent with [`parent_id`](Self::parent_id): if it is
+    /// set with [`parent`](Self::parent), holes are saved as zeroes. `run` fails if there is no parent.
     ///
     /// Holes are found on Linux, Android, FreeBSD and macOS. On other systems, and on file systems without holes, the
     /// zeroes that the system returns for a hole are saved instead.

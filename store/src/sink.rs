@@ -11,7 +11,9 @@ use crate::index::{PackRow, Place, Writer};
 use crate::inner::{Inner, now};
 use crate::storage::WriteFile;
 
-/// Writes frames to packs. The bytes of a pack are durable when it ends, and its name after [`Sink::sync`].
+/// Writes frames to packs.
+///
+/// The bytes of a pack are durable when it ends, and its name after [`Sink::sync`].
 pub(crate) struct Sink<'a> {
     inner: &'a Inner,
     /// Whether packs keep their temporary names and are not synced, because they are only sent to a remote.
@@ -35,7 +37,9 @@ impl<'a> Sink<'a> {
         Self { inner, temporary: false, open: None, ended: Vec::new(), bytes: 0, blocks: 0 }
     }
 
-    /// Returns a sink whose packs are files with temporary names. See [`take_temporary`](Self::take_temporary).
+    /// Returns a sink whose packs are files with temporary names.
+    ///
+    /// See [`take_temporary`](Self::take_temporary).
     #[cfg(feature = "remote")]
     pub(crate) fn temporary(inner: &'a Inner) -> Self {
         let mut sink = Self::new(inner);
@@ -101,7 +105,9 @@ impl<'a> Sink<'a> {
         self.ended.iter().map(|(_, _, contents)| contents.hashes.len()).sum()
     }
 
-    /// Ends the current pack, and makes the names of all packs durable. Returns the packs to add to the index.
+    /// Ends the current pack, and makes the names of all packs durable.
+    ///
+    /// Returns the packs to add to the index.
     pub(crate) fn sync(&mut self) -> Result<Pending> {
         self.end_pack()?;
         if !self.ended.is_empty() {

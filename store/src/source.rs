@@ -155,7 +155,7 @@ fn read_some_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize
     std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
 }
 
-/// Returns the blocks below `limit` that the byte ranges touch, as ascending ranges that are not adjacent.
+/// Returns the blocks below `limit` that byte ranges touch, as ascending ranges with gaps between them.
 pub(crate) fn block_ranges(bytes: impl IntoIterator<Item = Range<u64>>, limit: u64) -> Vec<Range<u64>> {
     let mut blocks: Vec<Range<u64>> = Vec::new();
     for range in bytes {

@@ -9,7 +9,9 @@ use crate::format::Sequential;
 use crate::format::runs::{Entry, RunReader, RunWriter};
 use crate::storage::{Storage, WriteFile};
 
-/// The longest list in memory, in bytes. It has the hashes of 1 GiB of adjacent blocks, or of less if they are scattered.
+/// The longest list in memory, in bytes.
+///
+/// It has the hashes of 1 GiB of adjacent blocks, or of less if they are scattered.
 const MEMORY: usize = 8 << 20;
 
 /// A list of blocks to which blocks are added.

@@ -19,10 +19,12 @@ use crate::storage::ReadFile;
 /// The checks that [`Repository::verify`](crate::Repository::verify) makes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Depth {
-    /// Checks that the hash of each manifest is its id, that the index has all blocks that the manifests list, and that
-    /// the lists of blocks of the packs agree with the index.
+    /// Checks manifests, the index, and the lists of blocks of the packs.
+    ///
+    /// The hash of each manifest has to be its id, the index has to have all blocks that the manifests list, and the
+    /// lists of blocks of the packs have to agree with the index.
     Structure,
-    /// Makes the checks of [`Structure`](Self::Structure), and compares every pack and every block with its hash.
+    /// Checks the structure, and compares every pack and every block with its hash.
     Data,
 }
 
@@ -82,7 +84,7 @@ pub(crate) fn verify(inner: &Inner, depth: Depth) -> Result<Verified> {
     Ok(found)
 }
 
-/// Checks that a manifest agrees with its id and with the index, and that the index has its base and its blocks.
+/// Checks that a manifest agrees with its id and the index, and that the index has its base and blocks.
 fn check_manifest(
     inner: &Inner,
     id: Id,
@@ -200,7 +202,9 @@ fn check_pack(inner: &Inner, number: u32, row: &PackRow, depth: Depth) -> Result
     Ok(contents.hashes.len() as u64)
 }
 
-/// Reads all of a pack, and compares it with its name, and its blocks with their hashes. Returns its lists.
+/// Reads all of a pack, and compares it with its name, and its blocks with their hashes.
+///
+/// Returns its lists.
 pub(crate) fn check_data(inner: &Inner, file: &dyn ReadFile, id: Id) -> Result<Contents> {
     let path = pack_path(&id);
     let failed = || Error::file("cannot read", inner.path(&path));

@@ -1,4 +1,6 @@
-//! Damaged and hostile remotes. A pull fails and names the object, and the repository gets no wrong bytes.
+//! Damaged and hostile remotes.
+//!
+//! A pull fails and names the object, and the repository gets no wrong bytes.
 #![cfg(feature = "remote")]
 
 mod common;
@@ -46,7 +48,9 @@ impl Setup {
         found
     }
 
-    /// Pulls the child. Checks that all bytes are right after success, and that nothing of it is listed after an error.
+    /// Pulls the child.
+    ///
+    /// Checks that all bytes are right after success, and that nothing of it is listed after an error.
     fn pull(&self) -> Result<(), Error> {
         let there = Machine::new();
         let result = there.repository.pull(&self.remote(), self.child).run();

@@ -1,4 +1,6 @@
-//! Processes that are killed at random moments. All acknowledged snapshots exist, nothing is damaged, and work continues.
+//! Processes that are killed at random moments.
+//!
+//! All acknowledged snapshots exist, nothing is damaged, and work continues.
 //!
 //! `MEMSNAP_STORE_KILLS` sets how often each kind of process is killed.
 #![cfg(feature = "remote")]

@@ -52,8 +52,9 @@ fn manifests_that_stay_keep_their_packs() {
     in_memory(transfer::manifests_that_stay_keep_their_packs);
 }
 
-/// The connection is lost after each number of requests. The next push completes the snapshot, also after a collection
-/// without a grace time.
+/// The connection is lost after each number of requests.
+///
+/// The next push completes the snapshot, also after a collection without a grace time.
 #[test]
 fn a_push_that_was_interrupted_can_be_started_again() {
     let here = Machine::new();

@@ -50,7 +50,9 @@ pub(super) fn run(args: &args::Extract, output: &mut Output) -> Result<(), Failu
     })
 }
 
-/// Returns the path of the file to write. Follows links. Refuses folders and devices, because a rename would replace them.
+/// Returns the path of the file to write.
+///
+/// Follows links. Refuses folders and devices, because a rename would replace them.
 fn target(file: &Path) -> Result<PathBuf, Failure> {
     let Ok(metadata) = fs::metadata(file) else { return Ok(file.to_owned()) };
     if metadata.is_file() {

@@ -13,7 +13,9 @@ use crate::output::{Output, count, note, size};
 use crate::progress::Bar;
 use crate::source;
 
-/// The longest attachment. Attachments are in memory when they are saved and when their manifest is read.
+/// The longest attachment.
+///
+/// Attachments are in memory when they are saved and when their manifest is read.
 const MAX_ATTACHMENT: u64 = 64 << 20;
 
 #[derive(Serialize)]

@@ -163,7 +163,9 @@ fn loads(results: &Results) -> Vec<Verdict> {
     all
 }
 
-/// The greatest number of requests of a push of 256 blocks. One request for each block would be far more.
+/// The greatest number of requests of a push of 256 blocks.
+///
+/// One request for each block would be far more.
 const REQUESTS: f64 = 64.0;
 
 fn pushes(results: &Results) -> Vec<Verdict> {

@@ -86,7 +86,7 @@ pub(crate) fn apply_to_file(changes: &[Change], path: &Path) -> Result<()> {
 /// The level of `zstd -1`.
 const LEVEL: i32 = 1;
 
-/// Returns the length of changed pages after `zstd -1` of all of them, or their own length if that is less.
+/// Returns the length of changed pages, compressed as one stream by `zstd -1` if that is shorter.
 pub(crate) fn compressed(changes: &[Change]) -> Result<usize> {
     let bytes: Vec<u8> = changes.iter().flat_map(|(_, bytes)| bytes).copied().collect();
     Ok(zstd::bulk::compress(&bytes, LEVEL).context("compressing changed pages")?.len().min(bytes.len()))

@@ -89,7 +89,9 @@ fn text_files(want: usize) -> Result<Pages> {
     Ok(Pages { bytes, description })
 }
 
-/// Appends the files below `roots` to `bytes`, until there are `want` bytes. Returns the number of files.
+/// Appends the files below `roots` to `bytes`, until there are `want` bytes.
+///
+/// Returns the number of files.
 ///
 /// A file is taken if `by_name` accepts its path and `by_start` its first bytes.
 fn collect(

@@ -1,13 +1,13 @@
-//! Measures memsnap-store, restic, zstd and cp on the same data, and compares the results with the bars of the store.
+//! Measures memsnap-store, restic, zstd and cp on the same data, and checks the bars of the store.
 //!
 //! ```text
 //! cargo run --release -p memsnap-store-bench -- [--quick] [--only first,child] [--out FOLDER]
 //! ```
 //!
-//! Times are measured with repositories in two places: on a disk, and in memory (`/dev/shm`), where a sync costs nothing.
-//! All programs save the same image and take turns. Each has a first round that is not counted. Before each long call, the
-//! program writes the dirty pages of the system to its disks (`sync`). restic and zstd are skipped if they are not
-//! installed.
+//! Times are measured with repositories in two places: on a disk, and in memory (`/dev/shm`), where a sync costs
+//! nothing. All programs save the same image and take turns. Each has a first round that is not counted. Before each
+//! long call, the program writes the dirty pages of the system to its disks (`sync`). restic and zstd are skipped if
+//! they are not installed.
 
 // The files that need `unsafe` allow it.
 #![deny(unsafe_code)]

@@ -13,7 +13,7 @@ use crate::workload::memory::Measure;
 use crate::workload::{Bench, Workload};
 use crate::{bars, image, report, system, tool};
 
-/// Measures memsnap-store, restic, zstd and cp on the same data, and compares the results with the bars of the store.
+/// Measures memsnap-store, restic, zstd and cp on the same data, and checks the bars of the store.
 #[derive(Parser)]
 struct Options {
     /// Use an image of 128 MiB and one round, which takes under a minute; the bars are those for 1 GiB

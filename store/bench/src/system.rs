@@ -27,7 +27,9 @@ pub(crate) fn memory(name: &str) -> Result<u64> {
     Ok(field("/proc/self/status", name)? * 1024)
 }
 
-/// Runs a call. Returns its result, and the greatest anonymous memory of this process, sampled each millisecond.
+/// Runs a call.
+///
+/// Returns its result, and the greatest anonymous memory of this process, sampled each millisecond.
 pub(crate) fn peak_of_anonymous_memory<T>(call: impl FnOnce() -> Result<T>) -> Result<(T, u64)> {
     let done = AtomicBool::new(false);
     let (result, most) = thread::scope(|scope| {

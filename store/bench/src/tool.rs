@@ -9,7 +9,7 @@ use anyhow::{Context, Result, ensure};
 /// The other programs, with the arguments that print their versions.
 pub(crate) const ALL: [(&str, &str); 3] = [("restic", "version"), ("zstd", "--version"), ("cp", "--version")];
 
-/// Returns the first line that a program prints about its version, or `None` if the program is not installed.
+/// Returns the version line of a program, or `None` if the program is not installed.
 pub(crate) fn version(program: &str, argument: &str) -> Option<String> {
     let output = Command::new(program).arg(argument).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -66,7 +66,9 @@ pub(crate) fn cp(file: &Path, to: &Path) -> Result<Duration> {
     run(Command::new("cp").arg("--reflink=auto").arg(file).arg(to))
 }
 
-/// Writes all dirty pages of the system to its disks, so that no program pays for the writes of another one.
+/// Writes all dirty pages of the system to its disks.
+///
+/// So no program pays for the writes of another one.
 pub(crate) fn sync() -> Result<()> {
     run(&mut Command::new("sync")).map(drop)
 }

@@ -1,4 +1,4 @@
-//! The child process: keeps the ledger in a view, and saves a checkpoint every few steps, until it is killed.
+//! The child process: keeps the ledger in a view, and saves a checkpoint every few steps.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -103,7 +103,9 @@ impl Ledger {
         Ok(step)
     }
 
-    /// Returns the bytes of the ledger in a view, which may be longer, because it consists of whole pages of the machine.
+    /// Returns the bytes of the ledger in the bytes of a view.
+    ///
+    /// The view may be longer, because it consists of whole pages of the machine.
     fn content(self, bytes: &[u8]) -> Result<&[u8]> {
         let content = bytes.get(..self.len());
         content.with_context(|| format!("the ledger has {} bytes instead of {}", bytes.len(), self.len()))

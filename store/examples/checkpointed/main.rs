@@ -1,13 +1,13 @@
-//! A program that saves checkpoints, is killed at random moments, and continues from the last checkpoint.
+//! A program that is killed at random moments, and continues from the last checkpoint that it saved.
 //!
 //! ```text
 //! cargo run --release -p memsnap-store --example checkpointed [-- --size 1GiB --rounds 8 --folder FOLDER]
 //! ```
 //!
-//! The program starts itself as a child process. The child keeps a ledger in a view, updates up to 256 pages in each step, and
-//! saves a checkpoint every few steps. A checkpoint is *acknowledged* when `save` has returned. The child then sends its
-//! id to the parent through a pipe. The parent kills the child at a random moment (`SIGKILL`, or `TerminateProcess` on
-//! Windows), and starts the next child, which loads the last checkpoint and continues.
+//! The program starts itself as a child process. The child keeps a ledger in a view, updates up to 256 pages in each
+//! step, and saves a checkpoint every few steps. A checkpoint is *acknowledged* when `save` has returned. The child
+//! then sends its id to the parent through a pipe. The parent kills the child at a random moment (`SIGKILL`, or
+//! `TerminateProcess` on Windows), and starts the next child, which loads the last checkpoint and continues.
 //!
 //! # What is verified
 //!
@@ -46,7 +46,9 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// The time from the moment when a child is ready until it is killed, in milliseconds.
 const MOMENTS: std::ops::Range<u64> = 100..3000;
 
-/// Saves checkpoints, is killed at random moments, and continues from the last checkpoint; every byte is verified.
+/// Saves checkpoints, is killed at random moments, and continues from the last checkpoint.
+///
+/// Every byte of each loaded checkpoint is verified.
 #[derive(Parser)]
 struct Options {
     /// Size of the state in bytes, or with a unit, such as 64MiB or 1.5GB
@@ -139,7 +141,8 @@ impl Rounds {
         self.bar.set_message("the child starts");
         let (mut child, messages) = start(options, folder)?;
         let heard = self.listen(&messages);
-        // A child that has ended by itself cannot be killed. In this case, its exit code is reported instead of this error.
+        // A child that has ended by itself cannot be killed. In this case, its exit code is reported instead of this
+        // error.
         let killed = child.kill();
         let status = child.wait().context("waiting for the child")?;
         ensure!(heard?, "the child ended by itself: {status}; its error is above");
@@ -151,7 +154,9 @@ impl Rounds {
         Ok(())
     }
 
-    /// Reads messages until a random moment after the child is ready. Returns whether the child still runs then.
+    /// Reads messages until a random moment after the child is ready.
+    ///
+    /// Returns whether the child still runs then.
     ///
     /// A child is ready when it has loaded the last checkpoint, or has made a ledger and written all of it to a file.
     fn listen(&mut self, messages: &Receiver<Result<Message>>) -> Result<bool> {
@@ -218,7 +223,9 @@ impl Rounds {
         Ok(())
     }
 
-    /// Checks that nothing acknowledged is lost and that all data is intact. Returns the step of the last checkpoint.
+    /// Checks that nothing acknowledged is lost and that all data is intact.
+    ///
+    /// Returns the step of the last checkpoint.
     fn verify(&self, path: &Path) -> Result<u64> {
         let repository = Repository::open(path).context("opening the repository")?;
         let listed: Vec<Id> = repository.list()?.into_iter().map(|summary| summary.id).collect();

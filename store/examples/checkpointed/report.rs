@@ -73,7 +73,9 @@ impl Report {
         table
     }
 
-    /// Compares a checkpoint with writing all of the state. Returns `None` if one of the two was not measured.
+    /// Compares a checkpoint with writing all of the state.
+    ///
+    /// Returns `None` if one of the two was not measured.
     pub(crate) fn comparison(&self) -> Option<String> {
         let (checkpoint, whole) = (self.saved.time()?, self.whole.time()?);
         let (bytes, all) = (median(&self.saved.bytes)?, median(&self.whole.bytes)?);

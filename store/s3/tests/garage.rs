@@ -1,4 +1,6 @@
-//! The tests of remotes on Garage. One of its nodes is killed meanwhile. `ci/garage` starts the nodes and runs this test.
+//! The tests of remotes on Garage.
+//!
+//! One of its nodes is killed meanwhile. `ci/garage` starts the nodes and runs this test.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};

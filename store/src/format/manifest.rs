@@ -206,7 +206,9 @@ impl ManifestReader {
         Ok(Self { id, header, runs, ended: false })
     }
 
-    /// Returns the next block that the manifest lists, or `None` at the end. Fails there if the hash is not the id.
+    /// Returns the next block that the manifest lists, or `None` at the end.
+    ///
+    /// Fails there if the hash is not the id.
     pub(crate) fn next(&mut self) -> Result<Option<Entry>, Wrong> {
         if self.ended {
             return Ok(None);

@@ -17,7 +17,9 @@ pub(crate) const PACK_BLOCKS: usize = 65_536;
 /// A pack ends as soon as it has this many bytes.
 pub(crate) const PACK_BYTES: u64 = 32 << 20;
 
-/// The compression level of zstd. For memory, higher levels take several times as long and save a few per cent.
+/// The compression level of zstd.
+///
+/// For memory, higher levels take several times as long and save a few per cent.
 const LEVEL: i32 = 1;
 
 const MAGIC: &[u8; 8] = b"memsnapP";

@@ -1,11 +1,15 @@
-//! Reads and writes runs: the part of a manifest that lists blocks. A [`Spool`](crate::spool::Spool) has the same form.
+//! Reads and writes runs: the part of a manifest that lists blocks.
+//!
+//! A [`Spool`](crate::spool::Spool) has the same form.
 
 use std::io::{self, Read, Write};
 
 use super::{Wrong, damaged, u64_at};
 use crate::id::Id;
 
-/// The greatest number of blocks in a run. It limits the number of blocks that a short manifest can list.
+/// The greatest number of blocks in a run.
+///
+/// It limits the number of blocks that a short manifest can list.
 const RUN: usize = 4096;
 
 const HEAD: usize = 17;

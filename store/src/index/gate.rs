@@ -72,7 +72,9 @@ struct Known {
     pages: Pages,
     /// Whether there may be writes that were not synced.
     dirty: bool,
-    /// The first error of a file operation or a check. It is reported for the errors and panics that follow from it.
+    /// The first error of a file operation or a check.
+    ///
+    /// It is reported for the errors and panics that follow from it.
     failure: Option<(io::ErrorKind, String)>,
 }
 
@@ -141,9 +143,10 @@ impl Gate {
 
     /// Closes the file, and drops the database.
     ///
-    /// When a database is dropped, redb commits once more. Without the file, this has no effect. In a damaged database, it
-    /// can panic twice, which would end the process. So this function first makes redb check the integrity of the
-    /// database. The check begins with a sync, which fails because the file is closed. After that, redb does not commit.
+    /// When a database is dropped, redb commits once more. Without the file, this has no effect. In a damaged database,
+    /// it can panic twice, which would end the process. So this function first makes redb check the integrity of the
+    /// database. The check begins with a sync, which fails because the file is closed. After that, redb does not
+    /// commit.
     pub(super) fn close(&self, mut database: redb::Database) {
         self.close_file();
         if self.broken.load(Ordering::Acquire) || self.known().failure.is_some() {

@@ -2,8 +2,8 @@
 //!
 //! The index is a redb database. `DESIGN.md` lists its tables. The places of blocks are in *runs*; see `runs.rs`.
 //!
-//! The database is not trusted. redb panics on some kinds of damage, so all its calls go through [`gate::Gate`]. `row.rs`
-//! checks each value that is read.
+//! The database is not trusted. redb panics on some kinds of damage, so all its calls go through [`gate::Gate`].
+//! `row.rs` checks each value that is read.
 
 mod gate;
 mod pages;

@@ -1,10 +1,10 @@
 //! Checks of pages before redb sees them.
 //!
-//! A damaged database could make redb end the process, which [`super::gate::Gate`] cannot prevent. redb allocates the memory
-//! for a page before it reads the page, and takes the length, up to terabytes, from the number of the page. A failed
-//! allocation ends the process. redb also follows references between pages without a limit, which can overflow the stack.
-//! And it compares pages with their checksums only when it recovers from a crash, so it trusts a damaged list of free
-//! pages.
+//! A damaged database could make redb end the process, which [`super::gate::Gate`] cannot prevent. redb allocates the
+//! memory for a page before it reads the page, and takes the length, up to terabytes, from the number of the page. A
+//! failed allocation ends the process. redb also follows references between pages without a limit, which can overflow
+//! the stack. And it compares pages with their checksums only when it recovers from a crash, so it trusts a damaged
+//! list of free pages.
 //!
 //! So each page is checked when it is read. It has to agree with the checksum in its reference. The pages to which it
 //! refers have to be within the file, must not overlap, and must have only one reference each. The depth of a tree is
@@ -149,8 +149,8 @@ impl Pages {
             let Some(table) = page.get(start..end(count + index)?) else {
                 return Err(damaged(format!("the page at {offset} is not a list of tables")));
             };
-            // A value has a type, a length, whether there is a root, the root, its checksum, and the length again. Then it
-            // has, for keys and for values, whether they have a fixed length, and this length.
+            // A value has a type, a length, whether there is a root, the root, its checksum, and the length again. Then
+            // it has, for keys and for values, whether they have a fixed length, and this length.
             match table {
                 [NORMAL, _, _, _, _, _, _, _, _, 0, ..] => {}
                 [NORMAL, _, _, _, _, _, _, _, _, 1, ..] => {

@@ -1,8 +1,8 @@
 //! The values in the tables of the index, and their checks.
 //!
 //! redb compares its pages with checksums only when it recovers from a crash. So each value ends with a checksum of 8
-//! bytes: the first bytes of the BLAKE3 hash of the length of the table's name (8 bytes), the name, the BLAKE3 hash of the
-//! value, and the key.
+//! bytes: the first bytes of the BLAKE3 hash of the length of the table's name (8 bytes), the name, the BLAKE3 hash of
+//! the value, and the key.
 
 use crate::error::{Error, Result};
 use crate::id::Id;
@@ -49,7 +49,9 @@ pub(crate) struct PackRow {
 /// A manifest, without its runs, labels and attachments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct ManifestRow {
-    /// Whether the snapshot is listed. Otherwise, the manifest is only kept as the base of another one, or not needed.
+    /// Whether the snapshot is listed.
+    ///
+    /// Otherwise, the manifest is only kept as the base of another one, or not needed.
     pub(crate) listed: bool,
     /// The parent: the snapshot that this one was made from.
     pub(crate) parent: Option<Id>,

@@ -1,8 +1,8 @@
 //! Runs: lists of places, sorted by hash and divided into buckets by the first bits of the hash.
 //!
-//! Each save adds one run. A run with a higher number is newer. If several runs have a hash, the place in the newest run
-//! counts. So when two runs are merged, all runs between them are merged too. Otherwise, an old place could replace a newer
-//! one.
+//! Each save adds one run. A run with a higher number is newer. If several runs have a hash, the place in the newest
+//! run counts. So when two runs are merged, all runs between them are merged too. Otherwise, an old place could replace
+//! a newer one.
 
 use redb::{ReadableTable, Table};
 

@@ -127,7 +127,9 @@ fn tables(transaction: &WriteTransaction) -> Result<Tables<'_>, Stop> {
     Ok(Tables { runs: transaction.open_table(RUNS)?, buckets: transaction.open_table(BUCKETS)? })
 }
 
-/// Commits, and stores the list of free pages, so that redb does not have to read the whole database to open it.
+/// Commits, and stores the list of free pages.
+///
+/// With this list, redb does not have to read the whole database when it opens it again.
 pub(super) fn commit(mut transaction: WriteTransaction) -> Result<(), Stop> {
     transaction.set_quick_repair(true);
     Ok(transaction.commit()?)

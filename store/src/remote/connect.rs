@@ -13,8 +13,9 @@ use crate::error::{Error, Result};
 /// The longest time of an attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Makes a client with the builder of a store. Ignores unknown environment variables, which may belong to other programs.
-/// Unknown settings are errors.
+/// Makes a client with the builder of a store.
+///
+/// Ignores unknown environment variables, which may belong to other programs. Unknown settings are errors.
 macro_rules! build {
     ($builder:ty, $prefix:literal, $url:expr, $options:expr) => {{
         let mut builder = <$builder>::new().with_url($url.as_str()).with_retry(retry($options));

@@ -24,7 +24,7 @@ impl Remote {
         self.objects.delete(&path(pack))
     }
 
-    /// Returns the time when an object was marked, by the clock of the store, or `None` if it is not marked.
+    /// Returns the time of the mark of an object by the clock of the store, or `None` without a mark.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn garbage_since(&self, pack: Id) -> Result<Option<SystemTime>> {
         Ok(self.objects.head(&path(pack))?.map(|object| object.modified))

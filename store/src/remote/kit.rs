@@ -1,5 +1,7 @@
-//! Tests that every kind of object store has to pass. The tests of this crate run them on stores in memory and in a folder.
-//! The crate `memsnap-store-s3` runs them on a server.
+//! Tests that every kind of object store has to pass.
+//!
+//! The tests of this crate run them on stores in memory and in a folder. The crate `memsnap-store-s3` runs them on a
+//! server.
 #![allow(
     missing_docs,
     clippy::missing_panics_doc,
@@ -25,7 +27,9 @@ fn noise(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Runs all tests on a repository, except [`movers_at_once_lose_nothing`]. Each call of `open` opens the repository again.
+/// Runs all tests on a repository, except [`movers_at_once_lose_nothing`].
+///
+/// Each call of `open` opens the repository again.
 ///
 /// A store that checks a condition and writes in two steps cannot pass the test that is left out.
 pub fn all(open: &dyn Fn() -> Result<Remote>) {

@@ -1,7 +1,7 @@
 //! Leases of pushes and collections, and the clock of the store.
 //!
-//! A push writes `leases/<32 hex>` before it lists the packs that exist, and rewrites it while it runs. A collection lists
-//! the leases, and deletes nothing as long as one is valid. A collection announces itself in the same way in
+//! A push writes `leases/<32 hex>` before it lists the packs that exist, and rewrites it while it runs. A collection
+//! lists the leases, and deletes nothing as long as one is valid. A collection announces itself in the same way in
 //! `collectors/`. The clocks of machines differ. So times of leases are compared only with times of the store, and the
 //! holder of a lease measures its term from a moment before it wrote the lease.
 
@@ -50,8 +50,9 @@ impl Began {
         Self { steady: Instant::now(), wall: SystemTime::now() }
     }
 
-    /// Returns the greater one of two times, because the steady clock can stop while a machine is suspended, and the
-    /// other clock can be set.
+    /// Returns the time since then: the longer one of the times by the two clocks.
+    ///
+    /// The steady clock can stop while a machine is suspended. The other clock can be set.
     fn elapsed(&self) -> Duration {
         self.steady.elapsed().max(self.wall.elapsed().unwrap_or_default())
     }
@@ -123,7 +124,9 @@ impl Remote {
         self.lease_in("leases")
     }
 
-    /// Announces that a collection is about to delete objects. The announcement ends when the result is dropped.
+    /// Announces that a collection is about to delete objects.
+    ///
+    /// The announcement ends when the result is dropped.
     pub(crate) fn announce_collection(&self) -> Result<Lease> {
         self.lease_in("collectors")
     }

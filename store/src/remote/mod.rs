@@ -49,16 +49,16 @@ const FORMAT: u32 = 1;
 /// The longest configuration that is read. Valid ones are shorter.
 const MAX_CONFIG: u64 = 64 << 10;
 
-/// A remote: a repository in an object store, such as Amazon S3, Google Cloud Storage, Azure, or a folder.
+/// A remote: a repository in Amazon S3, Google Cloud Storage, Azure, or another object store.
 ///
-/// Stores with the protocol of S3 can be used too. A remote is given by a URL: `s3://bucket/prefix`,
-/// `gs://bucket/prefix`, `az://container/prefix`, or `file:///folder`. Credentials and endpoints are set by the environment
-/// variables of the crate `object_store`: `AWS_ACCESS_KEY_ID`,
-/// `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT`, `AWS_ALLOW_HTTP`, `GOOGLE_SERVICE_ACCOUNT`,
-/// `AZURE_STORAGE_ACCOUNT_NAME`, `AZURE_STORAGE_ACCOUNT_KEY` and others, or by [`RemoteOptions::set`].
+/// Stores with the protocol of S3 can be used too, and folders. A remote is given by a URL: `s3://bucket/prefix`,
+/// `gs://bucket/prefix`, `az://container/prefix`, or `file:///folder`. Credentials and endpoints are set by the
+/// environment variables of the crate `object_store`: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`,
+/// `AWS_ENDPOINT`, `AWS_ALLOW_HTTP`, `GOOGLE_SERVICE_ACCOUNT`, `AZURE_STORAGE_ACCOUNT_NAME`,
+/// `AZURE_STORAGE_ACCOUNT_KEY` and others, or by [`RemoteOptions::set`].
 ///
-/// All functions block until the store has answered, or until the time limit of the [`RemoteOptions`] has passed. They can
-/// be called in the threads of an asynchronous runtime, which they block.
+/// All functions block until the store has answered, or until the time limit of the [`RemoteOptions`] has passed. They
+/// can be called in the threads of an asynchronous runtime, which they block.
 ///
 /// # Examples
 ///

@@ -193,11 +193,12 @@ impl Remote {
         Ok(())
     }
 
-    /// Deletes old entries of names: all but the last `keep` of each name, and those younger than `grace`. Returns the
-    /// number of deleted entries.
+    /// Deletes old entries of names: all but the last `keep` of each name, and those younger than `grace`.
     ///
-    /// A process that moves a name relies on the entry with the highest number that it found. So `grace` has to be longer
-    /// than a move can take.
+    /// Returns the number of deleted entries.
+    ///
+    /// A process that moves a name relies on the entry with the highest number that it found. So `grace` has to be
+    /// longer than a move can take.
     pub(crate) fn prune_names(&self, keep: usize, grace: Duration, now: SystemTime) -> Result<usize> {
         let mut names: BTreeMap<String, Vec<(Entry, SystemTime)>> = BTreeMap::new();
         self.objects.list("names", |object| {
@@ -299,7 +300,9 @@ fn check(name: &str) -> Result<()> {
     Ok(())
 }
 
-/// Encodes a name as a part of a path. Replaces bytes that a store may refuse by `=` and two hexadecimal digits.
+/// Encodes a name as a part of a path.
+///
+/// Replaces bytes that a store may refuse by `=` and two hexadecimal digits.
 fn encode(name: &str) -> String {
     let mut text = String::new();
     for (index, byte) in name.bytes().enumerate() {

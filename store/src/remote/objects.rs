@@ -1,4 +1,6 @@
-//! Blocking requests for objects, with a time limit and a limit of the length. The requests are counted.
+//! Blocking requests for objects, with a time limit and a limit of the length.
+//!
+//! The requests are counted.
 
 use std::fmt;
 use std::future::Future;
@@ -24,8 +26,10 @@ const NEAR: u64 = 256 << 10;
 /// The greatest number of objects in a page of a listing.
 const PAGE: usize = 1000;
 
-/// The greatest number of objects that one request deletes. Stores accept up to 1,000. But some stores delete them one
-/// after the other, and a request that reaches its time limit is not repeated.
+/// The greatest number of objects that one request deletes.
+///
+/// Stores accept up to 1,000. But some stores delete them one after the other, and a request that reaches its time
+/// limit is not repeated.
 const DELETED_AT_ONCE: usize = 100;
 
 /// The number of small objects that are fetched at a time.
@@ -41,15 +45,16 @@ pub(crate) struct Object {
     pub(crate) path: String,
     /// The length in bytes.
     pub(crate) len: u64,
-    /// The time when the object was written, by the clock of the store. In answers about one object, stores round it down
-    /// to seconds. In listings, they often do not.
+    /// The time when the object was written, by the clock of the store.
+    ///
+    /// In answers about one object, stores round it down to seconds. In listings, they often do not.
     pub(crate) modified: SystemTime,
 }
 
 /// The objects below a prefix of a store.
 ///
-/// The requests run on a separate runtime, and the callers wait for channels. So the functions also work in worker threads
-/// of another runtime, in which `block_on` panics.
+/// The requests run on a separate runtime, and the callers wait for channels. So the functions also work in worker
+/// threads of another runtime, in which `block_on` panics.
 pub(crate) struct Objects {
     pub(super) store: Arc<dyn ObjectStore>,
     url: String,
@@ -166,7 +171,9 @@ impl Objects {
         Error::Remote { action, object: self.full(path), source: Box::new(source) }
     }
 
-    /// Returns the bytes of an object, or `None` if there is no such object. Fails if it has more than `max` bytes.
+    /// Returns the bytes of an object, or `None` if there is no such object.
+    ///
+    /// Fails if it has more than `max` bytes.
     pub(crate) fn get(&self, path: &str, max: u64) -> Result<Option<Vec<u8>>> {
         let objects = self.get_many(std::slice::from_ref(&path), max)?;
         Ok(objects.into_iter().next().flatten())
@@ -281,7 +288,7 @@ impl Objects {
         })
     }
 
-    /// Does the same as [`create`](Self::create), but returns `None` if the client does not support conditions.
+    /// As [`create`](Self::create), but returns `None` if the client does not support conditions.
     pub(super) fn try_create(&self, path: &str, bytes: impl Into<Bytes>) -> Result<Option<bool>> {
         let bytes = bytes.into();
         self.count_requests(1);
@@ -304,7 +311,9 @@ impl Objects {
         self.delete_many([path.to_owned()])
     }
 
-    /// Deletes objects, up to 100 by one request where the store can. Objects that do not exist are no error.
+    /// Deletes objects, up to 100 by one request where the store can.
+    ///
+    /// Objects that do not exist are no error.
     pub(crate) fn delete_many(&self, paths: impl IntoIterator<Item = String>) -> Result<()> {
         let mut paths = paths.into_iter();
         loop {
@@ -417,7 +426,9 @@ async fn read_range(
     }
 }
 
-/// Reads a body that should have `len` bytes. Stops after `max` bytes. Allocates memory as the bytes arrive.
+/// Reads a body that should have `len` bytes.
+///
+/// Stops after `max` bytes. Allocates memory as the bytes arrive.
 async fn read_body(result: GetResult, len: u64, max: u64) -> object_store::Result<Got> {
     let mut bytes = Vec::new();
     let mut body = result.into_stream();

@@ -27,7 +27,9 @@ pub struct RemoteOptions {
     pub(super) settings: Vec<(String, String)>,
 }
 
-/// The longest term of a lease. A lease with a longer term counts as damaged, because it would block collections.
+/// The longest term of a lease.
+///
+/// A lease with a longer term counts as damaged, because it would block collections.
 pub(super) const MAX_LEASE_TERM: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The shortest term of a lease: stores round the time of an object to seconds.
@@ -48,7 +50,8 @@ impl RemoteOptions {
 
     /// Sets the longest time of one request, including its body. The default is 60 s.
     ///
-    /// The longest requests transfer about 34 MiB. An attempt to connect ends after 5 s, or after this time if it is less.
+    /// The longest requests transfer about 34 MiB. An attempt to connect ends after 5 s, or after this time if it is
+    /// less.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
@@ -76,7 +79,8 @@ impl RemoteOptions {
     /// Sets the term of the lease of a push. The default is 10 minutes.
     ///
     /// A push renews its lease while it runs. If its process is killed, the lease stays until the term ends, and no
-    /// collection deletes objects until then. Terms of less than 10 s become 10 s, and terms of more than 24 h become 24 h.
+    /// collection deletes objects until then. Terms of less than 10 s become 10 s, and terms of more than 24 h become
+    /// 24 h.
     #[must_use]
     pub fn lease_term(mut self, term: Duration) -> Self {
         self.lease_term = term.clamp(MIN_LEASE_TERM, MAX_LEASE_TERM);
@@ -86,7 +90,8 @@ impl RemoteOptions {
     /// Adds a setting of the object store, such as `region`, `endpoint`, `access_key_id` or `allow_http`.
     ///
     /// The keys are those of the crate `object_store`: its `AmazonS3ConfigKey`, `GoogleConfigKey`, `AzureConfigKey` and
-    /// `ClientConfigKey`. A setting replaces the environment variable of the same name, and an earlier setting of the key.
+    /// `ClientConfigKey`. A setting replaces the environment variable of the same name, and an earlier setting of the
+    /// key.
     /// [`Remote::open`](crate::Remote::open) fails if the store does not know a key.
     #[must_use]
     pub fn set(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {

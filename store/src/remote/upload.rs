@@ -13,7 +13,9 @@ use crate::error::{Error, Result};
 /// Objects up to this length are written by one request.
 const SINGLE: u64 = 16 << 20;
 
-/// The length of a part. S3 requires at least 5 MiB, except for the last part, and at most 10,000 parts.
+/// The length of a part.
+///
+/// S3 requires at least 5 MiB, except for the last part, and at most 10,000 parts.
 const PART: usize = 8 << 20;
 
 /// The number of parts that are sent at a time.
@@ -22,8 +24,8 @@ const PARTS_AT_ONCE: usize = 3;
 impl Objects {
     /// Writes an object of `len` bytes from a reader, or replaces it if it exists.
     ///
-    /// An object that is longer than 16 MiB is sent in parts of 8 MiB, up to 3 at a time. The object exists when all parts
-    /// have been sent. After a failure, no object exists, and the store is asked to delete the parts.
+    /// An object that is longer than 16 MiB is sent in parts of 8 MiB, up to 3 at a time. The object exists when all
+    /// parts have been sent. After a failure, no object exists, and the store is asked to delete the parts.
     pub(crate) fn put_from(&self, path: &str, len: u64, reader: &mut dyn Read) -> Result<()> {
         let mut source = Source { reader, rest: len };
         if len <= SINGLE {

@@ -29,8 +29,9 @@ const BATCH: u64 = 4096;
 /// The number of batches that can wait for the thread that writes packs.
 const WAITING: usize = 2;
 
-/// The number of new blocks after which their packs are added to the index. This limits the memory of a save. No manifest
-/// refers to these blocks until the save ends.
+/// The number of new blocks after which their packs are added to the index.
+///
+/// This limits the memory of a save. No manifest refers to these blocks until the save ends.
 const UNINDEXED: usize = 1 << 20;
 
 /// The blocks to save.
@@ -144,7 +145,8 @@ impl Job<'_> {
         }
         hashes.sort_unstable();
         hashes.dedup();
-        // `sent` is read before the index, because the writer adds blocks to the index before it removes them from `sent`.
+        // `sent` is read before the index, because the writer adds blocks to the index before it removes them from
+        // `sent`.
         let in_packs: Vec<bool> = {
             let sent = lock(sent);
             hashes.iter().map(|hash| sent.contains(hash)).collect()

@@ -16,7 +16,7 @@ use crate::spool::Spooled;
 /// The greatest number of partial manifests in a chain.
 const DEPTH: u32 = 32;
 
-/// The partial manifests of a chain list at most one in this many of the blocks that the full one lists.
+/// The partial manifests of a chain list at most one block for this many blocks of the full one.
 const PART: u64 = 4;
 
 /// The partial manifests of a chain may list this many blocks, even if the full one lists few.

@@ -78,8 +78,8 @@ impl Storage for Folder {
         File::open(self.path(folder))?.sync_all()
     }
 
-    // Windows cannot sync a folder: `FlushFileBuffers` refuses its handle. NTFS writes new names and renames to its journal,
-    // in order.
+    // Windows cannot sync a folder: `FlushFileBuffers` refuses its handle. NTFS writes new names and renames to its
+    // journal, in order.
     #[cfg(not(unix))]
     fn sync_folder(&self, _folder: &str) -> io::Result<()> {
         Ok(())
@@ -142,7 +142,9 @@ impl Storage for Folder {
     }
 }
 
-/// Returns options to open files. On Unix, only the user can read new files, and opening a pipe does not block.
+/// Returns options to open files.
+///
+/// On Unix, only the user can read new files, and opening a pipe does not block.
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     without_waiting(&mut options);

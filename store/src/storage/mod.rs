@@ -1,7 +1,7 @@
 //! The file operations of a repository.
 //!
-//! Most code uses files only through [`Storage`]. So tests can make each operation fail, and can lose writes that were not
-//! synced. `folder.rs` implements it for folders.
+//! Most code uses files only through [`Storage`]. So tests can make each operation fail, and can lose writes that were
+//! not synced. `folder.rs` implements it for folders.
 //!
 //! Paths are relative to the repository. Their parts are separated by `/`.
 
@@ -35,13 +35,17 @@ pub(crate) trait Storage: fmt::Debug + Send + Sync {
     /// Makes a folder. Succeeds if it exists.
     fn create_folder(&self, folder: &str) -> io::Result<()>;
 
-    /// Syncs a folder: makes the names of its new, renamed and removed files durable. `""` is the repository itself.
+    /// Syncs a folder: makes the names of its new, renamed and removed files durable.
+    ///
+    /// `""` is the repository itself.
     fn sync_folder(&self, folder: &str) -> io::Result<()>;
 
     /// Opens a file as the storage of a database.
     fn database(&self, path: &str, mode: DatabaseMode) -> io::Result<Box<dyn redb::StorageBackend>>;
 
-    /// Locks a file, and makes it if it does not exist. Waits at most `wait`. Returns `None` after this time.
+    /// Locks a file, and makes it if it does not exist.
+    ///
+    /// Waits at most `wait`. Returns `None` after this time.
     ///
     /// The lock ends when the result is dropped, and when the process ends or is killed. Locks also exclude each other
     /// between threads of one process.
@@ -58,11 +62,15 @@ pub(crate) enum DatabaseMode {
     Create,
     /// Opens the file for reading and writing.
     Write,
-    /// Opens the file for reading. Writes of the database, for example to recover from a crash, stay in memory.
+    /// Opens the file for reading.
+    ///
+    /// Writes of the database, for example to recover from a crash, stay in memory.
     Read,
 }
 
-/// The kind of a lock. An exclusive lock excludes all others, and a shared lock excludes exclusive ones.
+/// The kind of a lock.
+///
+/// An exclusive lock excludes all others, and a shared lock excludes exclusive ones.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Lock {
     Shared,
@@ -85,7 +93,9 @@ pub(crate) trait ReadFile: fmt::Debug + Send + Sync {
     /// Returns the length in bytes.
     fn len(&self) -> io::Result<u64>;
 
-    /// Fills `buffer` with the bytes from `offset` on. Fails with `UnexpectedEof` if the file ends too early.
+    /// Fills `buffer` with the bytes from `offset` on.
+    ///
+    /// Fails with `UnexpectedEof` if the file ends too early.
     fn read_exact_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 }
 

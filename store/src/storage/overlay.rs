@@ -11,8 +11,9 @@ const PAGE: usize = 4096;
 
 /// The storage of a database over a file that is never written.
 ///
-/// redb writes to a database when it is opened: it marks the database as open, and recovers it if a writer crashed. Here,
-/// these writes stay in memory. So a database can be read without permission to write, and by several readers at a time.
+/// redb writes to a database when it is opened: it marks the database as open, and recovers it if a writer crashed.
+/// Here, these writes stay in memory. So a database can be read without permission to write, and by several readers at
+/// a time.
 #[derive(Debug)]
 pub(super) struct Overlay {
     file: Box<dyn ReadFile>,
@@ -24,8 +25,9 @@ pub(super) struct Overlay {
 struct Changes {
     /// The length of the database.
     len: u64,
-    /// The bytes of the file before this offset are part of the database. Later bytes are zero: the database became shorter
-    /// and then longer.
+    /// The bytes of the file before this offset are part of the database.
+    ///
+    /// Later bytes are zero: the database became shorter and then longer.
     file_len: u64,
     /// The pages that were written, by index.
     pages: BTreeMap<u64, Box<[u8; PAGE]>>,

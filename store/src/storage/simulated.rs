@@ -1,4 +1,4 @@
-//! `Simulated`: a storage in memory for tests, which can fail and can lose changes that were not synced.
+//! `Simulated`: a storage for tests, which can fail and can lose changes that were not synced.
 //!
 //! It keeps two states: the state that a running process sees, and the durable state. [`Simulated::crash`] returns the
 //! storage after a power failure:
@@ -30,7 +30,8 @@ const SECTOR: usize = 512;
 pub(crate) enum Fault {
     /// None.
     Never,
-    /// The operation with this number, from 0 on. A write that fails may write a part. A sync that fails loses the writes.
+    /// The operation with this number, from 0 on.
+    /// A write that fails may write a part. A sync that fails loses the writes.
     At(u64),
     /// All operations from this number on. They have no effect, as if the process had been killed before.
     From(u64),
@@ -129,7 +130,9 @@ impl Simulated {
         self.state().operations
     }
 
-    /// Returns a storage with the same files, none of which is locked. Operations on the old one do not change it.
+    /// Returns a storage with the same files, none of which is locked.
+    ///
+    /// Operations on the old one do not change it.
     pub(crate) fn kill(&self) -> Self {
         let mut state = self.state().clone();
         state.locks.clear();
@@ -287,7 +290,7 @@ impl Names {
 }
 
 impl Change {
-    /// Returns the names that the change concerns. A sync of the folder of the last one makes the change durable.
+    /// Returns the names of the change. A sync of the folder of the last one makes it durable.
     fn paths(&self) -> Vec<&String> {
         match self {
             Self::Folder(path) | Self::File(path, _) | Self::Remove(path) => vec![path],
@@ -492,7 +495,8 @@ impl Handle {
                         edit.apply(&mut contents.durable);
                     }
                 }
-                // As on Linux: after a failed sync, the system drops what it could not write, and the next sync succeeds.
+                // As on Linux: after a failed sync, the system drops what it could not write, and the next sync
+                // succeeds.
                 Outcome::Fails => contents.pending.clear(),
                 Outcome::Dead => {}
             }

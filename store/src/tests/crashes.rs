@@ -1,6 +1,7 @@
 //! Scripts of operations on a simulated storage. Each of their file operations crashes or fails once.
 //!
-//! With `MEMSNAP_STORE_CRASHES=all`, each file operation is tried, which takes minutes. Otherwise, some of them are tried.
+//! With `MEMSNAP_STORE_CRASHES=all`, each file operation is tried, which takes minutes. Otherwise, some of them are
+//! tried.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -197,8 +198,10 @@ fn a_failure_is_an_error_and_the_next_attempt_works() {
     }
 }
 
-/// A folder with `config` is a repository. `config` was once durable before the name of the index, and after a crash,
-/// neither `open` nor `create` accepted the folder.
+/// A folder with `config` is a repository.
+///
+/// `config` was once durable before the name of the index, and after a crash, neither `open` nor `create` accepted the
+/// folder.
 #[test]
 fn a_crash_while_a_repository_is_made_leaves_a_whole_one_or_none() {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);

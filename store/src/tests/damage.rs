@@ -1,4 +1,6 @@
-//! Files whose bytes were changed, cut or exchanged. Each result is right, or an error that names the object.
+//! Files whose bytes were changed, cut or exchanged.
+//!
+//! Each result is right, or an error that names the object.
 //!
 //! With `MEMSNAP_STORE_DAMAGE=all`, each byte of each file is tried, which takes minutes, and hours for the index.
 //! Otherwise, some of them are tried.
@@ -134,7 +136,9 @@ fn offsets(len: usize, steps: usize) -> impl Iterator<Item = usize> {
     (0..len).step_by(if all() { 1 } else { steps })
 }
 
-/// Changes the bytes of one file, and uses the repository. Returns the numbers of changes and of changes with an error.
+/// Changes the bytes of one file, and uses the repository.
+///
+/// Returns the numbers of changes and of changes with an error.
 fn try_all(truth: &Truth, path: &str, changed: impl Iterator<Item = (String, Vec<u8>)>) -> (usize, usize) {
     let (mut tried, mut noticed) = (0, 0);
     for (what, bytes) in changed {

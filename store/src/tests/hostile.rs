@@ -185,7 +185,7 @@ fn labels_and_attachments_that_lie_are_refused() {
     }
 }
 
-/// A load used the length in the index for the memory and the length in the manifest to divide it, and panicked.
+/// A load panicked if the lengths in the index and in the manifest were different.
 #[test]
 fn an_index_that_lies_is_refused() {
     let cases: [(&str, Change<ManifestRow>); 3] = [
@@ -235,7 +235,7 @@ fn an_index_that_lies_is_refused() {
     repository.collect(&Collect::new().grace(Duration::ZERO)).unwrap();
 }
 
-/// A load onto another snapshot read only the header of the manifest that both have in common, and trusted its length.
+/// A load onto another snapshot trusted the length in the manifest that both have in common.
 #[test]
 fn the_length_of_a_common_manifest_is_not_believed() {
     for (parent_len, child_len) in [(4, 4), (4, 6), (6, 4), (2, 6)] {
@@ -329,7 +329,9 @@ fn packs_that_lie_are_refused() {
     }
 }
 
-/// The lengths in a chain can increase and decrease. A block after the end of a manifest on the way is zero.
+/// The lengths in a chain can increase and decrease.
+///
+/// A block after the end of a manifest on the way is zero.
 #[test]
 fn bases_of_other_lengths_are_read_as_the_format_says() {
     let hashes: Vec<Id> = [text(1), text(2), text(3)].iter().map(|bytes| Id::of(bytes)).collect();

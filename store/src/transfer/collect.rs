@@ -21,7 +21,9 @@ const ENTRIES: usize = 2;
 /// How often the listed snapshots are read again because some were removed while they were read.
 const TRIES: usize = 3;
 
-/// How long a collection waits for running pushes. Pushes that begin in this time wait for the collection.
+/// How long a collection waits for running pushes.
+///
+/// Pushes that begin in this time wait for the collection.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The time between two checks whether the pushes have ended.
@@ -91,7 +93,9 @@ impl Remote {
         }
     }
 
-    /// Marks the objects that no snapshot needs, and removes marks of those that are needed again. Returns the old marks.
+    /// Marks the objects that no snapshot needs, and removes marks of those that are needed again.
+    ///
+    /// Returns the old marks.
     fn mark_unneeded(&self, options: &Collect) -> Result<Vec<(Id, SystemTime)>> {
         let needed = self.needed(&BTreeSet::new())?;
         let mut marks = Vec::new();
@@ -124,7 +128,9 @@ impl Remote {
         Ok(marks)
     }
 
-    /// Deletes the objects that are due and not needed. Only counts them if the collection was not announced.
+    /// Deletes the objects that are due and not needed.
+    ///
+    /// Only counts them if the collection was not announced.
     fn delete(&self, due: &BTreeSet<Id>, announced: Option<&mut Lease>) -> Result<Collected> {
         let all = ids_below(self, "manifests", |_, _| Ok(()))?;
         // A push that finds a manifest does not send what it needs. So a manifest that stays keeps what it needs.

@@ -1,8 +1,8 @@
 //! Pushing to a remote and pulling from it (feature `remote`).
 //!
-//! A remote has the same packs and manifests as a folder. Instead of an index, it has an object for each manifest with the
-//! places of the blocks that the manifest lists. `DESIGN.md` has the order in which objects are written, and explains why
-//! collections and pushes can run at the same time.
+//! A remote has the same packs and manifests as a folder. Instead of an index, it has an object for each manifest with
+//! the places of the blocks that the manifest lists. `DESIGN.md` has the order in which objects are written, and
+//! explains why collections and pushes can run at the same time.
 
 mod collect;
 mod known;
@@ -168,7 +168,7 @@ impl Remote {
         Ok(summaries)
     }
 
-    /// Returns the id of a snapshot, which is given by a name in the remote or by the first digits of its id.
+    /// Returns the id of a snapshot, given by a name in the remote or by the first digits of its id.
     ///
     /// # Errors
     ///

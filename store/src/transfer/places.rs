@@ -80,7 +80,9 @@ impl<W: Write> PlacesWriter<W> {
     }
 }
 
-/// Reads the list of packs at the end of an object with places. `read` returns a range of the object of `len` bytes.
+/// Reads the list of packs at the end of an object with places.
+///
+/// `read` returns a range of the object of `len` bytes.
 pub(super) fn read_packs<E: From<Wrong>>(
     len: u64,
     mut read: impl FnMut(std::ops::Range<u64>) -> Result<Vec<u8>, E>,

@@ -21,8 +21,10 @@ use crate::remote::Remote;
 use crate::save::write_name;
 use crate::sink::{Sink, write_file};
 
-/// The number of blocks that are looked up at a time. It is large, because blocks that are far from each other in a
-/// snapshot can be close to each other in a pack, and are then fetched by one request.
+/// The number of blocks that are looked up at a time.
+///
+/// It is large, because blocks that are far from each other in a snapshot can be close to each other in a pack, and are
+/// then fetched by one request.
 const AT_ONCE: usize = 1 << 18;
 
 /// The longest part of a pack that is in memory at a time.
@@ -272,7 +274,9 @@ impl Wanted<'_> {
         start..start + u64::from(self.place().stored)
     }
 
-    /// Checks the frame. Returns it if at least half of its blocks are wanted, or else a new frame with the wanted ones.
+    /// Checks the frame.
+    ///
+    /// Returns it if at least half of its blocks are wanted, or else a new frame with the wanted ones.
     fn frame(&self, decoder: &mut Decoder, encoder: &mut Encoder, stored: &[u8]) -> Result<Frame, String> {
         let place = self.place();
         let Some(encoding) = Encoding::from_byte(place.encoding) else {

@@ -1,4 +1,4 @@
-//! Pushing: sends packs, then places and manifests, and then the object that makes the snapshot visible.
+//! Pushing: sends packs, places and manifests, and then makes the snapshot visible.
 
 use std::collections::BTreeMap;
 use std::io::BufWriter;
@@ -22,8 +22,9 @@ use crate::remote::Remote;
 use crate::remote::lease::Lease;
 use crate::sink::Sink;
 
-/// A local pack is sent as it is if the remote lacks at least this many percent of its blocks. Otherwise the blocks that
-/// it lacks are sent in a new pack.
+/// A local pack is sent as it is if the remote lacks at least this many percent of its blocks.
+///
+/// Otherwise the blocks that it lacks are sent in a new pack.
 const PERCENT: u64 = 80;
 
 /// The time between two checks whether a collection has ended.
@@ -98,7 +99,9 @@ impl Push<'_, '_> {
         Ok(missing)
     }
 
-    /// Calls `take` with batches of the hashes that a manifest lists. In a batch, hashes ascend and occur once.
+    /// Calls `take` with batches of the hashes that a manifest lists.
+    ///
+    /// In a batch, hashes ascend and occur once.
     fn hashes(&self, id: Id, mut take: impl FnMut(&[Id]) -> Result<()>) -> Result<()> {
         let mut reader = open_manifest(&*self.inner.storage, id)?;
         let mut hashes = Vec::with_capacity(BATCH);

@@ -1,4 +1,6 @@
-//! A store in memory that loses the connection after a number of requests, and records the objects that were written.
+//! A store in memory that loses the connection after a number of requests.
+//!
+//! It records the objects that were written.
 
 use std::fmt;
 use std::ops::Range;

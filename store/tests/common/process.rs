@@ -1,4 +1,6 @@
-//! Processes that save, read, collect and push. Each runs the test binary with other environment variables.
+//! Processes that save, read, collect and push.
+//!
+//! Each runs the test binary with other environment variables.
 //!
 //! A process prints a line after each operation that was acknowledged, and a line before each operation that removes
 //! something. The bytes of a snapshot follow from its labels, so any process can check a snapshot that it loads.

@@ -1,4 +1,6 @@
-//! Tests of pushing and pulling that every kind of store has to pass. `open` opens the same remote each time.
+//! Tests of pushing and pulling that every kind of store has to pass.
+//!
+//! `open` opens the same remote each time.
 
 use std::time::Duration;
 
@@ -37,7 +39,8 @@ pub fn children_arrive(open: Open<'_>) {
     let pushed = here.repository.push(&open(), saved.id()).name("last").run().unwrap();
     assert_eq!(pushed.id, saved.id());
 
-    // The snapshots between the two were not pushed. Their manifests exist if the last one needs them, but are not listed.
+    // The snapshots between the two were not pushed. Their manifests exist if the last one needs them, but are not
+    // listed.
     let remote = open();
     let listed: Vec<_> =
         remote.list().unwrap().into_iter().map(|summary| (summary.id, summary.names)).collect();
@@ -73,7 +76,9 @@ pub fn children_arrive(open: Open<'_>) {
     empty.check();
 }
 
-/// Two machines push images with 90 % of their blocks in common, at other offsets. The second one sends the other blocks.
+/// Two machines push images with 90 % of their blocks in common, at other offsets.
+///
+/// The second one sends the other blocks.
 pub fn equal_blocks_are_sent_once(open: Open<'_>) {
     let (one, other) = (Machine::new(), Machine::new());
     let bytes = noise(2, 1000);
@@ -135,7 +140,9 @@ pub fn costs_are_those_of_the_changes(open: Open<'_>) {
     assert!(requests.windows(2).all(|two| two[0] == two[1]), "{requests:?}");
 }
 
-/// Snapshots that were removed are collected, and the others stay. A name of a removed snapshot is an error.
+/// Snapshots that were removed are collected, and the others stay.
+///
+/// A name of a removed snapshot is an error.
 pub fn removed_snapshots_are_collected(open: Open<'_>) {
     let here = Machine::new();
     let kept_bytes = noise(5, 100);
@@ -201,7 +208,7 @@ pub fn packs_that_are_known_in_part_are_used(open: Open<'_>) {
     third.check();
 }
 
-/// A manifest that no snapshot needs keeps its packs as long as it exists: the next push of it sends nothing else.
+/// A manifest that no snapshot needs keeps its packs, because the next push of it does not send them.
 pub fn manifests_that_stay_keep_their_packs(open: Open<'_>) {
     let here = Machine::new();
     let bytes = noise(9, 20);

@@ -115,7 +115,9 @@ impl<'a> Ways<'a> {
         remove(&target)
     }
 
-    /// Runs a program that writes to `target`. Before that, deletes `target` and waits until the disk is idle.
+    /// Runs a program that writes to `target`.
+    ///
+    /// Before that, deletes `target` and waits until the disk is idle.
     fn alone<T>(&self, target: &Path, run: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
         remove(target)?;
         tool::sync()?;

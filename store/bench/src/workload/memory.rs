@@ -109,13 +109,15 @@ fn besides(call: &str, path: &Path, file: &Path) -> Result<u64> {
     }
 }
 
-/// Runs a call. Returns its greatest anonymous memory, minus that of a snapshot whose length `len` returns.
+/// Runs a call.
+///
+/// Returns its greatest anonymous memory, minus that of a snapshot whose length `len` returns.
 fn most<T>(call: impl FnOnce() -> Result<T>, len: impl FnOnce(&T) -> u64) -> Result<u64> {
     let before = system::memory("RssAnon")?;
     let (result, most) = system::peak_of_anonymous_memory(call)?;
     let kept = system::memory("RssAnon")?.saturating_sub(before);
-    // If the memory that remains is about as long as the snapshot, it is the snapshot. Otherwise, the allocator keeps it. A
-    // quarter of the image is zeroes, which may take no memory.
+    // If the memory that remains is about as long as the snapshot, it is the snapshot. Otherwise, the allocator keeps
+    // it. A quarter of the image is zeroes, which may take no memory.
     let len = len(&result);
     let snapshot = if len > 0 && kept > len / 2 { kept.min(len) } else { 0 };
     Ok(most.saturating_sub(before + snapshot))

@@ -48,7 +48,9 @@ fn find(storage: &Folder, hashes: &[Id], expected: usize) -> Duration {
     time
 }
 
-/// Run this test alone, with `--release -- --ignored --nocapture`. `MEMSNAP_COSTS` names a folder in memory.
+/// Run this test alone, with `--release -- --ignored --nocapture`.
+///
+/// `MEMSNAP_COSTS` names a folder in memory.
 #[test]
 #[ignore = "it measures"]
 fn costs() {

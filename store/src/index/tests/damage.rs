@@ -12,7 +12,7 @@ use crate::index::{Index, PATH, Place};
 use crate::storage::DatabaseMode;
 use crate::storage::simulated::Simulated;
 
-/// Returns a storage with a small index that has several runs, and what the index contained before the last save.
+/// Returns a storage with a small index of several runs, and the contents before the last save.
 fn prepared() -> (Simulated, Everything) {
     let storage = Simulated::new();
     Index::create(&storage, crate::index::PATH, REPOSITORY).unwrap();

@@ -1,4 +1,6 @@
-//! Tests of remotes in memory and in a folder: odd stores, hostile contents, lost connections, and calls in a runtime.
+//! Tests of remotes in memory and in a folder.
+//!
+//! They use odd stores, hostile contents, lost connections, and calls in a runtime.
 
 mod stores;
 
@@ -116,7 +118,9 @@ fn the_last_of_two_entries_with_one_number_wins() {
     );
 }
 
-/// A process chose a number, and was stopped before it wrote its entry. Others moved the name meanwhile.
+/// A process chose a number, and was stopped before it wrote its entry.
+///
+/// Others moved the name meanwhile.
 #[test]
 fn a_move_that_comes_too_late_is_refused() {
     let store = Arc::new(Odd::new(Odds::IgnoresConditions));
@@ -166,7 +170,7 @@ fn each_request_may_fail_once() {
     assert_eq!(objects.head("packs/large").unwrap().unwrap().len, 17 << 20);
 }
 
-/// If any request of a move fails, before or after its effect, the same call succeeds when it is repeated.
+/// If a request of a move fails, before or after its effect, the same call succeeds the next time.
 #[test]
 fn a_move_can_be_repeated_after_any_failure() {
     for after in [false, true] {

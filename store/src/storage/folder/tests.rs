@@ -101,7 +101,7 @@ fn locks_exclude_each_other() {
     });
 }
 
-/// A database that is open for reading behaves like one that is open for writing, but its file does not change.
+/// A database that is open for reading behaves as one for writing, but its file does not change.
 #[test]
 fn what_a_reader_of_a_database_writes_stays_in_memory() {
     use rand::{RngExt, SeedableRng};
