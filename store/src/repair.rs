@@ -68,7 +68,7 @@ pub(crate) fn repair(inner: &Inner) -> Result<Repaired> {
         inner.storage.sync_folder("").map_err(Error::file("cannot sync", inner.path("")))
     });
     if renamed.is_err() {
-        // The collector removes the file if this fails.
+        // If this fails, a collection removes the file.
         let _ = inner.storage.remove(&path);
     }
     renamed.map(|()| found)

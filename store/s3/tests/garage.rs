@@ -26,7 +26,7 @@ fn garage_passes_the_kit_and_goes_on_when_a_node_is_killed() {
     kit::all(&open);
     println!("kit with three nodes: passed, {:?}", remote.traffic());
     kit::movers_at_once_lose_nothing(&remote, &open().unwrap());
-    println!("movers at once, with three nodes: passed");
+    println!("moves of a name at the same time, with three nodes: passed");
 
     // Writing and reading continues while the node is killed. Each round has to succeed.
     let working = Remote::create(&format!("{url}/working"), &options).unwrap();

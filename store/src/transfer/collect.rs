@@ -121,7 +121,7 @@ impl Remote {
         let mut marks: Vec<_> =
             marks.into_iter().filter(|(id, _)| !is_needed(id) && all.contains(id)).collect();
         if options.grace_time().is_zero() {
-            // Without a grace time, this call deletes what it has marked.
+            // If the grace time is zero, this call deletes the objects that it has marked.
             let new = all.into_iter().filter(|id| !is_needed(id) && !marked.contains(id));
             marks.extend(new.map(|id| (id, SystemTime::UNIX_EPOCH)));
         }

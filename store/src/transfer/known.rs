@@ -224,7 +224,7 @@ impl<'a> Fetched<'a> {
 
 impl Drop for Fetched<'_> {
     fn drop(&mut self) {
-        // The collector removes the file if this fails.
+        // If this fails, a collection removes the file.
         let _ = self.inner.storage.remove(&self.path);
     }
 }

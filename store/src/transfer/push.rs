@@ -214,7 +214,7 @@ impl Push<'_, '_> {
     fn send_ended(&mut self, sink: &mut Sink<'_>) -> Result<()> {
         for (path, row, contents) in sink.take_temporary() {
             let sent = self.send_file(&path, &pack_path(&row.id));
-            // The collector removes the file if this fails.
+            // If this fails, a collection removes the file.
             let _ = self.inner.storage.remove(&path);
             sent?;
             self.known.add_pack(row.id, row.len, &contents)?;
@@ -229,7 +229,7 @@ impl Push<'_, '_> {
         let inner = self.inner;
         let path = inner.temporary("places");
         let written = self.write_places(id, &path).and_then(|()| self.send_file(&path, &places_path(&id)));
-        // The collector removes the file if this fails.
+        // If this fails, a collection removes the file.
         let _ = inner.storage.remove(&path);
         written?;
         let manifest = manifest_path(&id);
