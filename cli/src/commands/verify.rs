@@ -51,7 +51,7 @@ pub(super) fn run(args: &args::Verify, output: &mut Output) -> Result<(), Failur
         return Ok(());
     }
     Err(Failure::new(format!(
-        "{} is damaged: move damaged packs out of its folder `packs`, run `memsnap repair`, then pull or save the lost snapshots again",
+        "{} is damaged: move damaged packs, if any, out of its folder `packs`, run `memsnap repair`, then pull or save lost snapshots again",
         args.repo.display(),
     )))
 }

@@ -93,7 +93,7 @@ fn retry(options: &RemoteOptions) -> RetryConfig {
 
 fn unknown_setting(key: &str, url: &Url) -> Error {
     Error::invalid(format!(
-        "the store of {url} has no setting {key:?}; `RemoteOptions::set` lists the settings"
+        "the store of {url} has no setting {key:?}; see the documentation of `RemoteOptions::set`"
     ))
 }
 
