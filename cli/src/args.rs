@@ -1,4 +1,4 @@
-//! What the user can ask for: the arguments of all commands.
+//! The arguments of all commands.
 
 use std::collections::HashSet;
 use std::path::PathBuf;
@@ -10,14 +10,15 @@ use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
 
 /// Saves memory files and disk images as deduplicated, incremental snapshots.
 ///
-/// A repository is a folder. It stores equal blocks of 4 KiB once, compressed, whatever snapshots they are from. ID is
-/// the id of a snapshot, its first digits (at least 4), or a name.
+/// A repository is a folder. Files are divided into blocks of 4 KiB. The repository compresses the blocks, and stores
+/// equal blocks once, whatever files they are from. ID is the name of a snapshot, its id, or the first digits of its id
+/// (at least 4).
 #[derive(Parser, Debug)]
 #[command(
     name = "memsnap",
     version,
     after_help = "Exit codes: 0 done, 1 refused, failed or damaged, 2 wrong usage.\n\
-        Results go to the standard output, messages and progress bars to the standard error."
+        Results are printed to the standard output, messages and progress bars to the standard error."
 )]
 pub(crate) struct Cli {
     /// Print the result as one JSON document
@@ -48,7 +49,7 @@ pub(crate) enum Command {
 
 /// Make an empty repository in a folder
 ///
-/// The folder is made if it does not exist. It has to be empty otherwise.
+/// If the folder does not exist, the command makes it. If it exists, it must be empty.
 #[derive(Args, Debug)]
 pub(crate) struct Init {
     /// The folder
@@ -58,8 +59,8 @@ pub(crate) struct Init {
 
 /// Save a file, a block device or the standard input as a snapshot
 ///
-/// Prints the id of the snapshot. The snapshot is durable when the command returns. Holes and zeroes are not stored. Of
-/// the rest, only blocks that the repository lacks are stored, whatever the parent is.
+/// Prints the id of the snapshot. When the command ends, the snapshot is durable. Only blocks that the repository lacks
+/// are stored, with or without a parent. Zeroes and holes are not stored.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:\n  \
     memsnap save repo base.mem --name base --attach vmstate=base.vmstate\n  \
@@ -71,26 +72,28 @@ pub(crate) struct Save {
     pub(crate) repo: PathBuf,
     /// The file to save; `-` for the standard input
     ///
-    /// Pipes are written to a temporary file first, in the folder that TMPDIR names.
+    /// A pipe is copied to a temporary file first. Set TMPDIR to choose its folder.
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
-    /// Give the snapshot a name; the name moves if it exists
+    /// Give the snapshot a name; a name that exists is moved
     #[arg(long, value_name = "N", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) name: Option<String>,
     /// The snapshot that this one was made from
     ///
-    /// All of the file is read, unless `--diff` is there. Only what differs is listed in the new snapshot.
+    /// The manifest of the new snapshot lists only the blocks that differ from the parent. Without `--diff`, the whole
+    /// file is read.
     #[arg(long, value_name = "ID|NAME", value_parser = NonEmptyStringValueParser::new())]
     pub(crate) parent: Option<String>,
-    /// The holes of the file have the bytes of the parent
+    /// Use the bytes of the parent for the holes of the file
     ///
-    /// This is how Firecracker writes diff snapshots. Holes are not read.
+    /// Diff snapshots of Firecracker are such files. The file must be sparse: zeroes in a copy without holes count as
+    /// changes.
     #[arg(long, requires = "parent")]
     pub(crate) diff: bool,
     /// Save a small file with the snapshot, such as the state of the virtual machine
     #[arg(long, value_name = "NAME=FILE", value_parser = pair)]
     pub(crate) attach: Vec<(String, String)>,
-    /// Label the snapshot
+    /// Add a label to the snapshot
     #[arg(long, value_name = "K=V", value_parser = pair)]
     pub(crate) label: Vec<(String, String)>,
 }
@@ -103,7 +106,7 @@ pub(crate) struct List {
     pub(crate) repo: PathBuf,
 }
 
-/// Show all about a snapshot, or write one of its attachments
+/// Show the manifest of a snapshot, or write one of its attachments
 #[derive(Args, Debug)]
 pub(crate) struct Show {
     /// The repository
@@ -115,30 +118,30 @@ pub(crate) struct Show {
     /// Write the bytes of this attachment to the standard output
     #[arg(long, value_name = "NAME")]
     pub(crate) attachment: Option<String>,
-    /// Write the attachment to this file
+    /// Write the attachment to this file instead
     #[arg(long, short, value_name = "FILE", requires = "attachment", value_hint = ValueHint::FilePath)]
     pub(crate) output: Option<PathBuf>,
 }
 
 /// List the ranges of bytes in which two snapshots differ
 ///
-/// Blocks are compared by their hashes, and none is read. So ranges begin and end at multiples of 4,096.
+/// The command compares the hashes of blocks, and reads no block. Ranges begin and end at multiples of 4,096.
 #[derive(Args, Debug)]
 pub(crate) struct Diff {
     /// The repository
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) repo: PathBuf,
-    /// A snapshot
+    /// The first snapshot
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) a: String,
-    /// The snapshot to compare with
+    /// The second snapshot
     #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub(crate) b: String,
 }
 
 /// Write a snapshot to a sparse file
 ///
-/// A file of that name is replaced when the new one is complete.
+/// If the file exists, it is replaced when the new file is complete.
 #[derive(Args, Debug)]
 pub(crate) struct Extract {
     /// The repository
@@ -149,14 +152,14 @@ pub(crate) struct Extract {
     pub(crate) id: String,
     /// The file to write; `-` for the standard output
     ///
-    /// For the standard output, a temporary file is written first, in the folder that TMPDIR names.
+    /// For the standard output, the command writes a temporary file first. Set TMPDIR to choose its folder.
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
 }
 
 /// Give a snapshot a name, or delete a name
 ///
-/// A name that exists moves to the snapshot. A snapshot can have many names.
+/// If the name exists, it moves to the snapshot. A snapshot can have several names.
 #[derive(Args, Debug)]
 #[command(
     override_usage = "memsnap name [OPTIONS] <REPO> <ID> <N>\n       memsnap name [OPTIONS] <REPO> --delete <N>"
@@ -178,7 +181,8 @@ pub(crate) struct Name {
 
 /// Remove a snapshot and its names; `gc` frees the space
 ///
-/// Snapshots that were made from it stay whole.
+/// Snapshots that were made from it stay as they are. In an object store, the names stay, and stand for no snapshot
+/// until they are moved.
 #[derive(Args, Debug)]
 pub(crate) struct Remove {
     /// The repository: a folder, or the URL of an object store
@@ -200,7 +204,7 @@ pub(crate) struct Verify {
     pub(crate) data: bool,
 }
 
-/// Rebuild the index from packs and manifests; the exit code is 1 if some could not be used
+/// Rebuild the index from packs, manifests and names; the exit code is 1 if a file cannot be used
 #[derive(Args, Debug)]
 pub(crate) struct Repair {
     /// The repository
@@ -208,38 +212,39 @@ pub(crate) struct Repair {
     pub(crate) repo: PathBuf,
 }
 
-/// Delete what no snapshot needs
+/// Delete the files that no snapshot needs
 ///
-/// In an object store, the first call marks what no snapshot needs, and a later one deletes what was marked for the grace
-/// time.
+/// In an object store, this takes two calls: the first one marks the objects that no snapshot needs, and a later one
+/// deletes objects that have been marked for the grace time.
 #[derive(Args, Debug)]
 pub(crate) struct Gc {
     /// The repository: a folder, or the URL of an object store
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) repo: PathBuf,
-    /// Keep what is younger than this, such as 30m, 24h or 7d
+    /// Keep files that are younger than this, such as 30m, 24h or 7d
     ///
-    /// A save that is running may use such files.
+    /// In an object store, this must be longer than a request can take, because a push may use such objects.
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = humantime::parse_duration)]
     pub(crate) grace: Duration,
-    /// Only say what would be deleted
+    /// Only print what would be deleted
     #[arg(long)]
     pub(crate) dry_run: bool,
-    /// Also delete the files of mapped snapshots; they are made again when they are needed
+    /// Also delete the files of snapshots that programs have mapped; the next mapping writes them again
     #[arg(long)]
     pub(crate) cache: bool,
 }
 
 /// Copy snapshots to an object store
 ///
-/// Makes a repository in the object store if there is none. If a snapshot is given by a name, the name moves there, too.
+/// Makes a repository in the object store if there is none. If a snapshot is given by its name, the name is also set in
+/// the object store.
 #[derive(Args, Debug)]
 #[command(after_help = URLS)]
 pub(crate) struct Push {
     /// The repository
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) repo: PathBuf,
-    /// The object store
+    /// The URL of a repository in an object store
     #[arg(value_hint = ValueHint::Url)]
     pub(crate) url: String,
     /// The snapshots
@@ -249,14 +254,14 @@ pub(crate) struct Push {
 
 /// Copy snapshots from an object store
 ///
-/// If a snapshot is given by a name of the object store, the name moves here, too.
+/// If a snapshot is given by its name in the object store, the name is also set in the repository.
 #[derive(Args, Debug)]
 #[command(after_help = URLS)]
 pub(crate) struct Pull {
     /// The repository
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) repo: PathBuf,
-    /// The object store
+    /// The URL of a repository in an object store
     #[arg(value_hint = ValueHint::Url)]
     pub(crate) url: String,
     /// The snapshots
@@ -265,34 +270,34 @@ pub(crate) struct Pull {
 }
 
 const URLS: &str = "URLs: s3://bucket/prefix, gs://bucket/prefix, az://container/prefix, file:///folder\n\
-    Credentials and endpoints come from the environment: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,\n\
+    Environment variables set credentials and endpoints: AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION,\n\
     AWS_ENDPOINT, AWS_ALLOW_HTTP, GOOGLE_SERVICE_ACCOUNT, AZURE_STORAGE_ACCOUNT_NAME, AZURE_STORAGE_ACCOUNT_KEY and\n\
-    the others that the crate object_store knows.";
+    others; the documentation of the crate object_store lists them.";
 
-/// Print a script that completes the commands in a shell
+/// Print a script with completions for a shell
 #[derive(Args, Debug)]
 pub(crate) struct Completions {
     /// The shell
     pub(crate) shell: clap_complete::Shell,
 }
 
-/// Print the manual page, or write those of all commands to a folder
+/// Print the manual page, or write the pages of all commands to a folder
 #[derive(Args, Debug)]
 pub(crate) struct Manual {
-    /// The folder, which is made if it does not exist
+    /// The folder; made if it does not exist
     #[arg(value_hint = ValueHint::DirPath)]
     pub(crate) dir: Option<PathBuf>,
 }
 
 impl Cli {
-    /// Checks what cannot be said with the attributes of clap.
+    /// Checks the rules that attributes of clap cannot express.
     pub(crate) fn check(&self) -> Result<(), clap::Error> {
         let usage = |message: &str| Err(Self::command().error(ErrorKind::ArgumentConflict, message));
         match &self.command {
             Command::Save(save) => {
                 for (option, pairs) in [("--attach", &save.attach), ("--label", &save.label)] {
                     if let Some(twice) = twice(pairs) {
-                        return usage(&format!("{option} {twice}=... is there twice"));
+                        return usage(&format!("{option} {twice}=... was given twice"));
                     }
                 }
             }
@@ -305,7 +310,7 @@ impl Cli {
                 return usage("--json cannot be used with the file `-`: both write to the standard output");
             }
             Command::Completions(_) | Command::Manual(_) if self.json => {
-                return usage("--json cannot be used with commands that print text for other programs");
+                return usage("--json cannot be used with this command, which does not print JSON");
             }
             _ => {}
         }
@@ -313,17 +318,17 @@ impl Cli {
     }
 }
 
-/// Returns a key that is there twice.
+/// Returns the first key that occurs twice.
 fn twice(pairs: &[(String, String)]) -> Option<&str> {
     let mut seen = HashSet::new();
     pairs.iter().map(|(key, _)| key.as_str()).find(|key| !seen.insert(*key))
 }
 
-/// Reads `KEY=VALUE`.
+/// Parses `KEY=VALUE`.
 fn pair(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
-        _ => Err("two parts with `=` between them are expected, of which the first is not empty".to_owned()),
+        _ => Err("expected KEY=VALUE, with a key that is not empty".to_owned()),
     }
 }
 

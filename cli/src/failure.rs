@@ -1,15 +1,15 @@
-//! `Failure`: why a command did not do what it was asked for.
+//! `Failure`: the error of a command.
 
 use std::fmt;
 use std::io;
 use std::path::Path;
 
-/// Why a command did not do what it was asked for, as a message for the user.
+/// The error of a command, as a message for the user.
 #[derive(Debug)]
 pub(crate) struct Failure(String);
 
 impl Failure {
-    /// The exit code for all failures. Wrong usage has another one, which clap sets.
+    /// The exit code of all failures. Wrong usage has another one, which clap sets.
     pub(crate) const EXIT_CODE: u8 = 1;
 
     pub(crate) fn new(message: impl Into<String>) -> Self {

@@ -1,7 +1,7 @@
 //! `memsnap`: saves memory files and disk images as deduplicated, incremental snapshots.
 //!
-//! `args` says what the user can ask for. Each command is a module of `commands`, which calls the crate `memsnap-store`
-//! and gives its result to `output`. `source` opens what is saved, `remote` opens object stores, and `progress` shows
+//! `args` defines the arguments. Each command is a module of `commands`, which calls the crate `memsnap-store` and
+//! passes the result to `output`. `source` opens the file to save, `remote` opens object stores, and `progress` shows
 //! bars on a terminal.
 #![forbid(unsafe_code)]
 
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     }
     let mut output = Output::new(cli.json);
     let done = commands::run(&cli.command, &mut output);
-    // What was printed before a failure is part of the result, such as the problems that `verify` found.
+    // A command can print a result and then fail, as `verify` does with the problems that it found.
     let printed = output.finish();
     let failures: Vec<Failure> = [done, printed].into_iter().filter_map(Result::err).collect();
     failures.iter().for_each(|failure| note(&failure.to_string()));

@@ -9,7 +9,9 @@ use serde::Serialize;
 
 use crate::failure::Failure;
 
-/// The standard output. If its reader has gone, what is written is dropped, and the command goes on.
+/// The standard output.
+///
+/// If its reader has closed the pipe, further output is dropped, and the command continues.
 pub(crate) struct Output {
     json: bool,
     stdout: BufWriter<Stdout>,
@@ -26,7 +28,7 @@ impl Output {
         self.json
     }
 
-    /// Prints the result of a command: the document with `--json`, the text otherwise.
+    /// Prints the result of a command: the document if `--json` is given, or else the text.
     pub(crate) fn result(
         &mut self,
         document: &impl Serialize,
@@ -53,7 +55,7 @@ impl Output {
         self.wrote(written)
     }
 
-    /// Prints what `reader` returns, until its end or until nobody reads the standard output any more.
+    /// Prints the bytes of `reader`, until it ends or the reader of the standard output closes the pipe.
     pub(crate) fn copy(&mut self, reader: &mut impl Read) -> Result<(), Failure> {
         let mut buffer = vec![0; 1 << 20];
         while !self.closed {
@@ -67,11 +69,11 @@ impl Output {
         Ok(())
     }
 
-    /// Writes what is still in the buffer.
+    /// Writes the rest of the buffer.
     pub(crate) fn finish(mut self) -> Result<(), Failure> {
         let written = if self.closed { Ok(()) } else { self.stdout.flush() };
         let result = self.wrote(written);
-        // Do not write the buffer again when it is dropped.
+        // A `BufWriter` that is dropped would write its buffer again.
         let _ = self.stdout.into_parts();
         result
     }
@@ -93,7 +95,7 @@ impl Output {
 
 /// Prints a message to the standard error.
 pub(crate) fn note(message: &str) {
-    // If the standard error cannot be written, there is nobody to tell.
+    // An error of the standard error cannot be reported anywhere.
     let _ = writeln!(io::stderr(), "memsnap: {}", plain(message));
 }
 
@@ -110,7 +112,7 @@ pub(crate) fn plain(text: &str) -> String {
     plain
 }
 
-/// Formats a number of bytes for people: `1.5 MiB`.
+/// Formats a number of bytes with a unit: `1.5 MiB`.
 pub(crate) fn size(bytes: u64) -> String {
     ByteSize(bytes).display().iec().to_string()
 }
@@ -130,8 +132,9 @@ pub(crate) fn utc_millis(time: SystemTime) -> Option<String> {
     rfc3339(time, humantime::format_rfc3339_millis)
 }
 
-/// Formats a time. The time comes from a manifest, which can contain any, and humantime refuses those before 1970 with a
-/// panic and those after 9999 with an error.
+/// Formats a time.
+///
+/// A manifest can contain any time. humantime panics for times before 1970, and returns an error for those after 9999.
 fn rfc3339(time: SystemTime, format: fn(SystemTime) -> humantime::Rfc3339Timestamp) -> Option<String> {
     let mut text = String::new();
     (time >= UNIX_EPOCH && write!(text, "{}", format(time)).is_ok()).then_some(text)

@@ -5,18 +5,20 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use memsnap_store::Progress;
 
-/// A bar that is removed when it is dropped. It is invisible if the standard error is no terminal.
+/// A progress bar, which disappears when it is dropped.
+///
+/// It is not drawn if the standard error is not a terminal.
 pub(crate) struct Bar(ProgressBar);
 
 impl Bar {
-    /// Shows how many bytes are done.
+    /// Shows a bar with the number of bytes that are done.
     pub(crate) fn bytes(action: impl Into<String>) -> Self {
         const TEMPLATE: &str =
             "{msg} {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}";
         Self::new(ProgressBar::with_draw_target(Some(0), ProgressDrawTarget::stderr()), TEMPLATE, action)
     }
 
-    /// Shows that something is going on whose length is not known.
+    /// Shows a spinner, for an operation whose length is not known.
     pub(crate) fn spinner(action: impl Into<String>) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         let bar = Self::new(bar, "{spinner} {msg} {elapsed}", action);
@@ -33,7 +35,7 @@ impl Bar {
         Self(bar)
     }
 
-    /// Returns a function for the operations of the store that moves the bar.
+    /// Returns a function that moves the bar, for operations of the store.
     pub(crate) fn observer(&self) -> impl FnMut(Progress) + Send + 'static {
         let bar = self.0.clone();
         move |progress| {

@@ -1,4 +1,4 @@
-//! What `save` reads: a file, a block device, or the standard input.
+//! Opens the file, the block device or the standard input that `save` reads.
 
 use std::fs::File;
 use std::io::{self, ErrorKind, IsTerminal, Read, Seek, SeekFrom, Write};
@@ -7,16 +7,18 @@ use std::path::Path;
 
 use crate::failure::Failure;
 
-/// The length of the pieces in which a pipe is read.
+/// The number of bytes that are read from a pipe at a time.
 const PIECE: usize = 1 << 20;
 
-/// Blocks of zeroes of this length become holes of the temporary file.
+/// The length of a block. Blocks of zeroes become holes of the temporary file.
 const BLOCK: usize = 4096;
 
-/// Opens what is saved. `diff` says that its holes matter, which only files have.
+/// Opens the file to save.
 ///
-/// What comes from a pipe is written to a temporary file first, because the store reads files from any offset. The
-/// temporary file has no name and vanishes when it is closed.
+/// If `diff` is set, the file must be a regular file, because only these have holes.
+///
+/// The store reads files at any offset. So the bytes of a pipe are copied to a temporary file first. The temporary file
+/// has no name, and the system deletes it when it is closed.
 pub(crate) fn open(path: &Path, diff: bool) -> Result<File, Failure> {
     if path.as_os_str() == "-" {
         return standard_input(diff);
@@ -38,7 +40,10 @@ pub(crate) fn open(path: &Path, diff: bool) -> Result<File, Failure> {
     if is_pipe(kind) {
         return spool(file, &path.display().to_string());
     }
-    Err(Failure::new(format!("cannot save {}: it is no regular file, block device or pipe", path.display())))
+    Err(Failure::new(format!(
+        "cannot save {}: it is not a regular file, a block device or a pipe",
+        path.display()
+    )))
 }
 
 fn standard_input(diff: bool) -> Result<File, Failure> {
@@ -59,7 +64,9 @@ fn standard_input(diff: bool) -> Result<File, Failure> {
     spool(io::stdin().lock(), NAME)
 }
 
-/// Returns the standard input as a file if it is one (`memsnap save repo - < file`) and nothing was read from it.
+/// Returns the standard input if it is a file of which nothing was read yet.
+///
+/// This is the case for `memsnap save repo - < file`.
 #[cfg(unix)]
 fn redirected_file() -> io::Result<Option<File>> {
     use std::os::fd::AsFd;
@@ -96,7 +103,7 @@ fn is_pipe(_: std::fs::FileType) -> bool {
 
 fn no_holes(name: &str) -> Failure {
     Failure::new(format!(
-        "cannot use --diff with {name}: only a regular file has holes; write it to a file first"
+        "cannot use --diff with {name}: only a regular file has holes; write the bytes to a sparse file first"
     ))
 }
 
@@ -104,7 +111,7 @@ fn no_holes(name: &str) -> Failure {
 fn spool(reader: impl Read, name: &str) -> Result<File, Failure> {
     let failed = |error| {
         Failure::new(format!(
-            "cannot copy {name} to a temporary file in {}: {error}; TMPDIR can name a folder with more space",
+            "cannot copy {name} to a temporary file in {}: {error}; set TMPDIR to a folder with more space",
             std::env::temp_dir().display()
         ))
     };
@@ -146,7 +153,7 @@ fn data_runs(piece: &[u8]) -> Vec<Range<usize>> {
     runs
 }
 
-/// Reads until the buffer is full or the stream ends. Returns how much was read.
+/// Reads until the buffer is full or the stream ends. Returns the number of bytes that were read.
 fn read_full(reader: &mut impl Read, buffer: &mut [u8]) -> io::Result<usize> {
     let mut full = 0;
     while full < buffer.len() {

@@ -1,4 +1,4 @@
-//! Images go in and come out: bytes, holes, diffs, pipes, attachments.
+//! Saving and extracting images: bytes, holes, diffs, pipes, attachments.
 
 mod kit;
 
@@ -14,7 +14,7 @@ const LEN: u64 = 256 * BLOCK;
 #[test]
 fn a_sparse_file_comes_back_with_its_bytes_and_holes() {
     let bench = Bench::with_repository();
-    // The length is no multiple of a block. One written block is zero.
+    // The length is not a multiple of a block. One of the written blocks is zero.
     let len = LEN + 777;
     bench.sparse("image", len, &[(0, &noise(1, 3 * BLOCK)), (LEN / 2, &noise(2, BLOCK)), (LEN, &[7; 777])]);
     bench.save(&["image", "--name", "base"]);
@@ -35,7 +35,7 @@ fn a_sparse_file_comes_back_with_its_bytes_and_holes() {
     assert!(bench.read("out") == bench.read("image"), "a file is replaced");
 }
 
-/// What Firecracker does: a base, then files whose holes are unchanged memory.
+/// As with Firecracker: a base, and then files whose holes are unchanged memory.
 #[test]
 fn a_diff_takes_its_holes_from_the_parent() {
     let bench = Bench::with_repository();

@@ -1,4 +1,6 @@
-//! What is refused: missing repositories, wrong references, files that cannot be saved. Each message names the object.
+//! Refused commands: missing repositories, wrong references, files that cannot be saved.
+//!
+//! Each message names the object.
 
 mod kit;
 
@@ -67,7 +69,9 @@ fn wrong_references_are_named() {
     assert!(!bench.path("out").exists());
 }
 
-/// The first four digits of ids are the same for two of some hundred snapshots, so two such are made.
+/// Among a few hundred snapshots, two have ids with the same first four digits.
+///
+/// This makes two such snapshots.
 #[test]
 fn an_ambiguous_id_is_refused_with_its_candidates() {
     let bench = Bench::with_repository();
@@ -105,7 +109,7 @@ fn files_that_cannot_be_saved_are_named() {
 fn devices_are_refused_where_they_make_no_sense() {
     let bench = Bench::with_repository();
     let message = bench.refused(&["save", "repo", "/dev/null"]);
-    assert!(message.contains("/dev/null: it is no regular file, block device or pipe"), "{message}");
+    assert!(message.contains("/dev/null: it is not a regular file, a block device or a pipe"), "{message}");
     std::fs::write(bench.path("file"), "bytes").unwrap();
     bench.save(&["file", "--name", "base"]);
     let message = bench.refused(&["extract", "repo", "base", "/dev/null"]);

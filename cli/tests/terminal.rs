@@ -1,4 +1,4 @@
-//! What is different on a terminal: progress bars, and attachments that are not text.
+//! Differences on a terminal: progress bars, and attachments that are not text.
 #![cfg(unix)]
 
 mod kit;
@@ -25,12 +25,12 @@ fn terminal() -> (OwnedFd, OwnedFd) {
     (controller, user)
 }
 
-/// Reads what was written to a terminal, until all who write to it have gone.
+/// Reads from a terminal until all its writers have closed it.
 fn read_all(controller: OwnedFd) -> String {
     let mut file = File::from(controller);
     let mut bytes = Vec::new();
     let mut buffer = [0; 4096];
-    // When the last writer has gone, Linux reports an error, other systems the end.
+    // When the last writer has closed it, Linux reports an error, and other systems report the end.
     while let Ok(read @ 1..) = file.read(&mut buffer) {
         bytes.extend_from_slice(&buffer[..read]);
     }

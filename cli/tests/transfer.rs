@@ -1,4 +1,4 @@
-//! Snapshots move from one repository to another through a folder that is used as an object store.
+//! Copies snapshots from one repository to another through a folder that is used as an object store.
 
 mod kit;
 

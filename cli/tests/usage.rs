@@ -1,4 +1,4 @@
-//! Exit codes, help texts, completions, manual pages: what needs no repository.
+//! Exit codes, help texts, completions and manual pages, which need no repository.
 
 mod kit;
 
@@ -83,7 +83,7 @@ fn manual_pages_are_printed_or_written() {
     assert!(bench.refused(&["manual", "file"]).contains("file"));
 }
 
-/// What a reader that goes away, such as `head`, leaves of the command.
+/// The result of a command whose reader closes the pipe early, as `head` does.
 #[test]
 fn a_closed_pipe_is_no_failure() {
     let bench = Bench::new();

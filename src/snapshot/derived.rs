@@ -13,30 +13,31 @@ use crate::zero::zeroes;
 
 /// Making a snapshot from another one, without a view.
 impl Snapshot {
-    /// Makes a snapshot of the bytes of this one after some writes.
+    /// Makes a snapshot with the bytes of this one and some changes.
     ///
-    /// Each change is an offset and the bytes to write there. The changes need not be whole pages and may have any
-    /// order. Where they overlap, the last one counts. The length and the content length stay the same.
+    /// Each change is an offset and the bytes to write there. The changes need not be whole pages, and their order
+    /// does not matter unless they overlap. Where changes overlap, the last one counts. The length and the content
+    /// length stay the same.
     ///
-    /// The new snapshot has copies of the pages whose bytes differ, and shares all other pages with this one. Pages
-    /// that become zero take no memory. The time depends on the pages that the changes touch, not on the length of
-    /// the snapshot: each of these pages is compared with the old one, and is copied if it differs.
+    /// The new snapshot has copies of the pages that differ, and shares all other pages with this one. Pages that
+    /// become zero take no memory. The time depends on the number of pages that the changes touch, not on the length
+    /// of the snapshot: each of these pages is compared with the old page, and copied if it differs.
     ///
-    /// If there is too much to write for one call, write it in parts: `snapshot = snapshot.with_changes(part)?`. The
-    /// memory of pages that only the previous snapshot has is used again as soon as that snapshot is dropped.
+    /// If the changes are too many for one call, pass them in parts: `snapshot = snapshot.with_changes(part)?`. When
+    /// the previous snapshot is dropped, the memory of pages that only it has is used again.
     ///
     /// # Errors
     ///
-    /// - `InvalidInput` if a change is not within the snapshot ([`len`](Self::len)).
-    /// - Those of the operating system: no memory, no address space.
+    /// - `InvalidInput` if a change is not within the [length](Self::len) of the snapshot.
+    /// - Errors of the operating system, if there is not enough memory or address space.
     /// - The error with which the last mutable view of the snapshot ended, if no call has returned it yet. See
     ///   [`View::commit`](crate::View::commit).
     ///
-    /// This snapshot stays as it is in each case.
+    /// After an error, this snapshot is as it was.
     ///
     /// # Examples
     ///
-    /// Applying the changes between two snapshots to a replica:
+    /// Apply the changes between two snapshots to a replica:
     ///
     /// ```
     /// use memsnap::{Snapshot, page_size};
@@ -78,26 +79,26 @@ impl Snapshot {
         Ok(Self::from(written.map_or(image, Arc::new)))
     }
 
-    /// Makes a snapshot of the bytes of this one with another length.
+    /// Makes a snapshot with the bytes of this one and another length.
     ///
-    /// The new snapshot is `len` bytes long, rounded up to whole pages, of which the first `content_len` bytes are
-    /// its [content](Self::content_len). All bytes from `len` on are cut off. If the last page has some of these bytes,
+    /// The new snapshot has `len` bytes, rounded up to whole pages. Its first `content_len` bytes are its
+    /// [content](Self::content_len). All bytes from `len` on are cut off. If the last page contains some of these bytes,
     /// they become zero. The bytes that a longer snapshot adds are zero too, even if this snapshot was made from one
     /// that had other bytes there.
     ///
-    /// `content_len` may be less than `len`. The bytes between them are kept. For example, a snapshot of a machine with
-    /// larger pages can be made here with the same content length and all its bytes.
+    /// `content_len` may be less than `len`. The bytes between the two are kept. For example, this can give a snapshot
+    /// the length and the content length that it had on a machine with larger pages.
     ///
-    /// The two snapshots share all pages. Only the last page is copied, if bytes other than zero are cut off in the
-    /// middle of it. The time to make a longer snapshot does not depend on the lengths. The time to make a shorter one
-    /// depends on the number of captured pages that are cut off.
+    /// The two snapshots share their pages. Only the last page is copied, and only if bytes other than zero are cut
+    /// off in the middle of it. The time to make a longer snapshot does not depend on the lengths. The time to make a
+    /// shorter one depends on the number of captured pages that are cut off.
     ///
     /// # Errors
     ///
     /// - `InvalidInput` if `content_len` exceeds `len`, or if `len` exceeds the length of the longest slice.
     /// - Those of [`with_changes`](Self::with_changes).
     ///
-    /// This snapshot stays as it is in each case.
+    /// After an error, this snapshot is as it was.
     ///
     /// # Examples
     ///

@@ -1,4 +1,4 @@
-//! Reading blocks: finds them in the index, reads and decompresses frames, and compares each block with its hash.
+//! `Blocks`: finds, reads and decompresses blocks, and compares each one with its hash.
 
 use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
@@ -16,7 +16,7 @@ use crate::index::{PackRow, Place, Reader};
 use crate::inner::Inner;
 use crate::storage::ReadFile;
 
-/// The number of blocks that are read at a time: those of 64 MiB.
+/// The number of blocks that are read at a time: 64 MiB of blocks.
 pub(crate) const BATCH: usize = 16_384;
 
 /// Returns the path of a pack.
@@ -36,7 +36,7 @@ pub(crate) struct Blocks<'a> {
     packs: HashMap<Id, Box<dyn ReadFile>>,
 }
 
-/// A frame, and the blocks of it that are wanted: their numbers in the frame and in the list of the caller.
+/// A frame, and its wanted blocks: their numbers in the frame and in the list of the caller.
 struct Wanted {
     place: Place,
     pack: PackRow,
@@ -50,7 +50,7 @@ impl<'a> Blocks<'a> {
 
     /// Reads the blocks with these hashes, at most [`BATCH`] of them.
     ///
-    /// Calls `take` once for each, with its number in `wanted` and its bytes, from several threads and in no order.
+    /// Calls `take` once for each block, with its number in `wanted` and its bytes, from several threads, in no order.
     pub(crate) fn read(
         &mut self,
         wanted: &[Id],
@@ -171,7 +171,7 @@ impl<'a> Blocks<'a> {
 
 fn pack_row(index: &Reader, number: u32) -> Result<PackRow> {
     index.pack(number)?.ok_or_else(|| {
-        Error::damaged("index.redb", format!("it has blocks in the pack {number} and not the pack"))
+        Error::damaged("index.redb", format!("it has places in the pack {number}, but not the pack"))
     })
 }
 
@@ -199,7 +199,10 @@ impl Wanted {
         let (place, path) = (&self.place, pack_path(&self.pack.id));
         let wrong = |what: String| Error::damaged(&*path, format!("the frame at {}: {what}", place.offset));
         if u64::from(place.offset) + u64::from(place.stored) > self.pack.len {
-            return Err(wrong(format!("the index has its end behind that of the file ({})", self.pack.len)));
+            return Err(wrong(format!(
+                "in the index, it ends after the end of the file ({} bytes)",
+                self.pack.len
+            )));
         }
         let Some(encoding) = Encoding::from_byte(place.encoding) else {
             return Err(wrong(format!("its encoding {} is not known", place.encoding)));
@@ -217,7 +220,7 @@ impl Wanted {
     }
 }
 
-/// Calls `take` with batches of entries, and returns the first error.
+/// Calls `take` with batches of entries. Stops at the first error, and returns it.
 pub(crate) fn in_batches<T>(
     entries: impl Iterator<Item = Result<T>>,
     mut take: impl FnMut(&[T]) -> Result<()>,
@@ -233,7 +236,7 @@ pub(crate) fn in_batches<T>(
     if batch.is_empty() { Ok(()) } else { take(&batch) }
 }
 
-/// Locks a mutex whose value is valid after a panic too.
+/// Locks a mutex whose value is also valid after a panic of another thread.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,4 +1,4 @@
-//! A chain of manifests, read as one list of blocks.
+//! `Chain`: reads a chain of manifests as one list of blocks.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -27,10 +27,10 @@ pub(crate) fn open_manifest(storage: &dyn Storage, id: Id) -> Result<ManifestRea
     ManifestReader::new(file, id).map_err(|wrong| wrong.of(&path))
 }
 
-/// Opens a manifest that is the base of another one.
+/// Opens a manifest. `above` is the manifest that has it as its base, if there is one.
 fn open_below(storage: &dyn Storage, above: Option<Id>, id: Id) -> Result<ManifestReader> {
     match (open_manifest(storage, id), above) {
-        // The id of a base is only as good as the manifest that has it.
+        // `above` may contain a wrong id of its base, so the error names both.
         (Err(Error::Damaged { .. }), Some(above)) => {
             let what = format!("its base {} is missing or damaged", manifest_path(&id));
             Err(Error::damaged(manifest_path(&above), what))
@@ -39,23 +39,23 @@ fn open_below(storage: &dyn Storage, above: Option<Id>, id: Id) -> Result<Manife
     }
 }
 
-/// Reads a manifest without its blocks, and compares all of it with its id.
+/// Returns the header of a manifest, after comparing all of the manifest with its id.
 pub(crate) fn checked_header(storage: &dyn Storage, id: Id) -> Result<Header> {
     let mut reader = open_manifest(storage, id)?;
     reader.check().map_err(|wrong| wrong.of(&manifest_path(&id)))?;
     Ok(reader.header)
 }
 
-/// Opens the chain of a snapshot of which the index has a row.
+/// Opens the chain of a snapshot that has a row in the index.
 ///
-/// The caller sizes memory and files by the row, so the row and the manifest have to agree.
+/// The caller uses the lengths in the row for memory and files, so the row and the manifest have to agree.
 pub(crate) fn open_listed(storage: &dyn Storage, id: Id, row: &ManifestRow) -> Result<Chain> {
     let chain = Chain::open(storage, id)?;
     check_row(chain.top(), id, row)?;
     Ok(chain)
 }
 
-/// Checks that the manifest of a snapshot has the lengths that the index has.
+/// Checks that the index and the manifest of a snapshot have the same lengths.
 pub(crate) fn check_lengths(storage: &dyn Storage, id: Id, row: &ManifestRow) -> Result<()> {
     check_row(Some(&open_manifest(storage, id)?.header), id, row)
 }
@@ -68,18 +68,20 @@ fn check_row(header: Option<&Header>, id: Id, row: &ManifestRow) -> Result<()> {
     Err(Error::damaged("index.redb", format!("it does not agree with {}", manifest_path(&id))))
 }
 
-/// Manifests, each the base of the one before. The last one is full, unless the chain was cut.
+/// A chain of manifests, each the base of the one before.
+///
+/// The last one is full, unless the chain was cut.
 pub(crate) struct Chain {
     layers: Vec<ManifestReader>,
 }
 
 impl Chain {
-    /// Opens a manifest and all that it is relative to.
+    /// Opens a manifest and the whole chain below it.
     pub(crate) fn open(storage: &dyn Storage, id: Id) -> Result<Self> {
         Self::open_to(storage, id, None)
     }
 
-    /// As [`open`](Self::open), but ends before the manifest `end`.
+    /// Does the same as [`open`](Self::open), but cuts the chain before the manifest `end`.
     pub(crate) fn open_to(storage: &dyn Storage, id: Id, end: Option<Id>) -> Result<Self> {
         let mut layers: Vec<ManifestReader> = Vec::new();
         let mut next = Some(id);
@@ -101,7 +103,7 @@ impl Chain {
         Ok(Self { layers })
     }
 
-    /// The manifest that the chain was opened for; `None` if the chain was cut before it.
+    /// Returns the header of the first manifest, or `None` if the chain was cut before it.
     pub(crate) fn top(&self) -> Option<&Header> {
         self.layers.first().map(|layer| &layer.header)
     }
@@ -112,7 +114,7 @@ impl Chain {
         self.layers.iter().map(|layer| layer.id).collect()
     }
 
-    /// Whether the last manifest is full.
+    /// Returns whether the last manifest is full.
     fn is_whole(&self) -> bool {
         self.layers.last().is_some_and(|layer| layer.header.base.is_none())
     }
@@ -126,7 +128,7 @@ impl Chain {
         let mut limit = u64::MAX;
         let mut layers = Vec::with_capacity(self.layers.len());
         for reader in self.layers {
-            // What a manifest says about blocks behind the end of one above it does not count.
+            // Blocks after the end of a manifest above do not count.
             limit = limit.min(blocks(reader.header.len));
             layers.push(Layer { reader, limit });
         }
@@ -143,10 +145,12 @@ struct Layer {
     limit: u64,
 }
 
-/// The blocks of a chain, merged. After the last one, all manifests have been compared with their ids.
+/// The merged blocks of a chain. When it ends, all manifests have been compared with their ids.
 pub(crate) struct Entries {
     layers: Vec<Layer>,
-    /// The next block of each layer: the lowest one first, and of equal ones that of the topmost layer.
+    /// The next block of each layer.
+    ///
+    /// The lowest block comes first, and of equal blocks that of the topmost layer.
     heads: BinaryHeap<Reverse<(u64, usize, Option<Id>)>>,
     last: Option<u64>,
     zeroes: bool,
@@ -184,13 +188,13 @@ impl Iterator for Entries {
     }
 }
 
-/// A block in which two snapshots differ: its number, and its hash in the second one, or `None` if it is zero there.
+/// A block in which two snapshots differ: its number, and its hash in the second one, if not zero.
 pub(crate) type Difference = Entry;
 
 /// Returns the blocks in which `to` differs from `from`, in ascending order, within the length of `to`.
 ///
-/// `exact` leaves out blocks that are equal. Otherwise some may be among them, if that saves reading a manifest that
-/// both have in common.
+/// If `exact` is false, the result may contain blocks that are equal. This can save reading a manifest that both chains
+/// have in common.
 pub(crate) fn differences(
     storage: &dyn Storage,
     from: Id,
@@ -209,11 +213,13 @@ pub(crate) fn differences(
     Ok(Box::new(joined.filter(move |entry| entry.as_ref().map_or(true, |entry| entry.0 < limit))))
 }
 
-/// Returns the blocks that the manifests above the common one list, if these say what `to` has there.
+/// Returns the blocks that the manifests above the common one list.
+///
+/// Returns `None` if these are not all differences.
 fn above_common(storage: &dyn Storage, from: Id, to: Id) -> Result<Option<Vec<Difference>>> {
     let (mut a, mut b) = (Some(from), Some(to));
     let mut seen = Vec::new();
-    // The chains are short, so their headers are read twice.
+    // Headers are read twice, which is cheap because chains are short.
     while let Some(id) = a {
         let above = seen.last().copied();
         seen.push(id);
@@ -229,11 +235,12 @@ fn above_common(storage: &dyn Storage, from: Id, to: Id) -> Result<Option<Vec<Di
     let (from, to) =
         (Chain::open_to(storage, from, Some(common))?, Chain::open_to(storage, to, Some(common))?);
     if to.layers.is_empty() {
-        return Ok(None); // Nothing here would compare the manifest with its id.
+        return Ok(None); // No reader would compare the manifest of `to` with its id.
     }
-    // Both have to be as long as the common one, or longer: otherwise, blocks behind an end differ without being listed.
+    // No manifest may be shorter than the common one. Otherwise, blocks after its end differ without being listed.
     let mut len = open_manifest(storage, common)?.header.len;
-    // The common manifest is not read, so its length may be a lie. It does not matter if all have the same length.
+    // The common manifest was not compared with its id, so its length may be wrong. This does not matter if all lengths
+    // are equal.
     if from.layers.iter().chain(&to.layers).any(|layer| layer.header.len != len) {
         len = checked_header(storage, common)?.len;
     }
@@ -253,7 +260,7 @@ fn above_common(storage: &dyn Storage, from: Id, to: Id) -> Result<Option<Vec<Di
             return Ok(None);
         }
         if !listed && block < limit {
-            found.push((block, None)); // `to` does not list it, and the common one ends before it.
+            found.push((block, None)); // `to` does not list the block, and the common manifest ends before it.
         }
     }
     for entry in to {
@@ -262,7 +269,7 @@ fn above_common(storage: &dyn Storage, from: Id, to: Id) -> Result<Option<Vec<Di
     Ok(Some(found))
 }
 
-/// The blocks that differ, of two lists of the blocks that are not zero.
+/// Merges two lists of blocks that are not zero, and returns the blocks that differ.
 struct Joined {
     from: std::iter::Peekable<Entries>,
     to: std::iter::Peekable<Entries>,

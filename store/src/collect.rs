@@ -1,4 +1,4 @@
-//! Collecting what no snapshot needs.
+//! Garbage collection: deletes the files that no snapshot needs.
 
 use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -16,10 +16,10 @@ use crate::inner::{Inner, now};
 use crate::save::write_name;
 use crate::sink::Sink;
 
-/// A pack of which less than one part of this many is needed is written again.
+/// A pack is written again if less than one in this many of its blocks is needed.
 const PART: u64 = 2;
 
-/// What the files of the cache begin with that say what is known of a remote.
+/// The beginning of the names of files in the cache that are indexes of remotes.
 pub(crate) const REMOTE: &str = "remote-";
 
 /// Options of [`Repository::collect`](crate::Repository::collect).
@@ -51,29 +51,30 @@ impl Default for Collect {
 }
 
 impl Collect {
-    /// Returns the default options: a grace time of 24 hours, and files are deleted.
+    /// Returns the default options: a grace time of 24 hours, no dry run, and mapped files stay.
     #[must_use]
     pub fn new() -> Self {
         Self { grace: Duration::from_secs(24 * 60 * 60), dry_run: false, cache: false }
     }
 
-    /// Sets how old a file has to be before it is deleted.
+    /// Sets the grace time: files that are younger are not deleted.
     #[must_use]
     pub fn grace(mut self, grace: Duration) -> Self {
         self.grace = grace;
         self
     }
 
-    /// Sets whether the call only tells what it would delete.
+    /// Sets whether the call only returns what it would delete.
     #[must_use]
     pub fn dry_run(mut self, dry_run: bool) -> Self {
         self.dry_run = dry_run;
         self
     }
 
-    /// Sets whether the files of all snapshots in the cache are deleted too. [`Repository::map`] makes them again.
+    /// Sets whether all files in the cache are deleted too. [`Repository::map`] writes them again.
     ///
-    /// Files of snapshots that are no longer listed are always deleted. A program that has mapped a file keeps it.
+    /// Files of snapshots that are not listed any more are always deleted. On Unix, a program that has mapped a file can
+    /// still use it.
     ///
     /// [`Repository::map`]: crate::Repository::map
     #[must_use]
@@ -94,17 +95,17 @@ impl Collect {
     }
 }
 
-/// What was deleted.
+/// The result of a garbage collection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Collected {
-    /// The number of packs that were deleted because nothing in them is needed.
+    /// The number of packs that were deleted because none of their blocks is needed.
     pub packs: u64,
     /// The number of packs that were deleted after their needed blocks had been written to new packs.
     pub repacked: u64,
     /// The number of manifests that were deleted.
     pub manifests: u64,
-    /// The bytes of all deleted files, less those of the new packs.
+    /// The bytes of all deleted files, minus those of the new packs. A dry run does not subtract these.
     pub bytes: u64,
 }
 
@@ -157,7 +158,7 @@ pub(crate) fn collect(inner: &Inner, options: &Collect) -> Result<Collected> {
         })?;
     }
     done.bytes = done.bytes.saturating_sub(sink.bytes);
-    // A new pack can have the bytes, and so the name, of one that a crash left over, or of one that was needed no more.
+    // A new pack can have the same bytes as an old one, and so the same name. The old one may be in `garbage`.
     let kept: BTreeSet<String> =
         inner.read(|index| index.packs())?.iter().map(|(_, row)| pack_path(&row.id)).collect();
     garbage.retain(|path| !kept.contains(path));
@@ -168,7 +169,10 @@ pub(crate) fn collect(inner: &Inner, options: &Collect) -> Result<Collected> {
     if !manifests.is_empty() {
         remove_files(inner, &manifests)?;
         // A manifest whose packs are gone would look damaged to `repair`.
-        inner.storage.sync_folder("manifests").map_err(Error::file("cannot sync", inner.path("manifests")))?;
+        inner
+            .storage
+            .sync_folder("manifests")
+            .map_err(Error::file("cannot sync", inner.path("manifests")))?;
     }
     remove_files(inner, &others)?;
     Ok(done)
@@ -212,7 +216,7 @@ fn divide(
     Ok((needed, all.into_keys().collect()))
 }
 
-/// Which blocks of a pack are needed.
+/// The marks of the needed blocks of a pack.
 pub(crate) struct Marks {
     contents: Contents,
     needed: Vec<bool>,
@@ -220,13 +224,13 @@ pub(crate) struct Marks {
 }
 
 impl Marks {
-    /// Marks no block.
+    /// Returns marks of which none is set.
     pub(crate) fn new(contents: Contents) -> Self {
         let needed = vec![false; contents.hashes.len()];
         Self { contents, needed, live: 0 }
     }
 
-    /// Marks the block at a place.
+    /// Marks the block at a place. Fails if the pack has another block there.
     pub(crate) fn mark(&mut self, hash: &Id, place: &Place) -> Result<()> {
         let frame = self.contents.frames.binary_search_by_key(&place.offset, |frame| frame.offset);
         let block = frame.map(|frame| self.contents.frames[frame].first as usize + usize::from(place.number));
@@ -245,7 +249,7 @@ impl Marks {
         self.live
     }
 
-    /// Returns what the pack contains.
+    /// Returns the lists of frames and blocks of the pack.
     #[cfg(feature = "remote")]
     pub(crate) fn contents(&self) -> &Contents {
         &self.contents
@@ -295,7 +299,7 @@ fn mark(
     Ok(marks)
 }
 
-/// Marks a block. Reads what its pack contains if this is the first mark in it.
+/// Marks a block. For the first mark in a pack, reads the list of its blocks.
 pub(crate) fn mark_block(
     inner: &Inner,
     rows: &BTreeMap<u32, PackRow>,
@@ -315,7 +319,7 @@ pub(crate) fn mark_block(
     marks.mark(hash, place)
 }
 
-/// Reads what a pack contains.
+/// Reads the lists of frames and blocks of a pack.
 pub(crate) fn pack_contents(inner: &Inner, id: &Id) -> Result<Contents> {
     let path = pack_path(id);
     let file = inner.storage.open(&path).map_err(Error::file("cannot open", inner.path(&path)))?;
@@ -343,7 +347,7 @@ fn repack(inner: &Inner, sink: &mut Sink<'_>, packs: &[u32], marks: &BTreeMap<u3
     Ok(())
 }
 
-/// Returns files of a folder that the index does not know and that are older than the grace time.
+/// Returns the files of a folder that the index does not have and that are older than the grace time.
 fn orphans(inner: &Inner, folder: &str, known: &BTreeSet<Id>, grace: Duration) -> Result<Vec<String>> {
     let listed = inner.storage.list(folder).map_err(Error::file("cannot list", inner.path(folder)))?;
     let unknown =
@@ -354,15 +358,15 @@ fn orphans(inner: &Inner, folder: &str, known: &BTreeSet<Id>, grace: Duration) -
         .collect())
 }
 
-/// Returns files that were being written by a process that ended.
+/// Returns the files in `tmp`, which were left by processes that have ended.
 ///
-/// The caller holds the lock of the writer, so no writer is writing them.
+/// The caller holds the lock of the writer, so no process is writing them.
 fn temporary(inner: &Inner) -> Result<Vec<String>> {
     let listed = inner.storage.list("tmp").map_err(Error::file("cannot list", inner.path("tmp")))?;
     Ok(listed.into_iter().map(|file| format!("tmp/{}", file.name)).collect())
 }
 
-/// Returns files of the cache that no listed snapshot needs.
+/// Returns the files of the cache that belong to no listed snapshot, or all of them.
 fn cached(inner: &Inner, needed: &BTreeMap<Id, ManifestRow>, all: bool) -> Result<Vec<String>> {
     let listed = match inner.storage.list("cache") {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
@@ -383,7 +387,7 @@ fn cached(inner: &Inner, needed: &BTreeMap<Id, ManifestRow>, all: bool) -> Resul
 }
 
 fn is_older(modified: SystemTime, grace: Duration) -> bool {
-    // A time in the future is not older.
+    // A time in the future is not old.
     grace.is_zero() || SystemTime::now().duration_since(modified).is_ok_and(|age| age > grace)
 }
 
@@ -391,7 +395,7 @@ fn len(inner: &Inner, path: &str) -> u64 {
     inner.storage.open(path).and_then(|file| file.len()).unwrap_or(0)
 }
 
-/// Makes the files that tell `repair` about names agree with the index.
+/// Makes the files in `names/`, which `repair` reads, agree with the index.
 fn write_names(inner: &Inner) -> Result<()> {
     let names: BTreeMap<String, Id> = inner.read(index::Reader::names)?.into_iter().collect();
     let listed = inner.storage.list("names").map_err(Error::file("cannot list", inner.path("names")))?;

@@ -1,4 +1,4 @@
-//! `Error`: what can go wrong, and with which object.
+//! `Error`: the errors of the store.
 
 use std::io;
 use std::path::PathBuf;
@@ -8,9 +8,10 @@ use crate::id::Id;
 /// The result of an operation of the store.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// An error of the store. It names the object that is concerned, and what to do.
+/// An error of the store.
 ///
-/// It converts to [`io::Error`], so that functions that return `io::Result` can use `?`.
+/// Its message names the operation or the object, and says what to do. It converts to [`io::Error`], so that functions
+/// that return `io::Result` can use `?`.
 ///
 /// # Examples
 ///
@@ -26,7 +27,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 pub enum Error {
     /// The folder or the object store contains no repository.
     #[error(
-        "{place} is not a repository: it has no {missing}; `memsnap init` or `Repository::create` makes one"
+        "{place} is not a repository: it has no {missing}; make one with `memsnap init` or `Repository::create`"
     )]
     NoRepository {
         /// The folder or URL.
@@ -34,38 +35,38 @@ pub enum Error {
         /// The object that is missing.
         missing: &'static str,
     },
-    /// The folder is in use already.
-    #[error("cannot make a repository in {place}: it is not empty")]
+    /// The folder or the object store is not empty, so no repository can be made there.
+    #[error("cannot make a repository in {place}: it is not empty; use an empty or a new folder or prefix")]
     NotEmpty {
         /// The folder or URL.
         place: String,
     },
-    /// No snapshot, name, manifest or pack is known by this reference.
+    /// There is no snapshot, name or object with this reference.
     #[error("there is no {kind} {reference}")]
     NotFound {
-        /// What was looked for.
+        /// The kind of object that was looked for.
         kind: &'static str,
-        /// How it was named.
+        /// The name, id or path that was looked for.
         reference: String,
     },
     /// More than one snapshot has an id that begins with these digits.
     #[error("{prefix} is ambiguous: {} snapshots have ids that begin with it, such as {} and {}; give more digits",
         .candidates.len(), .candidates[0].short(), .candidates[1].short())]
     Ambiguous {
-        /// The digits.
+        /// The digits that were given.
         prefix: String,
-        /// The snapshots, at least two.
+        /// The snapshots whose ids begin with the digits, at least two.
         candidates: Vec<Id>,
     },
     /// An argument is not valid.
     #[error("{what}")]
     Invalid {
-        /// Which argument, and why.
+        /// The message: which argument, and why it is not valid.
         what: String,
     },
-    /// An object is damaged: its bytes are not what its name or its checksum promises.
+    /// An object is damaged or missing: its bytes do not agree with its hash, its checksum or the format.
     #[error(
-        "{object} is damaged: {what}; `memsnap verify` lists all damage, `memsnap repair` rebuilds the index"
+        "{object} is damaged: {what}; list all damage with `memsnap verify`, rebuild the index with `memsnap repair`"
     )]
     Damaged {
         /// The object: its kind and its path or id.
@@ -73,21 +74,21 @@ pub enum Error {
         /// What is wrong.
         what: String,
     },
-    /// The repository was made by a newer version.
+    /// An object was written by a newer version of this crate.
     #[error(
-        "{object} has format {found}, and this version knows formats up to {known}: use a newer version of memsnap"
+        "{object} has format {found}, and this version reads formats up to {known}: use a newer version of memsnap"
     )]
     Newer {
-        /// The object with the version.
+        /// The object: its path, its URL or its id.
         object: String,
-        /// The format of the repository.
+        /// The format of the object.
         found: u32,
-        /// The newest format that this version knows.
+        /// The newest format that this version reads.
         known: u32,
     },
-    /// Two objects belong to different repositories.
+    /// An object belongs to another repository.
     #[error(
-        "{object} belongs to the repository {found}, not to {expected}: files of two repositories were mixed up"
+        "{object} belongs to the repository {found}, not to {expected}: put back its own file, or rebuild the index with `memsnap repair`"
     )]
     Mixed {
         /// The object.
@@ -97,7 +98,7 @@ pub enum Error {
         /// The repository that was opened.
         expected: String,
     },
-    /// Another process or thread uses the repository, and did not finish in time.
+    /// Another thread, process or machine uses the repository, and did not finish in time.
     #[error("{place} is in use: waited {seconds} s for {lock}; try again later")]
     Busy {
         /// The folder or URL.
@@ -107,18 +108,20 @@ pub enum Error {
         /// How long, in seconds.
         seconds: u64,
     },
-    /// Another machine moved the same name at the same time, or a name is not what the caller expected.
-    #[error("the name {name} was moved by another process at the same time: try again")]
+    /// Another process or machine moved the same name in a remote at the same time.
+    #[error("cannot move the name {name}: another process moved it at the same time; try again")]
     Conflict {
         /// The name.
         name: String,
     },
-    /// The lease of a saver ended before it was renewed, so that packs it relied on may have been deleted.
+    /// The lease of a push or a collection ended before it was renewed.
+    ///
+    /// Objects may have been deleted since.
     #[error(
-        "{lease} was not renewed for {seconds} s and has ended: start again, and what was sent already is used"
+        "the lease {lease} was not renewed within {seconds} s and has ended: start again; a push uses what was already sent"
     )]
     Expired {
-        /// The object.
+        /// The URL of the object with the lease.
         lease: String,
         /// The term of the lease, in seconds.
         seconds: u64,
@@ -133,7 +136,7 @@ pub enum Error {
         /// The error of the system.
         source: io::Error,
     },
-    /// An operation on memory failed.
+    /// An operation on memory, or on the bytes to save, failed.
     #[error("{action}: {source}")]
     Memory {
         /// What was tried.
@@ -142,18 +145,18 @@ pub enum Error {
         source: io::Error,
     },
     /// An operation on the index failed.
-    #[error("{action} index.redb: {source}")]
+    #[error("cannot {action} index.redb: {source}")]
     Index {
-        /// What was tried.
+        /// What was tried, as a verb.
         action: &'static str,
         /// The error of the database.
         source: Box<redb::Error>,
     },
-    /// A request to an object store failed, after it was repeated.
+    /// A request to an object store failed, also when it was repeated.
     #[cfg(feature = "remote")]
-    #[error("{action} {object}: {source}; {}", what_to_do(.source))]
+    #[error("cannot {action} {object}: {source}; {}", what_to_do(.source))]
     Remote {
-        /// What was tried.
+        /// What was tried, as a verb.
         action: &'static str,
         /// The object or URL.
         object: String,
@@ -209,12 +212,12 @@ impl Error {
     }
 }
 
-/// Returns what to do after a request to an object store failed.
+/// Returns advice for a failed request to an object store.
 #[cfg(feature = "remote")]
 fn what_to_do(source: &object_store::Error) -> &'static str {
     match source {
         object_store::Error::NotFound { .. } => "check that the bucket exists",
-        object_store::Error::PermissionDenied { .. } => "check what the credentials allow",
+        object_store::Error::PermissionDenied { .. } => "check the permissions of the credentials",
         object_store::Error::Unauthenticated { .. } => "check the credentials",
         _ => "check the connection and the settings, then try again",
     }

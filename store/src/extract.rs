@@ -14,9 +14,9 @@ use crate::inner::Inner;
 use crate::map::cache_path;
 use crate::progress::{Observer, Progress};
 
-/// A snapshot that is about to be written to a file.
+/// Options of extracting a snapshot. Call [`run`](Extract::run) to write the file.
 ///
-/// [`Repository::extract`](crate::Repository::extract) makes it. Nothing is written until `run` is called.
+/// [`Repository::extract`](crate::Repository::extract) returns it.
 #[must_use = "nothing is written until `run` is called"]
 #[derive(Debug)]
 pub struct Extract<'a> {
@@ -31,22 +31,24 @@ impl<'a> Extract<'a> {
         Self { inner, id, to: to.to_owned(), observer: Observer::none() }
     }
 
-    /// Sets a function that is told the progress.
+    /// Sets a function that is called with the progress.
     pub fn progress(mut self, tell: impl FnMut(Progress) + Send + 'a) -> Self {
         self.observer = Observer::new(tell);
         self
     }
 
-    /// Writes the content of the snapshot to the file, without the padding of its last page.
+    /// Writes the content of the snapshot to the file, without the padding of the last page.
     ///
-    /// Blocks of zeroes become holes, if the file system has holes. If the snapshot or one that it descends from is in
-    /// the cache (see [`Repository::map`](crate::Repository::map)) and the file system can clone files (Btrfs, XFS),
-    /// the file shares the blocks that are equal. The file replaces a file of the same name when it is complete and
-    /// durable. After an error, that file is as it was.
+    /// Blocks of zeroes become holes, if the file system supports holes. On Linux, if the snapshot or one of its
+    /// ancestors is in the cache (see [`Repository::map`](crate::Repository::map)), and if the file system can clone
+    /// files (Btrfs, XFS), the file shares equal blocks with the file in the cache.
+    ///
+    /// If a file of this name exists, it is replaced when the new file is complete and synced. After an error, it is as
+    /// it was.
     ///
     /// # Errors
     ///
-    /// Those of [`Load::run`](crate::Load::run), except that little memory is needed.
+    /// Those of [`Load::run`](crate::Load::run); [`Error::File`] if the file cannot be written.
     pub fn run(mut self) -> Result<Extracted> {
         let (id, row) = self.inner.resolve(&self.id)?;
         let to = self.to.clone();
@@ -64,7 +66,7 @@ impl<'a> Extract<'a> {
         Ok(Extracted { len: row.content_len, written, shared })
     }
 
-    /// Clones the file of the snapshot or of an ancestor from the cache, and writes what differs.
+    /// Clones the file of the snapshot or of an ancestor in the cache, and writes the blocks that differ.
     fn clone_ancestor(&mut self, file: &File, id: Id, row: &ManifestRow) -> Result<Option<u64>> {
         for ancestor in ancestors(self.inner, id)? {
             let Ok(cached) = File::open(cache_path(self.inner, &ancestor)) else { continue };
@@ -82,19 +84,19 @@ impl<'a> Extract<'a> {
     }
 }
 
-/// What was extracted.
+/// The result of extracting a snapshot.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Extracted {
     /// The length of the file in bytes.
     pub len: u64,
-    /// The bytes that were written. The others are holes, or are shared with a file of the cache.
+    /// The bytes that were written. The others are holes, or are shared with a file in the cache.
     pub written: u64,
-    /// Whether the file shares blocks with a file of the cache.
+    /// Whether the file shares blocks with a file in the cache.
     pub shared: bool,
 }
 
-/// Returns a snapshot and those that it descends from, as far as the index has them; at most 64.
+/// Returns those of a snapshot and its ancestors that are in the cache. Looks at 64 of them at most.
 fn ancestors(inner: &Inner, id: Id) -> Result<Vec<Id>> {
     inner.read(|index| {
         let mut ids = vec![id];
@@ -108,13 +110,13 @@ fn ancestors(inner: &Inner, id: Id) -> Result<Vec<Id>> {
     })
 }
 
-/// Whether the file of the cache is as long as the snapshot. `map` has compared its bytes before it got its name.
+/// Returns whether a file in the cache was compared with its manifest, and was not changed since.
 fn is_whole(inner: &Inner, file: &File, id: Id) -> Result<bool> {
     let Some(row) = inner.read(|index| index.manifest(&id))? else { return Ok(false) };
     Ok(crate::map::is_checked(file, &cache_path(inner, &id), &row))
 }
 
-/// Makes `to` share all blocks of `from`; best effort.
+/// Makes `to` share all blocks of `from`. Returns `false` if the file system cannot do that.
 #[cfg(target_os = "linux")]
 fn clone_file(from: &File, to: &File) -> bool {
     rustix::fs::ioctl_ficlone(to, from).is_ok()
@@ -125,14 +127,14 @@ fn clone_file(_: &File, _: &File) -> bool {
     false
 }
 
-/// Gives a file the rights that other new files have, or those of the file that it replaces.
+/// Gives a file the permissions of the file that it replaces, or those of a new file.
 fn make_usual(file: &File, replaced: &Path) -> io::Result<()> {
     let permissions = match fs::metadata(replaced) {
         Ok(metadata) => metadata.permissions(),
         Err(_) => {
             let folder =
                 replaced.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            // The system gives a new file the rights that the user's mask allows.
+            // The permissions of a new file depend on the umask, which cannot be read without setting it.
             let probe = folder.join(format!(".extract-{:032x}", rand::random::<u128>()));
             let permissions = File::create_new(&probe)?.metadata()?.permissions();
             fs::remove_file(&probe)?;
@@ -142,7 +144,9 @@ fn make_usual(file: &File, replaced: &Path) -> io::Result<()> {
     file.set_permissions(permissions)
 }
 
-/// Writes all of a snapshot to an empty file, which errors call `path`. Returns the number of bytes that were written.
+/// Writes a snapshot to an empty file.
+///
+/// Errors name it `path`. Returns the number of bytes that were written.
 pub(crate) fn write_image(
     inner: &Inner,
     file: &File,
@@ -163,7 +167,7 @@ struct Writer<'a> {
 }
 
 impl Writer<'_> {
-    /// Writes blocks to the file. Blocks of zeroes are written only if `zeroes` is set.
+    /// Writes blocks to the file. Skips blocks of zeroes unless `zeroes` is set.
     fn write(
         &self,
         entries: impl Iterator<Item = Result<(u64, Option<Id>)>>,

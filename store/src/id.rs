@@ -1,4 +1,4 @@
-//! `Id`: the BLAKE3 hash that names a block, a pack or a manifest, and `Reference`: how a caller names a snapshot.
+//! `Id`: the hash that names a block, a pack or a manifest. `Reference`: a reference to a snapshot.
 
 use std::fmt;
 use std::str::FromStr;
@@ -6,9 +6,9 @@ use std::str::FromStr;
 use crate::Saved;
 use crate::error::Error;
 
-/// The name of a saved snapshot: the BLAKE3 hash of its manifest, 32 bytes.
+/// The id of a saved snapshot: the BLAKE3 hash of its manifest, which has 32 bytes.
 ///
-/// It is displayed as 64 lowercase hexadecimal digits. [`Id::short`] displays the first 12 of them.
+/// It is displayed as 64 lowercase hexadecimal digits. [`Id::short`] returns the first 12 of them.
 ///
 /// # Examples
 ///
@@ -71,7 +71,7 @@ impl fmt::Debug for Id {
 impl FromStr for Id {
     type Err = Error;
 
-    /// Reads 64 hexadecimal digits.
+    /// Parses 64 hexadecimal digits.
     fn from_str(text: &str) -> Result<Self, Error> {
         match blake3::Hash::from_hex(text) {
             Ok(hash) => Ok(hash.into()),
@@ -82,10 +82,10 @@ impl FromStr for Id {
     }
 }
 
-/// How a caller names a saved snapshot: by its id, by the beginning of its id, or by a name.
+/// A reference to a saved snapshot: its id, the first digits of its id, or a name.
 ///
 /// Functions that take `impl Into<Reference>` accept an [`Id`], a [`Saved`], or text. Text is a name if the repository
-/// has that name. Otherwise it is an id or the first digits of one, at least 4.
+/// has that name. Otherwise, it is an id, or the first digits of an id (at least 4).
 ///
 /// # Examples
 ///

@@ -1,4 +1,4 @@
-//! What all operations of a repository share: its files, its locks, and access to the index.
+//! `Inner`: the files, the locks and the index of a repository, which all operations use.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -9,20 +9,22 @@ use crate::id::{Id, Reference};
 use crate::index::{self, Index, ManifestRow, Reader, Writer};
 use crate::storage::{DatabaseMode, Lock, Locked, Storage};
 
-/// The lock of the process that changes the repository. It is held for a whole operation.
+/// The lock of a writer. It is held for a whole operation.
 pub(crate) const WRITER: &str = "lock";
 
 /// The lock of the index. It is held while the index is open.
 pub(crate) const INDEX: &str = "index.lock";
 
-/// The lock of the next one to use the index. It is held while waiting for [`INDEX`], so that a writer comes before the
-/// readers that begin after it. Without it, readers that overlap would keep a writer waiting for ever.
+/// The lock of the next process to use the index.
+///
+/// It is held while waiting for [`INDEX`], so that readers that begin later wait behind a writer. Without it, readers
+/// that overlap could make a writer wait for ever.
 pub(crate) const TURN: &str = "index.turn";
 
-/// How long an operation waits for a lock unless the caller sets another time.
+/// The default time that an operation waits for a lock.
 pub(crate) const WAIT: Duration = Duration::from_secs(60);
 
-/// The fewest digits of an id that are accepted.
+/// The smallest number of digits of an id that is accepted.
 const SHORTEST: usize = 4;
 
 /// An open repository.
@@ -35,7 +37,7 @@ pub(crate) struct Inner {
 }
 
 impl Inner {
-    /// Returns the path of a file for messages.
+    /// Returns the path of a file, for messages and for direct access.
     pub(crate) fn path(&self, path: &str) -> PathBuf {
         self.storage.path(path)
     }
@@ -45,22 +47,27 @@ impl Inner {
         self.lock(WRITER, Lock::Exclusive, "the lock of the writer")
     }
 
-    /// Locks the repository against writers, but not against other readers. For long operations that read everything.
+    /// Locks the repository against writers, but not against readers.
+    ///
+    /// Used by long operations that read everything.
     pub(crate) fn lock_reader(&self) -> Result<Box<dyn Locked>> {
         self.lock(WRITER, Lock::Shared, "the lock of the writer")
     }
 
-    /// Reads the index. It stays open, and locked against writers, until `read` returns.
+    /// Calls `read` with the index, which is open and locked against writers meanwhile.
     ///
-    /// `read` does not call this again: a writer that waits between the two would make the second one wait for the first.
+    /// `read` must not call this function again: if a writer waits for the lock, the inner call would wait for the
+    /// writer, and the writer for the outer call.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&Reader) -> Result<T>) -> Result<T> {
         let _lock = self.lock_in_turn(Lock::Shared)?;
         let index = Index::open(&*self.storage, index::PATH, DatabaseMode::Read, &self.id)?;
         read(&index.read()?)
     }
 
-    /// Changes the index in one step, which is durable when this returns. After an error, nothing has changed, unless
-    /// the last sync failed: then the change may be there, and the next commit makes it durable.
+    /// Changes the index in one transaction, which is durable when this returns.
+    ///
+    /// After an error, the index has not changed, with one exception: if the last sync failed, the change may exist,
+    /// and the next commit makes it durable.
     ///
     /// The caller holds the lock of the writer.
     pub(crate) fn change<T>(&self, change: impl FnOnce(&mut Writer<'_>) -> Result<T>) -> Result<T> {
@@ -96,8 +103,9 @@ impl Inner {
         self.read(|index| resolve(index, reference))
     }
 
-    /// Returns what to say about an error that came while the snapshot was read: that it is gone, if it was removed and
-    /// collected meanwhile.
+    /// Returns the error to report if reading a snapshot failed with `error`.
+    ///
+    /// If the snapshot was removed and collected meanwhile, this is that there is no such snapshot.
     pub(crate) fn or_removed(&self, id: Id, error: Error) -> Error {
         let may_be_gone = match &error {
             Error::Damaged { .. } => true,
@@ -126,7 +134,7 @@ pub(crate) fn resolve(index: &Reader, reference: &Reference) -> Result<(Id, Mani
     };
     if let Some(id) = index.name(text)? {
         return listed(id)?
-            .ok_or_else(|| Error::damaged("index.redb", format!("the name {text} leads to no snapshot")));
+            .ok_or_else(|| Error::damaged("index.redb", format!("the name {text} stands for no snapshot")));
     }
     let digits = text.bytes().all(|byte| byte.is_ascii_hexdigit()) && (SHORTEST..=64).contains(&text.len());
     if !digits {
@@ -157,7 +165,7 @@ pub(crate) fn time(milliseconds: u64) -> SystemTime {
     UNIX_EPOCH.checked_add(Duration::from_millis(milliseconds)).unwrap_or(UNIX_EPOCH)
 }
 
-/// Checks that a text can be a name: as a file name on every system, and not like an id.
+/// Checks that a text can be a name: it must be a valid file name on every system, and not be an id.
 pub(crate) fn check_name(name: &str) -> Result<()> {
     let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-+@=".contains(&byte);
     let valid = (1..=128).contains(&name.len())

@@ -55,7 +55,7 @@ pub use verify::{Depth, Verified};
 #[cfg(test)]
 mod tests;
 
-/// The programs in the chapter of the guide about this crate.
+/// Tests the programs in the chapter of the guide about this crate.
 #[cfg(doctest)]
 #[doc = include_str!("../../src/guide/saving.md")]
 struct Guide;

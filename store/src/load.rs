@@ -17,9 +17,9 @@ use crate::saved::Saved;
 
 const FAILED: &str = "cannot load the snapshot into memory";
 
-/// A snapshot that is about to be loaded.
+/// Options of loading a snapshot. Call [`run`](Load::run) to load it.
 ///
-/// [`Repository::load`](crate::Repository::load) makes it. Nothing is loaded until `run` is called.
+/// [`Repository::load`](crate::Repository::load) returns it.
 #[must_use = "nothing is loaded until `run` is called"]
 #[derive(Debug)]
 pub struct Load<'a> {
@@ -34,16 +34,16 @@ impl<'a> Load<'a> {
         Self { inner, id, onto: None, observer: Observer::none() }
     }
 
-    /// Sets a snapshot of the repository that is in memory. Only blocks that differ are read.
+    /// Loads only the blocks that differ from `saved`, a snapshot of the repository that is in memory.
     ///
-    /// The loaded snapshot shares the memory of all other pages with it. This saves most if one of the two was saved
-    /// with the other as its parent, or both with the same one.
+    /// The two snapshots share the memory of all other pages. Few blocks differ if one of the two was saved with the
+    /// other one as its parent, or if both have the same parent.
     pub fn onto(mut self, saved: &Saved) -> Self {
         self.onto = Some(saved.clone());
         self
     }
 
-    /// Sets a function that is told the progress.
+    /// Sets a function that is called with the progress.
     pub fn progress(mut self, tell: impl FnMut(Progress) + Send + 'a) -> Self {
         self.observer = Observer::new(tell);
         self
@@ -51,16 +51,19 @@ impl<'a> Load<'a> {
 
     /// Loads the snapshot.
     ///
-    /// This reads all blocks that are not zero, on all cores. Each block is compared with its hash. Beside the snapshot,
-    /// the call takes about 100 MiB of memory at most. A snapshot that was saved on a system with smaller pages is
-    /// rounded up to whole pages. The added bytes are zero.
+    /// The call reads all blocks that are not zero, on all cores, and compares each with its hash. Besides the snapshot,
+    /// it needs at most about 100 MiB of memory. The length of a snapshot that was saved on a system with smaller pages
+    /// is rounded up to whole pages. The added bytes are zero.
     ///
     /// # Errors
     ///
-    /// - [`Error::NotFound`] or [`Error::Ambiguous`] if there is no such snapshot, also if the one that is passed to
-    ///   [`onto`](Self::onto) is not in this repository.
-    /// - [`Error::Damaged`] if a manifest, the index or a block is damaged. No wrong byte is ever returned.
-    /// - [`Error::Memory`] if there is not enough memory; [`Error::File`]; [`Error::Index`]; [`Error::Busy`].
+    /// - [`Error::NotFound`] if the snapshot, or the one that was passed to [`onto`](Self::onto), is not in this
+    ///   repository.
+    /// - [`Error::Ambiguous`] if the ids of several snapshots begin with the given digits.
+    /// - [`Error::Damaged`] if a manifest, the index or a block is damaged. Wrong bytes are never returned.
+    /// - [`Error::Invalid`] if the snapshot is longer than the address space of this system.
+    /// - [`Error::Memory`] if there is not enough memory.
+    /// - [`Error::File`], [`Error::Index`] or [`Error::Busy`] if a file cannot be read.
     ///
     /// # Examples
     ///
@@ -120,9 +123,9 @@ impl<'a> Load<'a> {
         check_lengths(storage, id, row)?;
         check_lengths(storage, from, &from_row)?;
         if saved.snapshot().len() as u64 != from_row.len {
-            checked_header(storage, from)?; // Its length is not known from elsewhere.
+            checked_header(storage, from)?; // The length of the snapshot in memory does not confirm this one.
         }
-        // What is behind the end of what was saved is zero again, also if this snapshot is longer.
+        // Makes the bytes after the end of the saved snapshot zero, also if the snapshot in memory is longer.
         let cut =
             saved.snapshot().resized(lengths(&from_row)?.0.min(len), 0).map_err(Error::memory(FAILED))?;
         let mut snapshot = cut.resized(len, content_len).map_err(Error::memory(FAILED))?;
@@ -154,23 +157,25 @@ impl<'a> Load<'a> {
     }
 }
 
-/// Returns the lengths of a snapshot, if this system can have one that long.
+/// Returns the lengths of a snapshot. Fails if it is longer than the address space of this system.
 fn lengths(row: &ManifestRow) -> Result<(usize, usize)> {
     match (usize::try_from(row.len), usize::try_from(row.content_len)) {
         (Ok(len), Ok(content_len)) => Ok((len, content_len)),
         _ => Err(Error::invalid(format!(
-            "this system cannot load {} bytes: its addresses are too short",
+            "cannot load a snapshot of {} bytes: it is longer than the address space of this system",
             row.len
         ))),
     }
 }
 
-/// Returns the parts of `bytes` that are the blocks of these entries, which ascend and are not zero.
+/// Returns the parts of `bytes` that are the blocks of these entries.
+///
+/// The entries ascend, and none is a block of zeroes.
 fn split<'b>(bytes: &'b mut [u8], entries: &[Entry]) -> Vec<Mutex<&'b mut [u8]>> {
     let mut parts = Vec::with_capacity(entries.len());
     let (mut rest, mut at) = (bytes, 0);
     for (block, _) in entries {
-        // Manifests list no block at or behind their length.
+        // A manifest lists no block after its length.
         let start = position(*block);
         let (_, from_start) = rest.split_at_mut(start - at);
         let (part, after) = from_start.split_at_mut(BLOCK);

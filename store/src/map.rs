@@ -1,4 +1,4 @@
-//! Mapping: a snapshot is written to a file of the cache once, and mapped from there.
+//! Mapping: writes a snapshot to a file in the cache once, and maps that file.
 
 #![allow(unsafe_code)]
 
@@ -25,16 +25,16 @@ use crate::save::is_zero;
 use crate::saved::Saved;
 use crate::source::{FileSource, Source, block_ranges};
 
-/// Returns the path of a snapshot in the cache.
+/// Returns the path of the file of a snapshot in the cache.
 pub(crate) fn cache_path(inner: &Inner, id: &Id) -> PathBuf {
     inner.path("cache").join(id.to_string())
 }
 
-/// Maps a snapshot from the cache. Writes it there first if it is not there or was changed.
+/// Maps a snapshot from the cache. Writes the file first if it does not exist or was changed.
 ///
 /// # Safety
 ///
-/// As long as the snapshot exists, or any that descends from it, nothing changes the files in the folder `cache`.
+/// As long as the snapshot exists, or one that descends from it, nothing changes the files in the folder `cache`.
 pub(crate) unsafe fn map(inner: &Inner, id: &Reference) -> Result<Saved> {
     let (id, row) = inner.resolve(id)?;
     let path = cache_path(inner, &id);
@@ -56,7 +56,7 @@ pub(crate) unsafe fn map(inner: &Inner, id: &Reference) -> Result<Saved> {
     let snapshot = unsafe { Snapshot::map_file(&file) }.map_err(failed())?;
     let (Ok(len), Ok(content_len)) = (usize::try_from(row.len), usize::try_from(row.content_len)) else {
         return Err(Error::invalid(format!(
-            "this system cannot map {} bytes: its addresses are too short",
+            "cannot map a snapshot of {} bytes: it is longer than the address space of this system",
             row.len
         )));
     };
@@ -64,7 +64,7 @@ pub(crate) unsafe fn map(inner: &Inner, id: &Reference) -> Result<Saved> {
     Ok(Saved::new(id, snapshot))
 }
 
-/// Writes the snapshot to the cache, reads it back, and compares it with its manifest.
+/// Writes the snapshot to a file in the cache, reads it back, and compares it with the manifest.
 fn fill(inner: &Inner, path: &Path, id: Id, row: &ManifestRow) -> Result<File> {
     let failed = || Error::file("cannot write", path);
     let folder = inner.path("cache");
@@ -75,11 +75,12 @@ fn fill(inner: &Inner, path: &Path, id: Id, row: &ManifestRow) -> Result<File> {
     if !has_bytes(inner, &read_back, id, row)? {
         return Err(Error::damaged(
             path.display().to_string(),
-            "it does not have the bytes that were written to it",
+            "the bytes that were read back are not those that were written",
         ));
     }
     make_read_only(file.as_file()).map_err(failed())?;
-    // The bytes need not be durable: after a crash of the system, the time of the note differs or the bytes do.
+    // The file is synced before its note is written. Otherwise, after a crash of the system, a note could exist for a
+    // file whose bytes were lost.
     file.as_file().sync_all().map_err(failed())?;
     let (_, kept) = file.keep().map_err(|error| failed()(error.error))?;
     fs::rename(&kept, path).map_err(failed())?;
@@ -88,7 +89,7 @@ fn fill(inner: &Inner, path: &Path, id: Id, row: &ManifestRow) -> Result<File> {
     Ok(file)
 }
 
-/// Makes a folder that nobody else can open.
+/// Makes a folder that, on Unix, only its owner can open.
 fn make_folder(path: &Path) -> io::Result<()> {
     #[cfg(unix)]
     let made = std::os::unix::fs::DirBuilderExt::mode(&mut fs::DirBuilder::new(), 0o700).create(path);
@@ -100,14 +101,14 @@ fn make_folder(path: &Path) -> io::Result<()> {
     }
 }
 
-/// Takes away all rights to write to the file, also those of its owner.
+/// Makes the file read-only, also for its owner.
 fn make_read_only(file: &File) -> io::Result<()> {
     let mut permissions = file.metadata()?.permissions();
     permissions.set_readonly(true);
     file.set_permissions(permissions)
 }
 
-/// Whether the note beside the file says that exactly this file was compared with its manifest.
+/// Returns whether the note beside the file says that exactly this file was compared with its manifest.
 pub(crate) fn is_checked(file: &File, path: &Path, row: &ManifestRow) -> bool {
     let Ok(note) = fs::read_to_string(note_path(path)) else { return false };
     let len = file.metadata().map_or(0, |metadata| metadata.len());
@@ -136,7 +137,7 @@ fn fingerprint(file: &File) -> io::Result<String> {
     Ok(format!("{} {modified} {identity}", metadata.len()))
 }
 
-/// Compares all bytes of a file with a manifest.
+/// Returns whether all bytes of a file are those of a manifest.
 fn has_bytes(inner: &Inner, file: &File, id: Id, row: &ManifestRow) -> Result<bool> {
     let failed = || Error::file("cannot read", cache_path(inner, &id));
     if file.metadata().map_err(failed())?.len() != row.len {
@@ -165,7 +166,7 @@ fn has_bytes(inner: &Inner, file: &File, id: Id, row: &ManifestRow) -> Result<bo
     Ok(same && has_blocks(&source, &(next, row.len / BLOCK as u64, &[])).map_err(failed())?)
 }
 
-/// Whether the blocks of a range are these, and all others are zero.
+/// Returns whether the listed blocks of a range have these hashes, and all its other blocks are zero.
 fn has_blocks(source: &FileSource<'_>, (from, to, entries): &(u64, u64, &[Entry])) -> io::Result<bool> {
     let mut entries = entries.iter().peekable();
     let mut buffer = vec![0; 64 * BLOCK];

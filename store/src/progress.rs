@@ -1,22 +1,23 @@
-//! `Progress`: how far a long operation is.
+//! `Progress`: the progress of an operation.
 
 use std::fmt;
 
-/// How far a long operation is, in bytes.
+/// The progress of an operation, in bytes.
 ///
-/// Functions that get it are called from the thread that runs the operation, some times a second at most.
+/// A function that was passed to `progress` is called by the thread that called `run`, after each part of the work. A
+/// part is a batch of blocks, or a file that was sent or received.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 #[non_exhaustive]
 pub struct Progress {
-    /// The bytes of the snapshot, the repository or the transfer that are done.
+    /// The bytes of the snapshot or of the transfer that are done.
     pub done: u64,
-    /// The bytes in all, as far as they are known by now.
+    /// The total number of bytes, as far as it is known.
     pub total: u64,
-    /// The bytes that were written to the repository, to a file or to the other side.
+    /// The bytes that were written to memory, to a file, to the repository or to the remote.
     pub written: u64,
 }
 
-/// A function that is told the progress.
+/// An optional function that is called with the progress.
 pub(crate) struct Observer<'a>(Option<Box<dyn FnMut(Progress) + Send + 'a>>);
 impl fmt::Debug for Observer<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -25,7 +26,7 @@ impl fmt::Debug for Observer<'_> {
 }
 
 impl<'a> Observer<'a> {
-    /// An observer that is told nothing.
+    /// Returns an observer without a function.
     pub(crate) fn none() -> Self {
         Self(None)
     }

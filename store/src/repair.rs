@@ -1,4 +1,4 @@
-//! Rebuilding the index.
+//! Repair: builds a new index from packs, manifests and names.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -77,16 +77,16 @@ pub(crate) fn repair(inner: &Inner) -> Result<Repaired> {
         inner.storage.sync_folder("").map_err(Error::file("cannot sync", inner.path("")))
     });
     if renamed.is_err() {
-        // The collector removes the file if this fails.
+        // If this fails, a collection removes the file.
         let _ = inner.storage.remove(&path);
     }
     renamed.map(|()| found)
 }
 
-/// Returns what is wrong with a file that is damaged, and other errors as they are.
+/// Returns the message of an error about a damaged file. Returns other errors as errors.
 ///
-/// A file that could not be read this time, or that a newer version wrote, has to stay in the index: the collector deletes
-/// what the index does not have.
+/// A file that cannot be read now, or that a newer version wrote, must not be left out of the index: a collection would
+/// delete it.
 fn damage(error: Error) -> Result<String> {
     match error {
         Error::Damaged { .. } => Ok(error.to_string()),
@@ -279,15 +279,18 @@ fn add_names(inner: &Inner, index: &Index, found: &mut Repaired) -> Result<()> {
                 writer.set_name(&file.name, id.as_ref())?;
                 found.names += 1;
             }
-            None => {
-                found.problems.push(format!("names/{} is ignored: it leads to no usable snapshot", file.name))
-            }
+            None => found.problems.push(format!(
+                "names/{} is ignored: it does not contain the id of a snapshot that can be used",
+                file.name
+            )),
         }
     }
     writer.commit()
 }
 
-/// Reads the id in the file of a name. Returns `None` if there is no such file, or if it contains no id.
+/// Reads the id in the file of a name.
+///
+/// Returns `None` if there is no such file, or if it contains no id.
 pub(crate) fn read_name(inner: &Inner, name: &str) -> Result<Option<Id>> {
     let path = format!("names/{name}");
     let failed = || Error::file("cannot read", inner.path(&path));

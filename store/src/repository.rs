@@ -1,4 +1,4 @@
-//! `Repository`: the interface of the store. Each longer operation is in a file of its own.
+//! `Repository`: the interface of the store. Each longer operation has its own file.
 
 use std::fs::{self, File};
 use std::io;
@@ -31,7 +31,7 @@ use crate::verify::{Depth, Verified, verify};
 
 const CONFIG: &str = "config";
 
-/// The version of the layout of the folder.
+/// The newest format of a folder that this version reads. It writes this format.
 const FORMAT: u32 = 1;
 
 /// The folders of a repository that always exist.
@@ -43,16 +43,16 @@ struct Config {
     repository: String,
 }
 
-/// The part of the configuration that all formats have.
+/// The field of `config` that all formats have.
 #[derive(Deserialize)]
 struct Version {
     format: u32,
 }
 
-/// A repository of saved snapshots in a folder.
+/// A repository: a folder with saved snapshots.
 ///
-/// A `Repository` can be shared between threads. Any number of threads and processes can read a repository at a time,
-/// while one of them writes. Another writer waits for its turn, see [`set_wait`](Self::set_wait).
+/// Threads can share a `Repository`. Any number of threads and processes can read a repository while one of them writes.
+/// Other writers wait; see [`set_wait`](Self::set_wait).
 ///
 /// # Examples
 ///
@@ -79,13 +79,13 @@ pub struct Repository {
     path: PathBuf,
 }
 
-/// Opening.
+/// Creating and opening.
 impl Repository {
-    /// Makes an empty repository in a folder. Makes the folder if it does not exist.
+    /// Makes an empty repository in a folder, and the folder if it does not exist.
     ///
     /// # Errors
     ///
-    /// - [`Error::NotEmpty`] if the folder contains anything.
+    /// - [`Error::NotEmpty`] if the folder is not empty.
     /// - [`Error::File`] or [`Error::Index`] if a file cannot be made.
     ///
     /// # Examples
@@ -111,10 +111,11 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// - [`Error::NoRepository`] if the folder is not one.
-    /// - [`Error::Newer`] if a newer version made it; [`Error::Mixed`] if its index is that of another repository;
-    ///   [`Error::Damaged`].
-    /// - [`Error::File`], [`Error::Index`], [`Error::Busy`].
+    /// - [`Error::NoRepository`] if the folder is not a repository.
+    /// - [`Error::Newer`] if a newer version made the repository.
+    /// - [`Error::Mixed`] if the index belongs to another repository.
+    /// - [`Error::Damaged`] if the configuration or the index is damaged.
+    /// - [`Error::File`], [`Error::Index`] or [`Error::Busy`] if they cannot be read.
     ///
     /// # Examples
     ///
@@ -144,7 +145,7 @@ impl Repository {
             inner.storage.lock(lock, Lock::Exclusive, inner.wait).map_err(failed())?;
         }
         Index::create(&*inner.storage, index::PATH, &inner.id)?;
-        // The folder becomes a repository when it has this file, so all others are durable before.
+        // A folder with this file is a repository, so all other files are made durable first.
         inner.storage.sync_folder("").map_err(failed())?;
         let config = Config { format: FORMAT, repository: inner.id.clone() };
         write_file(&inner, "", |out| {
@@ -182,13 +183,15 @@ impl Repository {
         Ok(Inner { storage, id: config.repository, wait: WAIT })
     }
 
-    /// Returns the folder.
+    /// Returns the path of the folder.
     #[must_use]
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Sets how long an operation waits for another writer. The default is one minute.
+    /// Sets how long an operation waits for others that use the repository. The default is one minute.
+    ///
+    /// After this time, the operation fails with [`Error::Busy`].
     ///
     /// # Examples
     ///
@@ -208,27 +211,31 @@ impl Repository {
 
 /// Saving and loading.
 impl Repository {
-    /// Saves a snapshot. Call methods of [`Save`] to set a parent, a name and more, and then [`run`](Save::run).
+    /// Saves a snapshot.
+    ///
+    /// Set a parent, a name and more with the methods of [`Save`], and then call [`run`](Save::run).
     pub fn save<'a>(&'a self, snapshot: &'a Snapshot) -> Save<'a, &'a Snapshot> {
         Save::new(&self.inner, snapshot)
     }
 
-    /// Saves the contents of a file, as [`save`](Self::save) does, without loading them into memory.
+    /// Saves the contents of a file, without loading all of them into memory.
+    ///
+    /// Set a parent, a name and more with the methods of [`Save`], and then call [`run`](Save::run).
     pub fn save_file<'a>(&'a self, file: &'a File) -> Save<'a, &'a File> {
         Save::new(&self.inner, file)
     }
 
-    /// Loads a snapshot into memory. Call [`Load::run`].
+    /// Loads a snapshot into memory when [`Load::run`] is called.
     pub fn load(&self, id: impl Into<Reference>) -> Load<'_> {
         Load::new(&self.inner, id.into())
     }
 
-    /// Maps a snapshot from a file of the cache. Its pages are read when they are first accessed.
+    /// Maps a snapshot from a file in the cache. Pages are read when they are first accessed.
     ///
-    /// If the snapshot is not in the cache, the call writes it there, to a sparse file that only its owner can read,
-    /// reads it back and compares it with the manifest. Later calls, in this process and in others, map the file
-    /// without reading it. They read and compare all of it again if the file has other times or another identity than
-    /// when it was compared. [`collect`](Self::collect) deletes files of the cache.
+    /// The first call for a snapshot writes it to a sparse file in the cache, reads the file back, and compares it with
+    /// the manifest. On Unix, only the owner can read the file. Later calls, in this process and in others, map the file
+    /// without reading it. If the times or the identity of the file have changed since it was compared, the call reads
+    /// and compares the file again. [`collect`](Self::collect) deletes files of the cache.
     ///
     /// # Errors
     ///
@@ -236,10 +243,10 @@ impl Repository {
     ///
     /// # Safety
     ///
-    /// As long as the snapshot exists, or any view or snapshot that descends from it, nothing may write to the file in
-    /// the folder `cache` of the repository or make it shorter, in this process or another. The store never does that:
-    /// it writes a file under another name, and takes away the right to write to it before it renames it. But the owner
-    /// of the file can give that right back. See [`Snapshot::map_file`] for what would happen.
+    /// As long as the snapshot exists, or a view or a snapshot that descends from it, nothing may write to its file in
+    /// the folder `cache` of the repository, or make the file shorter, in this process or another one. The store itself
+    /// never does this. It makes each file read-only before it renames it to its final name. But the owner of the file
+    /// can make it writable again. [`Snapshot::map_file`] describes what happens if the file changes.
     ///
     /// # Examples
     ///
@@ -263,19 +270,21 @@ impl Repository {
         unsafe { map::map(&self.inner, &id.into()) }
     }
 
-    /// Writes a snapshot to a sparse file. Call [`Extract::run`].
+    /// Writes a snapshot to a sparse file when [`Extract::run`] is called.
     pub fn extract(&self, id: impl Into<Reference>, to: impl AsRef<Path>) -> Extract<'_> {
         Extract::new(&self.inner, id.into(), to.as_ref())
     }
 }
 
-/// Looking up.
+/// Lookup.
 impl Repository {
-    /// Returns the id of a snapshot that is referred to by a name or by the first digits of its id.
+    /// Returns the id of a snapshot, given by a name or by the first digits of its id.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`], [`Error::Ambiguous`]; [`Error::Index`], [`Error::Busy`].
+    /// - [`Error::NotFound`] if there is no such snapshot.
+    /// - [`Error::Ambiguous`] if the ids of several snapshots begin with these digits.
+    /// - [`Error::Index`], [`Error::Damaged`] or [`Error::Busy`] if the index cannot be read.
     pub fn resolve(&self, id: impl Into<Reference>) -> Result<Id> {
         Ok(self.inner.resolve(&id.into())?.0)
     }
@@ -284,7 +293,9 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// Those of [`resolve`](Self::resolve); [`Error::Damaged`] if the manifest is not what its id promises.
+    /// - Those of [`resolve`](Self::resolve).
+    /// - [`Error::Damaged`] if the manifest is missing, or if its hash is not its id.
+    /// - [`Error::Newer`] if a newer version wrote it; [`Error::File`] if it cannot be read.
     pub fn manifest(&self, id: impl Into<Reference>) -> Result<Manifest> {
         let id = id.into();
         let (id, row, names) = self.inner.read(|index| {
@@ -308,11 +319,11 @@ impl Repository {
         })
     }
 
-    /// Lists the snapshots, the oldest first.
+    /// Lists the snapshots, from the oldest to the newest.
     ///
     /// # Errors
     ///
-    /// [`Error::Index`], [`Error::Damaged`], [`Error::Busy`].
+    /// [`Error::Index`], [`Error::Damaged`] or [`Error::Busy`] if the index cannot be read.
     pub fn list(&self) -> Result<Vec<Summary>> {
         let (mut rows, names) = self.inner.read(|index| Ok((index.manifests()?, index.names()?)))?;
         rows.retain(|(_, row)| row.listed);
@@ -338,10 +349,10 @@ impl Repository {
         self.inner.read(|index| index.names())
     }
 
-    /// Returns the byte ranges in which two snapshots differ, in ascending order. No block is read.
+    /// Returns the byte ranges in which two snapshots differ, in ascending order. Reads no blocks.
     ///
-    /// The ranges are multiples of 4,096 bytes. If the lengths differ, the bytes behind the end of the shorter snapshot
-    /// count as zeroes, and those that only one of them has are in the result if they are not zero.
+    /// The ranges begin and end at multiples of 4,096 bytes. If the lengths differ, the shorter snapshot counts as if it
+    /// were followed by zeroes.
     ///
     /// # Errors
     ///
@@ -353,7 +364,7 @@ impl Repository {
         let storage = &*self.inner.storage;
         check_lengths(storage, a, &first)?;
         check_lengths(storage, b, &second)?;
-        // The list ends at the length of the second one.
+        // `differences` ends at the length of the second snapshot, so this is the longer one.
         let (short, long) = if first.len > second.len { (b, a) } else { (a, b) };
         let mut ranges: Vec<Range<u64>> = Vec::new();
         for entry in differences(storage, short, long, true)? {
@@ -367,9 +378,9 @@ impl Repository {
     }
 }
 
-/// Names, and removing.
+/// Names and removal.
 impl Repository {
-    /// Gives a snapshot a name. Moves the name if it exists. Returns the id of the snapshot.
+    /// Gives a snapshot a name, or moves the name if it exists. Returns the id of the snapshot.
     ///
     /// # Errors
     ///
@@ -387,9 +398,10 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// - [`Error::NotFound`] if there is no such name; [`Error::Index`], [`Error::Busy`].
-    /// - [`Error::File`] if the file that tells `repair` about the name cannot be deleted. The name may be removed then,
-    ///   and the next collection deletes the file.
+    /// - [`Error::NotFound`] if there is no such name.
+    /// - [`Error::Index`], [`Error::Damaged`] or [`Error::Busy`] if the index cannot be read or changed.
+    /// - [`Error::File`] if the file in `names/` cannot be deleted. In this case, the name may have been removed, and the
+    ///   next [`collect`](Self::collect) deletes the file.
     pub fn remove_name(&self, name: &str) -> Result<()> {
         let _lock = self.inner.lock_writer()?;
         if self.inner.read(|index| index.name(name))?.is_none() {
@@ -401,14 +413,14 @@ impl Repository {
 
     /// Removes a snapshot and all its names. Returns its id. [`collect`](Self::collect) frees the space.
     ///
-    /// Snapshots that were made from it stay as they are. Their manifests may need this one. It is then no longer
-    /// listed, but stays in the repository as long as they do.
+    /// Snapshots that were made from it stay as they are. If one of their manifests has the manifest of this snapshot in
+    /// its chain, this manifest and its blocks stay in the repository, but the snapshot is not listed any more.
     ///
     /// # Errors
     ///
     /// - Those of [`resolve`](Self::resolve).
-    /// - [`Error::File`] if a file that tells `repair` about a name cannot be deleted. The snapshot may be removed then,
-    ///   and the next collection deletes the file.
+    /// - [`Error::File`] if a file in `names/` cannot be deleted. In this case, the snapshot may have been removed, and
+    ///   the next [`collect`](Self::collect) deletes the file.
     pub fn remove(&self, id: impl Into<Reference>) -> Result<Id> {
         let _lock = self.inner.lock_writer()?;
         let (id, mut row) = self.inner.resolve(&id.into())?;
@@ -427,7 +439,7 @@ impl Repository {
     }
 }
 
-/// Deletes the files that tell `repair` about names.
+/// Deletes files in `names/`, from which `repair` reads names.
 fn remove_name_files(inner: &Inner, names: &[String]) -> Result<()> {
     for name in names {
         let path = format!("names/{name}");
@@ -441,30 +453,33 @@ fn remove_name_files(inner: &Inner, names: &[String]) -> Result<()> {
     inner.storage.sync_folder("names").map_err(Error::file("cannot sync", inner.path("names")))
 }
 
-/// Care.
+/// Maintenance.
 impl Repository {
-    /// Deletes what no snapshot needs and what is older than the grace time.
+    /// Deletes the files that no snapshot needs and that are older than the grace time.
     ///
-    /// This reads all manifests and the lists of blocks of all packs. A pack of which less than half is needed is
-    /// written again without the rest. Other writers wait; readers go on.
+    /// The call reads all manifests that are needed, and the lists of blocks of the packs with blocks of these. If
+    /// less than half of the blocks of a pack are needed, the call writes them to a new pack and deletes the old one.
+    /// Other writers wait meanwhile. Readers do not.
     ///
     /// # Errors
     ///
-    /// - [`Error::Damaged`] if a manifest is damaged: then nothing is deleted.
-    /// - [`Error::File`] if a file cannot be read, written or deleted. Some files may be deleted then, but none that a
-    ///   snapshot needs. The next collection deletes the rest.
+    /// - [`Error::Damaged`] if a manifest, the index or a block is damaged. In this case, nothing is deleted.
+    /// - [`Error::File`] if a file cannot be read, written or deleted. In this case, some files may have been deleted,
+    ///   but none that a snapshot needs. The next call deletes the rest.
     /// - [`Error::Index`], [`Error::Busy`].
     pub fn collect(&self, options: &Collect) -> Result<Collected> {
         collect(&self.inner, options)
     }
 
-    /// Checks the repository. What is wrong is in the result.
+    /// Checks the repository. The result lists all problems.
     ///
-    /// [`Depth::Structure`] reads all manifests and the lists of blocks of all packs. [`Depth::Data`] reads everything.
+    /// [`Depth::Structure`] reads all manifests, and the lists of blocks of all packs. [`Depth::Data`] also reads all
+    /// blocks. Writers wait meanwhile.
     ///
     /// # Errors
     ///
-    /// [`Error::Index`] or [`Error::Damaged`] if the index cannot be read at all; [`Error::Busy`].
+    /// - [`Error::Index`] or [`Error::Damaged`] if the index cannot be read at all.
+    /// - [`Error::Busy`] if a writer does not finish in time.
     pub fn verify(&self, depth: Depth) -> Result<Verified> {
         verify(&self.inner, depth)
     }
@@ -481,9 +496,10 @@ impl Repository {
     ///
     /// # Errors
     ///
-    /// - [`Error::NoRepository`] if the folder is not one; [`Error::Index`], [`Error::Busy`].
-    /// - [`Error::File`] if a file cannot be read, and [`Error::Newer`] if a newer version wrote it. The old index stays,
-    ///   because the new one would lack that file. Files that are damaged are in the result instead.
+    /// - [`Error::NoRepository`] if the folder is not a repository.
+    /// - [`Error::File`] if a file cannot be read, or [`Error::Newer`] if a newer version wrote it. In this case, the old
+    ///   index stays, because the new one would lack the file. Damaged files are no error: the result lists them.
+    /// - [`Error::Index`] if the new index cannot be written; [`Error::Busy`] if another process does not finish in time.
     pub fn repair(path: impl AsRef<Path>) -> Result<Repaired> {
         Self::repair_in(Arc::new(Folder::new(path.as_ref())))
     }

@@ -1,8 +1,8 @@
 //! `Save`: saves a snapshot or a file.
 //!
-//! The blocks go through these steps, in batches: they are read and hashed on all cores, looked up in the index,
-//! compressed on all cores, and written to packs by a thread of its own. The list of the blocks goes to a [`Spool`],
-//! and becomes the manifest in the end. `DESIGN.md` has the order in which files become durable.
+//! Blocks are processed in batches. A batch is read and hashed on all cores, looked up in the index, and compressed on
+//! all cores. A separate thread writes the compressed blocks to packs. The list of the blocks is collected in a
+//! [`Spool`], from which the manifest is written at the end. `DESIGN.md` has the order in which files become durable.
 
 mod pipeline;
 mod write_manifest;
@@ -29,10 +29,9 @@ use crate::sink::write_file;
 use crate::source::{FileSource, Source, block_ranges};
 use crate::spool::{Spool, Spooled};
 
-/// A snapshot or a file (`S`) that is about to be saved.
+/// Options of saving a snapshot or a file (`S`). Call `run` to save it.
 ///
-/// [`Repository::save`](crate::Repository::save) and [`Repository::save_file`](crate::Repository::save_file) make it.
-/// Nothing is saved until `run` is called.
+/// [`Repository::save`](crate::Repository::save) and [`Repository::save_file`](crate::Repository::save_file) return it.
 #[must_use = "nothing is saved until `run` is called"]
 #[derive(Debug)]
 pub struct Save<'a, S> {
@@ -48,9 +47,9 @@ pub struct Save<'a, S> {
 #[derive(Debug)]
 enum Parent {
     None,
-    /// A snapshot in memory, which is compared with the new one.
+    /// A snapshot in memory, whose bytes are compared with those of the new one.
     Loaded(Saved),
-    /// A snapshot of the repository, whose hashes are compared with those of the new one.
+    /// A snapshot in the repository, whose hashes are compared with those of the new one.
     Named(Reference),
 }
 
@@ -68,19 +67,20 @@ impl<'a, S> Save<'a, S> {
         }
     }
 
-    /// Sets the snapshot that this one was made from, which is saved and in memory.
+    /// Sets the parent: the snapshot that this one was made from. It must be saved and in memory.
     ///
-    /// If a snapshot is saved, it is compared with the parent by [`Snapshot::diff`], and only blocks that differ are
-    /// hashed and saved. This is cheap if one of the two descends from the other, and correct for any two snapshots.
+    /// A snapshot is compared with its parent by [`Snapshot::diff`], and only the blocks that differ are hashed and
+    /// saved. This is cheap if one of the two descends from the other, and correct for any two snapshots. A file is read
+    /// as a whole.
     pub fn parent(mut self, saved: &Saved) -> Self {
         self.parent = Parent::Loaded(saved.clone());
         self
     }
 
-    /// Sets the snapshot that this one was made from, by its id or name. It need not be in memory.
+    /// Sets the parent by its id or name. It need not be in memory.
     ///
-    /// All bytes are read and hashed. Blocks that differ from the parent are listed in the manifest, and those that the
-    /// repository does not have are written.
+    /// All bytes that are not zero are read and hashed. The manifest lists the blocks that differ from the parent.
+    /// Blocks that the repository lacks are written.
     pub fn parent_id(mut self, id: impl Into<Reference>) -> Self {
         self.parent = Parent::Named(id.into());
         self
@@ -94,22 +94,24 @@ impl<'a, S> Save<'a, S> {
 
     /// Adds an attachment: a small named blob, such as the registers of a processor.
     ///
-    /// All labels and attachments of a snapshot have at most 64 MiB. They are not compressed.
+    /// The labels and attachments of a snapshot have at most 64 MiB together. They are not compressed.
     pub fn attach(mut self, name: impl Into<String>, bytes: impl Into<Vec<u8>>) -> Self {
         self.header.attachments.insert(name.into(), bytes.into());
         self
     }
 
-    /// Gives the snapshot a name. The name moves in the same step in which the snapshot becomes visible.
+    /// Gives the snapshot a name, or moves the name if it exists.
     ///
-    /// A name has 1 to 128 ASCII letters, digits and `._-+@=`. It does not begin with `.` or `-`, and does not end with
-    /// a dot.
+    /// The name moves in the same transaction in which the snapshot becomes visible.
+    ///
+    /// A name has 1 to 128 ASCII letters, digits and characters of `._-+@=`. It does not begin with `.` or `-`, does not
+    /// end with `.`, and is not an id.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Sets a function that is told the progress.
+    /// Sets a function that is called with the progress.
     pub fn progress(mut self, tell: impl FnMut(Progress) + Send + 'a) -> Self {
         self.observer = Observer::new(tell);
         self
@@ -122,7 +124,8 @@ impl<'a, S> Save<'a, S> {
         if self.header.metadata_len() > MAX_METADATA {
             let len = self.header.metadata_len();
             return Err(Error::invalid(format!(
-                "labels and attachments have {len} bytes, more than {MAX_METADATA}"
+                "the labels and attachments have {len} bytes, and at most {MAX_METADATA} are allowed: save large ones as \
+                 snapshots"
             )));
         }
         let _lock = self.inner.lock_writer()?;
@@ -143,14 +146,14 @@ impl<'a, S> Save<'a, S> {
         self.commit(parent.as_ref(), &spool.finish()?, &stored)
     }
 
-    /// Writes all blocks that the repository lacks. Adds to `spool` those that differ from the parent.
+    /// Writes all blocks that the repository lacks. Adds all blocks that differ from the parent to `spool`.
     fn save_blocks(
         &mut self,
         source: &dyn Source,
         parent: Option<&(Id, ManifestRow)>,
         spool: &mut Spool,
     ) -> Result<Stored> {
-        let failed = "cannot find out what to save";
+        let failed = "cannot find the bytes to save";
         let limit = blocks(self.header.len);
         let (old, ranges) = match (&self.parent, parent) {
             (Parent::Loaded(saved), Some((_, row))) => {
@@ -160,7 +163,7 @@ impl<'a, S> Save<'a, S> {
             _ => (None, block_ranges(source.data().map_err(Error::memory(failed))?, limit)),
         };
         let parent_blocks = parent.map_or(0, |(_, row)| blocks(row.len));
-        // Zeroes are listed if they are known to differ from the parent, or if the parent may have other bytes there.
+        // A block of zeroes is listed if it differs from the parent, or if the parent may have other bytes there.
         let keeps_zeroes = old.is_some() || self.holes_are_parent;
         let mut compare = match parent {
             Some((id, _)) if !keeps_zeroes => {
@@ -173,7 +176,7 @@ impl<'a, S> Save<'a, S> {
             None if entry.1.is_some() || (keeps_zeroes && entry.0 < parent_blocks) => spool.push(entry),
             None => Ok(()),
         };
-        // Pages that consist of one block differ if `diff` lists them.
+        // If a page is one block, each block that `diff` lists differs. Larger pages have blocks that are equal.
         let old = old.filter(|_| page_size() > BLOCK);
         let job = Job { inner: self.inner, source, old, ranges: &ranges };
         let stored = job.run(&mut list, &mut self.observer)?;
@@ -183,7 +186,7 @@ impl<'a, S> Save<'a, S> {
         Ok(stored)
     }
 
-    /// Writes the manifest, and makes the snapshot visible.
+    /// Writes the manifest and makes the snapshot visible.
     fn commit(self, parent: Option<&(Id, ManifestRow)>, list: &Spooled, stored: &Stored) -> Result<Written> {
         let (inner, name) = (self.inner, self.name);
         let written = write_manifest(inner, self.header, parent, list)?;
@@ -219,19 +222,20 @@ impl<'a, S> Save<'a, S> {
 impl Save<'_, &Snapshot> {
     /// Saves the snapshot. It is durable when the call returns.
     ///
-    /// Without a parent, this reads and hashes all that is not zero, on all cores, and compresses and writes the blocks
-    /// that the repository lacks. With a [`parent`](Self::parent), this concerns the blocks that differ. Beside the
-    /// snapshot, the call takes about 200 MiB of memory at most.
+    /// Without a parent, the call reads and hashes everything that is not zero, on all cores. With a
+    /// [`parent`](Self::parent), it reads and hashes the blocks that differ. It compresses and writes those blocks that
+    /// the repository lacks. Besides the snapshot, the call needs at most about 200 MiB of memory.
     ///
     /// # Errors
     ///
     /// - [`Error::NotFound`] if the parent is not in this repository.
-    /// - [`Error::Invalid`] if the name is not valid, or if labels and attachments are too long.
+    /// - [`Error::Invalid`] if the name is not valid, or if the labels and attachments are too long.
     /// - [`Error::Busy`] if another writer does not finish in time.
-    /// - [`Error::File`] if a file cannot be written, because the disk is full for example; [`Error::Index`].
+    /// - [`Error::File`] or [`Error::Index`] if a file cannot be written, for example because the disk is full.
+    /// - [`Error::Damaged`] if the index or the manifest of the parent is damaged.
     ///
-    /// After an error, the repository is as it was. There is one exception: if the last sync of the index failed, the
-    /// snapshot may be there.
+    /// After an error, the repository has the same snapshots as before, with one exception: if the last sync of the
+    /// index failed, the new snapshot may exist.
     ///
     /// # Examples
     ///
@@ -262,10 +266,13 @@ impl Save<'_, &Snapshot> {
 }
 
 impl Save<'_, &File> {
-    /// Sets that the holes of the file have the bytes of the parent.
+    /// Uses the bytes of the parent for the holes of the file.
     ///
-    /// The diff snapshots of Firecracker are such files. `run` fails if there is no parent. On Windows, no holes are
-    /// found.
+    /// The diff snapshots of Firecracker are such files. Set the parent with [`parent_id`](Self::parent_id): if it is
+    /// set with [`parent`](Self::parent), holes are saved as zeroes. `run` fails if there is no parent.
+    ///
+    /// Holes are found on Linux, Android, FreeBSD and macOS. On other systems, and on file systems without holes, the
+    /// zeroes that the system returns for a hole are saved instead.
     pub fn holes_are_parent(mut self) -> Self {
         self.holes_are_parent = true;
         self
@@ -273,18 +280,19 @@ impl Save<'_, &File> {
 
     /// Saves the contents of the file. They are durable when the call returns.
     ///
-    /// The file is read once, on all cores, except for its holes. It is not loaded into memory. The rest of the last
-    /// block is zero. If another program writes to the file during the call, the snapshot may contain the old or the
-    /// new bytes.
+    /// The file is read once, on all cores, without its holes. The last block is filled up with zeroes. If another
+    /// program writes to the file during the call, the snapshot may contain old and new bytes. Like saving a snapshot,
+    /// the call needs at most about 200 MiB of memory.
     ///
     /// # Errors
     ///
-    /// Those of saving a snapshot; [`Error::Memory`] if the file cannot be read; [`Error::Invalid`] if holes have the
-    /// bytes of the parent, and there is none.
+    /// - Those of saving a snapshot.
+    /// - [`Error::Memory`] if the file cannot be read.
+    /// - [`Error::Invalid`] if [`holes_are_parent`](Self::holes_are_parent) was called and there is no parent.
     pub fn run(self) -> Result<Written> {
         if self.holes_are_parent && matches!(self.parent, Parent::None) {
             return Err(Error::invalid(
-                "the holes of a file cannot have the bytes of a parent: there is no parent",
+                "cannot use the bytes of the parent for the holes of the file: there is no parent; set one",
             ));
         }
         let source = FileSource::new(self.source).map_err(Error::memory("cannot read the file"))?;
@@ -292,7 +300,7 @@ impl Save<'_, &File> {
     }
 }
 
-/// What a save has written.
+/// The result of saving a file.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Written {
@@ -313,14 +321,14 @@ fn changed(
     failed: &'static str,
 ) -> Result<Vec<Range<u64>>> {
     let changes = source.changes(old).map_err(Error::memory(failed))?;
-    // A snapshot that was loaded on a system with larger pages is longer than what was saved.
+    // A snapshot that was loaded on a system with larger pages is longer than the saved one.
     let behind = (old.len() as u64 > row.len).then_some(row.len..old.len() as u64);
     let mut bytes: Vec<_> = changes.into_iter().chain(behind).collect();
     bytes.sort_unstable_by_key(|range| range.start);
     Ok(block_ranges(bytes, limit))
 }
 
-/// Writes the file that tells `repair` what a name stands for.
+/// Writes the file in `names/` from which `repair` reads what a name stands for.
 pub(crate) fn write_name(inner: &Inner, name: &str, id: Id) -> Result<()> {
     write_file(inner, "names", |out| {
         writeln!(out, "{id}").map_err(Error::file("cannot write", inner.path("names")))?;

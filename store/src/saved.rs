@@ -4,9 +4,10 @@ use memsnap::Snapshot;
 
 use crate::id::Id;
 
-/// A snapshot that is in memory and in a repository: its id and its bytes.
+/// A snapshot that is in memory and in a repository, and its id.
 ///
-/// [`Save::parent`](crate::Save::parent) takes it, so that saving a snapshot that was made from it costs what changed.
+/// Pass it to [`Save::parent`](crate::Save::parent) to save a snapshot that was made from it, and to
+/// [`Load::onto`](crate::Load::onto) to load a snapshot that has most pages in common with it.
 #[derive(Clone, Debug)]
 pub struct Saved {
     id: Id,
@@ -18,7 +19,7 @@ impl Saved {
         Self { id, snapshot }
     }
 
-    /// Returns the id.
+    /// Returns the id of the snapshot.
     #[must_use]
     pub fn id(&self) -> Id {
         self.id
@@ -30,7 +31,7 @@ impl Saved {
         &self.snapshot
     }
 
-    /// Returns the snapshot by value.
+    /// Returns the snapshot, and drops the id.
     #[must_use]
     pub fn into_snapshot(self) -> Snapshot {
         self.snapshot

@@ -1,4 +1,4 @@
-//! Writing packs: frames go in, durable files and rows for the index come out.
+//! `Sink`: writes frames to packs, and returns the rows of the packs for the index.
 
 use std::io::{self, BufWriter, Write};
 use std::mem;
@@ -11,15 +11,17 @@ use crate::index::{PackRow, Place, Writer};
 use crate::inner::{Inner, now};
 use crate::storage::WriteFile;
 
-/// Writes frames to packs. A pack is durable when it is ended, except for its name, see [`Sink::sync`].
+/// Writes frames to packs.
+///
+/// The bytes of a pack are durable when it ends, and its name after [`Sink::sync`].
 pub(crate) struct Sink<'a> {
     inner: &'a Inner,
-    /// Whether ended packs keep their temporary names, because they are only sent to a remote.
+    /// Whether packs keep their temporary names and are not synced, because they are only sent to a remote.
     temporary: bool,
     open: Option<Open>,
-    /// The packs that were ended, and the paths of those with temporary names.
+    /// The temporary paths, the rows and the lists of the packs that have ended.
     ended: Vec<(String, PackRow, Contents)>,
-    /// The number of bytes of all packs that were ended.
+    /// The number of bytes in all packs that have ended.
     pub(crate) bytes: u64,
     /// The number of blocks in them.
     pub(crate) blocks: u64,
@@ -35,7 +37,9 @@ impl<'a> Sink<'a> {
         Self { inner, temporary: false, open: None, ended: Vec::new(), bytes: 0, blocks: 0 }
     }
 
-    /// Returns a sink whose packs are files with temporary names. See [`take_temporary`](Self::take_temporary).
+    /// Returns a sink whose packs are files with temporary names.
+    ///
+    /// See [`take_temporary`](Self::take_temporary).
     #[cfg(feature = "remote")]
     pub(crate) fn temporary(inner: &'a Inner) -> Self {
         let mut sink = Self::new(inner);
@@ -43,7 +47,7 @@ impl<'a> Sink<'a> {
         sink
     }
 
-    /// Returns the paths of ended packs, and what they contain. The caller removes the files.
+    /// Returns the paths, the rows and the lists of ended packs. The caller removes the files.
     #[cfg(feature = "remote")]
     pub(crate) fn take_temporary(&mut self) -> Vec<(String, PackRow, Contents)> {
         mem::take(&mut self.ended)
@@ -68,7 +72,7 @@ impl<'a> Sink<'a> {
         open.writer.push(frame).map_err(Error::file("cannot write", self.inner.path(&open.path)))
     }
 
-    /// Ends the current pack: makes its bytes durable, and gives it its name.
+    /// Ends the current pack: makes its bytes durable, and renames it to its id.
     pub(crate) fn end_pack(&mut self) -> Result<()> {
         let Some(Open { writer, path }) = self.open.take() else { return Ok(()) };
         let storage = &self.inner.storage;
@@ -85,7 +89,7 @@ impl<'a> Sink<'a> {
         };
         let finished = finish();
         if finished.is_err() {
-            // The collector removes the file if this fails. If the rename failed halfway, there is no such file.
+            // If this fails, a collection removes the file. After a rename that failed late, there is no such file.
             let _ = self.inner.storage.remove(&path);
         }
         let (id, len, contents) = finished.map_err(Error::file("cannot write", self.inner.path(&path)))?;
@@ -101,7 +105,9 @@ impl<'a> Sink<'a> {
         self.ended.iter().map(|(_, _, contents)| contents.hashes.len()).sum()
     }
 
-    /// Ends the current pack and makes the names of all packs durable. Returns what has to be added to the index.
+    /// Ends the current pack, and makes the names of all packs durable.
+    ///
+    /// Returns the packs to add to the index.
     pub(crate) fn sync(&mut self) -> Result<Pending> {
         self.end_pack()?;
         if !self.ended.is_empty() {
@@ -118,7 +124,7 @@ impl Drop for Sink<'_> {
     fn drop(&mut self) {
         if let Some(open) = self.open.take() {
             drop(open.writer);
-            // The collector removes the file if this fails.
+            // If this fails, a collection removes the file.
             let _ = self.inner.storage.remove(&open.path);
         }
     }
@@ -153,7 +159,7 @@ impl Pending {
     }
 }
 
-/// Returns where the blocks of a pack are.
+/// Returns the hashes and the places of the blocks of a pack.
 pub(crate) fn places(pack: u32, contents: &Contents) -> impl Iterator<Item = (Id, Place)> {
     contents.frames.iter().flat_map(move |frame| {
         let hashes = &contents.hashes[frame.first as usize..][..frame.blocks.into()];
@@ -171,7 +177,7 @@ pub(crate) fn places(pack: u32, contents: &Contents) -> impl Iterator<Item = (Id
     })
 }
 
-/// Writes a file under a temporary name, makes it durable, renames it, and makes the name durable.
+/// Writes a file under a temporary name, syncs it, renames it, and syncs its folder.
 ///
 /// `write` returns the new path and a value.
 pub(crate) fn write_file<T>(
@@ -194,7 +200,7 @@ pub(crate) fn write_file<T>(
         Ok(value)
     });
     if renamed.is_err() {
-        // The collector removes the file if this fails.
+        // If this fails, a collection removes the file.
         let _ = inner.storage.remove(&temporary);
     }
     let value = renamed?;

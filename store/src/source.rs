@@ -1,4 +1,4 @@
-//! What is saved: a snapshot, or a file.
+//! `Source`: a snapshot or a file that is saved.
 
 use std::fs::File;
 use std::io;
@@ -8,12 +8,12 @@ use memsnap::Snapshot;
 
 use crate::format::BLOCK;
 
-/// Something with bytes that can be saved.
+/// The bytes to save.
 pub(crate) trait Source: Sync {
-    /// Returns the length in bytes, a multiple of [`BLOCK`], and the length of the content.
+    /// Returns the length in bytes, which is a multiple of [`BLOCK`], and the length of the content.
     fn len(&self) -> (u64, u64);
 
-    /// Fills `buffer` from byte `offset` on. Bytes behind the end are zero.
+    /// Reads bytes from `offset` on. Bytes after the end are zero.
     fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<()>;
 
     /// Returns ranges, in ascending order, that contain all bytes that are not zero.
@@ -48,7 +48,7 @@ impl Source for Snapshot {
     }
 }
 
-/// A file of which the length was read.
+/// A file, and its length when it was opened.
 pub(crate) struct FileSource<'a> {
     file: &'a File,
     len: u64,
@@ -104,7 +104,7 @@ impl Source for FileSource<'_> {
     }
 
     fn changes(&self, _: &Snapshot) -> io::Result<Vec<Range<u64>>> {
-        Ok(vec![0..self.len]) // The file is compared by its hashes, or all of it is new.
+        Ok(vec![0..self.len]) // A file cannot be compared with a snapshot without reading all of it.
     }
 
     fn data(&self) -> io::Result<Vec<Range<u64>>> {
@@ -113,7 +113,7 @@ impl Source for FileSource<'_> {
 }
 
 impl FileSource<'_> {
-    /// Returns the ranges of a range that are not holes, in ascending order.
+    /// Returns the parts of a range that are not holes, in ascending order.
     #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "macos"))]
     pub(crate) fn data_within(&self, within: Range<u64>) -> io::Result<Vec<Range<u64>>> {
         use rustix::fs::{SeekFrom, seek};
@@ -123,7 +123,7 @@ impl FileSource<'_> {
             let start = match seek(self.file, SeekFrom::Data(at)) {
                 Ok(start) => start,
                 Err(rustix::io::Errno::NXIO) => break,
-                // A file system or a device without holes.
+                // The file system or the device does not support holes.
                 Err(rustix::io::Errno::INVAL | rustix::io::Errno::OPNOTSUPP) if ranges.is_empty() => {
                     return Ok(vec![within]);
                 }
@@ -138,7 +138,7 @@ impl FileSource<'_> {
         Ok(ranges)
     }
 
-    /// Returns the whole range, because this system does not tell where holes are.
+    /// Returns the whole range, because holes cannot be found on this system.
     #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "macos")))]
     pub(crate) fn data_within(&self, within: Range<u64>) -> io::Result<Vec<Range<u64>>> {
         Ok(vec![within])
@@ -155,7 +155,7 @@ fn read_some_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize
     std::os::windows::fs::FileExt::seek_read(file, buffer, offset)
 }
 
-/// Returns the blocks that the byte ranges touch, as ascending ranges that are not adjacent, below `limit`.
+/// Returns the blocks below `limit` that byte ranges touch, as ascending ranges with gaps between them.
 pub(crate) fn block_ranges(bytes: impl IntoIterator<Item = Range<u64>>, limit: u64) -> Vec<Range<u64>> {
     let mut blocks: Vec<Range<u64>> = Vec::new();
     for range in bytes {

@@ -1,4 +1,4 @@
-//! A list of blocks that is kept in memory while it is short, and in a file once it is long.
+//! `Spool`: a list of blocks, in memory while it is short and in a file when it is long.
 
 use std::io::{self, Read, Write};
 use std::mem;
@@ -9,22 +9,24 @@ use crate::format::Sequential;
 use crate::format::runs::{Entry, RunReader, RunWriter};
 use crate::storage::{Storage, WriteFile};
 
-/// Longer lists are moved to a file. This is the list of 128 MiB to 1 GiB of changed blocks.
+/// The longest list in memory, in bytes.
+///
+/// It has the hashes of 1 GiB of adjacent blocks, or of less if they are scattered.
 const MEMORY: usize = 8 << 20;
 
-/// A list of blocks that is being made.
+/// A list of blocks to which blocks are added.
 pub(crate) struct Spool {
     runs: RunWriter<Buffer>,
 }
 
 impl Spool {
-    /// Makes an empty list, which may use the file `path`.
+    /// Returns an empty list, which uses the file `path` if it becomes long.
     pub(crate) fn new(storage: &Arc<dyn Storage>, path: String) -> Self {
         let buffer = Buffer { storage: Arc::clone(storage), path, bytes: Vec::new(), file: None };
         Self { runs: RunWriter::new(buffer) }
     }
 
-    /// Adds a block. Its number is higher than those before.
+    /// Adds a block. Its number must be higher than those of the blocks before.
     pub(crate) fn push(&mut self, entry: Entry) -> Result<()> {
         self.runs.push(entry).map_err(Error::memory("cannot keep the list of blocks"))
     }
@@ -37,7 +39,7 @@ impl Spool {
     }
 }
 
-/// A list of blocks that is complete.
+/// A complete list of blocks.
 pub(crate) struct Spooled {
     buffer: Buffer,
     entries: u64,
@@ -107,7 +109,7 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         if self.file.take().is_some() {
-            // The collector removes the file if this fails.
+            // If this fails, a collection removes the file.
             let _ = self.storage.remove(&self.path);
         }
     }

@@ -1,4 +1,4 @@
-//! Tests of whole repositories in a simulated storage: damage, hostile files, crashes and failures.
+//! Tests of repositories in a simulated storage: damage, hostile files, crashes and failures.
 
 mod allocator;
 mod crashes;
@@ -37,7 +37,7 @@ fn content(snapshot: &Snapshot) -> Vec<u8> {
 
 fn open(storage: &Simulated) -> crate::Result<Repository> {
     let mut repository = Repository::open_in(Arc::new(storage.clone()))?;
-    // No test has another writer, so a lock that is not free is never released.
+    // No test has another writer, so waiting for a lock would never end.
     repository.set_wait(std::time::Duration::ZERO);
     Ok(repository)
 }

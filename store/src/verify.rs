@@ -1,4 +1,4 @@
-//! Checking a repository.
+//! Verification: checks the files of a repository.
 
 use std::collections::HashMap;
 
@@ -17,17 +17,19 @@ use crate::inner::Inner;
 use crate::sink::places;
 use crate::storage::ReadFile;
 
-/// How thoroughly [`Repository::verify`](crate::Repository::verify) checks.
+/// The checks that [`Repository::verify`](crate::Repository::verify) makes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Depth {
-    /// All manifests are what their ids promise, the index has all their blocks, and the packs have what the index
-    /// says.
+    /// Checks manifests, the index, and the lists of blocks of the packs.
+    ///
+    /// The hash of each manifest has to be its id, the index has to have all blocks that the manifests list, and the
+    /// lists of blocks of the packs have to agree with the index.
     Structure,
-    /// All of [`Structure`](Self::Structure). Also, every pack and every block is what its hash promises.
+    /// Checks the structure, and compares every pack and every block with its hash.
     Data,
 }
 
-/// What a check has found.
+/// The result of [`Repository::verify`](crate::Repository::verify).
 ///
 /// # Examples
 ///
@@ -49,12 +51,12 @@ pub struct Verified {
     pub packs: u64,
     /// The number of blocks in these packs.
     pub blocks: u64,
-    /// What is wrong: one sentence each, which names the object. Empty if the repository is intact.
+    /// The problems, with one sentence for each. Empty if the repository is intact.
     pub problems: Vec<String>,
 }
 
 pub(crate) fn verify(inner: &Inner, depth: Depth) -> Result<Verified> {
-    // A writer could replace packs that were listed.
+    // A writer could replace packs after they were listed.
     let _lock = inner.lock_reader()?;
     let (manifests, packs) = inner.read(|index| Ok((index.manifests()?, index.packs()?)))?;
     let mut found = Verified::default();
@@ -78,13 +80,13 @@ pub(crate) fn verify(inner: &Inner, depth: Depth) -> Result<Verified> {
     }
     for (name, id) in inner.read(|index| index.names())? {
         if !rows.get(&id).is_some_and(|row| row.listed) {
-            found.problems.push(format!("index.redb is damaged: the name {name} leads to no snapshot"));
+            found.problems.push(format!("index.redb is damaged: the name {name} stands for no snapshot"));
         }
     }
     Ok(found)
 }
 
-/// Checks that a manifest is what its id and the index say, and that the index has its base and its blocks.
+/// Checks that a manifest agrees with its id and the index, and that the index has its base and blocks.
 fn check_manifest(
     inner: &Inner,
     id: Id,
@@ -130,10 +132,10 @@ fn check_manifest(
     }
 }
 
-/// The number of packs of which [`Places`] keeps what they contain, at most 3 MiB each.
+/// The number of packs whose lists [`Places`] keeps in memory. A list has at most 3 MiB.
 const KEPT: usize = 16;
 
-/// Checks that packs have the blocks that the index has in them.
+/// Compares places in the index with the lists of blocks of the packs.
 struct Places<'a> {
     inner: &'a Inner,
     rows: HashMap<u32, &'a PackRow>,
@@ -202,7 +204,9 @@ fn check_pack(inner: &Inner, number: u32, row: &PackRow, depth: Depth) -> Result
     Ok(contents.hashes.len() as u64)
 }
 
-/// Reads all of a pack. Compares it with its name, and all blocks with their hashes. Returns what it contains.
+/// Reads all of a pack, and compares it with its name, and its blocks with their hashes.
+///
+/// Returns its lists.
 pub(crate) fn check_data(inner: &Inner, file: &dyn ReadFile, id: Id) -> Result<Contents> {
     let path = pack_path(&id);
     let failed = || Error::file("cannot read", inner.path(&path));

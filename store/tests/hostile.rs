@@ -1,4 +1,6 @@
-//! Remotes that are damaged or lie. A pull fails and names the object, and nothing wrong gets into the repository.
+//! Damaged and hostile remotes.
+//!
+//! A pull fails and names the object, and the repository gets no wrong bytes.
 #![cfg(feature = "remote")]
 
 mod common;
@@ -46,7 +48,9 @@ impl Setup {
         found
     }
 
-    /// Pulls the child. If this succeeds, all bytes are right. Otherwise, nothing of it is in the repository.
+    /// Pulls the child.
+    ///
+    /// Checks that all bytes are right after success, and that nothing of it is listed after an error.
     fn pull(&self) -> Result<(), Error> {
         let there = Machine::new();
         let result = there.repository.pull(&self.remote(), self.child).run();
@@ -101,7 +105,7 @@ fn an_object_with_other_bytes_is_named() {
             changes.push(("one byte short".to_owned(), bytes[..bytes.len() - 1].to_vec()));
             changes.push(("longer".to_owned(), [&bytes[..], b"x"].concat()));
         }
-        // Every byte of the header and the end, and some between. A pull does not read the table of a pack.
+        // All bytes of the header and the end, and some between them. A pull does not read the table of a pack.
         let end = if is_pack { 0 } else { 60 };
         let between = (140..bytes.len() - 60).step_by(701);
         let start = if is_pack { 32..40 } else { 0..140.min(bytes.len()) };
@@ -119,7 +123,7 @@ fn an_object_with_other_bytes_is_named() {
     setup.pull().unwrap();
 }
 
-/// Each byte of a pack: the pull fails, or the byte was not needed and the result is right.
+/// Changes each byte of a pack: the pull fails, or the byte was not needed and the result is right.
 #[test]
 fn no_byte_of_a_pack_is_trusted() {
     let setup = Setup::new();
@@ -155,7 +159,7 @@ fn objects_that_were_swapped_are_named() {
     setup.pull().unwrap();
 }
 
-/// Returns places with a checksum that is right, whatever they claim.
+/// Returns an object with places and a right checksum.
 fn sealed(mut places: Vec<u8>, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     let hashed = places.len() - 32;
     change(&mut places[..hashed]);
@@ -164,7 +168,7 @@ fn sealed(mut places: Vec<u8>, change: impl FnOnce(&mut [u8])) -> Vec<u8> {
     places
 }
 
-/// The checksum of places says nothing about who wrote them. So all that they claim is checked.
+/// The checksum of places does not protect against hostile writers. So all values in them are checked.
 #[test]
 fn places_that_lie_are_found() {
     let setup = Setup::new();
@@ -198,7 +202,7 @@ fn places_that_lie_are_found() {
     fs::write(&object, swapped).unwrap();
     let error = setup.pull().unwrap_err();
     assert!(matches!(error, Error::Damaged { .. }) && error.to_string().contains("packs/"), "{error}");
-    // A pack that claims to be longer than it is.
+    // A pack that is shorter than the places say.
     let longer = sealed(bytes.clone(), |bytes| {
         let len = bytes.len();
         bytes[len - 12 - 8..len - 12].copy_from_slice(&u64::MAX.to_le_bytes());
@@ -218,7 +222,7 @@ fn manifests_that_do_not_fit_are_refused() {
     let manifest = fs::read(setup.folder.path().join(format!("manifests/{}", setup.child))).unwrap();
     let places = fs::read(setup.folder.path().join(format!("places/{}", setup.child))).unwrap();
     let listed = fs::read(setup.folder.path().join(format!("snapshots/{}", setup.child))).unwrap();
-    // Depths that are wrong, and a base that is not there.
+    // Wrong depths, and a base that is missing.
     for (at, value) in [(104, vec![2]), (104, vec![64]), (48, vec![0; 32])] {
         let mut changed = manifest.clone();
         changed[at..at + value.len()].copy_from_slice(&value);
@@ -245,7 +249,7 @@ fn manifests_that_do_not_fit_are_refused() {
     }
 }
 
-/// What is damaged is not deleted, and a collection with a damaged manifest deletes nothing.
+/// A collection does not delete damaged objects, and deletes nothing if a manifest is damaged.
 #[test]
 fn a_collection_of_a_damaged_remote_deletes_nothing() {
     let setup = Setup::new();

@@ -1,4 +1,6 @@
-//! Processes that are killed at random moments. What was acknowledged is there, nothing is damaged, and work goes on.
+//! Processes that are killed at random moments.
+//!
+//! All acknowledged snapshots exist, nothing is damaged, and work continues.
 //!
 //! `MEMSNAP_STORE_KILLS` sets how often each kind of process is killed.
 #![cfg(feature = "remote")]
@@ -56,7 +58,7 @@ fn run_and_kill(role: &str, folder: &Path, seed: u64, time: Duration, remote: &s
     rest
 }
 
-/// The leases of a process that was killed end by themselves after 10 minutes. The tests do not wait for that.
+/// The leases of a process that was killed end after 10 minutes. The tests do not wait for that.
 fn end_leases(remote: &Path) {
     for folder in ["leases", "collectors"] {
         for lease in fs::read_dir(remote.join(folder)).into_iter().flatten() {

@@ -16,7 +16,7 @@ use object_store::memory::InMemory;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-/// What a side lists: its snapshots and its names.
+/// The lists of a repository or a remote: its snapshots and its names.
 #[derive(Default, Clone)]
 struct Side {
     listed: BTreeSet<Id>,
@@ -137,7 +137,7 @@ impl Model {
         }
         let result = pull.run();
         if !self.remote.listed.contains(&id) {
-            // Its name is still there.
+            // Its name still exists.
             assert!(matches!(result, Err(Error::NotFound { .. })), "{result:?}");
             return;
         }
@@ -192,7 +192,7 @@ impl Model {
                 assert!(machine.bytes(*id) == self.bytes[id]);
             }
         }
-        // A machine that knows nothing gets everything.
+        // A machine with an empty repository gets everything.
         let third = Machine::new();
         for id in &self.remote.listed {
             third.repository.pull(&remote, *id).run().unwrap();

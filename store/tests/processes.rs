@@ -1,4 +1,4 @@
-//! Several processes at once: on one folder, and with repositories of their own on one remote.
+//! Several processes at once: in one folder, and with their own repositories and one remote.
 #![cfg(feature = "remote")]
 
 mod common;
@@ -37,7 +37,7 @@ fn savers_readers_and_a_collector_share_a_folder() {
     for told in &told {
         told.check(&repository);
     }
-    // All of them got their turn.
+    // Each process has completed some operations.
     assert!(counts.iter().all(|count| *count > 0) && counts[0] + counts[1] > 20, "{counts:?}");
 }
 

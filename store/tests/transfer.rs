@@ -52,8 +52,9 @@ fn manifests_that_stay_keep_their_packs() {
     in_memory(transfer::manifests_that_stay_keep_their_packs);
 }
 
-/// The connection is lost after each number of requests. The next push completes what arrived, also after a collection
-/// without a grace time.
+/// The connection is lost after each number of requests.
+///
+/// The next push completes the snapshot, also after a collection without a grace time.
 #[test]
 fn a_push_that_was_interrupted_can_be_started_again() {
     let here = Machine::new();
@@ -83,7 +84,7 @@ fn a_push_that_was_interrupted_can_be_started_again() {
         };
         let there = Machine::new();
         let good = Failing::new(store.clone(), usize::MAX).remote().unwrap();
-        // A snapshot is there as a whole, or not at all.
+        // A snapshot is complete, or it is not listed.
         match there.repository.pull(&good, child.id()).run() {
             Ok(_) => assert!(there.bytes(child.id()) == bytes),
             Err(Error::NotFound { .. }) => assert!(!is_complete),
@@ -103,7 +104,7 @@ fn a_push_that_was_interrupted_can_be_started_again() {
     assert!(interrupted > 10, "{interrupted}");
 }
 
-/// What a snapshot needs is written before it, so a crash leaves nothing that is incomplete.
+/// The objects that a snapshot needs are written before it, so a crash leaves no incomplete snapshot.
 #[test]
 fn objects_are_written_before_those_that_need_them() {
     let here = Machine::new();

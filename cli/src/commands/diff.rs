@@ -15,9 +15,9 @@ struct Document<'a> {
     /// The ids of the two snapshots.
     a: String,
     b: String,
-    /// In ascending order; `end` is not included.
+    /// The ranges in ascending order, without their `end`.
     ranges: &'a [Range<u64>],
-    /// The length of all ranges.
+    /// The sum of the lengths of the ranges.
     bytes: u64,
 }
 

@@ -50,7 +50,9 @@ pub(super) fn run(args: &args::Extract, output: &mut Output) -> Result<(), Failu
     })
 }
 
-/// Returns the file to replace. A link is followed, and what is no file is refused, since a rename would replace it.
+/// Returns the path of the file to write.
+///
+/// Follows links. Refuses folders and devices, because a rename would replace them.
 fn target(file: &Path) -> Result<PathBuf, Failure> {
     let Ok(metadata) = fs::metadata(file) else { return Ok(file.to_owned()) };
     if metadata.is_file() {
@@ -58,7 +60,7 @@ fn target(file: &Path) -> Result<PathBuf, Failure> {
     }
     let kind = if metadata.is_dir() { "a folder" } else { "a device or a pipe" };
     Err(Failure::new(format!(
-        "cannot extract to {}: it is {kind}, not a file; `-` writes to the standard output",
+        "cannot extract to {}: it is {kind}, not a file; use `-` to write to the standard output",
         file.display()
     )))
 }
@@ -68,7 +70,7 @@ fn to_standard_output(
     output: &mut Output,
 ) -> Result<(), Failure> {
     let folder = tempfile::tempdir().map_err(|error| {
-        Failure::new(format!("cannot make a temporary folder: {error}; TMPDIR can name another place"))
+        Failure::new(format!("cannot make a temporary folder: {error}; set TMPDIR to another folder"))
     })?;
     let path = folder.path().join("extracted");
     extract(&path)?;

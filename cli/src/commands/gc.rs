@@ -12,12 +12,12 @@ use crate::remote;
 #[derive(Serialize)]
 struct Document {
     dry_run: bool,
-    /// The number of packs that were deleted as a whole.
+    /// The number of packs that were deleted because no snapshot needs them.
     packs: u64,
-    /// The number of packs whose needed blocks were moved to new packs.
+    /// The number of packs that were deleted after their needed blocks had been written to new packs.
     repacked: u64,
     manifests: u64,
-    /// The bytes that were freed, less those that were written.
+    /// The bytes of all deleted files, minus those of the new packs.
     bytes: u64,
 }
 

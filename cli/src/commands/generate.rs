@@ -9,7 +9,7 @@ use crate::failure::Failure;
 use crate::output::Output;
 
 pub(super) fn completions(args: &args::Completions, output: &mut Output) -> Result<(), Failure> {
-    // Generating panics if it cannot write, so it writes to memory.
+    // `generate` panics if a write fails, so it writes to memory.
     let mut script = Vec::new();
     clap_complete::generate(args.shell, &mut Cli::command(), "memsnap", &mut script);
     output.bytes(&script)

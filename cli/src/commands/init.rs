@@ -9,7 +9,7 @@ use crate::output::Output;
 
 #[derive(Serialize)]
 struct Document {
-    /// The folder, with characters replaced that are not Unicode.
+    /// The folder. Bytes that are not Unicode are replaced.
     repository: String,
 }
 

@@ -22,9 +22,9 @@ struct Snapshot {
     parent: Option<String>,
     len: u64,
     content_len: u64,
-    /// In UTC as in RFC 3339, or null after the year 9999.
+    /// The time in UTC in the format of RFC 3339, or null after the year 9999.
     created: Option<String>,
-    /// The bytes that the repository has grown by.
+    /// The bytes that saving the snapshot added to the repository.
     stored: u64,
 }
 

@@ -1,4 +1,4 @@
-//! The commands, one module each. Those that are each other's opposite share one.
+//! The commands, one module each. `push` and `pull` share one, and so do `completions` and `manual`.
 
 mod diff;
 mod extract;

@@ -14,7 +14,7 @@ struct Document<'a> {
     manifests: u64,
     packs: u64,
     names: u64,
-    /// What could not be used, a sentence each.
+    /// The files that cannot be used, with one sentence for each.
     problems: &'a [String],
 }
 
@@ -43,7 +43,7 @@ pub(super) fn run(args: &args::Repair, output: &mut Output) -> Result<(), Failur
         return Ok(());
     }
     Err(Failure::new(format!(
-        "{} has files that could not be used; `memsnap verify --data` says what is missing",
+        "{} has files that cannot be used; pull the snapshots that need them, or save their files again",
         args.repo.display(),
     )))
 }

@@ -13,22 +13,24 @@ use crate::output::{Output, count, note, size};
 use crate::progress::Bar;
 use crate::source;
 
-/// An attachment is held in memory when it is saved and whenever its manifest is read.
+/// The longest attachment.
+///
+/// Attachments are in memory when they are saved and when their manifest is read.
 const MAX_ATTACHMENT: u64 = 64 << 20;
 
 #[derive(Serialize)]
 struct Document {
     id: String,
-    /// The number of blocks that the repository lacked.
+    /// The number of blocks that were added to the repository.
     blocks: u64,
-    /// The bytes that the repository has grown by.
+    /// The number of bytes that were added to the repository.
     bytes: u64,
 }
 
 pub(super) fn run(args: &args::Save, output: &mut Output) -> Result<(), Failure> {
     let repository = Repository::open(&args.repo)?;
     if let Some(parent) = &args.parent {
-        // Refuse a wrong parent before a pipe is read.
+        // A wrong parent is an error before a pipe is read.
         repository.resolve(parent)?;
     }
     let attachments = args

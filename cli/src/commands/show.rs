@@ -18,17 +18,17 @@ struct Document<'a> {
     names: &'a [String],
     /// The id, or null.
     parent: Option<String>,
-    /// The manifest that the list of blocks is relative to, or null if the list is a full one.
+    /// The base of the manifest, or null if the manifest is a full one.
     base: Option<String>,
     len: u64,
     content_len: u64,
-    /// In UTC as in RFC 3339, or null after the year 9999.
+    /// The time in UTC in the format of RFC 3339, or null after the year 9999.
     created: Option<String>,
     labels: &'a BTreeMap<String, String>,
     attachments: Vec<Attachment<'a>>,
     /// The number of blocks that this manifest lists.
     blocks: u64,
-    /// The bytes that the repository has grown by.
+    /// The bytes that saving the snapshot added to the repository.
     stored: u64,
 }
 
@@ -110,13 +110,13 @@ fn write_attachment(
     match &args.output {
         Some(file) => fs::write(file, bytes).map_err(Failure::file("write the attachment to", file)),
         None if io::stdout().is_terminal() && !is_text(bytes) => Err(Failure::new(format!(
-            "attachment {name} is not text, and the standard output is a terminal; name a file with --output"
+            "attachment {name} is not text, and the standard output is a terminal; write it to a file with --output"
         ))),
         None => output.bytes(bytes),
     }
 }
 
-/// Returns whether a terminal shows these bytes without being controlled by them.
+/// Returns whether these bytes are text without control characters other than line ends and tabs.
 fn is_text(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes)
         .is_ok_and(|text| text.chars().all(|character| !character.is_control() || "\n\t".contains(character)))

@@ -17,9 +17,9 @@ struct Document<'a> {
 #[derive(Serialize)]
 struct Snapshot<'a> {
     id: String,
-    /// The name that was moved on the other side, or null.
+    /// The name that was moved in the destination, or null.
     name: Option<&'a str>,
-    /// The number of blocks that the other side lacked.
+    /// The number of blocks that the destination lacked.
     blocks: u64,
     /// The bytes that were sent or received.
     bytes: u64,
@@ -27,7 +27,7 @@ struct Snapshot<'a> {
 
 pub(super) fn push(args: &args::Push, output: &mut Output) -> Result<(), Failure> {
     let repository = Repository::open(&args.repo)?;
-    // Refuse a wrong id before anything is sent.
+    // A wrong id is an error before anything is sent.
     for id in &args.ids {
         repository.resolve(id)?;
     }
@@ -44,7 +44,7 @@ pub(super) fn pull(args: &args::Pull, output: &mut Output) -> Result<(), Failure
     transfer(&args.ids, "pulling", "received", is_name, |id| repository.pull(&remote, id), output)
 }
 
-/// Copies snapshots one after the other, each with its name if it was given by one.
+/// Copies snapshots one after the other. A snapshot that was given by its name is copied with the name.
 fn transfer<'a, 'r>(
     ids: &'a [String],
     action: &str,
@@ -73,7 +73,7 @@ fn transfer<'a, 'r>(
             }
         }
     }
-    // Also after a failure: what was copied before it stays.
+    // After a failure too, because the snapshots that were copied before it stay.
     output.result(&document, || lines.join("\n"))?;
     result
 }

@@ -15,7 +15,7 @@ struct Document<'a> {
     manifests: u64,
     packs: u64,
     blocks: u64,
-    /// A sentence each.
+    /// The problems, with one sentence for each.
     problems: &'a [String],
 }
 
@@ -51,7 +51,7 @@ pub(super) fn run(args: &args::Verify, output: &mut Output) -> Result<(), Failur
         return Ok(());
     }
     Err(Failure::new(format!(
-        "{} is damaged; `memsnap repair` rebuilds the index, and a snapshot is whole again if its blocks are pulled or saved again",
+        "{} is damaged: move damaged packs, if any, out of its folder `packs`, run `memsnap repair`, then pull or save lost snapshots again",
         args.repo.display(),
     )))
 }

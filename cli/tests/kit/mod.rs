@@ -1,5 +1,5 @@
 //! Runs the command in a temporary folder.
-#![allow(dead_code)] // Not every test file uses all of it.
+#![allow(dead_code)] // No test file uses all functions.
 
 use std::fs::File;
 use std::io::{Seek, SeekFrom, Write};

@@ -1,11 +1,11 @@
-//! The bars, and whether they are met.
+//! The bars: the goals of the benchmark, and whether a run meets them.
 
 use crate::changes;
 use crate::place::{DISK, MEMORY};
 use crate::results::{Measurement, Results, TIME, WRITTEN};
 use crate::workload::{child, children, first, load, memory, push, sharing};
 
-/// A bar and what was measured.
+/// A bar, the measured value, and whether the bar is met.
 pub(crate) struct Verdict {
     pub(crate) what: String,
     pub(crate) bar: String,
@@ -14,7 +14,7 @@ pub(crate) struct Verdict {
     pub(crate) met: Option<bool>,
 }
 
-/// What the value has to be.
+/// The condition that a value has to meet.
 #[derive(Clone, Copy)]
 enum Bar {
     AtMost(f64),
@@ -22,7 +22,7 @@ enum Bar {
     MoreThan(f64),
 }
 
-/// Returns all bars.
+/// Returns all bars with the values of a run.
 pub(crate) fn verdicts(results: &Results) -> Vec<Verdict> {
     let mut all = children_one_by_one(results);
     all.extend(first_saves(results));
@@ -52,7 +52,7 @@ fn verdict(what: impl Into<String>, bar: Bar, unit: &str, value: Option<f64>) ->
     }
 }
 
-/// Formats a number with three significant digits, but with all digits of its integer part.
+/// Formats a number with three significant digits, and with all digits of its integer part.
 pub(crate) fn number(value: f64) -> String {
     match value.abs() {
         100.0.. => format!("{value:.0}"),
@@ -72,7 +72,7 @@ fn milliseconds(results: &Results, place: &str, workload: &str, way: &str, metri
     results.median([workload, place, way, metric]).map(|seconds| seconds * 1e3)
 }
 
-/// How the places are named in the descriptions of bars.
+/// The places, and their names in the descriptions of bars.
 const PLACES: [(&str, &str); 2] =
     [(MEMORY, "in memory, so without the cost of syncs"), (DISK, "on the disk, all syncs included")];
 
@@ -88,7 +88,7 @@ fn children_one_by_one(results: &Results) -> Vec<Verdict> {
     let written = results.get([child::NAME, DISK, child::RANDOM, WRITTEN]).map(Measurement::mean);
     let written = written.map(|bytes| bytes / changes::BYTES as f64);
     all.push(verdict(
-        "the same: bytes written (mean, the index included) / bytes of the pages, which cannot be compressed",
+        "the same: bytes written (mean, including the index) / bytes of the pages, which cannot be compressed",
         Bar::AtMost(1.25),
         "x",
         written,
@@ -133,7 +133,8 @@ fn sizes(results: &Results) -> Vec<Verdict> {
         }
     }
     let both = results.median([sharing::NAME, DISK, sharing::WAY, sharing::RATIO]);
-    let what = "two images that share 90 % of their pages at other places: stored size / that of one";
+    let what =
+        "two images with 90 % of their pages in common, at other offsets: stored size of both / of one";
     all.push(verdict(what, Bar::AtMost(1.15), "x", both));
     all
 }
@@ -151,13 +152,20 @@ fn loads(results: &Results) -> Vec<Verdict> {
     }
     let time = |way, metric| milliseconds(results, DISK, load::NAME, way, metric);
     let onto = time(load::ONTO, TIME);
-    all.push(verdict("load a child of 256 pages onto its parent in memory", Bar::AtMost(15.0), "ms", onto));
+    all.push(verdict(
+        "load a child of 256 changed pages onto its parent in memory",
+        Bar::AtMost(15.0),
+        "ms",
+        onto,
+    ));
     let map = time(load::MAP, load::MAP_AND_TOUCH);
     all.push(verdict("`map` the second time and touch 1,000 pages", Bar::AtMost(10.0), "ms", map));
     all
 }
 
-/// The most requests of a push of 256 blocks: far from one for each block.
+/// The greatest number of requests of a push of 256 blocks.
+///
+/// One request for each block would be far more.
 const REQUESTS: f64 = 64.0;
 
 fn pushes(results: &Results) -> Vec<Verdict> {
@@ -171,13 +179,13 @@ fn pushes(results: &Results) -> Vec<Verdict> {
     all
 }
 
-/// Eight packs of 32 MiB: memory in proportion to a pack.
+/// The bar for memory: eight packs of 32 MiB, in MiB.
 const PACKS: f64 = 256.0;
 
 fn peaks(results: &Results) -> Vec<Verdict> {
     let peak = |call: &str| {
         let bytes = results.median([memory::NAME, DISK, call, memory::BESIDES[1]]);
-        let what = format!("most memory besides the snapshot while it is used: `{call}`");
+        let what = format!("greatest memory besides the snapshot: `{call}`");
         verdict(what, Bar::AtMost(PACKS), "MiB", bytes.map(|bytes| bytes / f64::from(1 << 20)))
     };
     memory::CALLS.into_iter().map(peak).collect()

@@ -1,4 +1,4 @@
-//! The changes that make one image out of another.
+//! Changes of pages, which make a new image from an image.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -13,19 +13,19 @@ use crate::image::PAGE;
 
 /// The number of pages that differ between a child and its parent.
 pub(crate) const PAGES: usize = 256;
-/// The bytes of these pages.
+/// The number of bytes in these pages.
 pub(crate) const BYTES: usize = PAGES * PAGE;
 
-/// What the changed pages contain.
+/// The contents of changed pages.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Contents {
     /// Random bytes, which cannot be compressed.
     Random,
-    /// Bytes of other pages of the image that are not zero, with eight words changed.
+    /// Copies of other pages of the image that are not zero, with eight words changed.
     Memory,
 }
 
-/// Makes changes at random places.
+/// Makes changes at random offsets.
 pub(crate) struct Changes {
     random: Xoshiro256PlusPlus,
 }
@@ -34,7 +34,7 @@ pub(crate) struct Changes {
 pub(crate) type Change = (usize, Vec<u8>);
 
 impl Changes {
-    /// Returns changes that are the same for each `seed`, and that have nothing in common with the image.
+    /// Returns changes that depend only on `seed`, and whose random bytes are not those of the image.
     pub(crate) fn new(seed: u64) -> Self {
         let own = u64::from_le_bytes(*b"changes ");
         Self { random: Xoshiro256PlusPlus::seed_from_u64(own ^ seed) }
@@ -47,7 +47,7 @@ impl Changes {
         places.into_iter().map(|page| (page, self.page(image, contents))).collect()
     }
 
-    /// Returns the bytes of a page that no image has.
+    /// Returns the bytes of a new page.
     pub(crate) fn page(&mut self, image: &[u8], contents: Contents) -> Vec<u8> {
         let mut page = vec![0; PAGE];
         match contents {
@@ -86,7 +86,7 @@ pub(crate) fn apply_to_file(changes: &[Change], path: &Path) -> Result<()> {
 /// The level of `zstd -1`.
 const LEVEL: i32 = 1;
 
-/// Returns the length of changed pages as one stream of `zstd -1`, but not more than they have.
+/// Returns the length of changed pages, compressed as one stream by `zstd -1` if that is shorter.
 pub(crate) fn compressed(changes: &[Change]) -> Result<usize> {
     let bytes: Vec<u8> = changes.iter().flat_map(|(_, bytes)| bytes).copied().collect();
     Ok(zstd::bulk::compress(&bytes, LEVEL).context("compressing changed pages")?.len().min(bytes.len()))

@@ -1,6 +1,6 @@
-//! The image: memory-like data of code, text, zeroes and random bytes in equal parts.
+//! The image: data like that in memory, with equal parts of code, text, zeroes and random bytes.
 //!
-//! Code and text are files of this machine. Everything else is deterministic.
+//! Code and text are from files of this machine. Everything else is the same in each run.
 
 use std::collections::HashSet;
 use std::env;
@@ -13,18 +13,18 @@ use anyhow::{Context, Result, ensure};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
 
-/// The length of a page of the image, which is that of a block of the store.
+/// The length of a page of the image, which is the length of a block of the store.
 pub(crate) const PAGE: usize = 4096;
-/// The most bytes that are taken of one file, so that there are many files.
+/// The greatest number of bytes of one file, so that the image has bytes of many files.
 const MOST_OF_A_FILE: u64 = 8 << 20;
 /// The longest run of pages of one kind.
 const LONGEST_RUN: usize = 64;
 /// The folders with code.
 const CODE: [&str; 3] = ["/usr/bin", "/usr/lib", "/usr/libexec"];
-/// The folders with text, besides the sources of Cargo's packages.
+/// The folders with text, besides the sources of packages in the folder of Cargo.
 const TEXT: [&str; 3] = ["/usr/share/doc", "/usr/share/common-licenses", "/usr/include"];
 
-/// Pages of one kind, and where they are from.
+/// Pages of one kind, and a description of their source.
 struct Pages {
     bytes: Vec<u8>,
     description: String,
@@ -50,7 +50,7 @@ pub(crate) fn build(len: usize) -> Result<(Vec<u8>, String)> {
     Ok((image, description))
 }
 
-/// Puts runs of the parts, which have the same length, in random order.
+/// Divides parts of the same length into runs, and puts the runs in random order.
 fn interleave(parts: [&[u8]; 4], random: &mut impl Rng) -> Vec<u8> {
     let mut image = Vec::with_capacity(parts.iter().map(|part| part.len()).sum());
     let mut left = parts;
@@ -64,7 +64,7 @@ fn interleave(parts: [&[u8]; 4], random: &mut impl Rng) -> Vec<u8> {
     image
 }
 
-/// Reads files of machine code. Each begins at a page, as in memory.
+/// Reads files with machine code. Each file begins at the beginning of a page, as in memory.
 fn elf_files(want: usize) -> Result<Pages> {
     let mut bytes = Vec::new();
     let roots: Vec<PathBuf> = CODE.iter().map(PathBuf::from).collect();
@@ -72,7 +72,7 @@ fn elf_files(want: usize) -> Result<Pages> {
     Ok(Pages { bytes, description: format!("code: {files} ELF files of {}", CODE.join(", ")) })
 }
 
-/// Reads files of text, one after the other.
+/// Reads text files, one directly after the other.
 fn text_files(want: usize) -> Result<Pages> {
     const KINDS: [&str; 8] = ["c", "h", "html", "json", "md", "rs", "toml", "txt"];
     let home = env::var_os("CARGO_HOME").map(PathBuf::from);
@@ -89,7 +89,9 @@ fn text_files(want: usize) -> Result<Pages> {
     Ok(Pages { bytes, description })
 }
 
-/// Appends the files below `roots` to `bytes`, until there are `want` bytes. Returns the number of files.
+/// Appends the files below `roots` to `bytes`, until there are `want` bytes.
+///
+/// Returns the number of files.
 ///
 /// A file is taken if `by_name` accepts its path and `by_start` its first bytes.
 fn collect(
@@ -130,7 +132,7 @@ fn collect(
     Ok(files)
 }
 
-/// Repeats pages with changes if there are too few of them.
+/// If there are too few pages, repeats them with changes.
 fn fill_up(kind: &str, mut pages: Pages, want: usize, random: &mut impl Rng) -> Result<Pages> {
     let found = pages.bytes.len() / PAGE * PAGE;
     ensure!(found > 0, "this machine has no files with {kind}: {}", pages.description);

@@ -1,12 +1,12 @@
-//! Measures memsnap-store beside restic, zstd and cp, and compares it with its bars.
+//! Measures memsnap-store, restic, zstd and cp on the same data, and checks the bars of the store.
 //!
 //! ```text
 //! cargo run --release -p memsnap-store-bench -- [--quick] [--only first,child] [--out FOLDER]
 //! ```
 //!
-//! Everything is measured twice, unless only its size counts: with repositories on a disk, and in memory (`/dev/shm`),
-//! where a sync costs nothing. All programs save the same image, take turns, and have a round to warm up that is not
-//! counted. Before a long call, the dirty pages of the system are written to its disks. restic and zstd are skipped if
+//! Times are measured with repositories in two places: on a disk, and in memory (`/dev/shm`), where a sync costs
+//! nothing. All programs save the same image and take turns. Each has a first round that is not counted. Before each
+//! long call, the program writes the dirty pages of the system to its disks (`sync`). restic and zstd are skipped if
 //! they are not installed.
 
 // The files that need `unsafe` allow it.
@@ -40,5 +40,5 @@ fn main() -> anyhow::Result<()> {
 
 #[cfg(not(target_os = "linux"))]
 fn main() {
-    eprintln!("skipped: this program needs Linux, because it reads what the kernel counts in /proc");
+    eprintln!("skipped: this program needs Linux, because it reads counters in /proc");
 }

@@ -1,4 +1,4 @@
-//! Where repositories are: on a disk, and in memory, where a sync costs nothing.
+//! The places of repositories: on a disk, and in memory, where a sync costs nothing.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use tempfile::TempDir;
 
-/// A folder of a run.
+/// A folder with the repositories and files of a run.
 pub(crate) struct Place {
     /// The name in the record.
     pub(crate) name: &'static str,
@@ -27,17 +27,17 @@ impl Place {
         Ok(Self { name, folder })
     }
 
-    /// Returns the path of the file that has the image.
+    /// Returns the path of the file with the image.
     pub(crate) fn image(&self) -> PathBuf {
         self.path("image")
     }
 
-    /// Returns a path in the folder.
+    /// Returns the path of a file or folder in the folder.
     pub(crate) fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)
     }
 
-    /// Returns a path in the folder at which nothing exists. Deletes what was there.
+    /// Returns the path of a file or folder in the folder. Deletes it if it exists.
     pub(crate) fn fresh(&self, name: &str) -> Result<PathBuf> {
         let path = self.path(name);
         remove(&path)?;

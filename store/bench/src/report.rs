@@ -1,4 +1,4 @@
-//! The record: `results.md`, `results.csv` and `results.json`.
+//! Writes the record: `results.md`, `results.csv` and `results.json`.
 
 use std::fmt::Write;
 use std::fs;
@@ -22,7 +22,7 @@ pub(crate) fn write(results: &Results, heading: &str, out: &Path) -> Result<()> 
         let [median, mean, max] = &numbers;
         csv.write_record([it.workload, it.place, it.way, it.metric, &unit, median, mean, max, &count])?;
     }
-    let csv = csv.into_inner().context("writing the table of values")?;
+    let csv = csv.into_inner().context("writing the CSV table")?;
     let json = serde_json::to_vec_pretty(&results.measurements)?;
     let files = [
         ("results.md", markdown(results, heading)?.into_bytes()),
@@ -40,8 +40,8 @@ pub(crate) fn write(results: &Results, heading: &str, out: &Path) -> Result<()> 
 pub(crate) fn markdown(results: &Results, heading: &str) -> Result<String> {
     let mut text =
         format!("# Results\n\n{heading}\n## Bars\n\n{}\n", table_of_bars(&bars::verdicts(results)));
-    text += "\nRatios compare medians of this run, in which the ways took turns. Two more bars, `kill -9` and mutated \
-             repositories, are tests of the store.\n";
+    text += "\nRatios compare medians of this run, in which the programs took turns. Two more bars, `kill -9` and mutated \
+             repositories, are checked by tests of the store.\n";
     for section in results.measurements.chunk_by(|a, b| a.workload == b.workload) {
         writeln!(text, "\n## {}\n\n{}", section[0].workload, table_of(section))?;
     }

@@ -1,4 +1,4 @@
-//! What was measured.
+//! The measurements of a run.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ pub(crate) enum Unit {
     Seconds,
     /// Bytes.
     Bytes,
-    /// A number.
+    /// A number without a unit.
     Number,
 }
 
-/// The values of one metric of one way.
+/// The values of one metric, for one way to do the work.
 #[derive(Serialize)]
 pub(crate) struct Measurement {
     pub(crate) workload: &'static str,
@@ -56,18 +56,18 @@ impl Measurement {
     }
 }
 
-/// All measurements of a run, and why others are missing.
+/// All measurements of a run, and the reasons for missing ones.
 #[derive(Default)]
 pub(crate) struct Results {
     pub(crate) measurements: Vec<Measurement>,
     pub(crate) skipped: Vec<String>,
 }
 
-/// The metric of times.
+/// The name of the metric for times.
 pub(crate) const TIME: &str = "time";
-/// The metric of what a repository or file takes.
+/// The name of the metric for the bytes that a repository or a file takes.
 pub(crate) const STORED: &str = "stored";
-/// The metric of what a process wrote with system calls.
+/// The name of the metric for the bytes that a process wrote with system calls.
 pub(crate) const WRITTEN: &str = "written";
 
 impl Results {
@@ -108,7 +108,7 @@ impl Results {
         self.get(key).map(Measurement::median)
     }
 
-    /// Notes why something is missing, once.
+    /// Adds the reason for a missing measurement, unless it was added before.
     pub(crate) fn skip(&mut self, reason: String) {
         if !self.skipped.contains(&reason) {
             self.skipped.push(reason);

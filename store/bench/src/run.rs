@@ -1,4 +1,4 @@
-//! A run: the options, the image, the workloads and the record.
+//! A run of the benchmark: options, image, workloads and record.
 
 use std::env;
 use std::path::{Path, PathBuf};
@@ -13,22 +13,22 @@ use crate::workload::memory::Measure;
 use crate::workload::{Bench, Workload};
 use crate::{bars, image, report, system, tool};
 
-/// Measures memsnap-store beside restic, zstd and cp, and compares it with its bars.
+/// Measures memsnap-store, restic, zstd and cp on the same data, and checks the bars of the store.
 #[derive(Parser)]
 struct Options {
-    /// Use an image of 128 MiB and one round: under a minute; the bars are those of 1 GiB all the same
+    /// Use an image of 128 MiB and one round, which takes under a minute; the bars are those for 1 GiB
     #[arg(long)]
     quick: bool,
-    /// Number of rounds of long calls, after one that is not counted
+    /// Number of rounds of long calls, after a first one that is not counted
     #[arg(long, default_value_t = 3, default_value_if("quick", "true", "1"))]
     rounds: usize,
     /// Run only these workloads
     #[arg(long, value_enum, value_delimiter = ',')]
     only: Vec<Workload>,
-    /// Write the results to this folder
+    /// Write the record to this folder
     #[arg(long, default_value = "store/record")]
     out: PathBuf,
-    /// Folder on the disk that is measured [default: the folder for temporary files]
+    /// Folder on the disk to measure [default: the folder for temporary files]
     #[arg(long)]
     disk: Option<PathBuf>,
     #[command(flatten)]

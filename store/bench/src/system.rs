@@ -1,4 +1,4 @@
-//! The machine, and what the system counts for this process.
+//! Describes the machine, and reads the counters of this process.
 
 use std::fs;
 use std::path::Path;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
-/// Returns a field of a file such as `/proc/self/status`, without its unit.
+/// Returns a number in a file such as `/proc/self/status`, without its unit.
 fn field(path: &str, name: &str) -> Result<u64> {
     let text = fs::read_to_string(path).with_context(|| format!("reading {path}"))?;
     let line = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
@@ -17,17 +17,19 @@ fn field(path: &str, name: &str) -> Result<u64> {
     number.with_context(|| format!("{path} has no number {name}"))
 }
 
-/// Returns the bytes that this process has written with system calls.
+/// Returns the number of bytes that this process has written with system calls.
 pub(crate) fn written() -> Result<u64> {
     field("/proc/self/io", "wchar")
 }
 
-/// Returns the bytes of memory that a field of `/proc/self/status` counts.
+/// Returns a number of bytes in `/proc/self/status`.
 pub(crate) fn memory(name: &str) -> Result<u64> {
     Ok(field("/proc/self/status", name)? * 1024)
 }
 
-/// Runs a call. Returns its result, and the most anonymous memory of this process meanwhile, sampled each millisecond.
+/// Runs a call.
+///
+/// Returns its result, and the greatest anonymous memory of this process, sampled each millisecond.
 pub(crate) fn peak_of_anonymous_memory<T>(call: impl FnOnce() -> Result<T>) -> Result<(T, u64)> {
     let done = AtomicBool::new(false);
     let (result, most) = thread::scope(|scope| {

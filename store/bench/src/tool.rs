@@ -1,4 +1,4 @@
-//! The other programs: restic, zstd and cp.
+//! Runs the other programs: restic, zstd and cp.
 
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -6,10 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 
-/// The programs that are compared, with the arguments that print their versions.
+/// The other programs, with the arguments that print their versions.
 pub(crate) const ALL: [(&str, &str); 3] = [("restic", "version"), ("zstd", "--version"), ("cp", "--version")];
 
-/// Returns the first line of what a program says about its version, or `None` if it is not installed.
+/// Returns the version line of a program, or `None` if the program is not installed.
 pub(crate) fn version(program: &str, argument: &str) -> Option<String> {
     let output = Command::new(program).arg(argument).output().ok()?;
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -28,19 +28,19 @@ pub(crate) fn run(command: &mut Command) -> Result<Duration> {
 
 /// Returns a command of restic for a repository.
 ///
-/// It has no cache, because the repository is on this machine.
+/// The command uses no cache, because the repository is on this machine.
 fn restic(repository: &Path) -> Command {
     let mut command = Command::new("restic");
     command.env("RESTIC_PASSWORD", "bench").args(["--quiet", "--no-cache", "--repo"]).arg(repository);
     command
 }
 
-/// Makes a repository of restic.
+/// Makes a restic repository.
 pub(crate) fn restic_init(repository: &Path) -> Result<()> {
     run(restic(repository).arg("init")).map(drop)
 }
 
-/// Saves a file with restic. Restic reads all of it if its time has changed.
+/// Saves a file with restic, which reads all of the file if its time has changed.
 pub(crate) fn restic_backup(repository: &Path, file: &Path) -> Result<Duration> {
     run(restic(repository).arg("backup").arg(file))
 }
@@ -50,7 +50,7 @@ pub(crate) fn restic_restore(repository: &Path, to: &Path) -> Result<Duration> {
     run(restic(repository).args(["restore", "latest", "--target"]).arg(to))
 }
 
-/// Compresses a file with `zstd -1` and this many threads.
+/// Compresses a file with `zstd -1` in `threads` threads.
 pub(crate) fn zstd(threads: u32, file: &Path, to: &Path) -> Result<Duration> {
     let mut command = Command::new("zstd");
     run(command.args(["-1", "-q", "-f", &format!("-T{threads}"), "-o"]).arg(to).arg(file))
@@ -66,7 +66,9 @@ pub(crate) fn cp(file: &Path, to: &Path) -> Result<Duration> {
     run(Command::new("cp").arg("--reflink=auto").arg(file).arg(to))
 }
 
-/// Writes all dirty pages of the system to its disks, so that no way pays for another.
+/// Writes all dirty pages of the system to its disks.
+///
+/// So no program pays for the writes of another one.
 pub(crate) fn sync() -> Result<()> {
     run(&mut Command::new("sync")).map(drop)
 }

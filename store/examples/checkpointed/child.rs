@@ -1,4 +1,4 @@
-//! The child: it keeps the ledger in a view, and saves a checkpoint every few steps, until it is killed.
+//! The child process: keeps the ledger in a view, and saves a checkpoint every few steps.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
@@ -17,12 +17,12 @@ pub(crate) const LATEST: &str = "latest";
 /// The number of steps between two checkpoints.
 pub(crate) const STEPS: u64 = 4;
 
-/// What the child tells the parent, in a line of JSON.
+/// A message from the child to the parent, in one line of JSON.
 #[derive(Serialize, Deserialize)]
 pub(crate) enum Message {
-    /// The child made a new ledger, because the repository had no checkpoint, and saved all of it.
+    /// The repository had no checkpoint. The child made a new ledger and saved all of it.
     Made(Checkpoint),
-    /// The child wrote all of the ledger to a file and synced it, to compare.
+    /// The child wrote all of the ledger to a file and synced it, for comparison.
     Whole(Duration),
     /// The child loaded the last checkpoint and checked every byte of it.
     Loaded { id: String, step: u64, load: Duration, check: Duration },
@@ -35,15 +35,15 @@ pub(crate) enum Message {
 pub(crate) struct Checkpoint {
     pub(crate) id: String,
     pub(crate) step: u64,
-    /// How long the ledger could not be changed: the time to take the snapshot.
+    /// The time to take the snapshot, in which the ledger cannot be changed.
     pub(crate) pause: Duration,
-    /// How long the store needed to save the snapshot.
+    /// The time to save the snapshot.
     pub(crate) save: Duration,
-    /// How many bytes the store wrote.
+    /// The number of bytes that the store wrote.
     pub(crate) bytes: u64,
 }
 
-/// Continues from the last checkpoint, or makes a new ledger. Returns only if something is wrong.
+/// Continues from the last checkpoint, or makes a new ledger. Runs until it is killed or fails.
 pub(crate) fn run(repository: &Path, ledger: Ledger, whole: &Path) -> Result<()> {
     let repository = Repository::open(repository).context("opening the repository")?;
     let mut saved = if has_checkpoint(&repository)? {
@@ -90,7 +90,7 @@ fn create(ledger: Ledger) -> Result<Snapshot> {
     Ok(snapshot)
 }
 
-/// Saves a checkpoint, and gives it the name of the last one.
+/// Saves a checkpoint, and moves the name [`LATEST`] to it.
 fn save(
     repository: &Repository,
     snapshot: &Snapshot,
@@ -110,7 +110,7 @@ fn save(
     Ok((saved, checkpoint))
 }
 
-/// Writes all of the ledger to a file, syncs it and deletes it. Returns the time without the deletion.
+/// Writes all of the ledger to a file, syncs it, and deletes it. Returns the time without the deletion.
 fn write_whole(snapshot: &Snapshot, path: &Path) -> Result<Duration> {
     let write = || {
         let view = snapshot.view()?;
@@ -125,9 +125,9 @@ fn write_whole(snapshot: &Snapshot, path: &Path) -> Result<Duration> {
     write().with_context(|| format!("writing all of the ledger to {}", path.display()))
 }
 
-/// Writes a message to the pipe. A line is short enough that it arrives whole or not at all.
+/// Writes a message to the pipe. A line is so short that the pipe gets all of it or nothing.
 fn tell(message: &Message) -> Result<()> {
     let line = serde_json::to_string(message)? + "\n";
     let mut pipe = io::stdout().lock();
-    pipe.write_all(line.as_bytes()).and_then(|()| pipe.flush()).context("telling the parent")
+    pipe.write_all(line.as_bytes()).and_then(|()| pipe.flush()).context("writing a message to the parent")
 }

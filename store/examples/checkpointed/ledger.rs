@@ -1,4 +1,4 @@
-//! A ledger whose every byte follows from a seed and the number of steps so far, so that all of it can be checked.
+//! A ledger that can be checked: a seed and the number of steps so far determine each of its bytes.
 
 use std::iter;
 
@@ -8,12 +8,12 @@ use rand_xoshiro::Xoshiro256PlusPlus;
 
 /// The length of a page of the ledger in bytes, whatever the page size of the machine.
 pub(crate) const PAGE: usize = 4096;
-/// The number of pages that a step updates. Some may be the same page.
+/// The number of pages that a step updates. A page may be updated several times.
 pub(crate) const UPDATES: usize = 256;
 
 const RECORD: usize = 64;
 const MAGIC: u64 = u64::from_le_bytes(*b"ledger01");
-/// The words of the memos.
+/// The words in the memos of records.
 const WORDS: [&[u8; 8]; 16] = [
     b"payment ",
     b"salary  ",
@@ -33,7 +33,7 @@ const WORDS: [&[u8; 8]; 16] = [
     b"pending ",
 ];
 
-/// The rules of one ledger. Its first page has the number of steps. The other pages have 64 records each.
+/// The contents of a ledger. The first page has the number of steps. Each other page has 64 records.
 #[derive(Clone, Copy)]
 pub(crate) struct Ledger {
     seed: u64,
@@ -41,7 +41,7 @@ pub(crate) struct Ledger {
 }
 
 impl Ledger {
-    /// Returns the rules of a ledger of `bytes` bytes, which have to be at least two pages.
+    /// Returns the contents of a ledger of `bytes` bytes. Fails if these are less than two pages.
     pub(crate) fn new(seed: u64, bytes: usize) -> Result<Self> {
         let pages = bytes / PAGE;
         ensure!(pages >= 2, "a ledger of {bytes} bytes is too small: it needs at least {} bytes", 2 * PAGE);
@@ -61,7 +61,7 @@ impl Ledger {
         }
     }
 
-    /// Makes one step: updates some pages, and counts the step.
+    /// Makes one step: updates some pages and the number of steps.
     pub(crate) fn advance(self, bytes: &mut [u8]) -> Result<()> {
         let step = self.step(bytes)? + 1;
         for number in self.updates(step) {
@@ -80,7 +80,7 @@ impl Ledger {
         }
     }
 
-    /// Compares every byte with what it has to be. Returns the number of steps.
+    /// Compares every byte with its expected value. Returns the number of steps.
     pub(crate) fn check(self, bytes: &[u8]) -> Result<u64> {
         let (step, bytes) = (self.step(bytes)?, self.content(bytes)?);
         let mut expected = vec![0; PAGE];
@@ -93,17 +93,19 @@ impl Ledger {
         for (page, (found, updated)) in bytes.chunks_exact(PAGE).zip(last_updates).enumerate().skip(1) {
             self.write_page(&mut expected, page, updated);
             if found != expected {
-                let found = number(&found[8..16]).context("a page has records")?;
+                let found = number(&found[8..16]).context("reading the first record of a page")?;
                 bail!(
-                    "page {page} is wrong after step {step}: it was updated last in step {updated}, but its first record \
-                     says step {found}"
+                    "page {page} is wrong after step {step}: it was last updated in step {updated}, but its first record \
+                     is of step {found}"
                 );
             }
         }
         Ok(step)
     }
 
-    /// Returns the bytes of the ledger. A view may be longer, because it has whole pages of the machine.
+    /// Returns the bytes of the ledger in the bytes of a view.
+    ///
+    /// The view may be longer, because it consists of whole pages of the machine.
     fn content(self, bytes: &[u8]) -> Result<&[u8]> {
         let content = bytes.get(..self.len());
         content.with_context(|| format!("the ledger has {} bytes instead of {}", bytes.len(), self.len()))
@@ -138,7 +140,7 @@ impl Ledger {
     }
 
     fn random(self, step: u64, page: u64) -> Xoshiro256PlusPlus {
-        // Odd factors make the seeds of different steps and pages different in practice.
+        // With odd factors, different steps and pages have different seeds in practice.
         let seed =
             self.seed ^ step.wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ page.wrapping_mul(0xd1b5_4a32_d192_ed03);
         Xoshiro256PlusPlus::seed_from_u64(seed)

@@ -1,22 +1,21 @@
-//! A program that saves checkpoints, is killed at random moments, and comes back from the last one.
+//! A program that is killed at random moments, and continues from the last checkpoint that it saved.
 //!
 //! ```text
 //! cargo run --release -p memsnap-store --example checkpointed [-- --size 1GiB --rounds 8 --folder FOLDER]
 //! ```
 //!
-//! The program starts itself as a child. The child keeps a ledger in a view, updates some hundred pages in each step,
-//! and saves a checkpoint every few steps. It tells the parent the id of each checkpoint that the store has
-//! acknowledged, through a pipe. The parent kills it at a random moment (`SIGKILL`, or `TerminateProcess` on Windows),
-//! and starts the next child, which loads the last checkpoint and continues.
+//! The program starts itself as a child process. The child keeps a ledger in a view, updates up to 256 pages in each
+//! step, and saves a checkpoint every few steps. A checkpoint is *acknowledged* when `save` has returned. The child
+//! then sends its id to the parent through a pipe. The parent kills the child at a random moment (`SIGKILL`, or
+//! `TerminateProcess` on Windows), and starts the next child, which loads the last checkpoint and continues.
 //!
 //! # What is verified
 //!
-//! - The checkpoint that a child loads is the last acknowledged one, or a newer one whose acknowledgement did not
-//!   arrive.
-//! - Every byte of a loaded ledger is compared with what it has to be. It follows from the seed and the number of steps.
-//! - In the end, the repository has all acknowledged checkpoints, and all of its blocks match their hashes.
+//! - The checkpoint that a child loads is the last one that the parent knows, or a newer one whose id did not arrive.
+//! - Every byte of a loaded ledger has the value that follows from the seed and the number of steps.
+//! - At the end, the repository has all acknowledged checkpoints, and all of its blocks agree with their hashes.
 //!
-//! If anything is wrong, the program says what, and ends with exit code 1.
+//! If a check fails, the program prints the reason, and ends with exit code 1.
 
 mod child;
 mod ledger;
@@ -42,12 +41,14 @@ use crate::child::{Checkpoint, LATEST, Message, STEPS};
 use crate::ledger::{Ledger, UPDATES};
 use crate::report::Report;
 
-/// The time after which a child that says nothing is taken for stuck.
+/// The longest time without a message. After it, the child counts as stuck.
 const PATIENCE: Duration = Duration::from_secs(300);
-/// The time between the moment when a child is ready and its end, in milliseconds.
+/// The time from the moment when a child is ready until it is killed, in milliseconds.
 const MOMENTS: std::ops::Range<u64> = 100..3000;
 
-/// Saves checkpoints, is killed at random moments, and comes back from the last one; every byte is verified.
+/// Saves checkpoints, is killed at random moments, and continues from the last checkpoint.
+///
+/// Every byte of each loaded checkpoint is verified.
 #[derive(Parser)]
 struct Options {
     /// Size of the state in bytes, or with a unit, such as 64MiB or 1.5GB
@@ -62,7 +63,7 @@ struct Options {
     /// Seed of the contents of the state
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Be the child
+    /// Run as the child
     #[arg(long, hide = true, requires = "folder")]
     child: bool,
 }
@@ -88,7 +89,7 @@ fn repository(folder: &Path) -> PathBuf {
     folder.join("repository")
 }
 
-/// Runs and kills children, checks what they say, and prints the table.
+/// Runs and kills children, checks their messages, and prints the table.
 fn parent(options: &Options, folder: &Path, ledger: Ledger) -> Result<()> {
     fs::create_dir_all(folder).with_context(|| format!("making the folder {}", folder.display()))?;
     drop(Repository::create(repository(folder)).context("making the repository")?);
@@ -116,7 +117,7 @@ fn parent(options: &Options, folder: &Path, ledger: Ledger) -> Result<()> {
         acknowledged.len()
     );
     println!(
-        "The last checkpoint is that of step {step}, and every byte of it is right.\n\n{}",
+        "The last checkpoint is that of step {step}, and every byte of it has its expected value.\n\n{}",
         report.table()
     );
     if let Some(comparison) = report.comparison() {
@@ -125,7 +126,7 @@ fn parent(options: &Options, folder: &Path, ledger: Ledger) -> Result<()> {
     Ok(())
 }
 
-/// What the parent knows from the children so far.
+/// The state of the parent: the checkpoints and measurements of the children so far.
 struct Rounds {
     ledger: Ledger,
     bar: ProgressBar,
@@ -135,24 +136,27 @@ struct Rounds {
 }
 
 impl Rounds {
-    /// Starts a child, kills it at a random moment, and checks all that it said until then.
+    /// Starts a child, kills it at a random moment, and checks all its messages.
     fn run(&mut self, options: &Options, folder: &Path) -> Result<()> {
         self.bar.set_message("the child starts");
         let (mut child, messages) = start(options, folder)?;
         let heard = self.listen(&messages);
-        // A child that has ended by itself cannot be killed. Its exit code is more helpful than this error.
+        // A child that has ended by itself cannot be killed. In this case, its exit code is reported instead of this
+        // error.
         let killed = child.kill();
         let status = child.wait().context("waiting for the child")?;
         ensure!(heard?, "the child ended by itself: {status}; its error is above");
         killed.context("killing the child")?;
-        // What the child wrote to the pipe before it was killed has been acknowledged, too.
+        // Messages that the child wrote to the pipe before it was killed count, too.
         for message in messages {
             self.hear(message?)?;
         }
         Ok(())
     }
 
-    /// Listens until a random moment after the child is ready. Returns whether the child runs until then.
+    /// Reads messages until a random moment after the child is ready.
+    ///
+    /// Returns whether the child still runs then.
     ///
     /// A child is ready when it has loaded the last checkpoint, or has made a ledger and written all of it to a file.
     fn listen(&mut self, messages: &Receiver<Result<Message>>) -> Result<bool> {
@@ -164,7 +168,7 @@ impl Rounds {
                 Err(RecvTimeoutError::Disconnected) => return Ok(false),
                 Err(RecvTimeoutError::Timeout) if end.is_some() => return Ok(true),
                 Err(RecvTimeoutError::Timeout) => {
-                    bail!("the child said nothing for {} s", PATIENCE.as_secs())
+                    bail!("the child sent no message for {} s", PATIENCE.as_secs())
                 }
             };
             if !matches!(message, Message::Made(_)) {
@@ -175,7 +179,7 @@ impl Rounds {
         }
     }
 
-    /// Checks a message, and keeps what it says.
+    /// Checks a message, and adds its contents to the state.
     fn hear(&mut self, message: Message) -> Result<()> {
         match message {
             Message::Made(checkpoint) => {
@@ -219,7 +223,9 @@ impl Rounds {
         Ok(())
     }
 
-    /// Checks that nothing acknowledged is lost and that all data is intact. Returns the step of the last checkpoint.
+    /// Checks that nothing acknowledged is lost and that all data is intact.
+    ///
+    /// Returns the step of the last checkpoint.
     fn verify(&self, path: &Path) -> Result<u64> {
         let repository = Repository::open(path).context("opening the repository")?;
         let listed: Vec<Id> = repository.list()?.into_iter().map(|summary| summary.id).collect();
@@ -239,7 +245,7 @@ impl Rounds {
     }
 }
 
-/// Starts a child. Returns it, and what it will say.
+/// Starts a child. Returns it, and a channel with its messages.
 fn start(options: &Options, folder: &Path) -> Result<(Child, Receiver<Result<Message>>)> {
     let mut command = Command::new(env::current_exe().context("finding this program")?);
     command.arg("--child").arg("--folder").arg(folder);
@@ -260,7 +266,7 @@ fn forward(pipe: ChildStdout, sender: &Sender<Result<Message>>) {
         let message = match pipe.read_line(&mut line) {
             // The child was killed while it wrote a line, or between two lines.
             Ok(_) if !line.ends_with('\n') => return,
-            Ok(_) => serde_json::from_str(&line).with_context(|| format!("the child said {line:?}")),
+            Ok(_) => serde_json::from_str(&line).with_context(|| format!("the child sent {line:?}")),
             Err(error) => Err(error).context("reading from the child"),
         };
         if sender.send(message).is_err() {

@@ -1,4 +1,4 @@
-//! The measurements of all rounds, and the table.
+//! The measurements of all rounds, and the table with them.
 
 use std::time::Duration;
 
@@ -63,17 +63,19 @@ impl Report {
         ]);
         table.add_rows([
             self.made.row("first checkpoint: all of the state"),
-            self.saved.row("checkpoint: what changed, saved and synced"),
-            self.pauses.row("  before it: the state stands still for a snapshot"),
-            self.whole.row("to compare: all of the state written to a file and synced"),
-            self.loaded.row("coming back: the last checkpoint is loaded"),
+            self.saved.row("checkpoint: the changes, saved and synced"),
+            self.pauses.row("  before it: the snapshot, during which the state is not changed"),
+            self.whole.row("for comparison: all of the state, written to a file and synced"),
+            self.loaded.row("restart: the last checkpoint is loaded"),
             self.checked.row("  after it: the example checks every byte"),
         ]);
         table.column_iter_mut().skip(1).for_each(|column| column.set_cell_alignment(CellAlignment::Right));
         table
     }
 
-    /// Compares a checkpoint with writing all of the state. Returns `None` if one of both was not measured.
+    /// Compares a checkpoint with writing all of the state.
+    ///
+    /// Returns `None` if one of the two was not measured.
     pub(crate) fn comparison(&self) -> Option<String> {
         let (checkpoint, whole) = (self.saved.time()?, self.whole.time()?);
         let (bytes, all) = (median(&self.saved.bytes)?, median(&self.whole.bytes)?);

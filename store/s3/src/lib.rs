@@ -1,4 +1,4 @@
-//! An S3 server for tests: [`Server`] serves a temporary folder on a port of this machine.
+//! An S3 server for tests: [`Server`] serves a temporary folder on a local port.
 #![deny(unsafe_code)]
 
 use std::io;
@@ -34,17 +34,17 @@ const SECRET: &str = "test-secret";
 #[derive(Debug)]
 pub struct Server {
     address: SocketAddr,
-    /// `None` only while this is dropped.
+    /// `None` only during the drop.
     runtime: Option<Runtime>,
     _folder: TempDir,
 }
 
 impl Server {
-    /// Starts a server on a free port, with threads of its own.
+    /// Starts a server on a free port, with its own threads.
     ///
     /// # Panics
     ///
-    /// Panics if the system refuses a folder, threads or a port.
+    /// Panics if the system does not provide a folder, threads or a port.
     #[must_use]
     pub fn start() -> Self {
         match Self::try_start() {
@@ -82,13 +82,13 @@ impl Server {
         format!("s3://{BUCKET}/{prefix}")
     }
 
-    /// Returns options with the address of the server and its credentials.
+    /// Returns options with the address and the credentials of the server.
     #[must_use]
     pub fn options(&self) -> RemoteOptions {
         Self::options_of(&self.address())
     }
 
-    /// Returns the address of the server, for another process.
+    /// Returns the address of the server, to pass it to another process.
     #[must_use]
     pub fn address(&self) -> String {
         self.address.to_string()
@@ -121,7 +121,7 @@ async fn serve(listener: TcpListener, service: S3Service) {
         let Ok((socket, _)) = listener.accept().await else { continue };
         let connection = http.serve_connection(TokioIo::new(socket), service.clone()).into_owned();
         tokio::spawn(async move {
-            // The client sees errors.
+            // The client gets errors of its connection.
             let _ = connection.await;
         });
     }

@@ -1,4 +1,6 @@
-//! The tests of remotes on Garage, of which a node is killed meanwhile. `ci/garage` starts the nodes and runs this.
+//! The tests of remotes on Garage.
+//!
+//! One of its nodes is killed meanwhile. `ci/garage` starts the nodes and runs this test.
 
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,9 +26,9 @@ fn garage_passes_the_kit_and_goes_on_when_a_node_is_killed() {
     kit::all(&open);
     println!("kit with three nodes: passed, {:?}", remote.traffic());
     kit::movers_at_once_lose_nothing(&remote, &open().unwrap());
-    println!("movers at once, with three nodes: passed");
+    println!("moves of a name at the same time, with three nodes: passed");
 
-    // Rounds of writing and reading go on while the node is killed, and each of them has to succeed.
+    // Writing and reading continues while the node is killed. Each round has to succeed.
     let working = Remote::create(&format!("{url}/working"), &options).unwrap();
     let done = AtomicBool::new(false);
     let rounds = std::thread::scope(|scope| {
@@ -50,7 +52,7 @@ fn garage_passes_the_kit_and_goes_on_when_a_node_is_killed() {
     });
     println!("rounds of requests around the kill: {}, the longest took {:?}", rounds.0, rounds.1);
 
-    // What was written before is there, and everything works on two nodes.
+    // The objects that were written before exist, and everything works with two nodes.
     let after = open().unwrap();
     assert_eq!(after.names().unwrap(), remote.names().unwrap());
     assert!(!after.names().unwrap().is_empty());

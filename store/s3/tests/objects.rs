@@ -12,7 +12,7 @@ fn the_server_passes_the_kit() {
     assert!(matches!(Remote::open(&url, &options), Err(Error::NoRepository { .. })));
     Remote::create(&url, &options).unwrap();
     kit::all(&|| Remote::open(&url, &options));
-    // The server checks a condition and writes in two steps, so movers at the same time are not tested here.
+    // The server checks a condition and writes in two steps, so moves of a name at the same time are not tested here.
     assert!(Remote::open(&url, &options).unwrap().honours_conditions().unwrap());
 }
 

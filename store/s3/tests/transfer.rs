@@ -8,7 +8,7 @@ use common::transfer::{self, Open};
 use memsnap_store::{Remote, Result};
 use memsnap_store_s3::Server;
 
-/// Opens the remote of a process. The text is the address of the server.
+/// Opens the remote of a process. `address` is the address of the server.
 fn open(address: &str) -> Result<Remote> {
     Remote::open_or_create("s3://bucket/repository", &Server::options_of(address))
 }

@@ -1,4 +1,4 @@
-//! Manifests: what one snapshot is.
+//! Reads and writes manifests.
 
 use std::collections::BTreeMap;
 use std::io::{self, Read, Write};
@@ -12,13 +12,13 @@ const HEADER: usize = 136;
 const HAS_PARENT: u32 = 1;
 const HAS_BASE: u32 = 2;
 
-/// The greatest depth of a chain that is read. Chains that this version writes are shorter.
+/// The greatest depth that is read. The chains that this version writes are shorter.
 pub(crate) const MAX_DEPTH: u32 = 64;
 
 /// The greatest number of bytes of all labels and attachments of a manifest.
 pub(crate) const MAX_METADATA: u64 = 64 << 20;
 
-/// All of a manifest but its runs.
+/// A manifest without its runs.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub(crate) struct Header {
     pub(crate) parent: Option<Id>,
@@ -36,7 +36,7 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Returns the number of bytes of labels and attachments in a manifest.
+    /// Returns the number of bytes that the labels and attachments take in the manifest.
     pub(crate) fn metadata_len(&self) -> u64 {
         let labels = self.labels.iter().map(|(key, value)| 8 + key.len() + value.len());
         let attachments = self.attachments.iter().map(|(name, bytes)| 12 + name.len() + bytes.len());
@@ -77,7 +77,7 @@ impl Header {
         Ok(bytes)
     }
 
-    /// Reads a header. Does not allocate more than [`MAX_METADATA`] bytes for what it claims.
+    /// Reads a header. Allocates at most [`MAX_METADATA`] bytes, whatever lengths the header claims.
     fn read(input: &mut impl Read) -> Result<Self, Wrong> {
         let mut bytes = [0; HEADER];
         input.read_exact(&mut bytes)?;
@@ -133,7 +133,7 @@ impl Header {
     }
 }
 
-/// Reads labels and attachments, up to a number of bytes.
+/// Reads labels and attachments, up to a limit in bytes.
 struct Metadata<'a, R> {
     input: &'a mut R,
     left: u64,
@@ -145,7 +145,7 @@ impl<R: Read> Metadata<'_, R> {
             return damaged(format!("its labels and attachments have more than {MAX_METADATA} bytes"));
         };
         self.left = left;
-        // Grows with what was read, because the length may be a lie.
+        // `bytes` grows as bytes are read, because the length may be wrong.
         let mut bytes = Vec::new();
         if self.input.by_ref().take(len).read_to_end(&mut bytes)? as u64 == len {
             Ok(bytes)
@@ -196,7 +196,7 @@ pub(crate) struct ManifestReader {
 impl ManifestReader {
     /// Reads the header.
     ///
-    /// The bytes have been compared with the id only once [`next`](Self::next) has returned `None`, or after
+    /// The bytes are compared with the id only at the end: when [`next`](Self::next) returns `None`, or by
     /// [`check`](Self::check).
     pub(crate) fn new(file: Sequential, id: Id) -> Result<Self, Wrong> {
         let inner = io::BufReader::with_capacity(64 << 10, file);
@@ -206,7 +206,9 @@ impl ManifestReader {
         Ok(Self { id, header, runs, ended: false })
     }
 
-    /// Returns the next block that the manifest lists, or `None` after the last one, if the bytes have the id.
+    /// Returns the next block that the manifest lists, or `None` at the end.
+    ///
+    /// Fails there if the hash is not the id.
     pub(crate) fn next(&mut self) -> Result<Option<Entry>, Wrong> {
         if self.ended {
             return Ok(None);
@@ -233,14 +235,14 @@ impl ManifestReader {
         Ok(None)
     }
 
-    /// Reads the rest, and compares the bytes with the id.
+    /// Reads the rest of the manifest, and compares the manifest with its id.
     pub(crate) fn check(&mut self) -> Result<(), Wrong> {
         while self.next()?.is_some() {}
         Ok(())
     }
 }
 
-/// Hashes what is read or written.
+/// Hashes the bytes that are read or written.
 struct Hashing<T> {
     inner: T,
     hasher: blake3::Hasher,

@@ -1,4 +1,4 @@
-//! The two kinds of files that contain saved snapshots, byte by byte. `DESIGN.md` has the tables.
+//! The formats of packs and manifests. `DESIGN.md` describes them byte by byte.
 
 pub(crate) mod manifest;
 pub(crate) mod pack;
@@ -15,12 +15,12 @@ pub(crate) const BLOCK: usize = 4096;
 /// The newest version of packs and manifests that this code reads. It writes this version.
 const VERSION: u32 = 1;
 
-/// Returns the number of blocks of `len` bytes, rounded up.
+/// Returns the number of blocks in `len` bytes, rounded up.
 pub(crate) fn blocks(len: u64) -> u64 {
     len.div_ceil(BLOCK as u64)
 }
 
-/// Returns the offset in memory of a block of a snapshot that is in memory, so that its offsets are short enough.
+/// Returns the offset of a block in memory. The block is in a snapshot in memory, so the offset fits.
 pub(crate) fn position(block: u64) -> usize {
     usize::try_from(block).unwrap_or(usize::MAX).saturating_mul(BLOCK)
 }
@@ -28,16 +28,16 @@ pub(crate) fn position(block: u64) -> usize {
 /// Why bytes are not a valid file.
 #[derive(Debug)]
 pub(crate) enum Wrong {
-    /// The bytes are not as the format says.
+    /// The bytes do not agree with the format.
     Damaged(String),
-    /// The version is newer.
+    /// A newer version wrote the file.
     Newer(u32),
     /// Reading failed.
     Io(io::Error),
 }
 
 impl Wrong {
-    /// Makes an error that names the object.
+    /// Returns an error that names the object.
     pub(crate) fn of(self, object: &str) -> Error {
         match self {
             Self::Damaged(what) => Error::damaged(object, what),
@@ -83,7 +83,7 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(std::array::from_fn(|i| bytes[at + i]))
 }
 
-/// Reads a file from its first byte on.
+/// Reads a file from its first byte to the end that it had when it was opened.
 pub(crate) struct Sequential {
     file: Box<dyn ReadFile>,
     offset: u64,

@@ -1,4 +1,4 @@
-//! Packs: how blocks are compressed into frames, and how frames are written to a file and found in it.
+//! Reads and writes packs, and compresses blocks into frames.
 
 use std::io::Write;
 
@@ -14,10 +14,12 @@ pub(crate) const FRAME_BLOCKS: usize = 16;
 /// The greatest number of blocks in a pack.
 pub(crate) const PACK_BLOCKS: usize = 65_536;
 
-/// A pack is ended as soon as its frames have this many bytes.
+/// A pack ends as soon as it has this many bytes.
 pub(crate) const PACK_BYTES: u64 = 32 << 20;
 
-/// The level of compression of zstd. Higher ones take several times as long for memory, and save a few per cent.
+/// The compression level of zstd.
+///
+/// For memory, higher levels take several times as long and save a few per cent.
 const LEVEL: i32 = 1;
 
 const MAGIC: &[u8; 8] = b"memsnapP";
@@ -27,7 +29,7 @@ const TRAILER: usize = 48;
 const FRAME_ENTRY: usize = 8;
 const HASH: usize = 32;
 
-/// How the bytes of a frame are stored.
+/// The encoding of the bytes of a frame.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) enum Encoding {
     Raw = 0,
@@ -44,14 +46,14 @@ impl Encoding {
     }
 }
 
-/// The stored bytes of some blocks.
+/// A frame: 1 to [`FRAME_BLOCKS`] blocks, as they are stored.
 pub(crate) struct Frame {
     pub(crate) encoding: Encoding,
     pub(crate) hashes: Vec<Id>,
     pub(crate) bytes: Vec<u8>,
 }
 
-/// Compresses blocks into frames. It keeps the memory that zstd needs.
+/// Compresses blocks into frames. Keeps the memory that zstd needs.
 pub(crate) struct Encoder(Compressor<'static>);
 
 impl Encoder {
@@ -71,7 +73,7 @@ impl Encoder {
     }
 }
 
-/// Decompresses frames. It keeps the memory that zstd needs.
+/// Decompresses frames. Keeps the memory that zstd needs.
 pub(crate) struct Decoder(Decompressor<'static>, Vec<u8>);
 
 impl Decoder {
@@ -110,14 +112,14 @@ pub(crate) struct FrameEntry {
     pub(crate) offset: u32,
     /// The number of stored bytes.
     pub(crate) stored: u32,
-    /// The number of the first block, counted in the pack.
+    /// The number of the first block in the pack.
     pub(crate) first: u32,
     /// The number of blocks.
     pub(crate) blocks: u8,
     pub(crate) encoding: Encoding,
 }
 
-/// What a pack contains.
+/// The lists of frames and blocks of a pack.
 #[derive(PartialEq, Eq, Debug)]
 pub(crate) struct Contents {
     pub(crate) frames: Vec<FrameEntry>,
@@ -146,7 +148,7 @@ impl<W: Write> PackWriter<W> {
         Ok(pack)
     }
 
-    /// Whether the frame would make the pack too large.
+    /// Returns whether the pack has to end before this frame.
     pub(crate) fn is_full(&self, next: &Frame) -> bool {
         self.len >= PACK_BYTES || self.contents.hashes.len() + next.hashes.len() > PACK_BLOCKS
     }
@@ -165,7 +167,7 @@ impl<W: Write> PackWriter<W> {
         self.put(&frame.bytes)
     }
 
-    /// Writes the end. Returns the id, the length of the file, what it contains, and where it was written.
+    /// Writes the end of the pack. Returns the id, the length of the file, the lists, and the writer.
     pub(crate) fn finish(mut self) -> std::io::Result<(Id, u64, Contents, W)> {
         let mut end = Vec::with_capacity(self.contents.hashes.len() * (HASH + 1) + TRAILER);
         for frame in &self.contents.frames {
@@ -194,9 +196,9 @@ impl<W: Write> PackWriter<W> {
     }
 }
 
-/// Reads what a pack contains: the header, the frame table and the hashes, but no frame.
+/// Reads the lists of frames and blocks of a pack, but no frame.
 ///
-/// All numbers are checked, so that every frame lies in the file and has at most [`FRAME_BLOCKS`] blocks.
+/// Checks all numbers: every frame is within the file and has at most [`FRAME_BLOCKS`] blocks.
 pub(crate) fn read_contents(file: &dyn ReadFile) -> Result<Contents, Wrong> {
     let len = file.len()?;
     let mut header = [0; HEADER];
@@ -225,7 +227,7 @@ pub(crate) fn read_contents(file: &dyn ReadFile) -> Result<Contents, Wrong> {
     file.read_exact_at(&mut table, table_at)?;
     let checksum = blake3::Hasher::new().update(&header).update(&table).update(&trailer[..8]).finalize();
     if checksum.as_bytes()[..] != trailer[8..40] {
-        return damaged("its list of blocks does not have the checksum that it claims");
+        return damaged("the checksum of its list of blocks is wrong");
     }
     let (frame_table, hashes) = table.split_at(frames * FRAME_ENTRY);
     let frames = read_frames(frame_table, blocks, table_at)?;

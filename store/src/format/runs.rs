@@ -1,11 +1,15 @@
-//! Runs: the part of a manifest that lists blocks. The same form is used while a manifest is being made.
+//! Reads and writes runs: the part of a manifest that lists blocks.
+//!
+//! A [`Spool`](crate::spool::Spool) has the same form.
 
 use std::io::{self, Read, Write};
 
 use super::{Wrong, damaged, u64_at};
 use crate::id::Id;
 
-/// The greatest number of blocks in a run. So a manifest cannot list more blocks than its length allows.
+/// The greatest number of blocks in a run.
+///
+/// It limits the number of blocks that a short manifest can list.
 const RUN: usize = 4096;
 
 const HEAD: usize = 17;
@@ -13,7 +17,7 @@ const END: u8 = 0;
 const HASHES: u8 = 1;
 const ZEROES: u8 = 2;
 
-/// A block that a manifest lists: its number, and its hash, or `None` if it is zero.
+/// A block that a manifest lists: its number, and its hash (`None` for zeroes).
 pub(crate) type Entry = (u64, Option<Id>);
 
 /// Writes runs. Entries are added in ascending order.
@@ -31,7 +35,7 @@ impl<W: Write> RunWriter<W> {
         Self { out, kind: END, first: 0, count: 0, hashes: Vec::new(), entries: 0 }
     }
 
-    /// Adds a block. Its number is higher than those before.
+    /// Adds a block. Its number must be higher than those of the blocks before.
     pub(crate) fn push(&mut self, (block, hash): Entry) -> io::Result<()> {
         let kind = if hash.is_some() { HASHES } else { ZEROES };
         let follows = kind == self.kind && block == self.first + self.count;
@@ -52,7 +56,7 @@ impl<W: Write> RunWriter<W> {
         self.entries
     }
 
-    /// Writes the end.
+    /// Writes the end of the runs.
     pub(crate) fn finish(mut self) -> io::Result<W> {
         self.end_run()?;
         self.out.write_all(&[END; HEAD])?;
@@ -79,9 +83,9 @@ impl<W: Write> RunWriter<W> {
 pub(crate) struct RunReader<R> {
     input: R,
     limit: u64,
-    /// The block after the last one that was returned.
+    /// The number after that of the last block that was returned.
     next: u64,
-    /// The blocks of the current run that were not returned yet.
+    /// The number of blocks of the current run that were not returned yet.
     left: u64,
     /// The hashes of the current run; empty if it consists of zeroes.
     hashes: Vec<u8>,
@@ -116,7 +120,7 @@ impl<R: Read> RunReader<R> {
         self.read
     }
 
-    /// Returns what the runs are read from.
+    /// Returns the input.
     pub(crate) fn input(&mut self) -> &mut R {
         &mut self.input
     }

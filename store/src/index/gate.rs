@@ -1,11 +1,12 @@
-//! `Gate`: the only way into redb, and the only way from redb to the file.
+//! `Gate`: all calls of redb, and all file operations of redb, go through it.
 //!
-//! redb trusts the file of a database. It panics on some kinds of damage. So each call of redb runs in [`Gate::run`], which
-//! turns a panic into [`Error::Damaged`]. After a panic no call gets to redb any more.
+//! redb trusts the file of a database, and panics on some kinds of damage. So each call of redb runs in [`Gate::run`],
+//! which turns a panic into [`Error::Damaged`]. After a panic, redb is not called any more.
 //!
-//! redb also writes more than needed here. When a database is closed, redb commits once more, to store which pages are
-//! free. `writer.rs` stores that with each commit instead (*quick repair*), so the gate is closed before redb, and redb can
-//! write nothing. The next time, redb finds a database that was not closed, and uses what the last commit stored.
+//! The gate also avoids a write. When a database is closed, redb commits once more, to store the list of free pages.
+//! `writer.rs` stores this list with each commit instead (*quick repair*). So the gate closes the file before the
+//! database, and redb cannot write. When the database is opened again, redb finds that it was not closed, and uses the
+//! list of the last commit.
 
 use std::fmt;
 use std::io;
@@ -21,7 +22,7 @@ use crate::storage::DatabaseMode;
 use super::pages::Pages;
 use super::row::damaged;
 
-/// The longest database that is opened. It has places for some 80 TB of blocks.
+/// The longest database that is opened. It has the places of about 80 TB of blocks.
 const MAX_LEN: u64 = 1 << 40;
 
 /// An error within [`Gate::run`].
@@ -51,41 +52,43 @@ macro_rules! from_redb {
 
 from_redb!(CommitError, DatabaseError, StorageError, TableError, TransactionError);
 
-/// What stands between the index and redb, and between redb and the file.
+/// The layer between the index and redb, and between redb and the file.
 pub(super) struct Gate {
-    /// `None` after it was closed.
+    /// `None` after the file was closed.
     file: RwLock<Option<Box<dyn StorageBackend>>>,
-    /// What the gate knows about the file.
+    /// The state of the file.
     known: Mutex<Known>,
     /// Whether redb panicked.
     broken: AtomicBool,
 }
 
-/// What the gate knows about the file.
+/// The state of the file, as far as the gate knows it.
 struct Known {
-    /// The header of the database as it is in the file, or nothing.
+    /// The header of the database in the file, or an empty vector if it is not known.
     header: Vec<u8>,
     /// The length of the file.
     len: u64,
     /// The pages of the file.
     pages: Pages,
-    /// Whether something may not be synced.
+    /// Whether there may be writes that were not synced.
     dirty: bool,
-    /// The first error of a file operation or of a check, for errors and panics that follow from it.
+    /// The first error of a file operation or a check.
+    ///
+    /// It is reported for the errors and panics that follow from it.
     failure: Option<(io::ErrorKind, String)>,
 }
 
 impl Gate {
-    /// Returns the gate, and what redb uses as the file.
+    /// Returns the gate, and the file for redb.
     pub(super) fn new(file: Box<dyn StorageBackend>, mode: DatabaseMode) -> Result<(Arc<Self>, Backend)> {
         let len = file.len().map_err(|source| index_error("open", redb::Error::Io(source)))?;
-        // redb would make an empty file into a new database.
+        // redb would make a new database in an empty file.
         if len > MAX_LEN || (len == 0) != (mode == DatabaseMode::Create) {
             return Err(damaged(format!("it has {len} bytes")));
         }
         let gate = Arc::new(Self {
             file: RwLock::new(Some(file)),
-            // A writer that crashed may have written without a sync.
+            // An earlier process may have crashed between a write and its sync.
             known: Mutex::new(Known {
                 header: Vec::new(),
                 len,
@@ -98,7 +101,7 @@ impl Gate {
         Ok((Arc::clone(&gate), Backend(gate)))
     }
 
-    /// Calls redb. `action` describes what is tried, for the error.
+    /// Calls redb. `action` is a verb for the error.
     pub(super) fn run<T>(&self, action: &'static str, call: impl FnOnce() -> Result<T, Stop>) -> Result<T> {
         if self.broken.load(Ordering::Acquire) {
             return Err(damaged("an earlier operation on it failed"));
@@ -107,7 +110,7 @@ impl Gate {
         match panic::catch_unwind(AssertUnwindSafe(call)) {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(Stop::Store(error))) => Err(error),
-            // After an error of the file, redb refuses to go on. The first error says why.
+            // After an error of the file, redb refuses further calls. The first error is the reason.
             Ok(Err(Stop::Redb(redb::Error::PreviousIo | redb::Error::DatabaseClosed))) => {
                 Err(self.failure(action))
             }
@@ -133,16 +136,17 @@ impl Gate {
         index_error(action, redb::Error::Io(io::Error::new(kind, text)))
     }
 
-    /// Notes an error of the file, if it is the first.
+    /// Stores an error of the file, if it is the first one.
     fn note(&self, error: &io::Error) {
         self.known().failure.get_or_insert_with(|| (error.kind(), error.to_string()));
     }
 
     /// Closes the file, and drops the database.
     ///
-    /// redb would commit once more. That is of no use without the file, and panics in a damaged database, possibly twice,
-    /// which would end the process. So redb is made to notice first that the file is closed: it checks the integrity of
-    /// the database, which begins with a sync, and then does nothing more.
+    /// When a database is dropped, redb commits once more. Without the file, this has no effect. In a damaged database,
+    /// it can panic twice, which would end the process. So this function first makes redb check the integrity of the
+    /// database. The check begins with a sync, which fails because the file is closed. After that, redb does not
+    /// commit.
     pub(super) fn close(&self, mut database: redb::Database) {
         self.close_file();
         if self.broken.load(Ordering::Acquire) || self.known().failure.is_some() {
@@ -158,7 +162,7 @@ impl Gate {
     /// Drops something that belongs to redb.
     pub(super) fn discard<T>(&self, part: T) {
         if self.broken.load(Ordering::Acquire) {
-            // The locks in it may be poisoned, so dropping it could panic twice. It has no file open.
+            // Its locks may be poisoned, so a drop could panic twice. Its file is closed, so only memory is leaked.
             std::mem::forget(part);
         } else if panic::catch_unwind(AssertUnwindSafe(|| drop(part))).is_err() {
             self.broken.store(true, Ordering::Release);
@@ -171,7 +175,7 @@ impl Gate {
         drop(self.file.write().unwrap_or_else(PoisonError::into_inner).take());
     }
 
-    /// Returns what is known about the file. A thread that panicked cannot leave it half changed.
+    /// Returns the state of the file. It is valid also after a panic of another thread.
     fn known(&self) -> MutexGuard<'_, Known> {
         self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -248,7 +252,7 @@ impl StorageBackend for Backend {
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         {
             let mut known = self.0.known();
-            // redb writes the header twice while it opens a database that was not closed, with what it has already.
+            // While redb opens a database that was not closed, it writes the same header twice.
             if offset == 0 && known.header == data {
                 return Ok(());
             }

@@ -1,9 +1,9 @@
-//! The index: where each block is, and which packs, snapshots and names there are.
+//! The index: the places of all blocks, and lists of the packs, manifests and names.
 //!
-//! It is a redb database. `DESIGN.md` lists its tables. The places of blocks are in *runs*, see `runs.rs`.
+//! The index is a redb database. `DESIGN.md` lists its tables. The places of blocks are in *runs*; see `runs.rs`.
 //!
-//! The database is not trusted. All calls of redb go through [`gate::Gate`], because redb panics on some kinds of damage.
-//! `row.rs` checks each value that was read.
+//! The database is not trusted. redb panics on some kinds of damage, so all its calls go through [`gate::Gate`].
+//! `row.rs` checks each value that is read.
 
 mod gate;
 mod pages;
@@ -31,7 +31,7 @@ pub(crate) use writer::Writer;
 pub(crate) const PATH: &str = "index.redb";
 /// The version of the tables.
 const FORMAT: u32 = 1;
-/// How much of the database redb keeps in memory. An operation reads each bucket once.
+/// The length of redb's cache. A small one is enough, because an operation reads each bucket only once.
 const CACHE: usize = 16 << 20;
 
 const META: TableDefinition<'_, &str, &str> = TableDefinition::new("meta");
@@ -44,18 +44,18 @@ const NAMES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("names");
 
 /// An index that is open.
 ///
-/// The caller holds a lock, so that no other process writes it meanwhile.
+/// The caller holds a lock, so that no other process writes the index meanwhile.
 pub(crate) struct Index(Arc<Opened>);
 
-/// A database that is open. It is closed after the index and its readers.
+/// A database that is open. It is closed when the index and its readers have been dropped.
 struct Opened {
     gate: Arc<Gate>,
-    /// `None` after it was closed.
+    /// `None` after the database was closed.
     database: Option<Database>,
 }
 
 impl Index {
-    /// Makes the index of a repository. The caller makes its name durable.
+    /// Makes the index of a repository. The caller syncs its folder.
     pub(crate) fn create(storage: &dyn Storage, path: &str, repository: &str) -> Result<()> {
         let index = Self::start(storage, path, DatabaseMode::Create)?;
         index.0.gate.run("create", || {
@@ -65,7 +65,7 @@ impl Index {
                 meta.insert("format", FORMAT.to_string().as_str())?;
                 meta.insert("repository", repository)?;
             }
-            // A reader finds all tables.
+            // Readers expect that all tables exist.
             transaction.open_table(PACKS)?;
             transaction.open_table(PACK_IDS)?;
             transaction.open_table(RUNS)?;
@@ -76,7 +76,7 @@ impl Index {
         })
     }
 
-    /// Opens the index of a repository, and checks that it is one.
+    /// Opens the index of a repository, and checks its format and that it belongs to the repository.
     pub(crate) fn open(
         storage: &dyn Storage,
         path: &str,
@@ -105,13 +105,13 @@ impl Index {
         Ok(index)
     }
 
-    /// Begins to read. The reader sees what was committed before.
+    /// Returns a reader, which sees the last commit.
     pub(crate) fn read(&self) -> Result<Reader> {
         let transaction = self.0.gate.run("read", || Ok(self.0.database()?.begin_read()?))?;
         Ok(Reader::new(Arc::clone(&self.0), transaction))
     }
 
-    /// Begins to write. Waits until there is no other writer of this `Index`.
+    /// Returns a writer. Waits until there is no other writer of this `Index`.
     pub(crate) fn write(&self) -> Result<Writer<'_>> {
         let transaction = self.0.gate.run("write", || Ok(self.0.database()?.begin_write()?))?;
         Ok(Writer::new(&self.0.gate, transaction))
@@ -119,8 +119,11 @@ impl Index {
 
     /// Opens the database.
     fn start(storage: &dyn Storage, path: &str, mode: DatabaseMode) -> Result<Self> {
-        let action = if mode == DatabaseMode::Create { "create" } else { "open" };
-        let file = storage.database(path, mode).map_err(Error::file(action, storage.path(path)))?;
+        let (action, failed) = match mode {
+            DatabaseMode::Create => ("create", "cannot create"),
+            DatabaseMode::Write | DatabaseMode::Read => ("open", "cannot open"),
+        };
+        let file = storage.database(path, mode).map_err(Error::file(failed, storage.path(path)))?;
         let (gate, backend) = Gate::new(file, mode)?;
         let database = gate
             .run(action, || Ok(Database::builder().set_cache_size(CACHE).create_with_backend(backend)?))?;

@@ -1,12 +1,14 @@
 //! Checks of pages before redb sees them.
 //!
-//! redb allocates the memory for a page before it reads the page, and the number of a page contains its length, up to
-//! terabytes. redb also follows the references of pages without a limit. In a damaged file, this could end the process: a
-//! failed allocation and a stack overflow are not panics that [`super::gate::Gate`] could catch. So the references in each
-//! page that is read are checked: pages have to be within the file, no two of them overlap, each has one reference, and a
-//! tree is not deep. Each page is also compared with the checksum in its reference. redb does that only when it recovers
-//! from a crash, and otherwise trusts its list of free pages, so that a damaged one would end the process. Pages that redb
-//! wrote since the file was opened are not checked.
+//! A damaged database could make redb end the process, which [`super::gate::Gate`] cannot prevent. redb allocates the
+//! memory for a page before it reads the page, and takes the length, up to terabytes, from the number of the page. A
+//! failed allocation ends the process. redb also follows references between pages without a limit, which can overflow
+//! the stack. And it compares pages with their checksums only when it recovers from a crash, so it trusts a damaged
+//! list of free pages.
+//!
+//! So each page is checked when it is read. It has to agree with the checksum in its reference. The pages to which it
+//! refers have to be within the file, must not overlap, and must have only one reference each. The depth of a tree is
+//! limited. Pages that redb has written since the file was opened are not checked.
 //!
 //! The offsets are those of format 3 of redb, which its `docs/design.md` describes.
 
@@ -19,9 +21,9 @@ use xxhash_rust::xxh3::xxh3_128;
 const PAGE: u64 = 4096;
 /// The length of the header.
 const HEADER: usize = 320;
-/// The length of a region, which is a part of the file.
+/// The length of a region. redb divides its file into regions.
 const REGION: u64 = 1 << 32;
-/// The largest number of pages from the root of a tree to a leaf. With the fewest keys in a page, that is 2^32 pages.
+/// The greatest depth of a tree. Even with the fewest keys in each page, such a tree has 2^32 pages.
 const MAX_DEPTH: u8 = 32;
 /// The types of pages.
 const LEAF: u8 = 1;
@@ -29,12 +31,12 @@ const BRANCH: u8 = 2;
 /// The type of a table that is not a multimap.
 const NORMAL: u8 = 3;
 
-/// The pages that are known.
+/// The pages of a file that are known.
 #[derive(Default, Debug)]
 pub(super) struct Pages {
-    /// The pages to which a page of the file refers, by their offset.
+    /// The pages to which other pages refer, by offset.
     known: BTreeMap<u64, Known>,
-    /// The ends of the ranges that redb wrote, by their offset.
+    /// The ends of the ranges that redb has written, by offset.
     written: BTreeMap<u64, u64>,
 }
 
@@ -44,25 +46,25 @@ struct Known {
     end: u64,
     /// The offset of the page that refers to it. The header is at offset 0.
     parent: u64,
-    /// How far it is from the root of its tree.
+    /// The distance from the root of its tree.
     depth: u8,
     /// The checksum of its bytes.
     checksum: u128,
     tree: Tree,
 }
 
-/// What a tree contains.
+/// The type of a tree.
 #[derive(Clone, Copy, Debug)]
 struct Tree {
     /// Whether it contains references to the roots of tables.
     tables: bool,
-    /// The length of its keys, if all have the same.
+    /// The length of its keys, if it is the same for all.
     key: Option<usize>,
-    /// The length of its values, if all have the same.
+    /// The length of its values, if it is the same for all.
     value: Option<usize>,
 }
 
-/// The tree of the tables.
+/// The tree with the list of tables.
 const TABLES: Tree = Tree { tables: true, key: None, value: None };
 
 /// A reference to a page.
@@ -73,7 +75,7 @@ struct Reference {
 }
 
 impl Pages {
-    /// Notes that redb wrote a range.
+    /// Notes that redb has written a range.
     pub(super) fn wrote(&mut self, offset: u64, len: usize) {
         if offset == 0 {
             return;
@@ -105,7 +107,7 @@ impl Pages {
             return Err(damaged(format!("no page refers to the page at {offset}")));
         };
         if xxh3_128(&bytes[..used(bytes, page.tree)?]) != page.checksum {
-            return Err(damaged(format!("the page at {offset} does not have its checksum")));
+            return Err(damaged(format!("the checksum of the page at {offset} is wrong")));
         }
         match bytes.first() {
             Some(&LEAF) if page.tree.tables => self.check_tables(offset, bytes, file_len),
@@ -115,19 +117,19 @@ impl Pages {
         }
     }
 
-    /// Checks the header, and notes the roots of the last commit.
+    /// Checks the header, and notes references to the roots of the last commit.
     fn check_header(&mut self, header: &[u8], file_len: u64) -> io::Result<()> {
         let flags = header[9];
         let (page, region_header, region) =
             (number32(header, 12)?, number32(header, 16)?, number32(header, 20)?);
         let layout = u64::from(page) == PAGE && region_header == 0 && u64::from(region) * PAGE == REGION;
-        // With two phases, the last commit is complete, so redb does not look at the one before.
+        // After a two-phase commit, the last commit is complete, so redb does not read the one before.
         if !layout || flags & 4 == 0 {
-            return Err(damaged("its header has values that this program never writes".to_owned()));
+            return Err(damaged("its header has values that the store never writes".to_owned()));
         }
         let slot = 64 + 128 * usize::from(flags & 1);
         if xxh3_128(&header[slot..slot + 112]) != number128(header, slot + 112)? {
-            return Err(damaged("its header does not have its checksum".to_owned()));
+            return Err(damaged("the checksum of its header is wrong".to_owned()));
         }
         for (present, root) in [(1, 8), (2, 40)] {
             if header[slot + present] != 0 {
@@ -140,15 +142,15 @@ impl Pages {
     /// Checks a page with the roots of tables.
     fn check_tables(&mut self, offset: u64, page: &[u8], file_len: u64) -> io::Result<()> {
         let count = usize::from(number16(page, 2)?);
-        // The ends of the keys, the ends of the values, the keys, the values.
+        // The page has the ends of the keys, the ends of the values, the keys, and the values.
         let end = |index: usize| Ok::<_, io::Error>(number32(page, 4 + 4 * index)? as usize);
         for index in 0..count {
             let start = if index == 0 { end(count - 1)? } else { end(count + index - 1)? };
             let Some(table) = page.get(start..end(count + index)?) else {
                 return Err(damaged(format!("the page at {offset} is not a list of tables")));
             };
-            // Type, length, whether there is a root, root, checksum, length again, and twice: whether there is a length of
-            // keys or of values, that length.
+            // A value has a type, a length, whether there is a root, the root, its checksum, and the length again. Then
+            // it has, for keys and for values, whether they have a fixed length, and this length.
             match table {
                 [NORMAL, _, _, _, _, _, _, _, _, 0, ..] => {}
                 [NORMAL, _, _, _, _, _, _, _, _, 1, ..] => {
@@ -167,7 +169,7 @@ impl Pages {
     /// Checks a page with references to other pages.
     fn check_branch(&mut self, offset: u64, known: &Known, page: &[u8], file_len: u64) -> io::Result<()> {
         let children = usize::from(number16(page, 2)?) + 1;
-        // Type, number of keys, a checksum of 16 bytes for each child, the numbers of the children.
+        // The page has a type, the number of keys, a checksum of 16 bytes for each child, and the number of each child.
         for child in 0..children {
             let reference = Reference {
                 page: number64(page, 8 + 16 * children + 8 * child)?,
@@ -178,7 +180,7 @@ impl Pages {
         Ok(())
     }
 
-    /// Notes and checks that the page at `parent` refers to the page of a number.
+    /// Checks and notes a reference from the page at `parent`.
     fn refer(
         &mut self,
         (parent, depth): (u64, u8),
@@ -197,7 +199,7 @@ impl Pages {
             last.is_none_or(|(&other, known)| other == start && known.end == end && known.parent == parent);
         if end > file_len || depth > MAX_DEPTH || !is_free {
             return Err(damaged(format!(
-                "the page at {parent} refers to {len} bytes at {start}, which is not possible"
+                "the page at {parent} refers to {len} bytes at {start}, which cannot be a page"
             )));
         }
         self.known.insert(start, Known { end, parent, depth, checksum, tree });
@@ -205,11 +207,11 @@ impl Pages {
     }
 }
 
-/// Returns how many bytes of a page are used. The checksum is that of these.
+/// Returns the number of used bytes of a page, which are those of the checksum.
 fn used(page: &[u8], tree: Tree) -> io::Result<usize> {
     let count = usize::from(number16(page, 2)?);
     let last = count.checked_sub(1).ok_or_else(|| damaged("a page has no entries".to_owned()))?;
-    // The ends of entries whose lengths differ are in a list of numbers of 4 bytes.
+    // If the lengths of entries are not fixed, a list of numbers of 4 bytes has their ends.
     let list = |width: Option<usize>| if width.is_some() { 0 } else { 4 * count };
     let end = |at: usize| Ok::<_, io::Error>(number32(page, at)? as usize);
     let used = if page[0] == BRANCH {
@@ -238,7 +240,7 @@ fn reference(page: &[u8], offset: usize) -> io::Result<Reference> {
     Ok(Reference { page: number64(page, offset)?, checksum: number128(page, offset + 8)? })
 }
 
-/// Returns the length of all keys or values of a table, if they have one.
+/// Returns the length of the keys or values of a table, if it is fixed.
 fn width(table: &[u8], offset: usize) -> io::Result<Option<usize>> {
     let [given] = bytes::<1>(table, offset)?;
     let width = number32(table, offset + 1)? as usize;

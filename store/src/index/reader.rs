@@ -1,4 +1,4 @@
-//! `Reader`: what was committed when it was opened.
+//! `Reader`: reads the index, as it was when the reader was made.
 
 use std::fmt;
 use std::sync::Arc;
@@ -13,19 +13,19 @@ use super::row::{ManifestRow, PackRow, Place, Row};
 use super::runs;
 use super::{BUCKETS, MANIFESTS, NAMES, Opened, PACKS, RUNS};
 
-/// How many entries are handed to a visitor at a time.
+/// The number of entries that are read at a time.
 #[cfg(test)]
 const BATCH: usize = 4096;
 
 /// The contents of the index at one time.
 pub(crate) struct Reader {
     opened: Arc<Opened>,
-    /// `None` after it was dropped.
+    /// `None` only during the drop.
     transaction: Option<ReadTransaction>,
 }
 
 impl Reader {
-    /// Returns a reader of what a transaction sees.
+    /// Returns a reader of a transaction.
     pub(super) fn new(opened: Arc<Opened>, transaction: ReadTransaction) -> Self {
         Self { opened, transaction: Some(transaction) }
     }
@@ -36,7 +36,7 @@ impl Reader {
         self.opened.gate.run("read", || call(transaction.ok_or_else(|| super::damaged("it was closed"))?))
     }
 
-    /// Returns the places of blocks. `hashes` ascend. The result has one entry for each of them.
+    /// Returns the places of blocks. `hashes` must ascend. The result has one entry for each hash.
     pub(crate) fn find(&self, hashes: &[Id]) -> Result<Vec<Option<Place>>> {
         self.run(|transaction| {
             let buckets = transaction.open_table(BUCKETS)?;
@@ -48,7 +48,7 @@ impl Reader {
         })
     }
 
-    /// Returns the pack of a number.
+    /// Returns the pack with a number.
     pub(crate) fn pack(&self, number: u32) -> Result<Option<PackRow>> {
         self.run(|transaction| {
             let value = transaction.open_table(PACKS)?.get(number)?;
@@ -121,7 +121,7 @@ impl Reader {
         })
     }
 
-    /// Returns what a name stands for.
+    /// Returns the id that a name stands for.
     pub(crate) fn name(&self, name: &str) -> Result<Option<Id>> {
         self.run(|transaction| {
             let value = transaction.open_table(NAMES)?.get(name)?;
@@ -151,7 +151,7 @@ impl Reader {
         for (run, row) in runs.into_iter().rev() {
             let mut cursor = runs::Cursor::new(run, row);
             loop {
-                // The visitor runs outside, so that its panics are not taken for damage.
+                // The visitor runs outside of `run`, so that a panic of it is not reported as damage.
                 let batch = self.run(|transaction| {
                     let buckets = transaction.open_table(BUCKETS)?;
                     let mut batch = Vec::with_capacity(BATCH);

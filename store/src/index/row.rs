@@ -1,7 +1,8 @@
-//! What the tables of the index contain, and the checks of what is read.
+//! The values in the tables of the index, and their checks.
 //!
-//! Each value ends with a checksum of 8 bytes: the beginning of the BLAKE3 hash of the length of the table's name (8
-//! bytes), the name, the BLAKE3 hash of the value, and the key. redb itself checks the contents of pages only when it recovers from a crash.
+//! redb compares its pages with checksums only when it recovers from a crash. So each value ends with a checksum of 8
+//! bytes: the first bytes of the BLAKE3 hash of the length of the table's name (8 bytes), the name, the BLAKE3 hash of
+//! the value, and the key.
 
 use crate::error::{Error, Result};
 use crate::id::Id;
@@ -15,20 +16,20 @@ const MAX_BITS: u8 = 32;
 /// The number of entries that a bucket has at most on average.
 const BUCKET: u64 = 64;
 
-/// Where a block is.
+/// The place of a block.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Place {
     /// The number of the pack.
     pub(crate) pack: u32,
-    /// Where the frame begins in the pack.
+    /// The offset of the frame in the pack.
     pub(crate) offset: u32,
     /// The length of the frame in the pack.
     pub(crate) stored: u32,
     /// The number of the block in the frame.
     pub(crate) number: u8,
-    /// How many blocks the frame has.
+    /// The number of blocks in the frame.
     pub(crate) blocks: u8,
-    /// How the frame is encoded.
+    /// The encoding of the frame.
     pub(crate) encoding: u8,
 }
 
@@ -39,43 +40,45 @@ pub(crate) struct PackRow {
     pub(crate) id: Id,
     /// The length of the file.
     pub(crate) len: u64,
-    /// How many blocks it has.
+    /// The number of blocks.
     pub(crate) blocks: u32,
-    /// When it was made, in milliseconds since 1970.
+    /// The time when the pack was added to the index, in milliseconds since 1970.
     pub(crate) created: u64,
 }
 
 /// A manifest, without its runs, labels and attachments.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(crate) struct ManifestRow {
-    /// Whether it was saved or pulled, and not only kept as the base of another one.
+    /// Whether the snapshot is listed.
+    ///
+    /// Otherwise, the manifest is only kept as the base of another one, or not needed.
     pub(crate) listed: bool,
-    /// The snapshot that it was made from.
+    /// The parent: the snapshot that this one was made from.
     pub(crate) parent: Option<Id>,
-    /// The manifest that it is relative to.
+    /// The base: the manifest that this one is relative to.
     pub(crate) base: Option<Id>,
     /// The length of the snapshot.
     pub(crate) len: u64,
     /// The content length of the snapshot.
     pub(crate) content_len: u64,
-    /// When it was made, in milliseconds since 1970.
+    /// The time when the snapshot was saved, in milliseconds since 1970.
     pub(crate) created: u64,
-    /// How many manifests are below it in its chain.
+    /// The number of manifests below this one in its chain.
     pub(crate) depth: u32,
-    /// How many blocks its own runs list.
+    /// The number of blocks that its own runs list.
     pub(crate) entries: u64,
-    /// How many blocks the partial manifests of its chain list.
+    /// The number of blocks that all partial manifests of its chain list.
     pub(crate) chain_entries: u64,
-    /// How many bytes saving it added to the repository.
+    /// The number of bytes that saving the snapshot added to the repository.
     pub(crate) stored: u64,
 }
 
-/// What the table of runs says about a run.
+/// A run in the table of runs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct RunRow {
-    /// How many of the first bits of a hash select the bucket.
+    /// The number of first bits of a hash that select the bucket.
     pub(super) bits: u8,
-    /// How many entries it has.
+    /// The number of entries.
     pub(super) entries: u64,
 }
 
@@ -93,23 +96,23 @@ impl RunRow {
         u32::from_be_bytes([a, b, c, d]).checked_shr(32 - u32::from(self.bits)).unwrap_or(0)
     }
 
-    /// Returns the size class: runs of one class differ by less than a factor of four.
+    /// Returns the size class. The lengths of two runs of one class differ by less than a factor of four.
     pub(super) fn class(&self) -> u32 {
         self.entries.max(1).ilog2() / 2
     }
 }
 
-/// Returns an error for the index.
+/// Returns an error for damage of the index.
 pub(super) fn damaged(what: impl Into<String>) -> Error {
     Error::damaged("index.redb", what)
 }
 
 /// Returns the checksum of a value.
 ///
-/// The value is hashed on its own first: BLAKE3 is faster for bytes that are in one piece.
+/// The value is hashed separately, because BLAKE3 is faster for bytes that are passed in one call.
 fn checksum(table: &str, key: &[u8], body: &[u8]) -> [u8; CHECKSUM] {
     let mut hasher = blake3::Hasher::new();
-    // The length makes clear where the key begins.
+    // With the length, no two pairs of a table and a key have the same bytes.
     hasher.update(&(table.len() as u64).to_le_bytes()).update(table.as_bytes());
     hasher.update(blake3::hash(body).as_bytes()).update(key);
     let mut checksum = [0; CHECKSUM];
@@ -157,7 +160,7 @@ pub(super) trait Row: Sized {
     /// Returns the bytes.
     fn encode(&self) -> Vec<u8>;
 
-    /// Reads the bytes of a value in `table`, and removes them.
+    /// Reads a value of `table` from the beginning of `bytes`, and removes its bytes.
     fn decode(table: &str, bytes: &mut &[u8]) -> Result<Self>;
 
     /// Returns the bytes with the checksum.
@@ -283,7 +286,7 @@ pub(super) fn push_entry(bucket: &mut Vec<u8>, hash: &Id, place: &Place) {
     bucket.extend([place.number, place.blocks, place.encoding, 0]);
 }
 
-/// The entries of a bucket, which were checked to be sorted.
+/// The entries of a bucket. They are sorted.
 #[derive(Clone, Default, Debug)]
 pub(super) struct Bucket(Vec<[u8; ENTRY]>);
 
@@ -311,7 +314,7 @@ impl Bucket {
         self.0.len()
     }
 
-    /// Returns an entry. The bucket has to have it.
+    /// Returns an entry. `index` must be less than [`len`](Self::len).
     pub(super) fn entry(&self, index: usize) -> Result<(Id, Place)> {
         let entry = &self.0[index];
         Ok((hash_of(entry), place_of(entry)?))
@@ -326,7 +329,7 @@ impl Bucket {
     }
 }
 
-/// Returns the key of a bucket as it is in the checksum.
+/// Returns the key of a bucket in the form that is used for checksums.
 pub(super) fn bucket_key((run, bucket): (u32, u32)) -> [u8; 8] {
     (u64::from(run) << 32 | u64::from(bucket)).to_be_bytes()
 }

@@ -1,8 +1,8 @@
-//! Runs: sorted lists of places, divided into buckets by the first bits of the hash.
+//! Runs: lists of places, sorted by hash and divided into buckets by the first bits of the hash.
 //!
-//! Each save adds one run. A run with a higher number is newer, and its places count if several runs have a hash. So runs
-//! are merged only with all runs between them in age: otherwise an old place could replace a newer one, and be lost
-//! together with its pack.
+//! Each save adds one run. A run with a higher number is newer. If several runs have a hash, the place in the newest
+//! run counts. So when two runs are merged, all runs between them are merged too. Otherwise, an old place could replace
+//! a newer one.
 
 use redb::{ReadableTable, Table};
 
@@ -12,7 +12,7 @@ use crate::id::Id;
 use super::gate::Stop;
 use super::row::{Bucket, Place, Row, RunRow, bucket_key, damaged, push_entry, seal};
 
-/// As soon as so many runs have about the same size, they are merged.
+/// As soon as this many runs have about the same size, they are merged.
 const MERGE: usize = 4;
 
 /// The table of runs.
@@ -40,7 +40,7 @@ pub(super) fn list(runs: &impl Runs) -> Result<Vec<(u32, RunRow)>, Stop> {
     Ok(list)
 }
 
-/// Sets the places of those hashes that a run has and that have no place yet. The hashes ascend.
+/// Sets the places of hashes in a run, except of those that already have a place. The hashes ascend.
 pub(super) fn find(
     buckets: &impl Buckets,
     (run, row): (u32, &RunRow),
@@ -64,7 +64,7 @@ pub(super) fn find(
     Ok(())
 }
 
-/// Goes through the entries of a run, and has one bucket in memory.
+/// Reads the entries of a run in order. Keeps one bucket in memory.
 pub(super) struct Cursor {
     run: u32,
     row: RunRow,
@@ -89,7 +89,7 @@ impl Cursor {
         };
         let (key, value) = row?;
         let key = key.value();
-        // The pages of the table may not be in order.
+        // In a damaged database, the pages of the table may not be in order.
         if key.0 != self.run || key.1 < next {
             return Err(damaged("buckets are not in order").into());
         }
@@ -108,7 +108,7 @@ impl Cursor {
     }
 }
 
-/// Writes a run. Its entries are added in ascending order.
+/// Writes a run. Entries must be added in ascending order.
 struct Builder {
     run: u32,
     row: RunRow,
@@ -118,7 +118,7 @@ struct Builder {
 }
 
 impl Builder {
-    /// Begins a run that has about `entries` entries.
+    /// Begins a run with about `entries` entries.
     fn new(run: u32, entries: u64) -> Self {
         Self { run, row: RunRow::new(entries), number: 0, bucket: Vec::new(), entries: 0 }
     }
@@ -145,7 +145,7 @@ impl Builder {
         Ok(())
     }
 
-    /// Writes what is left, and makes the run known if it has entries.
+    /// Writes the last bucket, and adds the run to the table of runs if it has entries.
     fn finish(mut self, tables: &mut Tables<'_>) -> Result<(), Stop> {
         self.flush(tables)?;
         let row = RunRow { entries: self.entries, ..self.row };
@@ -153,7 +153,7 @@ impl Builder {
     }
 }
 
-/// Makes the row of a run durable, or removes it if the run has no entries.
+/// Writes the row of a run, or removes it if the run has no entries.
 fn put(tables: &mut Tables<'_>, run: u32, row: &RunRow) -> Result<(), Stop> {
     if row.entries == 0 {
         tables.runs.remove(run)?;
@@ -165,7 +165,7 @@ fn put(tables: &mut Tables<'_>, run: u32, row: &RunRow) -> Result<(), Stop> {
 
 /// Adds a run, and merges runs until fewer than four have about the same size.
 pub(super) fn add(tables: &mut Tables<'_>, mut entries: Vec<(Id, Place)>) -> Result<(), Stop> {
-    // Of several places of a block, the last one counts. The sort is stable.
+    // If a block has several places, the last one counts. The sort is stable.
     entries.sort_by_key(|entry| entry.0);
     let mut builder = Builder::new(free_number(&list(&tables.runs)?)?, entries.len() as u64);
     for (index, (hash, place)) in entries.iter().enumerate() {
@@ -191,7 +191,7 @@ fn free_number(runs: &[(u32, RunRow)]) -> Result<u32> {
     }
 }
 
-/// Returns the index of the run from which on runs have to be merged.
+/// Returns the index of the first of the runs that have to be merged.
 fn first_to_merge(runs: &[(u32, RunRow)]) -> Option<usize> {
     let mut classes = [0; 32];
     for (_, row) in runs {
@@ -201,11 +201,11 @@ fn first_to_merge(runs: &[(u32, RunRow)]) -> Option<usize> {
     runs.iter().position(|(_, row)| row.class() as usize == class)
 }
 
-/// Replaces runs with one. They are the newest ones, the oldest of them first.
+/// Replaces the newest runs with one run. `runs` begins with the oldest of them.
 fn merge(tables: &mut Tables<'_>, runs: &[(u32, RunRow)]) -> Result<(), Stop> {
     let total = runs.iter().fold(0_u64, |total, (_, row)| total.saturating_add(row.entries));
     let mut builder = Builder::new(free_number(runs)?, total);
-    // The newest first.
+    // The newest run comes first.
     let mut cursors: Vec<Cursor> = runs.iter().rev().map(|&(run, row)| Cursor::new(run, row)).collect();
     let mut heads = Vec::new();
     for cursor in &mut cursors {

@@ -1,4 +1,4 @@
-//! `Writer`: changes that become visible and durable together.
+//! `Writer`: a transaction that changes the index.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -13,12 +13,12 @@ use super::row::{ManifestRow, PackRow, Place, Row};
 use super::runs::{self, Tables};
 use super::{BUCKETS, MANIFESTS, NAMES, PACK_IDS, PACKS, RUNS};
 
-/// Changes that are not committed. Dropped without [`Writer::commit`], they are undone.
+/// Changes of the index. If the writer is dropped without [`Writer::commit`], the changes are undone.
 ///
-/// After an error of another method, a writer has to be dropped: a part of what that method does may have been done.
+/// After an error of a method, the writer has to be dropped, because the method may have made some of its changes.
 pub(crate) struct Writer<'i> {
     gate: &'i Gate,
-    /// `None` after it was committed or dropped.
+    /// `None` after the commit and during the drop.
     transaction: Option<WriteTransaction>,
 }
 
@@ -48,7 +48,7 @@ impl<'i> Writer<'i> {
 
     /// Adds packs, and places of blocks in them. `entries` need not be sorted.
     ///
-    /// Where the index has a place of a block already, the new one replaces it.
+    /// If the index already has a place of a block, the new place replaces it.
     pub(crate) fn add_packs(&mut self, packs: &[(u32, PackRow)], entries: Vec<(Id, Place)>) -> Result<()> {
         self.run(|transaction| {
             let mut rows = transaction.open_table(PACKS)?;
@@ -65,9 +65,9 @@ impl<'i> Writer<'i> {
         })
     }
 
-    /// Forgets packs, and all places in them.
+    /// Removes packs, and all places in them.
     ///
-    /// A block of them may be in another pack, of which the index has forgotten the place.
+    /// If a block was also in another pack, the index may not have its place there any more, and so lack the block.
     pub(crate) fn remove_packs(&mut self, packs: &BTreeSet<u32>) -> Result<()> {
         if packs.is_empty() {
             return Ok(());
@@ -93,7 +93,7 @@ impl<'i> Writer<'i> {
         })
     }
 
-    /// Forgets a manifest.
+    /// Removes a manifest.
     pub(crate) fn remove_manifest(&mut self, id: &Id) -> Result<()> {
         self.run(|transaction| {
             transaction.open_table(MANIFESTS)?.remove(id.as_bytes())?;
@@ -115,7 +115,7 @@ impl<'i> Writer<'i> {
 
     /// Makes the changes visible and durable.
     ///
-    /// After an error, either all changes are there or none, when the index is opened again.
+    /// After an error, the index has either all changes or none when it is opened again.
     pub(crate) fn commit(mut self) -> Result<()> {
         let transaction = self.transaction.take();
         self.gate.run("commit to", || commit(transaction.ok_or_else(|| super::damaged("it was closed"))?))
@@ -127,7 +127,9 @@ fn tables(transaction: &WriteTransaction) -> Result<Tables<'_>, Stop> {
     Ok(Tables { runs: transaction.open_table(RUNS)?, buckets: transaction.open_table(BUCKETS)? })
 }
 
-/// Commits, and stores which pages are free. So redb need not read the whole database when it is opened again.
+/// Commits, and stores the list of free pages.
+///
+/// With this list, redb does not have to read the whole database when it opens it again.
 pub(super) fn commit(mut transaction: WriteTransaction) -> Result<(), Stop> {
     transaction.set_quick_repair(true);
     Ok(transaction.commit()?)

@@ -1,4 +1,4 @@
-//! Makes the client of an object store from a URL, the environment and the options.
+//! Makes the client of an object store from a URL, environment variables and options.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,11 +10,12 @@ use url::Url;
 use super::options::RemoteOptions;
 use crate::error::{Error, Result};
 
-/// How long an attempt to connect may take.
+/// The longest time of an attempt to connect.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// Makes a client with the builder of a store. Unknown variables of the environment are ignored, since other programs
-/// have some. Unknown settings are errors.
+/// Makes a client with the builder of a store.
+///
+/// Ignores unknown environment variables, which may belong to other programs. Unknown settings are errors.
 macro_rules! build {
     ($builder:ty, $prefix:literal, $url:expr, $options:expr) => {{
         let mut builder = <$builder>::new().with_url($url.as_str()).with_retry(retry($options));
@@ -33,11 +34,11 @@ macro_rules! build {
     }};
 }
 
-/// Returns the store of a URL, and the path in it that the URL names.
+/// Returns the store of a URL, and the path of the URL in the store.
 pub(super) fn connect(url: &str, options: &RemoteOptions) -> Result<(Arc<dyn ObjectStore>, Path)> {
     let url = &Url::parse(url).map_err(|error| refused_text(url, &error))?;
     if url.password().is_some() {
-        // URLs are part of messages and logs.
+        // URLs are printed in messages and logs.
         return Err(Error::invalid(
             "the URL of a remote must not contain a password: use `RemoteOptions::set` or the environment",
         ));
@@ -48,7 +49,7 @@ pub(super) fn connect(url: &str, options: &RemoteOptions) -> Result<(Arc<dyn Obj
         return Err(unknown_setting(key, url));
     }
     let store = match scheme {
-        // A push that returned is durable.
+        // With `fsync`, a push is durable when it returns.
         ObjectStoreScheme::Local => {
             Arc::new(object_store::local::LocalFileSystem::new().with_fsync(true)) as Arc<dyn ObjectStore>
         }
@@ -65,7 +66,7 @@ pub(super) fn connect(url: &str, options: &RemoteOptions) -> Result<(Arc<dyn Obj
     Ok((store, path))
 }
 
-/// Returns the variables of the environment that begin with `prefix`, with their names in lower case.
+/// Returns the environment variables that begin with `prefix`, with their names in lower case.
 fn environment(prefix: &'static str) -> impl Iterator<Item = (String, String)> {
     std::env::vars_os().filter_map(move |(key, value)| {
         let key = key.into_string().ok().filter(|key| key.starts_with(prefix))?;
@@ -91,7 +92,9 @@ fn retry(options: &RemoteOptions) -> RetryConfig {
 }
 
 fn unknown_setting(key: &str, url: &Url) -> Error {
-    Error::invalid(format!("the store of {url} has no setting {key:?}: see `RemoteOptions::set`"))
+    Error::invalid(format!(
+        "the store of {url} has no setting {key:?}; see the documentation of `RemoteOptions::set`"
+    ))
 }
 
 fn refused(url: &Url, why: &dyn std::fmt::Display) -> Error {
@@ -100,7 +103,7 @@ fn refused(url: &Url, why: &dyn std::fmt::Display) -> Error {
 
 fn refused_text(url: &str, why: &dyn std::fmt::Display) -> Error {
     Error::invalid(format!(
-        "cannot use {url} as a remote: {why}; a remote is named like s3://bucket/prefix, gs://bucket/prefix, \
+        "cannot use {url} as a remote: {why}; use a URL such as s3://bucket/prefix, gs://bucket/prefix, \
          az://container/prefix or file:///folder"
     ))
 }

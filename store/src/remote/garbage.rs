@@ -1,7 +1,7 @@
-//! Marks of packs that are about to be deleted.
+//! Marks of packs and manifests that no snapshot needs.
 //!
-//! A collector marks a pack to which no manifest refers, and deletes it after the grace time, if still no manifest refers
-//! to it. Savers that find the mark do not rely on the pack.
+//! A collection marks these objects. A later collection deletes objects that have been marked for the grace time and are
+//! still not needed.
 
 use std::time::SystemTime;
 
@@ -14,30 +14,30 @@ fn path(pack: Id) -> String {
 }
 
 impl Remote {
-    /// Marks a pack. The grace time begins now, also if the pack is marked already.
+    /// Marks an object. The grace time begins now, also if the object is already marked.
     pub(crate) fn mark_garbage(&self, pack: Id) -> Result<()> {
         self.objects.put(&path(pack), Vec::new())
     }
 
-    /// Removes the mark of a pack, if there is one.
+    /// Removes the mark of an object, if there is one.
     pub(crate) fn unmark_garbage(&self, pack: Id) -> Result<()> {
         self.objects.delete(&path(pack))
     }
 
-    /// Returns since when a pack is marked, by the clock of the store, or `None` if it is not marked.
+    /// Returns the time of the mark of an object by the clock of the store, or `None` without a mark.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn garbage_since(&self, pack: Id) -> Result<Option<SystemTime>> {
         Ok(self.objects.head(&path(pack))?.map(|object| object.modified))
     }
 
-    /// Calls `visit` with each marked pack, and since when it is marked, by the clock of the store.
+    /// Calls `visit` with each marked object and the time when it was marked, by the clock of the store.
     pub(crate) fn garbage(&self, mut visit: impl FnMut(Id, SystemTime) -> Result<()>) -> Result<()> {
         self.objects.list("garbage", |object| {
             let id = object.path.strip_prefix("garbage/").and_then(|text| text.parse().ok());
             let Some(id) = id.filter(|id| path(*id) == object.path) else {
                 return Err(Error::damaged(
                     self.objects.full(&object.path),
-                    "it is no mark of a pack; delete it if it is yours",
+                    "it is not a mark of a pack or a manifest; delete it if it is yours",
                 ));
             };
             visit(id, object.modified)

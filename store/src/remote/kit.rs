@@ -1,5 +1,7 @@
-//! Tests that every kind of store has to pass. The tests of this crate run them in memory and in a folder, and the crate
-//! `memsnap-store-s3` runs them over the network.
+//! Tests that every kind of object store has to pass.
+//!
+//! The tests of this crate run them on stores in memory and in a folder. The crate `memsnap-store-s3` runs them on a
+//! server.
 #![allow(
     missing_docs,
     clippy::missing_panics_doc,
@@ -25,8 +27,11 @@ fn noise(len: usize) -> Vec<u8> {
     bytes
 }
 
-/// Runs all of them on a repository that `open` opens, each time anew. Only [`movers_at_once_lose_nothing`] is left out:
-/// a store that checks conditions and then writes, in two steps, cannot pass it.
+/// Runs all tests on a repository, except [`movers_at_once_lose_nothing`].
+///
+/// Each call of `open` opens the repository again.
+///
+/// A store that checks a condition and writes in two steps cannot pass the test that is left out.
 pub fn all(open: &dyn Fn() -> Result<Remote>) {
     let remote = open().unwrap();
     objects_are_written_read_and_deleted(&remote);
@@ -142,7 +147,7 @@ pub fn names_move(remote: &Remote) {
     assert!(matches!(remote.move_name("mover", None, id(2)), Err(Error::Conflict { .. })));
     assert!(matches!(remote.move_name("mover", Some(id(2)), id(3)), Err(Error::Conflict { .. })));
     assert_eq!(remote.move_name("mover", Some(id(1)), id(2)).unwrap().id, id(2));
-    // A move that was made is not made again, whatever is expected.
+    // A name that already stands for the snapshot is not moved again, whatever is expected.
     assert_eq!(remote.move_name("mover", Some(id(1)), id(2)).unwrap().id, id(2));
     remote.move_name("über mover/1", None, id(4)).unwrap();
     let names: Vec<(String, Id)> =
@@ -152,7 +157,7 @@ pub fn names_move(remote: &Remote) {
     assert!(matches!(remote.name(""), Err(Error::Invalid { .. })));
 }
 
-/// Whatever order the requests of two movers have, the move of each is found, or was refused.
+/// Tests that if two processes move a name at the same time, each move is found later or was refused.
 pub fn movers_at_once_lose_nothing(one: &Remote, other: &Remote) {
     for round in 0..5 {
         let name = format!("raced-{round}");
@@ -176,7 +181,7 @@ pub fn movers_at_once_lose_nothing(one: &Remote, other: &Remote) {
                 Err(error) => panic!("{error}"),
             }
         }
-        assert!(moved > 0, "nobody moved {name}");
+        assert!(moved > 0, "no process moved {name}");
 
         // The next move makes the name unambiguous.
         one.move_name(&name, Some(found.id), id(3)).unwrap();
@@ -251,7 +256,7 @@ pub fn packs_are_marked(remote: &Remote) {
         .unwrap();
     assert_eq!(marked.len(), 2);
     let listed = marked.iter().find(|(marked, _)| *marked == id(1)).unwrap().1;
-    // Some stores tell milliseconds in a listing, and seconds about a single object.
+    // Some stores return milliseconds in a listing, and seconds for a single object.
     assert!(listed >= since && listed < since + Duration::from_secs(1), "{listed:?} {since:?}");
     remote.unmark_garbage(id(1)).unwrap();
     remote.unmark_garbage(id(1)).unwrap();

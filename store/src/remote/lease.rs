@@ -1,8 +1,9 @@
-//! Leases of savers, and the clock of the store.
+//! Leases of pushes and collections, and the clock of the store.
 //!
-//! A saver writes `leases/<32 hex>` before it looks which packs exist, and rewrites it while it works. A collector finds
-//! the leases, and takes care of packs on which their savers may rely. The clocks of machines differ, so a collector
-//! compares times of the store only, and a saver measures how long its lease is valid from before it wrote it.
+//! A push writes `leases/<32 hex>` before it lists the packs that exist, and rewrites it while it runs. A collection
+//! lists the leases, and deletes nothing as long as one is valid. A collection announces itself in the same way in
+//! `collectors/`. The clocks of machines differ. So times of leases are compared only with times of the store, and the
+//! holder of a lease measures its term from a moment before it wrote the lease.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -14,10 +15,10 @@ use super::options::MAX_LEASE_TERM;
 use super::{Remote, random_hex};
 use crate::error::{Error, Result};
 
-/// More than the length of a lease.
+/// The longest lease that is read. Valid ones are shorter.
 const MAX_CONTENT: u64 = 1024;
 
-/// The time by which a saver stops early. Stores round times down to seconds.
+/// A holder gives up this long before its lease ends, because stores round times down to seconds.
 const MARGIN: Duration = Duration::from_secs(2);
 
 /// The content of a lease.
@@ -26,9 +27,9 @@ struct Content {
     term_seconds: u64,
 }
 
-/// The right of a saver to rely on the packs that exist, until it ends.
+/// A lease: until it ends, no collection deletes the objects on which a push relies.
 ///
-/// The object is deleted when this is dropped.
+/// The object is deleted when this is dropped. The announcement of a collection is a lease, too.
 #[derive(Debug)]
 pub(crate) struct Lease {
     objects: Arc<Objects>,
@@ -37,7 +38,7 @@ pub(crate) struct Lease {
     began: Began,
 }
 
-/// A time on this machine, by two clocks.
+/// A point in time on this machine, by two clocks.
 #[derive(Clone, Copy, Debug)]
 struct Began {
     steady: Instant,
@@ -49,19 +50,21 @@ impl Began {
         Self { steady: Instant::now(), wall: SystemTime::now() }
     }
 
-    /// The steady clock stands still while a machine is suspended. The other one can be set.
+    /// Returns the time since then: the longer one of the times by the two clocks.
+    ///
+    /// The steady clock can stop while a machine is suspended. The other clock can be set.
     fn elapsed(&self) -> Duration {
         self.steady.elapsed().max(self.wall.elapsed().unwrap_or_default())
     }
 }
 
 impl Lease {
-    /// Returns for how long the lease is still valid.
+    /// Returns the rest of the term.
     pub(crate) fn remaining(&self) -> Duration {
         self.term.saturating_sub(MARGIN).saturating_sub(self.began.elapsed())
     }
 
-    /// Starts the term anew. Fails if the lease has ended, because a collector may have deleted packs since.
+    /// Starts the term again. Fails if the lease has ended, because objects may have been deleted since.
     pub(crate) fn renew(&mut self) -> Result<()> {
         self.check()?;
         let began = Began::now();
@@ -72,7 +75,7 @@ impl Lease {
         Ok(())
     }
 
-    /// Renews the lease if less than two thirds of its term remain. Savers call this between their requests.
+    /// Renews the lease if less than two thirds of its term are left. To be called between requests.
     pub(crate) fn keep(&mut self) -> Result<()> {
         if self.remaining() < self.term * 2 / 3 { self.renew() } else { Ok(()) }
     }
@@ -91,42 +94,44 @@ impl Lease {
 
 impl Drop for Lease {
     fn drop(&mut self) {
-        // If this fails, the lease ends by itself.
+        // If this fails, the lease ends after its term.
         self.objects.delete_on_drop(&self.path);
     }
 }
 
 fn write(objects: &Objects, path: &str, term: Duration) -> Result<()> {
-    // A collector sees whole seconds, and must not see fewer than the saver relies on.
+    // Rounded up, because others must not take the term for shorter than its holder does.
     let term_seconds = term.as_secs() + u64::from(term.subsec_nanos() > 0);
     let content = serde_json::to_vec(&Content { term_seconds })
         .map_err(|error| Error::invalid(format!("cannot write the lease {path}: {error}")))?;
     objects.put(path, content)
 }
 
-/// A lease as a collector sees it.
+/// A lease of another process.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(crate) struct FoundLease {
-    /// The path, with which a collector deletes a lease that ended long ago.
+    /// The path. A collection deletes leases that ended long ago.
     pub(crate) path: String,
-    /// When the lease was written last, by the clock of the store.
+    /// The time when the lease was last written, by the clock of the store.
     pub(crate) renewed: SystemTime,
-    /// When it ends, by the clock of the store.
+    /// The time when it ends, by the clock of the store.
     pub(crate) ends: SystemTime,
 }
 
 impl Remote {
-    /// Takes a lease.
+    /// Takes a lease for a push.
     pub(crate) fn lease(&self) -> Result<Lease> {
         self.lease_in("leases")
     }
 
-    /// Announces that a collector is about to delete objects, until the result is dropped.
+    /// Announces that a collection is about to delete objects.
+    ///
+    /// The announcement ends when the result is dropped.
     pub(crate) fn announce_collection(&self) -> Result<Lease> {
         self.lease_in("collectors")
     }
 
-    /// Returns whether a collector has announced that it is about to delete objects.
+    /// Returns whether a collection has announced that it is about to delete objects.
     pub(crate) fn is_collected(&self) -> Result<bool> {
         let found = self.leases_in("collectors")?;
         if found.is_empty() {
@@ -145,7 +150,7 @@ impl Remote {
         Ok(lease)
     }
 
-    /// Returns the leases that exist, those that have ended included.
+    /// Returns all leases of pushes, including those that have ended.
     pub(crate) fn leases(&self) -> Result<Vec<FoundLease>> {
         self.leases_in("leases")
     }
@@ -160,7 +165,7 @@ impl Remote {
         let contents = self.objects.get_many(&paths, MAX_CONTENT)?;
         let mut leases = Vec::new();
         for (object, content) in listed.into_iter().zip(contents) {
-            // A lease that is gone was given back.
+            // The lease was given back after the listing.
             let Some(content) = content else { continue };
             let term = serde_json::from_slice(&content)
                 .ok()
@@ -169,7 +174,7 @@ impl Remote {
                 .filter(|term| *term <= MAX_LEASE_TERM)
                 .and_then(|term| object.modified.checked_add(term));
             let Some(ends) = ends else {
-                let what = "it is no lease of at most 24 hours; delete it if no push is running";
+                let what = "it is not a lease of at most 24 hours; delete it if no push is running";
                 return Err(Error::damaged(self.objects.full(&object.path), what));
             };
             leases.push(FoundLease { path: object.path, renewed: object.modified, ends });
@@ -177,9 +182,9 @@ impl Remote {
         Ok(leases)
     }
 
-    /// Returns the time of the store: when an object was written that this writes and deletes.
+    /// Returns the time of the store. To find it, writes an object, reads its time, and deletes it.
     ///
-    /// Many stores round down to seconds.
+    /// Many stores round the time down to seconds.
     pub(crate) fn now(&self) -> Result<SystemTime> {
         let path = format!("probe/{}", random_hex());
         self.objects.put(&path, Vec::new())?;

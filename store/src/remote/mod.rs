@@ -1,18 +1,20 @@
 //! A repository in an object store: objects, names, leases and marks.
 //!
-//! This layer knows how objects are written, read and found. What they contain is up to the layer above, which pushes
-//! and pulls. Everything is below a prefix of a bucket:
+//! This layer writes, reads and lists objects. The layer above, which pushes and pulls, defines what packs, manifests,
+//! places and snapshots contain. All objects are below a prefix of a bucket:
 //!
 //! ```text
 //! config                               JSON: {"format": 1, "repository": "<32 hex digits>"}
 //! packs/<64 hex>                       the same bytes as a local pack
 //! manifests/<64 hex>                   the same bytes as a local manifest
-//! places/<64 hex of a manifest>        where the blocks are that the manifest lists
-//! names/<name>/<20 digits>             moves of a name, where the store honours conditions
-//! names/<name>/<20 digits>-<16 hex>    moves of a name, where it ignores them
-//! leases/<32 hex>                      a saver is at work
-//! garbage/<64 hex of a pack>           the pack may be deleted after the grace time
-//! probe/<32 hex>                       exists for a moment, to find out what the store does
+//! places/<64 hex of a manifest>        the places of the blocks that the manifest lists
+//! snapshots/<64 hex of a manifest>     exists if the snapshot is listed
+//! names/<name>/<20 digits>             a move of a name, if the store honours conditions
+//! names/<name>/<20 digits>-<16 hex>    a move of a name, if the store ignores conditions
+//! leases/<32 hex>                      a push is running
+//! collectors/<32 hex>                  a collection is about to delete objects
+//! garbage/<64 hex>                     this pack or manifest may be deleted after the grace time
+//! probe/<32 hex>                       exists for a moment, to test the store or to read its clock
 //! ```
 
 mod connect;
@@ -41,21 +43,22 @@ pub use options::RemoteOptions;
 
 use crate::error::{Error, Result};
 
-/// The format that this version writes, and the newest that it reads.
+/// The newest format that this version reads. It writes this format.
 const FORMAT: u32 = 1;
 
-/// More than the length of a configuration.
+/// The longest configuration that is read. Valid ones are shorter.
 const MAX_CONFIG: u64 = 64 << 10;
 
-/// A repository in an object store: Amazon S3 and what speaks its protocol, Google Cloud Storage, Azure, or a folder.
+/// A remote: a repository in Amazon S3, Google Cloud Storage, Azure, or another object store.
 ///
-/// It is used through URLs: `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, `file:///folder`.
-/// Credentials and endpoints come from the environment, as the crate `object_store` knows them: `AWS_ACCESS_KEY_ID`,
-/// `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`, `AWS_ENDPOINT`, `AWS_ALLOW_HTTP`, `GOOGLE_SERVICE_ACCOUNT`,
-/// `AZURE_STORAGE_ACCOUNT_NAME`, `AZURE_STORAGE_ACCOUNT_KEY` and so on, or from [`RemoteOptions::set`].
+/// Stores with the protocol of S3 can be used too, and folders. A remote is given by a URL: `s3://bucket/prefix`,
+/// `gs://bucket/prefix`, `az://container/prefix`, or `file:///folder`. Credentials and endpoints are set by the
+/// environment variables of the crate `object_store`: `AWS_ACCESS_KEY_ID`, `AWS_SECRET_ACCESS_KEY`, `AWS_REGION`,
+/// `AWS_ENDPOINT`, `AWS_ALLOW_HTTP`, `GOOGLE_SERVICE_ACCOUNT`, `AZURE_STORAGE_ACCOUNT_NAME`,
+/// `AZURE_STORAGE_ACCOUNT_KEY` and others, or by [`RemoteOptions::set`].
 ///
-/// All functions block until the store has answered or the time limit of the [`RemoteOptions`] has passed. They can also
-/// be called in the threads of an asynchronous runtime, and block these.
+/// All functions block until the store has answered, or until the time limit of the [`RemoteOptions`] has passed. They
+/// can be called in the threads of an asynchronous runtime, which they block.
 ///
 /// # Examples
 ///
@@ -77,11 +80,11 @@ pub struct Remote {
     objects: Arc<Objects>,
     lease_term: Duration,
     repository: String,
-    /// Whether the store honours conditions, once this is known.
+    /// Whether the store honours conditions. Empty until this is known.
     conditions: OnceLock<bool>,
 }
 
-/// How much was transferred to and from a [`Remote`].
+/// The bytes and requests that were transferred to and from a [`Remote`].
 #[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
 #[non_exhaustive]
 pub struct Traffic {
@@ -100,30 +103,32 @@ struct Config {
     repository: String,
 }
 
-/// The part of `config` that all formats have.
+/// The field of `config` that all formats have.
 #[derive(Deserialize)]
 struct Format {
     format: u32,
 }
 
 impl Remote {
-    /// Opens the repository that a URL names. It only reads.
+    /// Opens the repository at a URL. This only reads.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::NoRepository`] if there is none, [`Error::Newer`] if a newer version made it, [`Error::Invalid`]
-    /// if the URL or a setting cannot be used, and [`Error::Remote`] if the store does not answer or refuses.
+    /// - [`Error::NoRepository`] if there is no repository at the URL.
+    /// - [`Error::Newer`] if a newer version made it; [`Error::Damaged`] if its configuration is damaged.
+    /// - [`Error::Invalid`] if the URL or a setting cannot be used.
+    /// - [`Error::Remote`] if the store does not answer or refuses the request.
     pub fn open(url: &str, options: &RemoteOptions) -> Result<Self> {
         let objects = connect(url, options)?;
         Self::existing(objects, options)?
             .ok_or_else(|| Error::NoRepository { place: url.to_owned(), missing: "config" })
     }
 
-    /// Makes a new repository.
+    /// Makes a new repository at a URL.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::NotEmpty`] if there is one already. Otherwise as [`open`](Self::open).
+    /// [`Error::NotEmpty`] if there is a repository. Otherwise, those of [`open`](Self::open).
     pub fn create(url: &str, options: &RemoteOptions) -> Result<Self> {
         let objects = connect(url, options)?;
         match Self::existing(objects.clone(), options)? {
@@ -132,11 +137,11 @@ impl Remote {
         }
     }
 
-    /// Opens a repository, or makes a new one if there is none.
+    /// Opens the repository at a URL, or makes a new one if there is none.
     ///
     /// # Errors
     ///
-    /// As [`open`](Self::open), except that it is no error if there is no repository.
+    /// Those of [`open`](Self::open), except that a missing repository is no error.
     ///
     /// # Examples
     ///
@@ -154,12 +159,12 @@ impl Remote {
 
     /// Opens a repository below `prefix` in any object store, or makes a new one if there is none.
     ///
-    /// The number of repetitions and the settings of `options` have no effect, since the store is configured already. It
-    /// is used on threads of its own, within a Tokio runtime.
+    /// The number of repetitions and the settings in `options` have no effect, because the store is already configured.
+    /// The requests run in a Tokio runtime with its own threads.
     ///
     /// # Errors
     ///
-    /// As [`open_or_create`](Self::open_or_create).
+    /// Those of [`open_or_create`](Self::open_or_create).
     ///
     /// # Examples
     ///
@@ -183,21 +188,21 @@ impl Remote {
         Self::existing_or_made(objects, options)
     }
 
-    /// Returns the URL, or a description of a store that was given to [`with_store`](Self::with_store).
+    /// Returns the URL, or a description of the store that was passed to [`with_store`](Self::with_store).
     #[must_use]
     pub fn url(&self) -> &str {
         self.objects.url()
     }
 
-    /// Returns whether the store creates an object only if there is none, when it is asked to.
+    /// Returns whether the store honours the condition to create an object only if it does not exist.
     ///
-    /// Some stores ignore this condition, Garage 2.5 for example. Names are moved in another way there, which loses
-    /// nothing: see [`RemoteName::also`]. The first call finds out, and needs the right to write and to delete. Later
-    /// calls return the same without a request.
+    /// Some stores ignore this condition, for example Garage 2.5. In these, names are moved in another way that loses no
+    /// snapshot; see [`RemoteName::also`]. The first call tests the store, and needs the permission to write and delete
+    /// objects. Later calls return the same result without a request.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Remote`] if the store does not answer or refuses to write.
+    /// [`Error::Remote`] if the store does not answer or refuses a request.
     pub fn honours_conditions(&self) -> Result<bool> {
         if let Some(known) = self.conditions.get() {
             return Ok(*known);
@@ -206,7 +211,7 @@ impl Remote {
         Ok(*self.conditions.get_or_init(|| found))
     }
 
-    /// Returns how much was transferred since this was opened.
+    /// Returns the bytes and requests that were transferred since this remote was opened.
     ///
     /// # Examples
     ///
@@ -224,12 +229,12 @@ impl Remote {
         self.objects.traffic()
     }
 
-    /// Returns the objects.
+    /// Returns the objects of the remote.
     pub(crate) fn objects(&self) -> &Objects {
         &self.objects
     }
 
-    /// Returns the 32 hexadecimal digits that name the repository.
+    /// Returns the id of the repository, 32 hexadecimal digits.
     pub(crate) fn repository(&self) -> &str {
         &self.repository
     }
@@ -245,7 +250,7 @@ impl Remote {
         let config: Config = serde_json::from_slice(&bytes).map_err(damaged)?;
         let name = config.repository;
         if config.format != FORMAT || name.len() != 32 || !name.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-            return Err(Error::damaged(object(), "it names no format or no repository"));
+            return Err(Error::damaged(object(), "its format or the id of its repository is not valid"));
         }
         Ok(Some(Self {
             objects,
@@ -255,7 +260,7 @@ impl Remote {
         }))
     }
 
-    /// Makes a repository. Returns `None` if another process made one meanwhile.
+    /// Makes a repository. Returns `None` if another process made one at the same time.
     fn made(objects: Arc<Objects>, options: &RemoteOptions) -> Result<Option<Self>> {
         let conditional = probe(&objects)?;
         let config = Config { format: FORMAT, repository: random_hex() };
@@ -266,7 +271,7 @@ impl Remote {
         } else if !objects.create("config", bytes)? {
             return Ok(None);
         }
-        // Where conditions are ignored, another process may have replaced it.
+        // If the store ignores conditions, another process may have replaced the object.
         let remote = Self::existing(objects, options)?;
         if let Some(remote) = &remote {
             remote.conditions.get_or_init(|| conditional);
@@ -291,7 +296,7 @@ fn connect(url: &str, options: &RemoteOptions) -> Result<Arc<Objects>> {
     Ok(Arc::new(Objects::new(store, prefix, url.to_owned(), options.limit())?))
 }
 
-/// Finds out whether the store creates an object only if there is none, when it is asked to.
+/// Tests whether the store honours the condition to create an object only if it does not exist.
 fn probe(objects: &Objects) -> Result<bool> {
     let path = format!("probe/{}", random_hex());
     if objects.try_create(&path, &b"first"[..])?.is_none() {

@@ -1,12 +1,13 @@
 //! Names of snapshots in a remote, and how they move.
 //!
-//! A move of a name writes a new object `names/<name>/<20 digits>`, with the number after the highest one, and the id as
-//! its content. The entry with the highest number is what the name stands for. Entries are not overwritten.
+//! A move of a name writes an *entry*: a new object `names/<name>/<20 digits>`. Its number is one more than the highest
+//! number so far, and its content is the id of the snapshot. The name stands for the entry with the highest number.
+//! Entries are never overwritten.
 //!
-//! Where the store honours conditions, an entry is created only if there is none with the number. So one of two movers
-//! at the same time fails. Where the store ignores conditions, an entry has a random end, so that both movers succeed
-//! with the same number. The last of them in the order of their paths is what the name stands for, and readers are told
-//! of the others.
+//! If the store honours conditions, an entry is created only if there is none with this number. So of two processes that
+//! move a name at the same time, one fails. If the store ignores conditions, the path of an entry has a random end, so
+//! that both processes succeed with the same number. The name stands for the last of these entries in the order of their
+//! paths, and readers also get the other ones.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,16 +17,16 @@ use super::objects::Object;
 use crate::error::{Error, Result};
 use crate::id::Id;
 
-/// The longest path of a name, which is the longest name of a file in most file systems, less some reserve.
+/// The longest name of the folder of a name. Most file systems allow file names of up to 255 bytes.
 const MAX_NAME: usize = 240;
 
-/// More than the length of an id and a line end.
+/// The longest content of an entry that is read. An id and a line end are shorter.
 const MAX_CONTENT: u64 = 128;
 
-/// How often a name is read again if an entry vanished between the listing and the reading.
+/// How often a name is read if entries are deleted between the listing and the reading.
 const TRIES: usize = 3;
 
-/// A name in a remote, and what it stands for.
+/// A name in a remote, and the snapshot that it stands for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct RemoteName {
@@ -33,9 +34,9 @@ pub struct RemoteName {
     pub name: String,
     /// The snapshot that it stands for.
     pub id: Id,
-    /// Other snapshots to which the name was moved at the same time. It is empty where the store honours conditions.
+    /// Other snapshots to which the name was moved at the same time. Empty if the store honours conditions.
     ///
-    /// The next move of the name makes it unambiguous.
+    /// After the next move of the name, this is empty again.
     pub also: Vec<Id>,
 }
 
@@ -74,8 +75,9 @@ impl Remote {
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Damaged`] if an object below `names` is none of this format, and [`Error::Remote`] if the store
-    /// does not answer.
+    /// - [`Error::Damaged`] if an object below `names` is not a valid entry.
+    /// - [`Error::Remote`] if the store does not answer or refuses a request.
+    /// - [`Error::Busy`] if names were moved again and again while they were read.
     ///
     /// # Examples
     ///
@@ -106,16 +108,17 @@ impl Remote {
         })
     }
 
-    /// Returns what a name stands for, or `None` if there is no such name.
+    /// Returns a name and the snapshot that it stands for, or `None` if there is no such name.
     ///
     /// # Errors
     ///
-    /// Returns [`Error::Invalid`] if `name` cannot be a name. Otherwise as [`names`](Self::names).
+    /// [`Error::Invalid`] if `name` cannot be a name; [`Error::Conflict`] if the name was moved again and again while it
+    /// was read. Otherwise, those of [`names`](Self::names).
     pub fn name(&self, name: &str) -> Result<Option<RemoteName>> {
         Ok(self.current(name)?.map(|(name, _)| name))
     }
 
-    /// Returns what a name stands for, and the number of its highest entry.
+    /// Returns a name, and the number of its highest entry.
     fn current(&self, name: &str) -> Result<Option<(RemoteName, u64)>> {
         check(name)?;
         for _ in 0..TRIES {
@@ -131,11 +134,11 @@ impl Remote {
         Err(Error::Conflict { name: name.to_owned() })
     }
 
-    /// Moves a name from the snapshot `expected` to `id`. `None` expects that there is no such name.
+    /// Moves a name from the snapshot `expected` to `id`. `None` means that the name must not exist.
     ///
-    /// If the name stands for `id` alone already, it is not moved. The result says what the name stands for afterwards.
-    /// Where the store ignores conditions, this can be another snapshot that another process moved the name to at the
-    /// same time, and `id` is in [`RemoteName::also`].
+    /// If the name already stands for `id` alone, it is not moved. The result is the name after the move. If the store
+    /// ignores conditions and another process moved the name at the same time, the name can stand for the snapshot of
+    /// that process, and `id` is in [`RemoteName::also`].
     ///
     /// Returns [`Error::Conflict`] if the name does not stand for `expected`.
     pub(crate) fn move_name(&self, name: &str, expected: Option<Id>, id: Id) -> Result<RemoteName> {
@@ -176,13 +179,13 @@ impl Remote {
         self.confirm(name, base, &entry)
     }
 
-    /// Fails if a new entry came too late, because others were written after it was decided which number it gets.
+    /// Fails if a new entry was written too late: after entries with higher numbers than its own.
     fn confirm(&self, name: &str, base: Option<u64>, written: &Entry) -> Result<()> {
         let entries = self.entries(name)?;
-        // Old entries are pruned. If the base is, this process was stopped for a long time meanwhile.
+        // Old entries are pruned. If the base was pruned, this process was stopped for a long time.
         let base_is_gone = base.is_some_and(|base| entries.iter().all(|entry| entry.number != base));
         let passed = entries.iter().any(|entry| entry.number > written.number);
-        // Where conditions are honoured, a higher number is a move that came after this one.
+        // If conditions are honoured, an entry with a higher number is usually a later move.
         if passed && (base_is_gone || !written.end.is_empty()) {
             self.objects.delete(&written.path(name))?;
             return Err(Error::Conflict { name: name.to_owned() });
@@ -190,11 +193,12 @@ impl Remote {
         Ok(())
     }
 
-    /// Deletes entries of names that are neither among the last `keep` of their name nor younger than `grace`. Returns
-    /// how many were deleted.
+    /// Deletes old entries of names: all but the last `keep` of each name, and those younger than `grace`.
     ///
-    /// A process that moves a name relies on the entry with the highest number at the time. So `grace` has to be longer
-    /// than a move can take.
+    /// Returns the number of deleted entries.
+    ///
+    /// A process that moves a name relies on the entry with the highest number that it found. So `grace` has to be
+    /// longer than a move can take.
     pub(crate) fn prune_names(&self, keep: usize, grace: Duration, now: SystemTime) -> Result<usize> {
         let mut names: BTreeMap<String, Vec<(Entry, SystemTime)>> = BTreeMap::new();
         self.objects.list("names", |object| {
@@ -239,12 +243,12 @@ impl Remote {
             (Some(name), Some(entry), None) => Ok((name, entry)),
             _ => Err(Error::damaged(
                 self.objects.full(&object.path),
-                "it is no entry of a name; delete it if it is yours",
+                "it is not an entry of a name; delete it if it is yours",
             )),
         }
     }
 
-    /// Reads the highest entries of names. Returns `None` if one of them is gone.
+    /// Reads the highest entries of names. Returns `None` if one of them was deleted.
     fn read_tops(&self, tops: BTreeMap<String, Vec<Entry>>) -> Result<Option<Vec<RemoteName>>> {
         let mut paths = Vec::new();
         for (name, entries) in &tops {
@@ -273,7 +277,7 @@ impl Remote {
     }
 }
 
-/// Adds an entry to the entries with the highest number, which are in ascending order.
+/// Adds an entry to `tops`, the entries with the highest number so far, in ascending order.
 fn keep_highest(tops: &mut Vec<Entry>, entry: Entry) {
     let highest = tops.first().map_or(0, |top| top.number);
     if entry.number > highest {
@@ -289,14 +293,16 @@ fn keep_highest(tops: &mut Vec<Entry>, entry: Entry) {
 fn check(name: &str) -> Result<()> {
     if name.is_empty() || encode(name).len() > MAX_NAME {
         return Err(Error::invalid(format!(
-            "{name:?} cannot be a name in a remote: a name has 1 to {MAX_NAME} bytes, and 3 count for each one that is \
-             not a letter, digit, dot, dash or underscore of ASCII"
+            "{name:?} cannot be a name in a remote: a name has 1 to {MAX_NAME} bytes; each byte that is not an ASCII \
+             letter, a digit, a dot, a dash or an underscore counts as 3"
         )));
     }
     Ok(())
 }
 
-/// Encodes a name as a part of a path: `=` and two hexadecimal digits replace each byte that a store may not accept.
+/// Encodes a name as a part of a path.
+///
+/// Replaces bytes that a store may refuse by `=` and two hexadecimal digits.
 fn encode(name: &str) -> String {
     let mut text = String::new();
     for (index, byte) in name.bytes().enumerate() {

@@ -1,4 +1,6 @@
-//! Requests for objects: blocking, with a time limit, counted, and never larger than the caller allows.
+//! Blocking requests for objects, with a time limit and a limit of the length.
+//!
+//! The requests are counted.
 
 use std::fmt;
 use std::future::Future;
@@ -18,20 +20,22 @@ use tokio::runtime::Runtime;
 use super::Traffic;
 use crate::error::{Error, Result};
 
-/// Ranges of one object that are closer than this are fetched by one request.
+/// Ranges of one object are fetched by one request if the gap between them is at most this long.
 const NEAR: u64 = 256 << 10;
 
-/// How many objects one page of a listing contains at most.
+/// The greatest number of objects in a page of a listing.
 const PAGE: usize = 1000;
 
-/// How many objects one request deletes at most. Stores take up to 1,000, but some delete them one after the other, and
-/// a request that reaches its time limit is not repeated.
+/// The greatest number of objects that one request deletes.
+///
+/// Stores accept up to 1,000. But some stores delete them one after the other, and a request that reaches its time
+/// limit is not repeated.
 const DELETED_AT_ONCE: usize = 100;
 
-/// How many small objects are fetched at a time.
+/// The number of small objects that are fetched at a time.
 const AT_ONCE: usize = 16;
 
-/// How long a drop waits for a request.
+/// The time that a drop waits for a request.
 const DROP_WAIT: Duration = Duration::from_secs(5);
 
 /// An object of a listing.
@@ -41,19 +45,20 @@ pub(crate) struct Object {
     pub(crate) path: String,
     /// The length in bytes.
     pub(crate) len: u64,
-    /// When the object was written, by the clock of the store. Stores round this down to seconds in answers about one
-    /// object, and often not in listings.
+    /// The time when the object was written, by the clock of the store.
+    ///
+    /// In answers about one object, stores round it down to seconds. In listings, they often do not.
     pub(crate) modified: SystemTime,
 }
 
 /// The objects below a prefix of a store.
 ///
-/// The requests run on a runtime of their own, and the callers wait on channels. So the functions also work in the
-/// worker threads of another runtime, where `block_on` panics.
+/// The requests run on a separate runtime, and the callers wait for channels. So the functions also work in worker
+/// threads of another runtime, in which `block_on` panics.
 pub(crate) struct Objects {
     pub(super) store: Arc<dyn ObjectStore>,
     url: String,
-    /// `None` only while this is dropped.
+    /// `None` only during the drop.
     runtime: Option<Runtime>,
     limit: Duration,
     sent: AtomicU64,
@@ -61,7 +66,7 @@ pub(crate) struct Objects {
     requests: AtomicU64,
 }
 
-/// What a read found.
+/// The result of a read.
 enum Got {
     Bytes(Vec<u8>),
     Missing,
@@ -82,7 +87,7 @@ impl Objects {
             .thread_name("memsnap-remote")
             .enable_all()
             .build()
-            .map_err(Error::file("start the threads for", url.clone()))?;
+            .map_err(Error::file("cannot start the threads for", url.clone()))?;
         Ok(Self {
             store: Arc::new(PrefixStore::new(store, prefix)),
             url,
@@ -119,7 +124,7 @@ impl Objects {
         self.requests.fetch_add(requests, Ordering::Relaxed);
     }
 
-    /// Starts a future with the time limit on the runtime. The channel receives the result.
+    /// Starts a future on the runtime, with the time limit. The result is sent to the channel.
     pub(super) fn start<T: Send + 'static>(
         &self,
         future: impl Future<Output = object_store::Result<T>> + Send + 'static,
@@ -131,7 +136,7 @@ impl Objects {
                 Ok(result) => result,
                 Err(_) => Err(generic(format!("no answer within {limit:?}"))),
             };
-            // The receiver is gone if nobody waits any more.
+            // This fails if the caller does not wait any more.
             let _ = sender.send(result);
         };
         if let Some(runtime) = &self.runtime {
@@ -166,13 +171,15 @@ impl Objects {
         Error::Remote { action, object: self.full(path), source: Box::new(source) }
     }
 
-    /// Returns the bytes of an object, or `None` if there is no such object. Fails if it has more than `max` bytes.
+    /// Returns the bytes of an object, or `None` if there is no such object.
+    ///
+    /// Fails if it has more than `max` bytes.
     pub(crate) fn get(&self, path: &str, max: u64) -> Result<Option<Vec<u8>>> {
         let objects = self.get_many(std::slice::from_ref(&path), max)?;
         Ok(objects.into_iter().next().flatten())
     }
 
-    /// Returns the bytes of small objects, several at a time, each as [`get`](Self::get) does.
+    /// Returns the bytes of small objects, as [`get`](Self::get) does. Fetches several at a time.
     pub(crate) fn get_many<P: AsRef<str>>(&self, paths: &[P], max: u64) -> Result<Vec<Option<Vec<u8>>>> {
         let mut objects = Vec::new();
         for paths in paths.chunks(AT_ONCE) {
@@ -190,8 +197,9 @@ impl Objects {
                         Some(bytes)
                     }
                     Got::OtherLength(len) => {
-                        let what =
-                            format!("it has {len} bytes or more, and such an object has at most {max}");
+                        let what = format!(
+                            "it has at least {len} bytes, and an object of this kind has at most {max}"
+                        );
                         return Err(Error::damaged(self.full(path), what));
                     }
                 });
@@ -237,7 +245,7 @@ impl Objects {
         let parts = match fetched {
             Ok(None) => return Ok(None),
             Ok(Some(parts)) => parts,
-            // Stores report a range behind the end in different ways.
+            // Stores report a range after the end of an object in different ways.
             Err(error) => {
                 return Err(match self.head(path) {
                     Ok(Some(object)) if object.len < end => Error::damaged(
@@ -262,7 +270,7 @@ impl Objects {
         found.map(|meta| self.object(&meta)).transpose()
     }
 
-    /// Writes an object, and replaces an object that exists.
+    /// Writes an object, or replaces it if it exists.
     pub(crate) fn put(&self, path: &str, bytes: impl Into<Bytes>) -> Result<()> {
         let bytes = bytes.into();
         self.count_requests(1);
@@ -280,7 +288,7 @@ impl Objects {
         })
     }
 
-    /// Does the same as [`create`](Self::create). Returns `None` if the client refuses conditional requests.
+    /// As [`create`](Self::create), but returns `None` if the client does not support conditions.
     pub(super) fn try_create(&self, path: &str, bytes: impl Into<Bytes>) -> Result<Option<bool>> {
         let bytes = bytes.into();
         self.count_requests(1);
@@ -303,7 +311,9 @@ impl Objects {
         self.delete_many([path.to_owned()])
     }
 
-    /// Deletes objects, up to 100 by one request where the store can. Objects that do not exist are no error.
+    /// Deletes objects, up to 100 by one request where the store can.
+    ///
+    /// Objects that do not exist are no error.
     pub(crate) fn delete_many(&self, paths: impl IntoIterator<Item = String>) -> Result<()> {
         let mut paths = paths.into_iter();
         loop {
@@ -314,7 +324,7 @@ impl Objects {
         }
     }
 
-    /// Deletes an object while something is dropped: waits a few seconds at most, and ignores errors.
+    /// Deletes an object during a drop. Waits a few seconds at most, and ignores errors.
     pub(super) fn delete_on_drop(&self, path: &str) {
         self.count_requests(1);
         let receiver = self.start(delete_page(self.store.clone(), vec![path.to_owned()]));
@@ -323,7 +333,7 @@ impl Objects {
 
     /// Calls `visit` with each object below the folder `prefix`, in no order.
     ///
-    /// The memory that this takes depends on the size of a page, not on the number of objects.
+    /// The memory that this needs depends on the length of a page, not on the number of objects.
     pub(crate) fn list(&self, prefix: &str, mut visit: impl FnMut(Object) -> Result<()>) -> Result<()> {
         let mut rest: BoxStream<'static, _> = self.store.list(Some(&Path::from(prefix)));
         loop {
@@ -359,7 +369,7 @@ impl Objects {
 }
 
 impl fmt::Debug for Objects {
-    /// Omits the store, which may have credentials.
+    /// Omits the store, which may contain credentials.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Objects").field("url", &self.url).field("limit", &self.limit).finish_non_exhaustive()
     }
@@ -367,14 +377,14 @@ impl fmt::Debug for Objects {
 
 impl Drop for Objects {
     fn drop(&mut self) {
-        // A runtime that is dropped waits for its threads, which is not allowed in the workers of another runtime.
+        // Dropping a runtime waits for its threads, which panics in worker threads of another runtime.
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
         }
     }
 }
 
-/// Returns an error of the store for what only this layer finds.
+/// Returns an error of `object_store` for a problem that this layer found.
 pub(super) fn generic(what: impl Into<String>) -> object_store::Error {
     object_store::Error::Generic { store: "remote", source: what.into().into() }
 }
@@ -416,7 +426,9 @@ async fn read_range(
     }
 }
 
-/// Reads a body that should have `len` bytes, and stops after `max`. Memory is allocated as bytes arrive.
+/// Reads a body that should have `len` bytes.
+///
+/// Stops after `max` bytes. Allocates memory as the bytes arrive.
 async fn read_body(result: GetResult, len: u64, max: u64) -> object_store::Result<Got> {
     let mut bytes = Vec::new();
     let mut body = result.into_stream();

@@ -1,4 +1,4 @@
-//! `RemoteOptions`: time limits, repetitions and settings of a remote.
+//! `RemoteOptions`: credentials, time limits and repetitions of a remote.
 
 use std::fmt;
 use std::time::Duration;
@@ -27,7 +27,9 @@ pub struct RemoteOptions {
     pub(super) settings: Vec<(String, String)>,
 }
 
-/// The longest term of a lease. A remote that claims a longer one is damaged, because nothing could be collected.
+/// The longest term of a lease.
+///
+/// A lease with a longer term counts as damaged, because it would block collections.
 pub(super) const MAX_LEASE_TERM: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The shortest term of a lease: stores round the time of an object to seconds.
@@ -46,16 +48,17 @@ impl RemoteOptions {
         }
     }
 
-    /// Sets how long one request may take, its body included. The default is 60 s.
+    /// Sets the longest time of one request, including its body. The default is 60 s.
     ///
-    /// The longest requests transfer about 34 MiB. An attempt to connect may take at most 5 s of this time.
+    /// The longest requests transfer about 34 MiB. An attempt to connect ends after 5 s, or after this time if it is
+    /// less.
     #[must_use]
     pub fn timeout(mut self, timeout: Duration) -> Self {
         self.timeout = timeout;
         self
     }
 
-    /// Sets how often a request is repeated after a failure that may pass, 0 for never. The default is 10.
+    /// Sets how often a request is repeated after a temporary failure. The default is 10; 0 means never.
     ///
     /// The time between two attempts grows from 0.1 s to 15 s.
     #[must_use]
@@ -64,7 +67,7 @@ impl RemoteOptions {
         self
     }
 
-    /// Sets how long after the first attempt a request is still repeated. The default is 120 s.
+    /// Sets the time after the first attempt in which a request is repeated. The default is 120 s.
     ///
     /// A request fails at the latest after this time plus [`timeout`](Self::timeout).
     #[must_use]
@@ -73,10 +76,11 @@ impl RemoteOptions {
         self
     }
 
-    /// Sets for how long a lease of a saver is valid. The default is 10 minutes.
+    /// Sets the term of the lease of a push. The default is 10 minutes.
     ///
-    /// A push renews its lease while it works. If the process dies, the collection of garbage waits for the end of the
-    /// lease. The term is at least 10 s and at most 24 h. Values outside of this range are moved into it.
+    /// A push renews its lease while it runs. If its process is killed, the lease stays until the term ends, and no
+    /// collection deletes objects until then. Terms of less than 10 s become 10 s, and terms of more than 24 h become
+    /// 24 h.
     #[must_use]
     pub fn lease_term(mut self, term: Duration) -> Self {
         self.lease_term = term.clamp(MIN_LEASE_TERM, MAX_LEASE_TERM);
@@ -86,7 +90,8 @@ impl RemoteOptions {
     /// Adds a setting of the object store, such as `region`, `endpoint`, `access_key_id` or `allow_http`.
     ///
     /// The keys are those of the crate `object_store`: its `AmazonS3ConfigKey`, `GoogleConfigKey`, `AzureConfigKey` and
-    /// `ClientConfigKey`. A setting wins over the environment variable of the same name and over an earlier setting.
+    /// `ClientConfigKey`. A setting replaces the environment variable of the same name, and an earlier setting of the
+    /// key.
     /// [`Remote::open`](crate::Remote::open) fails if the store does not know a key.
     #[must_use]
     pub fn set(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
@@ -94,7 +99,7 @@ impl RemoteOptions {
         self
     }
 
-    /// Returns the time after which an operation fails, whatever the store does.
+    /// Returns the time after which every operation fails.
     pub(super) fn limit(&self) -> Duration {
         self.timeout.saturating_add(self.retry_for)
     }

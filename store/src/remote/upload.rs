@@ -13,17 +13,19 @@ use crate::error::{Error, Result};
 /// Objects up to this length are written by one request.
 const SINGLE: u64 = 16 << 20;
 
-/// The length of a part. S3 demands at least 5 MiB, except of the last part, and at most 10,000 parts.
+/// The length of a part.
+///
+/// S3 requires at least 5 MiB, except for the last part, and at most 10,000 parts.
 const PART: usize = 8 << 20;
 
-/// How many parts are sent at a time.
+/// The number of parts that are sent at a time.
 const PARTS_AT_ONCE: usize = 3;
 
 impl Objects {
-    /// Writes an object of `len` bytes from a reader, and replaces an object that exists.
+    /// Writes an object of `len` bytes from a reader, or replaces it if it exists.
     ///
-    /// An object that is longer than 16 MiB is sent in parts of 8 MiB, up to 3 at a time. It appears when the last part
-    /// has arrived. If something fails, no object appears, and the parts are deleted as far as the store answers.
+    /// An object that is longer than 16 MiB is sent in parts of 8 MiB, up to 3 at a time. The object exists when all
+    /// parts have been sent. After a failure, no object exists, and the store is asked to delete the parts.
     pub(crate) fn put_from(&self, path: &str, len: u64, reader: &mut dyn Read) -> Result<()> {
         let mut source = Source { reader, rest: len };
         if len <= SINGLE {
@@ -38,7 +40,7 @@ impl Objects {
         if let Err(error) = self.send_parts(path, &mut source, upload.as_mut()) {
             self.count_requests(1);
             let aborting = self.start(async move { upload.abort().await });
-            // The first error is the one to report. Stores can be told to delete parts that are left.
+            // The first error is reported. A store can be configured to delete parts that are left over.
             let _ = aborting.recv();
             return Err(error);
         }
@@ -79,7 +81,7 @@ impl Objects {
     }
 }
 
-/// A reader with the number of bytes that are still to be read.
+/// A reader, and the number of bytes that are left to read.
 struct Source<'a> {
     reader: &'a mut dyn Read,
     rest: u64,
@@ -97,5 +99,5 @@ impl Source<'_> {
 }
 
 fn unreadable(path: &str) -> impl FnOnce(io::Error) -> Error {
-    Error::file("read the source of", path)
+    Error::file("cannot read the source of", path)
 }

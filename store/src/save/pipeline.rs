@@ -1,4 +1,4 @@
-//! The way of the blocks into packs.
+//! Reads, hashes and compresses the blocks of a save, and writes them to packs.
 
 use std::collections::{HashMap, HashSet};
 use std::io::ErrorKind;
@@ -23,37 +23,38 @@ use crate::progress::{Observer, Progress};
 use crate::sink::{Pending, Sink};
 use crate::source::Source;
 
-/// The number of neighbouring blocks that a thread reads and hashes at a time.
+/// The number of adjacent blocks that a thread reads and hashes at a time.
 const TASK: usize = 64;
 
-/// The number of blocks in a batch: those of 16 MiB.
+/// The number of blocks in a batch: 16 MiB of blocks.
 const BATCH: u64 = 4096;
 
-/// Batches that wait for the writer.
+/// The number of batches that can wait for the thread that writes packs.
 const WAITING: usize = 2;
 
-/// The number of blocks in packs after which they are added to the index. This limits the memory of a save; nothing
-/// refers to these blocks until the manifest is in the index too.
+/// The number of new blocks after which their packs are added to the index.
+///
+/// This limits the memory of a save. No manifest refers to these blocks until the save ends.
 const UNINDEXED: usize = 1 << 20;
 
-/// What is saved.
+/// The blocks to save.
 pub(super) struct Job<'a> {
     pub(super) inner: &'a Inner,
     pub(super) source: &'a dyn Source,
-    /// A snapshot with which the blocks are compared first, if some of them may be equal.
+    /// A snapshot with which blocks are compared, if some of the blocks may be equal to its blocks.
     pub(super) old: Option<&'a Snapshot>,
     pub(super) ranges: &'a [Range<u64>],
 }
 
-/// What was written.
+/// The result of saving blocks.
 pub(super) struct Stored {
-    /// Packs that are not in the index yet.
+    /// The packs that are not in the index yet.
     pub(super) pending: Pending,
     pub(super) bytes: u64,
     pub(super) blocks: u64,
 }
 
-/// Neighbouring blocks that were read.
+/// Adjacent blocks that were read.
 struct Read {
     bytes: Vec<u8>,
     /// The number, the hash and the position in `bytes` of the blocks that differ.
@@ -73,7 +74,7 @@ impl Job<'_> {
             let (sender, frames) = sync_channel(WAITING);
             let writer = scope.spawn(|| write(self.inner, frames, &sent));
             let read = self.read(list, observer, &sent, sender);
-            // The writer ends because the sender was dropped. If it failed, its error is the cause of the other one.
+            // The writer ends when the sender is dropped. If both fail, the error of the writer is the cause.
             let written = writer.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
             read.map(|()| written)
         })
@@ -154,7 +155,8 @@ impl Job<'_> {
         }
         hashes.sort_unstable();
         hashes.dedup();
-        // The writer adds blocks to the index before it removes them from `sent`, so this comes first.
+        // `sent` is read before the index, because the writer adds blocks to the index before it removes them from
+        // `sent`.
         let in_packs: Vec<bool> = {
             let sent = lock(sent);
             hashes.iter().map(|hash| sent.contains(hash)).collect()
@@ -240,7 +242,7 @@ fn write(inner: &Inner, frames: Receiver<Vec<Frame>>, sent: &Mutex<HashSet<Id>>)
     Ok(Stored { pending, bytes: sink.bytes, blocks: sink.blocks })
 }
 
-/// Whether all bytes of a block are zero.
+/// Returns whether all bytes of a block are zero.
 pub(crate) fn is_zero(block: &[u8]) -> bool {
     static ZEROES: [u8; BLOCK] = [0; BLOCK];
     block == ZEROES

@@ -1,4 +1,4 @@
-//! Writing a manifest: relative to the parent, to the full manifest below it, or in full.
+//! Writes a manifest: relative to its parent, relative to the full manifest of the chain, or in full.
 
 use std::iter::Peekable;
 
@@ -13,13 +13,13 @@ use crate::inner::Inner;
 use crate::sink::write_file;
 use crate::spool::Spooled;
 
-/// The greatest number of manifests above a full one.
+/// The greatest number of partial manifests in a chain.
 const DEPTH: u32 = 32;
 
-/// A chain whose manifests list more than this part of the blocks of the full one is ended by another full one.
+/// The partial manifests of a chain list at most one block for this many blocks of the full one.
 const PART: u64 = 4;
 
-/// A chain may list this many blocks even if the full manifest lists few.
+/// The partial manifests of a chain may list this many blocks, even if the full one lists few.
 const ALWAYS: u64 = 1024;
 
 /// A manifest that was written.
@@ -29,11 +29,13 @@ pub(super) struct WrittenManifest {
     pub(super) header: Header,
 }
 
-/// How a manifest lists its blocks.
+/// The base of a new manifest.
 enum Form {
+    /// None.
     Full,
-    /// Relative to the full manifest at the end of the chain of the parent.
+    /// The full manifest at the end of the chain of the parent.
     OverFull(Id),
+    /// The parent.
     OverParent,
 }
 
@@ -97,7 +99,7 @@ fn choose_form(inner: &Inner, header: &Header, parent: Id, row: &ManifestRow, en
         Ok(chain)
     })?;
     let Some((full, bottom)) = chain.last() else { return Ok(Form::Full) };
-    // A manifest that is shorter than the ones below hides their blocks, which a merged list would have to repeat.
+    // A manifest that is shorter than the full one hides blocks of it. A merged list would have to list these as zeroes.
     let shrinks = header.len < bottom.len || chain.iter().any(|(_, row)| row.len < bottom.len);
     Ok(
         if bottom.base.is_some()
@@ -142,7 +144,7 @@ impl From<std::io::Error> for Failed {
     }
 }
 
-/// Merges a list of blocks with those of the chain that it is relative to.
+/// Merges a list of blocks with the blocks of the chain that the list is relative to.
 fn merged<'a>(
     list: &'a Spooled,
     chain: Chain,
@@ -156,7 +158,7 @@ fn merged<'a>(
 struct Merged<L: Iterator> {
     new: Peekable<L>,
     old: Peekable<Entries>,
-    /// The new manifest has no blocks from here on.
+    /// The number of blocks of the new manifest.
     limit: u64,
     zeroes: bool,
 }

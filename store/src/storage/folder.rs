@@ -1,4 +1,4 @@
-//! `Folder`: the files of a repository in a folder of the file system.
+//! `Folder`: keeps the files of a repository in a folder of the file system.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
@@ -51,11 +51,11 @@ impl Storage for Folder {
             let entry = entry?;
             let metadata = match entry.metadata() {
                 Ok(metadata) => metadata,
-                // Another process removed the file after its folder was read.
+                // Another process removed the file after the folder was read.
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             };
-            // A repository has only names of ASCII letters, and names that were checked to be UTF-8.
+            // All files of a repository have names in UTF-8.
             if let (true, Ok(name)) = (metadata.is_file(), entry.file_name().into_string()) {
                 listed.push(Listed { name, len: metadata.len(), modified: metadata.modified()? });
             }
@@ -78,8 +78,8 @@ impl Storage for Folder {
         File::open(self.path(folder))?.sync_all()
     }
 
-    // Windows has no operation that syncs a folder: `FlushFileBuffers` refuses a handle on one. NTFS writes new names
-    // and renames to its journal, in the order in which they were made.
+    // Windows cannot sync a folder: `FlushFileBuffers` refuses its handle. NTFS writes new names and renames to its
+    // journal, in order.
     #[cfg(not(unix))]
     fn sync_folder(&self, _folder: &str) -> io::Result<()> {
         Ok(())
@@ -102,9 +102,9 @@ impl Storage for Folder {
 
     fn lock(&self, path: &str, kind: Lock, wait: Duration) -> io::Result<Option<Box<dyn Locked>>> {
         let path = self.path(path);
-        // `truncate(false)` says that the file is kept as it is. It is empty.
+        // The file is empty. `truncate(false)` avoids a write.
         let file = match options().read(true).write(true).create(true).truncate(false).open(&path) {
-            // A reader needs no write permission, as long as the file exists.
+            // A reader needs no permission to write, as long as the file exists.
             Err(error) if kind == Lock::Shared && is_read_only(&error) => {
                 options().read(true).open(&path).map_err(|_| error)?
             }
@@ -136,13 +136,15 @@ impl Storage for Folder {
 
     fn path(&self, path: &str) -> PathBuf {
         let mut joined = self.root.clone();
-        // One part at a time, because Windows does not accept `/` in a path that begins with `\\?\`.
+        // Joined part by part, because Windows does not accept `/` in a path that begins with `\\?\`.
         joined.extend(path.split('/').filter(|part| !part.is_empty()));
         joined
     }
 }
 
-/// Returns options under which only the user can read a new file, and which do not wait for the other end of a pipe.
+/// Returns options to open files.
+///
+/// On Unix, only the user can read new files, and opening a pipe does not block.
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
     without_waiting(&mut options);
@@ -157,7 +159,7 @@ fn without_waiting(options: &mut OpenOptions) {
 #[cfg(not(unix))]
 fn without_waiting(_: &mut OpenOptions) {}
 
-/// Makes the new folder one that only the user can open.
+/// Makes new folders that only the user can open.
 #[cfg(unix)]
 fn only_for_the_user(builder: &mut DirBuilder) {
     builder.mode(0o700);
@@ -166,7 +168,7 @@ fn only_for_the_user(builder: &mut DirBuilder) {
 #[cfg(not(unix))]
 fn only_for_the_user(_: &mut DirBuilder) {}
 
-/// Returns `file` if it is a file, not a folder, a pipe or a device.
+/// Returns `file` if it is a regular file. Fails if it is a folder, a pipe or a device.
 fn regular(file: File) -> io::Result<File> {
     if file.metadata()?.is_file() {
         Ok(file)
@@ -175,7 +177,7 @@ fn regular(file: File) -> io::Result<File> {
     }
 }
 
-/// Whether a file could not be opened because it or its folder must not be written.
+/// Returns whether a file could not be opened because it, its folder or its file system is read-only.
 fn is_read_only(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem)
 }
@@ -232,13 +234,13 @@ impl WriteFile for Created {
     }
 }
 
-/// A file with a lock, which ends when the file is closed.
+/// A locked file. The lock ends when the file is closed.
 #[derive(Debug)]
 struct Held(#[expect(dead_code, reason = "it is kept open")] File);
 
 impl Locked for Held {}
 
-/// The file of a database that is written.
+/// The file of a database that is open for writing.
 #[derive(Debug)]
 struct Database(Opened);
 

@@ -1,4 +1,4 @@
-//! `Overlay`: a database that is read, and whose changes stay in memory.
+//! `Overlay`: the storage of a database that is open for reading. Writes stay in memory.
 
 use std::collections::BTreeMap;
 use std::io::{self, ErrorKind};
@@ -6,27 +6,30 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::ReadFile;
 
-/// The length of the pieces that are kept in memory once they were written.
+/// The length of a page. Pages that were written are kept in memory.
 const PAGE: usize = 4096;
 
 /// The storage of a database over a file that is never written.
 ///
-/// redb writes to a database even to read it: it marks it as open, and recovers it if a writer crashed. Here, what it
-/// writes stays in memory, so a database can be read without write permission and beside other readers.
+/// redb writes to a database when it is opened: it marks the database as open, and recovers it if a writer crashed.
+/// Here, these writes stay in memory. So a database can be read without permission to write, and by several readers at
+/// a time.
 #[derive(Debug)]
 pub(super) struct Overlay {
     file: Box<dyn ReadFile>,
     changes: Mutex<Changes>,
 }
 
-/// What the database changed.
+/// The writes of the database.
 #[derive(Debug)]
 struct Changes {
     /// The length of the database.
     len: u64,
-    /// Bytes of the file from here on are not part of the database. If it became shorter and then longer, they are zero.
+    /// The bytes of the file before this offset are part of the database.
+    ///
+    /// Later bytes are zero: the database became shorter and then longer.
     file_len: u64,
-    /// The pages that were written, by their index.
+    /// The pages that were written, by index.
     pages: BTreeMap<u64, Box<[u8; PAGE]>>,
 }
 
@@ -37,12 +40,12 @@ impl Overlay {
         Ok(Self { file, changes: Mutex::new(Changes { len, file_len: len, pages: BTreeMap::new() }) })
     }
 
-    /// Returns the changes. A thread that panicked cannot leave them half changed.
+    /// Returns the changes. They are valid also after a panic of another thread.
     fn changes(&self) -> MutexGuard<'_, Changes> {
         self.changes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Reads bytes of the file. Those at or after `end` are zero.
+    /// Reads bytes of the file. Bytes at or after `end` are zero.
     fn read_file(&self, end: u64, offset: u64, out: &mut [u8]) -> io::Result<()> {
         let there =
             usize::try_from(end.saturating_sub(offset)).map_or(out.len(), |there| there.min(out.len()));
@@ -93,7 +96,7 @@ impl redb::StorageBackend for Overlay {
         let mut changes = self.changes();
         if len < changes.len {
             changes.file_len = changes.file_len.min(len);
-            // Pages behind the end go. Bytes behind the end in the last page become zero.
+            // Pages after the end are dropped. In the last page, bytes after the end become zero.
             drop(changes.pages.split_off(&len.div_ceil(PAGE as u64)));
             for (page, within, _) in parts(len, 1).filter(|part| part.1 > 0) {
                 if let Some(bytes) = changes.pages.get_mut(&page) {

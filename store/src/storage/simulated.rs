@@ -1,14 +1,15 @@
-//! `Simulated`: a storage in memory for tests, which fails and loses what was not synced.
+//! `Simulated`: a storage for tests, which can fail and can lose changes that were not synced.
 //!
-//! It keeps two states: what a running process sees, and what is durable. [`Simulated::crash`] returns the storage after a
-//! power failure. Then
+//! It keeps two states: the state that a running process sees, and the durable state. [`Simulated::crash`] returns the
+//! storage after a power failure:
 //!
-//! - of each write that was not synced, any sectors of 512 bytes may be there or not, and new lengths too;
-//! - each new name, rename and removal whose folder was not synced happened or did not; a rename happens as a whole;
-//! - of two changes of one name, the second happened only if the first did;
-//! - a file is gone with its folder, if the name of the folder was not synced.
+//! - Of each write that was not synced, each sector of 512 bytes is kept or lost. So is each new length.
+//! - If a folder was not synced, each new name, rename and removal in it is kept or lost. A rename is kept or lost as a
+//!   whole.
+//! - Of two changes of one name, the second one is kept only if the first one is.
+//! - If the name of a folder is lost, its files are lost too.
 //!
-//! [`Simulated::kill`] returns the storage after the process ended: nothing is lost but locks.
+//! [`Simulated::kill`] returns the storage after the process was killed. Only locks are lost.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, ErrorKind, Write};
@@ -21,7 +22,7 @@ use rand::{Rng, RngExt};
 use super::overlay::Overlay;
 use super::{DatabaseMode, Listed, Lock, Locked, ReadFile, Storage, WriteFile};
 
-/// The length of what a disk writes as a whole.
+/// The length of a sector, which a disk writes as a whole.
 const SECTOR: usize = 512;
 
 /// Which operations fail.
@@ -29,9 +30,10 @@ const SECTOR: usize = 512;
 pub(crate) enum Fault {
     /// None.
     Never,
-    /// The one of this number, from 0 on. A write that fails may write a part, and a sync that fails loses the writes.
+    /// The operation with this number, from 0 on.
+    /// A write that fails may write a part. A sync that fails loses the writes.
     At(u64),
-    /// All from this number on, without any effect, as if the process had been killed before.
+    /// All operations from this number on. They have no effect, as if the process had been killed before.
     From(u64),
 }
 
@@ -76,10 +78,10 @@ enum Change {
 /// The bytes of a file.
 #[derive(Clone, Debug)]
 struct Contents {
-    /// What a process sees.
+    /// The bytes that a process sees.
     bytes: Vec<u8>,
     durable: Vec<u8>,
-    /// What was not synced, in order.
+    /// The changes that were not synced, in order.
     pending: Vec<Edit>,
     modified: SystemTime,
 }
@@ -123,12 +125,14 @@ impl Simulated {
         state.operations = 0;
     }
 
-    /// Returns how many operations there were since [`Simulated::set_fault`].
+    /// Returns the number of operations since [`Simulated::set_fault`].
     pub(crate) fn operations(&self) -> u64 {
         self.state().operations
     }
 
-    /// Returns a storage with the same files, none of which is locked. Operations on the old one do not change it.
+    /// Returns a storage with the same files, none of which is locked.
+    ///
+    /// Operations on the old one do not change it.
     pub(crate) fn kill(&self) -> Self {
         let mut state = self.state().clone();
         state.locks.clear();
@@ -286,7 +290,7 @@ impl Names {
 }
 
 impl Change {
-    /// Returns the names that it changes. A sync of the folder of the last one makes it durable.
+    /// Returns the names of the change. A sync of the folder of the last one makes it durable.
     fn paths(&self) -> Vec<&String> {
         match self {
             Self::Folder(path) | Self::File(path, _) | Self::Remove(path) => vec![path],
@@ -312,9 +316,9 @@ impl Edit {
         }
     }
 
-    /// Does a random part of it.
+    /// Makes a random part of the change.
     fn tear(&self, bytes: &mut Vec<u8>, rng: &mut impl Rng) {
-        // Often all or nothing, so that several writes arrive or get lost together.
+        // Often, all of the write or nothing is kept, so that several writes are kept or lost together.
         match (rng.random_range(0..3), self) {
             (0, _) => {}
             (1, Self::Write(offset, data)) => {
@@ -397,7 +401,7 @@ impl Storage for Simulated {
         if !state.names.folders.contains(folder) {
             return Err(ErrorKind::NotFound.into());
         }
-        // Backwards: what became durable needs the earlier changes of the same names.
+        // Backwards, because a change that becomes durable needs the earlier changes of the same names.
         let mut needed = BTreeSet::new();
         let mut durable = Vec::new();
         for change in std::mem::take(&mut state.pending).into_iter().rev() {
@@ -455,7 +459,7 @@ impl Storage for Simulated {
     }
 }
 
-/// A file that is open. It keeps its contents when its name goes.
+/// A file that is open. It can be used after its name was removed.
 #[derive(Debug)]
 struct Handle {
     storage: Simulated,
@@ -463,7 +467,7 @@ struct Handle {
 }
 
 impl Handle {
-    /// Changes the file. If the operation fails, a part of it happens.
+    /// Changes the file. If the operation is to fail, makes a part of the change.
     fn edit(&self, edit: Edit) -> io::Result<()> {
         let mut state = self.storage.state();
         match state.begin() {
@@ -491,7 +495,8 @@ impl Handle {
                         edit.apply(&mut contents.durable);
                     }
                 }
-                // As on Linux: the system forgets what it could not write, and the next sync succeeds without it.
+                // As on Linux: after a failed sync, the system drops what it could not write, and the next sync
+                // succeeds.
                 Outcome::Fails => contents.pending.clear(),
                 Outcome::Dead => {}
             }
@@ -500,7 +505,7 @@ impl Handle {
     }
 }
 
-/// Converts an offset or a length. A test has no file that does not fit into memory.
+/// Converts an offset or a length. The files of tests fit into memory.
 fn size(number: u64) -> io::Result<usize> {
     usize::try_from(number).map_err(|_| ErrorKind::FileTooLarge.into())
 }

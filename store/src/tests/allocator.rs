@@ -1,12 +1,12 @@
-//! An allocator that ends the tests if a single allocation is larger than any that the store needs.
+//! An allocator that fails if a single allocation is larger than any that the store needs.
 //!
-//! A damaged or hostile file may claim any length. Code that allocates what a file claims asks for far more than this.
+//! A damaged or hostile file can claim any length. Code that allocates a length without checking it exceeds this limit.
 
 #![allow(unsafe_code)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
 
-/// The largest allocation: a pack and a batch of blocks take less.
+/// The largest allocation. A pack and a batch of blocks need less.
 const LARGEST: usize = 160 << 20;
 
 struct Capped;
@@ -14,7 +14,7 @@ struct Capped;
 #[global_allocator]
 static ALLOCATOR: Capped = Capped;
 
-// SAFETY: all calls go to `System`, or return null, which says that there is no memory.
+// SAFETY: all calls go to `System`, or return null, which means that there is no memory.
 unsafe impl GlobalAlloc for Capped {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         if layout.size() > LARGEST {

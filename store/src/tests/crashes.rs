@@ -1,6 +1,7 @@
-//! Scripts of operations on a simulated storage, with a crash or a failure at each of their file operations.
+//! Scripts of operations on a simulated storage. Each of their file operations crashes or fails once.
 //!
-//! `MEMSNAP_STORE_CRASHES=all` tries each file operation, which takes minutes. Otherwise, some of them are tried.
+//! With `MEMSNAP_STORE_CRASHES=all`, each file operation is tried, which takes minutes. Otherwise, some of them are
+//! tried.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use crate::storage::Storage;
 use crate::storage::simulated::{Fault, Simulated};
 use crate::{Collect, Depth, Result};
 
-/// What a repository contains: the bytes of all snapshots, and those that names stand for.
+/// The contents of a repository: the bytes of all snapshots, and of those that names stand for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 struct Seen {
     snapshots: Vec<Vec<u8>>,
@@ -42,7 +43,7 @@ fn collect(repository: &Repository) -> Result<()> {
     repository.collect(&Collect::new().grace(Duration::ZERO)).map(drop)
 }
 
-/// The script. Each step needs those before.
+/// The script. Each step needs the steps before it.
 const STEPS: &[Step] = &[
     ("save", |repository| {
         let first = blocks(&[&noise(1), &noise(32), &noise(33), &noise(34), &text(5), &text(6)]);
@@ -74,7 +75,7 @@ const STEPS: &[Step] = &[
     ("collect a child", collect),
 ];
 
-/// The script so far: the storage before a step, and what it contains before and after.
+/// A step of the script: the storage before it, and the contents before and after it.
 struct Prepared {
     name: &'static str,
     step: fn(&Repository) -> Result<()>,
@@ -103,14 +104,14 @@ fn prepared() -> Vec<Prepared> {
     prepared
 }
 
-/// Which operations are tried.
+/// Returns the operations that are tried.
 fn operations(count: u64) -> impl Iterator<Item = u64> {
     let all = std::env::var("MEMSNAP_STORE_CRASHES").is_ok_and(|value| value == "all");
-    // The last ones decide whether something is visible before it is durable.
+    // The last operations show whether a change is visible before it is durable.
     (0..count).filter(move |at| all || at % 7 == 3 || at + 12 > count)
 }
 
-/// Checks a repository in which a step may have been done, and uses it.
+/// Checks a repository in which a step may have been completed, and uses it.
 fn check(step: &Prepared, storage: &Simulated, must_be_done: bool, context: &str) {
     let context = format!("{}: {context}", step.name);
     let repository = open(storage).unwrap_or_else(|error| panic!("{context}: {error}"));
@@ -118,12 +119,12 @@ fn check(step: &Prepared, storage: &Simulated, must_be_done: bool, context: &str
     assert!(seen == step.after || (!must_be_done && seen == step.before), "{context}: {}", describe(&seen));
     let verified = repository.verify(Depth::Data).unwrap();
     assert_eq!(verified.problems, [""; 0], "{context}");
-    // Repair finds everything, whatever was left over.
+    // Repair finds all snapshots, whatever files were left over.
     let repaired = storage.kill();
     Repository::repair_in(Arc::new(repaired.clone())).unwrap_or_else(|error| panic!("{context}: {error}"));
     let found = see(&open(&repaired).unwrap()).unwrap_or_else(|error| panic!("{context}: {error}"));
     assert!(seen.snapshots.iter().all(|bytes| found.snapshots.contains(bytes)), "{context}: repair");
-    // The next collection deletes what was left over, and nothing else. Saving works.
+    // The next collection deletes the files that were left over, and no others. Saving works.
     collect(&repository).unwrap_or_else(|error| panic!("{context}: {error}"));
     assert!(see(&repository).is_ok_and(|now| now == seen), "{context}: after a collection");
     assert_eq!(repository.verify(Depth::Data).unwrap().problems, [""; 0], "{context}: after a collection");
@@ -189,7 +190,7 @@ fn a_failure_is_an_error_and_the_next_attempt_works() {
                 } else {
                     (step.step)(&repository).unwrap_or_else(|error| panic!("{context}: again: {error}"));
                 }
-                // It is durable, although the failed sync lost what it should have written.
+                // The commit is durable, although the failed sync lost its writes.
                 check(&step, &storage.crash(&mut rng), true, &context);
             }
         }
@@ -197,8 +198,10 @@ fn a_failure_is_an_error_and_the_next_attempt_works() {
     }
 }
 
-/// `config` makes a folder a repository. It could be durable before the name of the index was, and then neither `open` nor
-/// `create` accepted the folder.
+/// A folder with `config` is a repository.
+///
+/// `config` was once durable before the name of the index, and after a crash, neither `open` nor `create` accepted the
+/// folder.
 #[test]
 fn a_crash_while_a_repository_is_made_leaves_a_whole_one_or_none() {
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(3);

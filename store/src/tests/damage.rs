@@ -1,6 +1,9 @@
-//! Files whose bytes were changed, cut or exchanged. Whatever is returned is right, or an error that names the object.
+//! Files whose bytes were changed, cut or exchanged.
 //!
-//! `MEMSNAP_STORE_DAMAGE=all` tries each byte of each file, which takes minutes, and hours for the index. Otherwise, some of them are tried.
+//! Each result is right, or an error that names the object.
+//!
+//! With `MEMSNAP_STORE_DAMAGE=all`, each byte of each file is tried, which takes minutes, and hours for the index.
+//! Otherwise, some of them are tried.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,7 +19,7 @@ use crate::repository::Repository;
 use crate::storage::simulated::Simulated;
 use crate::{Collect, Depth, Manifest};
 
-/// What an intact repository returns.
+/// The results of an intact repository.
 struct Truth {
     small: Small,
     manifests: Vec<Manifest>,
@@ -79,7 +82,7 @@ impl Truth {
         errors
     }
 
-    /// Uses a damaged repository in every way. Returns the errors.
+    /// Calls all operations on a damaged repository. Returns the errors.
     fn check(&self, damaged: &Simulated) -> Vec<Error> {
         let repaired = damaged.kill();
         let mut errors = match open(damaged) {
@@ -101,7 +104,7 @@ impl Truth {
             Ok(found) => {
                 let repository = open(&repaired).unwrap();
                 self.read(&repository);
-                // A block that is damaged within its frame is only found by reading it.
+                // Damage within a frame is found only by reading the block.
                 let verified = repository.verify(Depth::Structure).unwrap();
                 let collect = || repository.collect(&Collect::new().grace(Duration::ZERO));
                 if !verified.problems.is_empty() {
@@ -131,17 +134,19 @@ impl Truth {
     }
 }
 
-/// Whether all bytes are tried.
+/// Returns whether all bytes are tried.
 fn all() -> bool {
     std::env::var("MEMSNAP_STORE_DAMAGE").is_ok_and(|value| value == "all")
 }
 
-/// Which bytes of a file are changed.
+/// Returns the offsets of the bytes that are changed.
 fn offsets(len: usize, steps: usize) -> impl Iterator<Item = usize> {
     (0..len).step_by(if all() { 1 } else { steps })
 }
 
-/// Makes one file have other bytes, and uses the repository. Returns how many changes led to an error.
+/// Changes the bytes of one file, and uses the repository.
+///
+/// Returns the numbers of changes and of changes with an error.
 fn try_all(truth: &Truth, path: &str, changed: impl Iterator<Item = (String, Vec<u8>)>) -> (usize, usize) {
     let (mut tried, mut noticed) = (0, 0);
     for (what, bytes) in changed {
@@ -173,7 +178,7 @@ fn files(small: &Small) -> Vec<(String, usize)> {
 
 /// Changes each file in turn. `change` returns its bytes with a change at an offset, or nothing.
 ///
-/// Each change of a pack or a manifest is noticed, unless `change` makes one that does not count.
+/// Each change of a pack or a manifest has to be noticed.
 fn damage(mut change: impl FnMut(&[u8], usize) -> Option<(String, Vec<u8>)>) {
     let truth = Truth::new();
     for (path, steps) in files(&truth.small) {
@@ -214,7 +219,7 @@ fn files_that_are_cut_never_give_wrong_bytes() {
 fn parts_of_other_files_never_give_wrong_bytes() {
     let small = small();
     let mut rng = Xoshiro256PlusPlus::seed_from_u64(2);
-    // A file of a name has nothing that says to which name it belongs.
+    // The file of a name does not contain the name, so an exchange cannot be noticed.
     let others: Vec<Vec<u8>> = files(&small)
         .iter()
         .filter(|(path, _)| !path.starts_with("names/"))

@@ -1,4 +1,4 @@
-//! Files and indexes whose hashes and checksums are right, and whose contents are lies.
+//! Files and indexes with right hashes and checksums, and wrong contents.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -17,12 +17,12 @@ use crate::repository::Repository;
 use crate::storage::simulated::Simulated;
 use crate::{Collect, Depth, Error};
 
-/// A change that makes something wrong.
+/// A change that makes a manifest or a row wrong.
 type Change<T> = fn(&mut T);
 
 const LEN: u64 = BLOCK as u64;
 
-/// Returns the row that an honest index has for a manifest.
+/// Returns the right row of the index for a manifest.
 fn row(header: &Header) -> ManifestRow {
     ManifestRow {
         listed: true,
@@ -55,7 +55,7 @@ fn add(storage: &Simulated, bytes: Vec<u8>, row: &ManifestRow) -> Id {
     id
 }
 
-/// Uses a snapshot in every way. Returns the errors of those that read it.
+/// Calls all operations on a snapshot. Returns the errors of those that read it.
 fn use_it(small: &Small, id: Id) -> Vec<Error> {
     let storage = &small.storage;
     let started = Instant::now();
@@ -101,7 +101,7 @@ fn partial(small: &Small) -> Header {
     }
 }
 
-/// Checks that a manifest is refused by whatever reads all of it.
+/// Checks that all operations that read all of a manifest refuse it.
 fn refused(what: &str, bytes: Vec<u8>, row: &ManifestRow, small: &Small) {
     let id = add(&small.storage, bytes, row);
     let errors = use_it(small, id);
@@ -148,7 +148,7 @@ fn headers_that_lie_are_refused() {
     refused("a block that no pack has", encoded(&header, &[(1, Some(Id::of(b"?")))]), &row(&header), &small);
 }
 
-/// A run of zeroes had no greatest length, so that 17 bytes kept a reader busy for years.
+/// The length of a run of zeroes was not limited, so that reading 17 bytes could take years.
 #[test]
 fn runs_that_lie_are_refused_at_once() {
     let small = small();
@@ -168,7 +168,7 @@ fn labels_and_attachments_that_lie_are_refused() {
     let small = small();
     let header = partial(&small);
     let bytes = encoded(&header, &[]);
-    // The numbers of labels and attachments, and what follows the header.
+    // The numbers of labels and attachments, and the bytes after the header.
     let cases: [(u32, u32, Vec<u8>); 5] = [
         (u32::MAX, 0, Vec::new()),
         (0, u32::MAX, vec![0; 12]),
@@ -185,7 +185,7 @@ fn labels_and_attachments_that_lie_are_refused() {
     }
 }
 
-/// Loading sized the memory by the index and split it by the manifest, and panicked.
+/// A load panicked if the lengths in the index and in the manifest were different.
 #[test]
 fn an_index_that_lies_is_refused() {
     let cases: [(&str, Change<ManifestRow>); 3] = [
@@ -220,7 +220,7 @@ fn an_index_that_lies_is_refused() {
             assert!(!repository.verify(Depth::Structure).unwrap().problems.is_empty(), "{what}");
         }
     }
-    // Numbers with which the next one would overflow.
+    // Numbers whose successor would overflow.
     let small = small();
     let repository = open(&small.storage).unwrap();
     let mut row = repository.inner.read(|index| index.manifest(&small.base)).unwrap().unwrap();
@@ -237,7 +237,7 @@ fn an_index_that_lies_is_refused() {
     assert!(matches!(collected, Err(Error::Damaged { .. })));
 }
 
-/// Loading onto another snapshot read only the header of the manifest that both have in common, and believed its length.
+/// A load onto another snapshot trusted the length in the manifest that both have in common.
 #[test]
 fn the_length_of_a_common_manifest_is_not_believed() {
     for (parent_len, child_len) in [(4, 4), (4, 6), (6, 4), (2, 6)] {
@@ -271,7 +271,7 @@ fn the_length_of_a_common_manifest_is_not_believed() {
     }
 }
 
-/// A pack of one frame that is not what it claims, and a snapshot that needs it.
+/// A pack whose only frame does not agree with its list, and a snapshot that needs it.
 fn pack(small: &Small, encoding: Encoding, bytes: Vec<u8>, hashes: Vec<Id>, change: fn(&mut Place)) -> Id {
     let mut writer = PackWriter::new(Vec::new()).unwrap();
     let hash = hashes[0];
@@ -331,7 +331,9 @@ fn packs_that_lie_are_refused() {
     }
 }
 
-/// Lengths may go up and down within a chain. A block behind the end of any manifest on the way is zero.
+/// The lengths in a chain can increase and decrease.
+///
+/// A block after the end of a manifest on the way is zero.
 #[test]
 fn bases_of_other_lengths_are_read_as_the_format_says() {
     let hashes: Vec<Id> = [text(1), text(2), text(3)].iter().map(|bytes| Id::of(bytes)).collect();

@@ -1,4 +1,4 @@
-//! Collecting what no snapshot of a remote needs, while others may be pushing.
+//! Garbage collection in a remote, to which other machines may be pushing.
 
 use std::collections::BTreeSet;
 use std::thread;
@@ -15,19 +15,21 @@ use crate::id::Id;
 use crate::remote::Remote;
 use crate::remote::lease::Lease;
 
-/// The entries of a name that stay.
+/// The number of the newest entries of a name that are kept.
 const ENTRIES: usize = 2;
 
-/// How often the listed snapshots are read again because some were removed meanwhile.
+/// How often the listed snapshots are read again because some were removed while they were read.
 const TRIES: usize = 3;
 
-/// How long a collection waits for pushes that are running. Pushes that begin meanwhile wait for the collection.
+/// How long a collection waits for running pushes.
+///
+/// Pushes that begin in this time wait for the collection.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How often a collection looks whether the pushes have ended.
+/// The time between two checks whether the pushes have ended.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// What an object that is marked may be.
+/// The manifests and packs that are needed.
 #[derive(Default)]
 struct Needed {
     manifests: BTreeSet<Id>,
@@ -35,16 +37,21 @@ struct Needed {
 }
 
 impl Remote {
-    /// Deletes what no snapshot of the remote needs.
+    /// Deletes the objects that no snapshot of the remote needs.
     ///
-    /// Nothing tells a collector of all machines that are pushing, so this takes two calls. The first one marks what no
-    /// snapshot needs. A later call deletes what was marked for the grace time and is still not needed. It only does so
-    /// while no push is running. It waits up to 20 s for those that are running, and otherwise leaves this to the next
-    /// call. Pushes that begin meanwhile wait.
+    /// This takes two calls, because other machines may be pushing. The first call marks the objects that no snapshot
+    /// needs. A later call deletes the objects that have been marked for the grace time and are still not needed. If the
+    /// grace time is zero, one call does both.
+    ///
+    /// Objects are deleted only while no push is running. The call waits up to 20 s for running pushes. If they have not
+    /// ended by then, it deletes nothing, and a later call deletes the objects. Pushes that begin meanwhile wait.
     ///
     /// # Errors
     ///
-    /// [`Error::Damaged`] if a manifest is damaged: then nothing is deleted. [`Error::Remote`].
+    /// - [`Error::Damaged`] if a manifest or its places are damaged or missing. In this case, nothing is deleted.
+    /// - [`Error::Expired`] if the store was so slow that the announcement of the collection ended.
+    /// - [`Error::Remote`] if the store does not answer or refuses a request. In this case, some objects may have been
+    ///   deleted, but none that a listed snapshot needs.
     pub fn collect(&self, options: &Collect) -> Result<Collected> {
         let marked = self.mark_unneeded(options)?;
         let now = self.now()?;
@@ -57,7 +64,7 @@ impl Remote {
         }
         let mut done = Collected::default();
         if !due.is_empty() {
-            // A push takes a lease and then looks for this. So one of the two sees the other.
+            // A push takes a lease, and then looks for this announcement. So at least one of the two sees the other.
             let mut announced = self.announce_collection()?;
             if self.wait_for_pushes(&mut announced)? {
                 done = self.delete(&due, Some(&mut announced))?;
@@ -69,7 +76,7 @@ impl Remote {
         Ok(done)
     }
 
-    /// Waits until no push is running. Returns `false` if some go on for too long.
+    /// Waits until no push is running. Returns `false` if some do not end in time.
     fn wait_for_pushes(&self, announced: &mut Lease) -> Result<bool> {
         let began = Instant::now();
         loop {
@@ -86,7 +93,9 @@ impl Remote {
         }
     }
 
-    /// Marks what no snapshot needs, and removes the marks of what is needed again. Returns the marks that were there.
+    /// Marks the objects that no snapshot needs, and removes marks of those that are needed again.
+    ///
+    /// Returns the old marks.
     fn mark_unneeded(&self, options: &Collect) -> Result<Vec<(Id, SystemTime)>> {
         let needed = self.needed(&BTreeSet::new())?;
         let mut marks = Vec::new();
@@ -112,17 +121,19 @@ impl Remote {
         let mut marks: Vec<_> =
             marks.into_iter().filter(|(id, _)| !is_needed(id) && all.contains(id)).collect();
         if options.grace_time().is_zero() {
-            // Without a grace time, this call deletes what it has marked.
+            // If the grace time is zero, this call deletes the objects that it has marked.
             let new = all.into_iter().filter(|id| !is_needed(id) && !marked.contains(id));
             marks.extend(new.map(|id| (id, SystemTime::UNIX_EPOCH)));
         }
         Ok(marks)
     }
 
-    /// Deletes what is due and not needed, or only says what that is if the collection was not announced.
+    /// Deletes the objects that are due and not needed.
+    ///
+    /// Only counts them if the collection was not announced.
     fn delete(&self, due: &BTreeSet<Id>, announced: Option<&mut Lease>) -> Result<Collected> {
         let all = ids_below(self, "manifests", |_, _| Ok(()))?;
-        // A manifest that stays keeps what it needs. Otherwise a push that finds it would not send that again.
+        // A push that finds a manifest does not send what it needs. So a manifest that stays keeps what it needs.
         let needed = self.needed(&all.difference(due).copied().collect())?;
         let mut done = Collected::default();
         let mut find = |folder: &str, needed: &BTreeSet<Id>| {
@@ -163,7 +174,7 @@ impl Remote {
         Ok(done)
     }
 
-    /// Returns all manifests and packs that the listed snapshots need, and that the manifests `kept` need.
+    /// Returns all manifests and packs that the listed snapshots and the manifests `kept` need.
     fn needed(&self, kept: &BTreeSet<Id>) -> Result<Needed> {
         let mut tries = TRIES;
         loop {
@@ -172,7 +183,7 @@ impl Remote {
             let mut add = |id: &Id| self.add_needed(&mut needed, *id);
             match listed.iter().try_for_each(&mut add) {
                 Ok(()) => {}
-                // A snapshot was removed meanwhile, and another collection has deleted what it needed.
+                // A snapshot was removed after the listing, and another collection has deleted what it needed.
                 Err(Error::Damaged { .. }) if tries > 0 && self.snapshot_ids()? != listed => {
                     tries -= 1;
                     continue;
@@ -181,7 +192,7 @@ impl Remote {
             }
             for id in kept {
                 match add(id) {
-                    // No snapshot needs it, so it is of no use, and is deleted when its time comes.
+                    // No snapshot needs this manifest. A later collection deletes it.
                     Ok(()) | Err(Error::Damaged { .. }) => {}
                     Err(error) => return Err(error),
                 }
@@ -190,7 +201,7 @@ impl Remote {
         }
     }
 
-    /// Adds a manifest and what it needs.
+    /// Adds a manifest, the manifests below it in its chain, and the packs that they need.
     fn add_needed(&self, needed: &mut Needed, id: Id) -> Result<()> {
         let missing = |path: String| Error::damaged(self.objects().full(&path), "it is missing");
         let mut next = Some(id);
@@ -213,7 +224,7 @@ impl Remote {
         Ok(())
     }
 
-    /// Returns the depth of a manifest, or 0 if it is damaged or gone.
+    /// Returns the depth of a manifest, or 0 if the manifest is damaged or missing.
     fn depth(&self, id: &Id) -> Result<u32> {
         match self.header(id) {
             Ok(header) => Ok(header.map_or(0, |(_, depth)| depth)),

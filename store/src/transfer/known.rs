@@ -1,4 +1,4 @@
-//! What is known of the blocks of a remote: an index of its packs in the cache of the repository.
+//! The index of the blocks of a remote, in the cache of the repository.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufReader, Read, Write};
@@ -22,7 +22,7 @@ use crate::storage::{DatabaseMode, ReadFile};
 /// The number of bytes of an object that are requested at a time.
 const PART: u64 = 8 << 20;
 
-/// An index of the packs of a remote. It is a cache: if it is lost or damaged, it is made again.
+/// An index of the blocks of a remote. If it is lost or damaged, it is made again.
 pub(super) struct Known<'a> {
     inner: &'a Inner,
     remote: &'a Remote,
@@ -32,7 +32,7 @@ pub(super) struct Known<'a> {
 }
 
 impl<'a> Known<'a> {
-    /// Opens the index, and forgets the packs that the remote does not have any more.
+    /// Opens the index, and removes the packs that the remote does not have any more.
     ///
     /// The caller holds the lock of the writer, and a lease if it relies on packs of the remote.
     pub(super) fn open(inner: &'a Inner, remote: &'a Remote) -> Result<Self> {
@@ -66,7 +66,7 @@ impl<'a> Known<'a> {
         writer.commit()
     }
 
-    /// Returns where blocks are in the remote, as far as this is known. `hashes` ascend.
+    /// Returns the places of blocks in the remote, as far as they are known. `hashes` ascend.
     pub(super) fn find(&self, hashes: &[Id]) -> Result<Vec<Option<Place>>> {
         self.index(DatabaseMode::Read)?.read()?.find(hashes)
     }
@@ -84,7 +84,7 @@ impl<'a> Known<'a> {
         let mut writer = index.write()?;
         let number = existing.map_or_else(|| writer.next_pack(), Ok)?;
         let blocks = u32::try_from(contents.hashes.len()).unwrap_or(u32::MAX);
-        // A pack that another machine has sent may be known in part only.
+        // The index may have only some blocks of a pack that another machine has sent.
         writer.add_packs(
             &[(number, PackRow { id, len, blocks, created: now() })],
             places(number, contents).collect(),
@@ -92,7 +92,7 @@ impl<'a> Known<'a> {
         writer.commit()
     }
 
-    /// Reads what other machines have pushed, if this is less than a quarter of the `needed` bytes.
+    /// Reads the places of blocks that other machines have pushed, up to a quarter of `needed` bytes.
     pub(super) fn learn(&self, needed: u64) -> Result<()> {
         let seen: BTreeSet<Id> =
             self.index(DatabaseMode::Read)?.read()?.manifests()?.into_iter().map(|(id, _)| id).collect();
@@ -136,7 +136,7 @@ impl<'a> Known<'a> {
                     next += 1;
                     Some(next - 1)
                 }
-                None => None, // It was deleted.
+                None => None, // The pack was deleted.
             };
             numbers.push(number);
         }
@@ -164,7 +164,7 @@ impl<'a> Known<'a> {
         writer.put_manifest(&id, &ManifestRow::default())
     }
 
-    /// Notes that the places of a manifest, which was pushed, are known.
+    /// Notes that the places of a manifest that was just pushed are known.
     pub(super) fn note_pushed(&self, id: Id) -> Result<()> {
         let index = self.index(DatabaseMode::Write)?;
         let mut writer = index.write()?;
@@ -224,7 +224,7 @@ impl<'a> Fetched<'a> {
 
 impl Drop for Fetched<'_> {
     fn drop(&mut self) {
-        // The collector removes the file if this fails.
+        // If this fails, a collection removes the file.
         let _ = self.inner.storage.remove(&self.path);
     }
 }

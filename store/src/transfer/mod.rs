@@ -1,8 +1,8 @@
 //! Pushing to a remote and pulling from it (feature `remote`).
 //!
-//! A remote has the same packs and manifests as a folder. Instead of an index, it has one object *places* for each
-//! manifest, which says where the blocks are that the manifest lists. `DESIGN.md` has the order in which objects are
-//! written, and why a collector and savers do not harm each other.
+//! A remote has the same packs and manifests as a folder. Instead of an index, it has an object for each manifest with
+//! the places of the blocks that the manifest lists. `DESIGN.md` has the order in which objects are written, and
+//! explains why collections and pushes can run at the same time.
 
 mod collect;
 mod known;
@@ -22,18 +22,21 @@ use crate::progress::{Observer, Progress};
 use crate::remote::Remote;
 use crate::repository::Repository;
 
-/// More than the length of an object in `snapshots`.
+/// The longest object in `snapshots` that is read. Valid ones are shorter.
 const MAX_SNAPSHOT: u64 = 4096;
 
 /// Pushing and pulling.
 impl Repository {
-    /// Copies a snapshot to a remote, with all blocks and manifests that the remote lacks. Call [`Transfer::run`].
+    /// Pushes a snapshot: copies it to a remote when [`Transfer::run`] is called.
+    ///
+    /// Only the blocks and manifests that the remote lacks are sent.
     pub fn push<'a>(&'a self, remote: &'a Remote, id: impl Into<Reference>) -> Transfer<'a> {
         Transfer::new(&self.inner, remote, id.into(), Direction::Push)
     }
 
-    /// Copies a snapshot from a remote, with all blocks and manifests that this repository lacks. Call
-    /// [`Transfer::run`].
+    /// Pulls a snapshot: copies it from a remote when [`Transfer::run`] is called.
+    ///
+    /// Only the blocks and manifests that this repository lacks are received.
     pub fn pull<'a>(&'a self, remote: &'a Remote, id: impl Into<Reference>) -> Transfer<'a> {
         Transfer::new(&self.inner, remote, id.into(), Direction::Pull)
     }
@@ -45,9 +48,9 @@ enum Direction {
     Pull,
 }
 
-/// A snapshot that is about to be copied to a remote or from it.
+/// Options of a push or a pull. Call [`run`](Transfer::run) to copy the snapshot.
 ///
-/// [`Repository::push`] and [`Repository::pull`] make it. Nothing is copied until `run` is called.
+/// [`Repository::push`] and [`Repository::pull`] return it.
 #[must_use = "nothing is copied until `run` is called"]
 #[derive(Debug)]
 pub struct Transfer<'a> {
@@ -64,32 +67,34 @@ impl<'a> Transfer<'a> {
         Self { inner, remote, id, direction, name: None, observer: Observer::none() }
     }
 
-    /// Gives the copy a name on the side that it is copied to. Moves the name if it exists there.
+    /// Gives the copy a name in its destination, or moves the name if it exists there.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
     }
 
-    /// Sets a function that is told the progress. The bytes are those of packs and manifests.
+    /// Sets a function that is called with the progress.
     pub fn progress(mut self, tell: impl FnMut(Progress) + Send + 'a) -> Self {
         self.observer = Observer::new(tell);
         self
     }
 
-    /// Copies the snapshot. It is complete on the other side when the call returns.
+    /// Copies the snapshot. When the call returns, the destination has all of it.
     ///
-    /// The number of requests depends on the number of packs and manifests, not on the number of blocks. A copy that was
-    /// interrupted can be started again. It then uses the packs that were copied already.
+    /// The number of requests depends on the number of packs and manifests, not on the number of blocks. A push that was
+    /// interrupted can be started again. It then uses the packs that were already sent.
     ///
     /// # Errors
     ///
-    /// - [`Error::NotFound`] or [`Error::Ambiguous`] if there is no such snapshot.
-    /// - [`Error::Remote`] if the store does not answer or refuses, after the request was repeated.
+    /// - [`Error::NotFound`] if there is no such snapshot.
+    /// - [`Error::Ambiguous`] if the ids of several snapshots begin with the given digits.
+    /// - [`Error::Invalid`] if the name is not valid.
+    /// - [`Error::Remote`] if the store does not answer or refuses a request, also when it is repeated.
     /// - [`Error::Conflict`] if another machine moved the name at the same time. The snapshot itself was copied.
-    /// - [`Error::Busy`] if a collection of the remote is running; [`Error::Expired`] if the connection was so slow that
-    ///   the lease of a push ended.
-    /// - [`Error::Damaged`] if an object is not what its name promises. Nothing of it is used.
-    /// - [`Error::File`], [`Error::Index`].
+    /// - [`Error::Busy`] if another writer or a collection of the remote does not finish in time.
+    /// - [`Error::Expired`] if the connection was so slow that the lease of a push ended.
+    /// - [`Error::Damaged`] if an object is damaged. No bytes of it are used.
+    /// - [`Error::File`], [`Error::Index`] or [`Error::Memory`] if a local operation fails.
     pub fn run(mut self) -> Result<Transferred> {
         if let Some(name) = &self.name {
             check_name(name)?;
@@ -109,19 +114,19 @@ impl<'a> Transfer<'a> {
     }
 }
 
-/// What was copied.
+/// The result of a push or a pull.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Transferred {
     /// The id of the snapshot.
     pub id: Id,
-    /// The bytes of all objects that were sent or received meanwhile through this [`Remote`].
+    /// The bytes of all objects that this [`Remote`] sent or received during the call.
     pub bytes: u64,
-    /// The number of blocks that the other side lacked.
+    /// The number of blocks that the destination lacked.
     pub blocks: u64,
 }
 
-/// What a remote lists of a snapshot: the object `snapshots/<id>`.
+/// The object `snapshots/<id>`, with what `list` returns of a snapshot.
 #[derive(Serialize, Deserialize)]
 struct Listed {
     parent: Option<String>,
@@ -133,18 +138,19 @@ struct Listed {
 
 /// Snapshots of a remote.
 impl Remote {
-    /// Lists the snapshots that were pushed, the oldest first.
+    /// Lists the snapshots of the remote, from the oldest to the newest.
     ///
     /// # Errors
     ///
-    /// [`Error::Remote`], [`Error::Damaged`].
+    /// - [`Error::Remote`] if the store does not answer or refuses a request.
+    /// - [`Error::Damaged`] if an object is damaged.
     pub fn list(&self) -> Result<Vec<Summary>> {
         let names = self.names()?;
         let ids: Vec<Id> = self.snapshot_ids()?.into_iter().collect();
         let paths: Vec<String> = ids.iter().map(snapshot_path).collect();
         let mut summaries = Vec::with_capacity(ids.len());
         for (id, bytes) in ids.into_iter().zip(self.objects().get_many(&paths, MAX_SNAPSHOT)?) {
-            let Some(bytes) = bytes else { continue }; // It was removed meanwhile.
+            let Some(bytes) = bytes else { continue }; // It was removed after the listing.
             let damaged = |what: String| Error::damaged(self.objects().full(&snapshot_path(&id)), what);
             let listed: Listed =
                 serde_json::from_slice(&bytes).map_err(|error| damaged(error.to_string()))?;
@@ -162,11 +168,13 @@ impl Remote {
         Ok(summaries)
     }
 
-    /// Returns the id of a snapshot that is referred to by a name of the remote or by the first digits of its id.
+    /// Returns the id of a snapshot, given by a name in the remote or by the first digits of its id.
     ///
     /// # Errors
     ///
-    /// [`Error::NotFound`], [`Error::Ambiguous`], [`Error::Remote`].
+    /// - [`Error::NotFound`] if there is no such snapshot.
+    /// - [`Error::Ambiguous`] if the ids of several snapshots begin with these digits.
+    /// - [`Error::Remote`] if the store does not answer or refuses a request.
     pub fn resolve(&self, id: impl Into<Reference>) -> Result<Id> {
         let id = id.into();
         let unknown = || Error::NotFound { kind: "snapshot", reference: format!("{id} in {}", self.url()) };
@@ -195,7 +203,7 @@ impl Remote {
 
     /// Removes a snapshot from the list of the remote. [`collect`](Self::collect) frees the space.
     ///
-    /// Its names lead to no snapshot until they are moved to another one.
+    /// Its names stay, and stand for no snapshot until they are moved.
     ///
     /// # Errors
     ///
@@ -216,7 +224,7 @@ impl Remote {
     }
 }
 
-/// Returns the ids of all objects of a folder. Other objects are ignored.
+/// Returns the ids of the objects in a folder. Ignores objects whose name is not an id.
 fn ids_below(
     remote: &Remote,
     folder: &str,

@@ -1,4 +1,4 @@
-//! Places: where the blocks are that a manifest lists. `DESIGN.md` has the table.
+//! The object with the places of the blocks that a manifest lists. `DESIGN.md` has the format.
 
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
@@ -80,7 +80,9 @@ impl<W: Write> PlacesWriter<W> {
     }
 }
 
-/// The packs at the end of places. `read` returns a range of the object, of `len` bytes.
+/// Reads the list of packs at the end of an object with places.
+///
+/// `read` returns a range of the object of `len` bytes.
 pub(super) fn read_packs<E: From<Wrong>>(
     len: u64,
     mut read: impl FnMut(std::ops::Range<u64>) -> Result<Vec<u8>, E>,
@@ -110,7 +112,7 @@ pub(super) fn read_packs<E: From<Wrong>>(
     Ok(packs.collect())
 }
 
-/// Reads the places of a file from the first on. The pack of a place is its number in the list of packs.
+/// Reads the places in a file, in order. The pack of a place is a number in the list of packs.
 pub(super) struct PlacesReader {
     input: io::BufReader<Sequential>,
     pub(super) packs: Vec<(Id, u64)>,
@@ -148,7 +150,7 @@ impl PlacesReader {
         }
     }
 
-    /// Returns the next place. The caller calls this once for each block of the manifest that is not zero.
+    /// Returns the next place. To be called once for each block of the manifest that is not zero.
     pub(super) fn next(&mut self) -> Result<Place, Wrong> {
         let mut entry = [0; ENTRY];
         self.input.read_exact(&mut entry)?;

@@ -1,4 +1,4 @@
-//! Pulling: blocks first, then manifests, and at last one change of the index.
+//! Pulling: receives blocks, then writes manifests, and then changes the index in one transaction.
 
 use std::collections::HashSet;
 use std::ops::Range;
@@ -21,11 +21,13 @@ use crate::remote::Remote;
 use crate::save::write_name;
 use crate::sink::{Sink, write_file};
 
-/// The number of blocks that are looked up at a time. It is large, so that blocks that lie far apart in a snapshot and
-/// close to each other in a pack are fetched by one request.
+/// The number of blocks that are looked up at a time.
+///
+/// It is large, because blocks that are far from each other in a snapshot can be close to each other in a pack, and are
+/// then fetched by one request.
 const AT_ONCE: usize = 1 << 18;
 
-/// The longest part of a pack that is in memory.
+/// The longest part of a pack that is in memory at a time.
 const PART: u64 = 16 << 20;
 
 /// Pulls a snapshot. Returns its id, and the number of blocks that the repository lacked.
@@ -40,7 +42,7 @@ pub(super) fn pull(
     let id = remote.resolve(reference.clone())?;
     match pull_id(inner, remote, id, name, observer) {
         Ok(blocks) => Ok((id, blocks)),
-        // It was removed and collected meanwhile.
+        // The snapshot was removed and collected during the pull.
         Err(Error::Damaged { .. }) if !remote.is_listed(&id)? => {
             let reference = format!("{reference} in {}", remote.url());
             Err(Error::NotFound { kind: "snapshot", reference })
@@ -77,7 +79,7 @@ fn pull_id(
     if let Some(name) = name {
         write_name(inner, name, id)?;
     }
-    // It may be here already, also as the base of another one, which is not listed.
+    // The repository may already have the manifest, possibly not listed, as the base of another one.
     let existing = inner.read(|index| index.manifest(&id))?;
     inner.change(|index| {
         pending.add_to(index)?;
@@ -154,7 +156,7 @@ struct Pull<'a, 'o> {
     blocks: u64,
     observer: &'a mut Observer<'o>,
     progress: Progress,
-    /// Blocks that are in new packs.
+    /// The blocks that are in new packs.
     seen: HashSet<Id>,
 }
 
@@ -190,7 +192,7 @@ impl Pull<'_, '_> {
         }
     }
 
-    /// Fetches those of some blocks that the repository lacks.
+    /// Fetches the blocks of a batch that the repository lacks.
     fn fetch(&mut self, batch: &mut Vec<(Id, Place)>, packs: &[(Id, u64)]) -> Result<()> {
         let count = batch.len() as u64;
         batch.sort_unstable_by_key(|(hash, _)| *hash);
@@ -217,7 +219,7 @@ impl Pull<'_, '_> {
         Ok(())
     }
 
-    /// Fetches frames that are in one part of a pack.
+    /// Fetches frames that are all in one part of a pack.
     fn fetch_part(&mut self, pack: &Id, wanted: &[Wanted<'_>]) -> Result<()> {
         let path = pack_path(pack);
         let damaged = |what: String| Error::damaged(self.remote.objects().full(&path), what);
@@ -247,7 +249,7 @@ impl Pull<'_, '_> {
         self.index_many()
     }
 
-    /// Adds the packs to the index once there are many, which limits the memory of the call.
+    /// Adds the packs to the index once they have many blocks. This limits the memory of the call.
     fn index_many(&mut self) -> Result<()> {
         if self.sink.pending() >= 1 << 20 {
             let pending = self.sink.sync()?;
@@ -266,13 +268,15 @@ impl Wanted<'_> {
         &self.0[0].1
     }
 
-    /// Where the frame is in its pack.
+    /// Returns the range of the frame in its pack.
     fn range(&self) -> Range<u64> {
         let start = u64::from(self.place().offset);
         start..start + u64::from(self.place().stored)
     }
 
-    /// Checks the frame, and returns one with the wanted blocks: the same one if most are wanted.
+    /// Checks the frame.
+    ///
+    /// Returns it if at least half of its blocks are wanted, or else a new frame with the wanted ones.
     fn frame(&self, decoder: &mut Decoder, encoder: &mut Encoder, stored: &[u8]) -> Result<Frame, String> {
         let place = self.place();
         let Some(encoding) = Encoding::from_byte(place.encoding) else {

@@ -1,4 +1,4 @@
-//! Pushing: packs first, then places and manifests, and at last what makes the snapshot visible.
+//! Pushing: sends packs, places and manifests, and then makes the snapshot visible.
 
 use std::collections::BTreeMap;
 use std::io::BufWriter;
@@ -22,11 +22,12 @@ use crate::remote::Remote;
 use crate::remote::lease::Lease;
 use crate::sink::Sink;
 
-/// A local pack is sent as it is if the remote lacks at least this many percent of its blocks. Otherwise the blocks that
-/// it lacks are sent in a new pack.
+/// A local pack is sent as it is if the remote lacks at least this many percent of its blocks.
+///
+/// Otherwise the blocks that it lacks are sent in a new pack.
 const PERCENT: u64 = 80;
 
-/// How often a push looks whether a collection has ended.
+/// The time between two checks whether a collection has ended.
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// Pushes a snapshot. Returns its id, and the number of blocks that the remote lacked.
@@ -37,7 +38,7 @@ pub(super) fn push(
     name: Option<&str>,
     observer: &mut Observer<'_>,
 ) -> Result<(Id, u64)> {
-    // Packs must not be moved by a collection, and the index of the remote has one writer.
+    // The lock keeps a local collection from deleting packs, and gives the index of the remote one writer.
     let _lock = inner.lock_writer()?;
     let (id, row) = inner.resolve(id)?;
     let lease = lease(inner, remote)?;
@@ -57,7 +58,7 @@ pub(super) fn push(
 fn lease(inner: &Inner, remote: &Remote) -> Result<Lease> {
     let began = Instant::now();
     loop {
-        // A collection announces itself and then looks for leases. So one of the two sees the other.
+        // A collection announces itself, and then looks for leases. So at least one of the two sees the other.
         let lease = remote.lease()?;
         if !remote.is_collected()? {
             return Ok(lease);
@@ -86,7 +87,7 @@ struct Push<'a, 'o> {
 impl Push<'_, '_> {
     /// Returns the manifests of a chain that the remote lacks, from the top down.
     ///
-    /// A remote that has a manifest has all below it too: they are written before it, and deleted after it.
+    /// If a remote has a manifest, it also has those below it: they are written before it, and deleted after it.
     fn missing_manifests(&self, id: Id) -> Result<Vec<Id>> {
         let mut missing = Vec::new();
         for id in Chain::open(&*self.inner.storage, id)?.ids() {
@@ -98,7 +99,9 @@ impl Push<'_, '_> {
         Ok(missing)
     }
 
-    /// Calls `take` with the hashes that a manifest lists, in batches that ascend, each hash once in a batch.
+    /// Calls `take` with batches of the hashes that a manifest lists.
+    ///
+    /// In a batch, hashes ascend and occur once.
     fn hashes(&self, id: Id, mut take: impl FnMut(&[Id]) -> Result<()>) -> Result<()> {
         let mut reader = open_manifest(&*self.inner.storage, id)?;
         let mut hashes = Vec::with_capacity(BATCH);
@@ -211,7 +214,7 @@ impl Push<'_, '_> {
     fn send_ended(&mut self, sink: &mut Sink<'_>) -> Result<()> {
         for (path, row, contents) in sink.take_temporary() {
             let sent = self.send_file(&path, &pack_path(&row.id));
-            // The collector removes the file if this fails.
+            // If this fails, a collection removes the file.
             let _ = self.inner.storage.remove(&path);
             sent?;
             self.known.add_pack(row.id, row.len, &contents)?;
@@ -226,7 +229,7 @@ impl Push<'_, '_> {
         let inner = self.inner;
         let path = inner.temporary("places");
         let written = self.write_places(id, &path).and_then(|()| self.send_file(&path, &places_path(&id)));
-        // The collector removes the file if this fails.
+        // If this fails, a collection removes the file.
         let _ = inner.storage.remove(&path);
         written?;
         let manifest = manifest_path(&id);
@@ -279,11 +282,11 @@ impl Push<'_, '_> {
         let bytes = serde_json::to_vec(&listed).map_err(|error| Error::invalid(error.to_string()))?;
         let path = snapshot_path(&id);
         if self.remote.objects().head(&path)?.is_none() {
-            // From here on, a collection finds what the snapshot needs. Before, the lease protects it.
+            // Once this object exists, a collection keeps what the snapshot needs. Before that, the lease protects it.
             self.lease.renew()?;
             self.remote.objects().put(&path, bytes)?;
             if let Err(error) = self.lease.check() {
-                // A collection may have begun before the snapshot was there, and delete what it needs.
+                // A collection may have begun before the object existed, and may delete what the snapshot needs.
                 self.remote.objects().delete(&path)?;
                 return Err(error);
             }

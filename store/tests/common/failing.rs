@@ -1,4 +1,6 @@
-//! A store in memory that loses the connection after a number of requests, and remembers what was asked.
+//! A store in memory that loses the connection after a number of requests.
+//!
+//! It records the objects that were written.
 
 use std::fmt;
 use std::ops::Range;
@@ -20,7 +22,7 @@ use object_store::{
 #[derive(Debug)]
 pub(crate) struct Failing {
     inner: Arc<InMemory>,
-    /// How many requests are still answered.
+    /// The number of requests that are still answered.
     left: AtomicUsize,
     /// The objects that were written, in this order.
     written: Mutex<Vec<String>>,
@@ -29,7 +31,7 @@ pub(crate) struct Failing {
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
 impl Failing {
-    /// Returns a store that answers a number of requests, and then none.
+    /// Returns a store that answers a number of requests, and no others.
     pub(crate) fn new(inner: Arc<InMemory>, requests: usize) -> Arc<Self> {
         Arc::new(Self { inner, left: requests.into(), written: Mutex::default() })
     }
@@ -56,7 +58,7 @@ impl fmt::Display for Failing {
     }
 }
 
-// What the macro `async_trait` makes of the trait.
+// The form that the macro `async_trait` gives the functions of the trait.
 impl ObjectStore for Failing {
     fn put_opts<'a, 'b, 'c>(
         &'a self,

@@ -1,4 +1,4 @@
-//! Machines with repositories of their own, and images with random bytes.
+//! Machines with their own repositories, and images with random bytes.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses a part")]
 
 use std::path::PathBuf;
@@ -70,13 +70,13 @@ impl Machine {
         content(self.repository.load(id).run().unwrap().snapshot())
     }
 
-    /// Checks that nothing is wrong in the repository.
+    /// Checks that the repository is intact.
     pub fn check(&self) {
         assert_eq!(self.repository.verify(Depth::Data).unwrap().problems, [""; 0]);
     }
 }
 
-/// Returns a snapshot that shares what is equal with another one of the same length.
+/// Returns a snapshot of these bytes that shares equal pages with another one of the same length.
 pub fn changed(old: &Snapshot, bytes: &[u8]) -> Snapshot {
     let mut view = old.view().unwrap();
     assert_eq!(view.content().len(), bytes.len());

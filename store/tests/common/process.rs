@@ -1,7 +1,9 @@
-//! Programs that save, read, collect and push, each in a process of its own: the test binary with another environment.
+//! Processes that save, read, collect and push.
 //!
-//! A process prints a line for each thing that it was told is done, and one before each thing that it undoes. The bytes
-//! of a snapshot follow from its labels, so any process can check what it loads.
+//! Each runs the test binary with other environment variables.
+//!
+//! A process prints a line after each operation that was acknowledged, and a line before each operation that removes
+//! something. The bytes of a snapshot follow from its labels, so any process can check a snapshot that it loads.
 
 use std::collections::BTreeMap;
 use std::io::Write as _;
@@ -21,10 +23,10 @@ const SEED: &str = "MEMSNAP_STORE_SEED";
 const SECONDS: &str = "MEMSNAP_STORE_SECONDS";
 const REMOTE: &str = "MEMSNAP_STORE_REMOTE";
 
-/// The number of snapshots that a process leaves in the list.
+/// The number of snapshots that a process does not remove.
 const KEPT: usize = 2;
 
-/// Opens the remote of a process, which its environment names.
+/// Opens the remote of a process, which is given by environment variables.
 pub type OpenRemote = fn(&str) -> Result<Remote>;
 
 /// Starts a process of the test binary that runs the test `entry`, which calls [`run`].
@@ -51,19 +53,19 @@ pub fn bytes(seed: u64, step: u64) -> Vec<u8> {
     bytes
 }
 
-/// What a process has told.
+/// The output of a process.
 #[derive(Default, Debug)]
 pub struct Told {
-    /// What has to be in the repository: series and step of each snapshot.
+    /// The series and the step of each snapshot that has to be in the repository.
     pub saved: BTreeMap<Id, (u64, u64)>,
-    /// What has to be in the remote.
+    /// The same for the remote.
     pub pushed: BTreeMap<Id, (u64, u64)>,
-    /// How many things were done.
+    /// The number of operations.
     pub count: usize,
 }
 
 impl Told {
-    /// Adds what the output of a process says. A line without an end was cut off.
+    /// Adds the output of a process. Ignores a last line that was cut off.
     pub fn add(&mut self, output: &[u8]) {
         let text = String::from_utf8_lossy(output);
         for line in text.split_inclusive('\n').filter_map(|line| line.strip_suffix('\n')) {
@@ -83,7 +85,7 @@ impl Told {
         }
     }
 
-    /// Checks that a repository has what was saved.
+    /// Checks that a repository has all acknowledged snapshots.
     pub fn check(&self, repository: &Repository) {
         for (id, (seed, step)) in &self.saved {
             let loaded = repository.load(*id).run().unwrap_or_else(|error| panic!("{id} was saved: {error}"));
@@ -92,7 +94,7 @@ impl Told {
     }
 }
 
-/// Waits for processes, each of which has to succeed, and returns what they told.
+/// Waits for processes, each of which has to succeed. Returns their output.
 pub fn wait(processes: Vec<Child>) -> Vec<Told> {
     let outputs: Vec<_> = processes.into_iter().map(|process| process.wait_with_output().unwrap()).collect();
     let told = |output: &std::process::Output| {
@@ -109,7 +111,7 @@ pub fn wait(processes: Vec<Child>) -> Vec<Told> {
 pub fn machines_share_a_remote(entry: &str, url: &str, open: OpenRemote) {
     let machines = [Machine::new(), Machine::new(), Machine::new()];
     open(url).unwrap();
-    // The last one goes on after the others, so that it has something to collect in any case.
+    // The third machine continues after the others, so that there is something to collect.
     let roles = [("push", 8), ("push", 8), ("collect remote", 10)];
     let processes = machines.iter().zip(roles).zip(1..).map(|((machine, (role, seconds)), seed)| {
         start(entry, role, &machine.path(), seed, Duration::from_secs(seconds), url)
@@ -138,9 +140,9 @@ fn tell(line: std::fmt::Arguments<'_>) {
     out.flush().unwrap();
 }
 
-/// Does what the environment says.
+/// Runs the operations that environment variables select.
 pub fn run(open_remote: OpenRemote) {
-    let Ok(role) = std::env::var(ROLE) else { return }; // Somebody runs all ignored tests.
+    let Ok(role) = std::env::var(ROLE) else { return }; // This process was started to run all ignored tests.
     let variable = |name| std::env::var(name).unwrap();
     let process = Process {
         repository: Repository::open(variable(FOLDER)).unwrap(),
@@ -177,7 +179,7 @@ struct Step {
     saved: Saved,
 }
 
-/// Returns `None` if others were in the way for too long. Other errors end the process.
+/// Returns `None` if others held a lock for too long. Other errors end the process.
 fn unless_busy<T>(result: Result<T>) -> Result<Option<T>> {
     match result {
         Ok(value) => Ok(Some(value)),
@@ -273,7 +275,7 @@ impl Process {
         Ok(())
     }
 
-    /// Loads a snapshot and compares it with what its labels promise.
+    /// Loads a snapshot and compares it with the bytes that follow from its labels.
     fn check(&self, id: Id) -> Result<()> {
         let Some(manifest) = unless_removed(unless_busy(self.repository.manifest(id)))? else {
             return Ok(());

@@ -1,4 +1,6 @@
-//! Tests of pushing and pulling that every kind of store has to pass. `open` opens the same remote each time.
+//! Tests of pushing and pulling that every kind of store has to pass.
+//!
+//! `open` opens the same remote each time.
 
 use std::time::Duration;
 
@@ -37,7 +39,8 @@ pub fn children_arrive(open: Open<'_>) {
     let pushed = here.repository.push(&open(), saved.id()).name("last").run().unwrap();
     assert_eq!(pushed.id, saved.id());
 
-    // The snapshots between were not pushed. They are there as far as the last one needs them, and are not listed.
+    // The snapshots between the two were not pushed. Their manifests exist if the last one needs them, but are not
+    // listed.
     let remote = open();
     let listed: Vec<_> =
         remote.list().unwrap().into_iter().map(|summary| (summary.id, summary.names)).collect();
@@ -56,14 +59,14 @@ pub fn children_arrive(open: Open<'_>) {
         machine.repository.collect(&at_once()).unwrap();
         assert!(machine.bytes(saved.id()) == bytes);
         machine.check();
-        // A second time, nothing is missing.
+        // The second time, nothing is missing.
         let again = machine.repository.pull(&remote, "last").run().unwrap();
         assert_eq!(again.blocks, 0);
     }
     assert!(with_base.bytes(states[0].0) == states[0].1);
     assert!(matches!(empty.repository.load(states[0].0).run(), Err(Error::NotFound { .. })));
 
-    // What a machine has pulled it can push on, and a snapshot that is here but not listed becomes listed.
+    // A machine can push a snapshot that it has pulled. A snapshot whose manifest exists without being listed is listed.
     for (id, bytes) in &states {
         here.repository.push(&remote, *id).run().unwrap();
         empty.repository.pull(&remote, *id).run().unwrap();
@@ -73,7 +76,9 @@ pub fn children_arrive(open: Open<'_>) {
     empty.check();
 }
 
-/// Two machines push images that share 90 % of their blocks at other places. The second one sends what is missing.
+/// Two machines push images with 90 % of their blocks in common, at other offsets.
+///
+/// The second one sends the other blocks.
 pub fn equal_blocks_are_sent_once(open: Open<'_>) {
     let (one, other) = (Machine::new(), Machine::new());
     let bytes = noise(2, 1000);
@@ -99,7 +104,7 @@ pub fn equal_blocks_are_sent_once(open: Open<'_>) {
     third.check();
 }
 
-/// What a child costs depends on its changes. The number of requests does not.
+/// The bytes of a push of a child depend on its changes. The number of requests does not.
 pub fn costs_are_those_of_the_changes(open: Open<'_>) {
     let (here, there) = (Machine::new(), Machine::new());
     let mut bytes = noise(4, 4000);
@@ -135,7 +140,9 @@ pub fn costs_are_those_of_the_changes(open: Open<'_>) {
     assert!(requests.windows(2).all(|two| two[0] == two[1]), "{requests:?}");
 }
 
-/// Snapshots that were removed are collected, and the others stay. A name that leads nowhere is an error.
+/// Snapshots that were removed are collected, and the others stay.
+///
+/// A name of a removed snapshot is an error.
 pub fn removed_snapshots_are_collected(open: Open<'_>) {
     let here = Machine::new();
     let kept_bytes = noise(5, 100);
@@ -166,13 +173,13 @@ pub fn removed_snapshots_are_collected(open: Open<'_>) {
     let dry = remote.collect(&at_once().dry_run(true)).unwrap();
     assert_eq!((dry.packs, dry.manifests), (2, 2));
     assert!(dry.bytes > 110 * BLOCK as u64);
-    // What is marked stays for the grace time.
+    // Marked objects stay for the grace time.
     assert_eq!(remote.collect(&Collect::new()).unwrap().bytes, 0);
     let collected = remote.collect(&at_once()).unwrap();
     assert_eq!((collected.packs, collected.manifests, collected.bytes), (2, 2, dry.bytes));
     assert_eq!(remote.collect(&at_once()).unwrap().bytes, 0);
 
-    // The rest is intact, and what was deleted can be pushed again by those who have it.
+    // The rest is intact, and a machine that has the deleted snapshot can push it again.
     assert_eq!(remote.list().unwrap().iter().map(|summary| summary.id).collect::<Vec<_>>(), [kept.id()]);
     other.repository.push(&remote, child.id()).name("child").run().unwrap();
     let third = Machine::new();
@@ -183,7 +190,7 @@ pub fn removed_snapshots_are_collected(open: Open<'_>) {
     third.check();
 }
 
-/// A push uses what others have pushed, also if it knows only a part of a pack.
+/// A push uses blocks that others have pushed, also if it knows only some blocks of a pack.
 pub fn packs_that_are_known_in_part_are_used(open: Open<'_>) {
     let (one, other) = (Machine::new(), Machine::new());
     let bytes = noise(8, 200);
@@ -201,7 +208,7 @@ pub fn packs_that_are_known_in_part_are_used(open: Open<'_>) {
     third.check();
 }
 
-/// A manifest that no snapshot needs keeps its packs as long as it exists: the next push of it sends nothing else.
+/// A manifest that no snapshot needs keeps its packs, because the next push of it does not send them.
 pub fn manifests_that_stay_keep_their_packs(open: Open<'_>) {
     let here = Machine::new();
     let bytes = noise(9, 20);

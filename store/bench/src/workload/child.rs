@@ -1,4 +1,4 @@
-//! A save of 256 changed pages of the saved image, beside programs that save the changed file.
+//! Saves a child of the image with 256 changed pages. Other programs save the changed file.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,9 +17,9 @@ use crate::{image, system, tool};
 pub(crate) const NAME: &str = "child of 256 pages";
 /// The changed pages are random bytes.
 pub(crate) const RANDOM: &str = "memsnap-store, random pages";
-/// The changed pages are memory-like.
+/// The changed pages are like other pages of the image.
 pub(crate) const LIKE: &str = "memsnap-store, memory-like pages";
-/// The saves of the store in a round, in which each other program saves once.
+/// The number of saves of the store in a round. Each other program saves once in a round.
 const SAVES: usize = 10;
 
 pub(crate) fn run(bench: &Bench, results: &mut Results) -> Result<()> {
@@ -28,7 +28,7 @@ pub(crate) fn run(bench: &Bench, results: &mut Results) -> Result<()> {
         let (mut random, mut like) = (Changes::new(1), Changes::new(2));
         for round in 0..=bench.rounds {
             bench.tell(&format!("{NAME}, {}: round {round} of {}", place.name, bench.rounds));
-            // The first round only warms up.
+            // The first round is not counted.
             let mut ignored = Results::default();
             let results = if round > 0 { &mut *results } else { &mut ignored };
             tool::sync()?;
@@ -41,14 +41,14 @@ pub(crate) fn run(bench: &Bench, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// The repositories of one place. Both have the image.
+/// The repositories in one place. Both contain the image.
 struct Ways<'a> {
     bench: &'a Bench,
     place: &'a Place,
     repository: Repository,
     base: Saved,
     restic: PathBuf,
-    /// The file that changes and that the programs save.
+    /// The file that is changed and saved by the programs.
     file: PathBuf,
 }
 
@@ -65,7 +65,7 @@ impl<'a> Ways<'a> {
         Ok(Self { bench, place, repository, base, restic, file })
     }
 
-    /// Saves children of the image. Each is made from the image, and is unlike all others.
+    /// Saves children of the image. Each is made from the image, with other changes.
     fn store(
         &self,
         way: &'static str,
@@ -115,7 +115,9 @@ impl<'a> Ways<'a> {
         remove(&target)
     }
 
-    /// Runs a program that writes to `target`, which does not exist before, while the disk is idle.
+    /// Runs a program that writes to `target`.
+    ///
+    /// Before that, deletes `target` and waits until the disk is idle.
     fn alone<T>(&self, target: &Path, run: impl FnOnce(&Path) -> Result<T>) -> Result<T> {
         remove(target)?;
         tool::sync()?;
@@ -125,7 +127,7 @@ impl<'a> Ways<'a> {
     fn end(self) -> Result<()> {
         let path = self.repository.path().to_owned();
         drop(self.repository);
-        fs::remove_file(&self.file).context("deleting the file that changed")?;
+        fs::remove_file(&self.file).context("deleting the changed file")?;
         remove(&self.restic)?;
         remove(&path)
     }

@@ -1,4 +1,4 @@
-//! The size of a repository with a hundred children, each made from the one before.
+//! Measures the size of a repository with a hundred children, each made from the one before.
 
 use anyhow::Result;
 use memsnap_store::Repository;
@@ -13,9 +13,9 @@ pub(crate) const NAME: &str = "100 children";
 /// The contents of the changed pages, and their names in the record.
 pub(crate) const ALL: [(&str, Contents); 2] =
     [("memory-like pages", Contents::Memory), ("random pages", Contents::Random)];
-/// What the repository grew by, divided by the changes as one zstd stream for each child.
+/// The growth of the repository / the length of the changes, compressed as one stream for each child.
 pub(crate) const OF_STREAMS: &str = "growth / compressed changes";
-/// What the repository grew by, divided by the changes as frames of 16 pages.
+/// The growth of the repository / the length of the changes, compressed in frames of 16 pages.
 pub(crate) const OF_FRAMES: &str = "growth / changes compressed in frames of 64 KiB";
 
 const CHILDREN: usize = 100;

@@ -1,4 +1,4 @@
-//! The first save of the image, beside programs that save the file with the image.
+//! Measures the first save of the image. Other programs save the file with the image.
 
 use std::fs::File;
 
@@ -37,7 +37,7 @@ pub(crate) fn run(bench: &Bench, results: &mut Results) -> Result<()> {
                 let target = place.fresh("target")?;
                 tool::sync()?;
                 let (time, stored) = save(bench, place, way, &target)?;
-                // The first round only warms up.
+                // The first round is not counted.
                 if round > 0 {
                     results.time([NAME, place.name, way], time);
                     results.bytes([NAME, place.name, way, STORED], stored);
@@ -49,7 +49,7 @@ pub(crate) fn run(bench: &Bench, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// Saves the image in one way. Returns the time, and the bytes that it takes.
+/// Saves the image in one way. Returns the time, and the bytes that the saved image takes.
 fn save(
     bench: &Bench,
     place: &Place,

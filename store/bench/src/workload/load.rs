@@ -1,4 +1,4 @@
-//! Loading all of the image, loading a child onto its parent, and mapping.
+//! Measures loading the image, loading a child onto its parent, and mapping.
 #![allow(unsafe_code)]
 
 use std::fs;
@@ -32,12 +32,12 @@ pub(crate) const ONTO: &str = "memsnap-store, a child onto its parent";
 pub(crate) const MAP_FIRST: &str = "memsnap-store, mapped the first time";
 /// The store maps the image again.
 pub(crate) const MAP: &str = "memsnap-store, mapped again";
-/// The time to map and to touch pages, together.
+/// The time to map the image and to touch pages, together.
 pub(crate) const MAP_AND_TOUCH: &str = "with 1,000 pages touched";
 
-/// The pages that are touched in a mapped image.
+/// The number of pages that are touched in a mapped image.
 const TOUCHED: usize = 1000;
-/// The calls of the store in a round, for calls that take milliseconds.
+/// The number of calls of the store in a round, for calls that take milliseconds.
 const CALLS: usize = 10;
 
 pub(crate) fn run(bench: &Bench, results: &mut Results) -> Result<()> {
@@ -45,7 +45,7 @@ pub(crate) fn run(bench: &Bench, results: &mut Results) -> Result<()> {
         let saved = Stored::new(bench, place)?;
         for round in 0..=bench.rounds {
             bench.tell(&format!("{NAME}, {}: round {round} of {}", place.name, bench.rounds));
-            // The first round only warms up, and compares what was loaded with the image.
+            // The first round is not counted. It compares the loaded bytes with the image.
             let mut ignored = Results::default();
             let kept = if round > 0 { &mut *results } else { &mut ignored };
             for way in [WHOLE, EXTRACT, RESTIC, UNZSTD, CP] {
@@ -62,7 +62,7 @@ pub(crate) fn run(bench: &Bench, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// The image, saved in each way.
+/// The repositories and files with the saved image.
 struct Stored<'a> {
     bench: &'a Bench,
     place: &'a Place,
@@ -104,7 +104,10 @@ impl<'a> Stored<'a> {
                 let repository = Repository::open(&self.repository)?;
                 let (saved, time) = timed(|| repository.load(self.base).run())?;
                 if check {
-                    ensure!(saved.snapshot().view()?.content() == self.bench.image, "{way}: other bytes");
+                    ensure!(
+                        saved.snapshot().view()?.content() == self.bench.image,
+                        "{way}: the loaded snapshot has other bytes than the image"
+                    );
                 }
                 return Ok(Some(time));
             }
@@ -146,7 +149,7 @@ impl<'a> Stored<'a> {
             }
             let view = child.snapshot().view()?;
             let differs = self.changes.iter().any(|(page, bytes)| view[page * PAGE..][..PAGE] != bytes[..]);
-            ensure!(!differs, "the child that was loaded has other bytes");
+            ensure!(!differs, "the loaded child has other bytes than the saved one");
         }
         Ok(())
     }
@@ -157,9 +160,9 @@ impl<'a> Stored<'a> {
         let mut random = Xoshiro256PlusPlus::seed_from_u64(7);
         for call in 0..=CALLS * self.bench.rounds {
             let (repository, opened) = timed(|| Repository::open(&self.repository))?;
-            // SAFETY: the repository is in a folder of this run, which does not change the files in the cache.
+            // SAFETY: the repository is in a temporary folder of this run, which never writes to the files in the cache.
             let (saved, mapped) = timed(|| unsafe { repository.map(self.base) })?;
-            // The expected bytes are collected first, since reading them takes time, too.
+            // The expected bytes are read before the clock starts, because this takes time, too.
             let expected: Vec<(usize, u8)> = (0..TOUCHED)
                 .map(|_| random.random_range(0..self.bench.image.len() / PAGE) * PAGE)
                 .map(|at| (at, self.bench.image[at]))
@@ -168,7 +171,7 @@ impl<'a> Stored<'a> {
                 let view = saved.snapshot().view()?;
                 Ok(expected.iter().all(|(at, byte)| view[*at] == *byte))
             })?;
-            ensure!(right, "the image that was mapped has other bytes");
+            ensure!(right, "the mapped image has other bytes than the saved one");
             if call == 0 {
                 results.time([NAME, place, MAP_FIRST], mapped);
                 continue;

@@ -1,4 +1,4 @@
-//! The most memory that saving and loading take, each in a process of its own.
+//! Measures the greatest memory of saving and loading. Each call runs in its own process.
 
 use std::env;
 use std::fs::File;
@@ -19,10 +19,10 @@ use crate::system;
 pub(crate) const NAME: &str = "memory";
 /// The calls that are measured.
 pub(crate) const CALLS: [&str; 5] = ["save", "save_file", "load", "extract", "verify"];
-/// The metric: the most memory besides that of the snapshot.
+/// The metrics: the greatest memory besides the snapshot, for a quarter of the image and for all of it.
 pub(crate) const BESIDES: [&str; 2] = ["besides a snapshot of a quarter", "besides the snapshot"];
 
-/// What a process is told to measure.
+/// The arguments of a process that measures a call.
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Measure {
     /// Measure the memory of this call
@@ -59,7 +59,7 @@ pub(crate) fn run(bench: &Bench, results: &mut Results) -> Result<()> {
     Ok(())
 }
 
-/// Measures a call in a process of its own. Returns the most memory besides the snapshot, in bytes.
+/// Measures a call in its own process. Returns the greatest memory besides the snapshot, in bytes.
 fn in_a_process(call: &str, repository: &Path, file: &Path) -> Result<u64> {
     let mut command = Command::new(env::current_exe()?);
     command.args(["--measure", call, "--repository"]).arg(repository).arg("--file").arg(file);
@@ -71,7 +71,7 @@ fn in_a_process(call: &str, repository: &Path, file: &Path) -> Result<u64> {
 }
 
 impl Measure {
-    /// Measures a call and prints the result, if this process was told to. Returns whether it was.
+    /// Measures a call and prints the result, if the arguments ask for it. Returns whether they do.
     pub(crate) fn run(self) -> Result<bool> {
         let (Some(call), Some(path), Some(file)) = (self.measure, self.repository, self.file) else {
             return Ok(false);
@@ -81,9 +81,9 @@ impl Measure {
     }
 }
 
-/// Returns the most anonymous memory that a call takes, besides the snapshot.
+/// Returns the greatest anonymous memory of a call, besides the snapshot.
 ///
-/// A snapshot is in a memory file or in anonymous memory. Only the latter counts, and is subtracted.
+/// A snapshot is in a memory file or in anonymous memory. Anonymous memory of the snapshot is subtracted.
 fn besides(call: &str, path: &Path, file: &Path) -> Result<u64> {
     match call {
         "save" => {
@@ -109,13 +109,15 @@ fn besides(call: &str, path: &Path, file: &Path) -> Result<u64> {
     }
 }
 
-/// Runs a call. Returns the most anonymous memory meanwhile, less that of a snapshot of the length that `len` returns.
+/// Runs a call.
+///
+/// Returns its greatest anonymous memory, minus that of a snapshot whose length `len` returns.
 fn most<T>(call: impl FnOnce() -> Result<T>, len: impl FnOnce(&T) -> u64) -> Result<u64> {
     let before = system::memory("RssAnon")?;
     let (result, most) = system::peak_of_anonymous_memory(call)?;
     let kept = system::memory("RssAnon")?.saturating_sub(before);
-    // What remains is the snapshot if it is about as long, and otherwise memory that the allocator keeps. A quarter of
-    // the image is zeroes, which may take no memory.
+    // If the memory that remains is about as long as the snapshot, it is the snapshot. Otherwise, the allocator keeps
+    // it. A quarter of the image is zeroes, which may take no memory.
     let len = len(&result);
     let snapshot = if len > 0 && kept > len / 2 { kept.min(len) } else { 0 };
     Ok(most.saturating_sub(before + snapshot))

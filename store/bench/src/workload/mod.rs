@@ -1,4 +1,4 @@
-//! The workloads. Each measures one or two of the bars.
+//! The workloads. Each of them measures some of the bars.
 
 pub(crate) mod child;
 pub(crate) mod children;
@@ -23,15 +23,15 @@ use crate::results::Results;
 pub(crate) enum Workload {
     /// The first save of the image
     First,
-    /// A save of 256 changed pages of the saved image
+    /// A save of a child of the image with 256 changed pages
     Child,
     /// A hundred children, each made from the one before
     Children,
-    /// Two images that share pages at other places
+    /// Two images with pages in common, at other offsets
     Sharing,
     /// Loading, extracting and mapping
     Load,
-    /// The most memory that calls take
+    /// The greatest memory of calls
     Memory,
     /// A push of a child to a bucket on loopback
     Push,
@@ -52,19 +52,19 @@ impl Workload {
     }
 }
 
-/// What all workloads use.
+/// The data that all workloads use.
 pub(crate) struct Bench {
     /// The bytes of the image.
     pub(crate) image: Vec<u8>,
     /// A snapshot of the image.
     pub(crate) snapshot: Snapshot,
-    /// Where repositories are. Each place has a file with the image.
+    /// The places of repositories. Each has a file with the image.
     pub(crate) places: Vec<Place>,
-    /// The number of rounds of long calls, after one to warm up.
+    /// The number of rounds of long calls, after a first one that is not counted.
     pub(crate) rounds: usize,
-    /// Which programs are installed.
+    /// Whether this program is installed.
     pub(crate) restic: bool,
-    /// Which programs are installed.
+    /// Whether this program is installed.
     pub(crate) zstd: bool,
     start: Instant,
 }
@@ -77,17 +77,17 @@ impl Bench {
         Ok(Self { image, snapshot, places, rounds, restic, zstd, start })
     }
 
-    /// Says on standard error what is done.
+    /// Prints the current step to the standard error.
     pub(crate) fn tell(&self, what: &str) {
         eprintln!("[{:>4} s] {what}", self.start.elapsed().as_secs());
     }
 
-    /// Returns a place on a disk, or the only place.
+    /// Returns the place on a disk, or the only place.
     pub(crate) fn disk(&self) -> &Place {
         self.places.iter().find(|place| place.name == crate::place::DISK).unwrap_or(&self.places[0])
     }
 
-    /// Returns a path for a repository in this place. Deletes what was there.
+    /// Returns the path of a repository in this place. Deletes the repository if it exists.
     pub(crate) fn repository(&self, place: &Place) -> Result<PathBuf> {
         place.fresh("repository")
     }

@@ -1,4 +1,4 @@
-//! A push of a child to a bucket on loopback that has the parent.
+//! Measures a push of a child to a bucket on loopback that has the parent.
 
 use anyhow::Result;
 use memsnap_store::{Remote, Repository};
@@ -18,7 +18,7 @@ pub(crate) const ALL: [(&str, Contents); 2] = [
 ];
 /// The bytes that were sent and received, divided by the compressed changes.
 pub(crate) const BYTES: &str = "bytes / compressed changes";
-/// The requests of a push.
+/// The number of requests of a push.
 pub(crate) const REQUESTS: &str = "requests";
 
 pub(crate) fn run(bench: &Bench, results: &mut Results) -> Result<()> {
@@ -51,7 +51,7 @@ pub(crate) fn run(bench: &Bench, results: &mut Results) -> Result<()> {
             let before = remote.traffic();
             let (_, time) = timed(|| repository.push(&remote, child.id()).run())?;
             let traffic = remote.traffic();
-            // The first round only warms up.
+            // The first round is not counted.
             if round > 0 {
                 let (sent, received) = (traffic.sent - before.sent, traffic.received - before.received);
                 let key = |metric| [NAME, place.name, way, metric];

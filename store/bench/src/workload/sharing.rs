@@ -1,4 +1,4 @@
-//! The size of two images that share most of their pages, at other places.
+//! Measures the size of two images that have most pages in common, at other offsets.
 
 use anyhow::Result;
 use memsnap::Snapshot;
@@ -15,7 +15,7 @@ use crate::results::{Results, STORED, Unit};
 
 /// The name in the record.
 pub(crate) const NAME: &str = "two images";
-/// What was saved.
+/// The images.
 pub(crate) const WAY: &str = "90 % of the pages that are not zero are shared, at random places";
 /// The size of a repository with both images, divided by that with one.
 pub(crate) const RATIO: &str = "both / one";
@@ -45,7 +45,7 @@ fn shuffled(image: &[u8]) -> Vec<u8> {
     let mut other = pages.concat();
     let mut changes = Changes::new(5);
     for page in other.chunks_exact_mut(PAGE).step_by(10) {
-        // A page of zeroes stays one, so that both images have about as many of them.
+        // A page of zeroes stays a page of zeroes, so that both images have about the same number of them.
         if page.iter().any(|byte| *byte != 0) {
             page.copy_from_slice(&changes.page(image, Contents::Memory));
         }

@@ -1,4 +1,4 @@
-//! Measures what operations cost.
+//! Measures the costs of operations.
 
 use std::fs;
 use std::time::{Duration, Instant};
@@ -12,7 +12,7 @@ use crate::index::{Index, PATH};
 use crate::storage::folder::Folder;
 use crate::storage::{DatabaseMode, Storage};
 
-/// Returns how many bytes this process wrote, where the system says it.
+/// Returns the number of bytes that this process has written, if the system counts them.
 fn written() -> u64 {
     let text = fs::read_to_string("/proc/self/io").unwrap_or_default();
     let line = text.lines().find_map(|line| line.strip_prefix("wchar: "));
@@ -24,7 +24,7 @@ fn median(mut times: Vec<Duration>) -> Duration {
     times[times.len() / 2]
 }
 
-/// Adds a pack with these blocks, and returns how long it took.
+/// Adds a pack with these blocks. Returns the time.
 fn save(storage: &Folder, hashes: &[Id]) -> Duration {
     let start = Instant::now();
     let index = Index::open(storage, crate::index::PATH, DatabaseMode::Write, REPOSITORY).unwrap();
@@ -37,7 +37,7 @@ fn save(storage: &Folder, hashes: &[Id]) -> Duration {
     start.elapsed()
 }
 
-/// Looks up blocks, and returns how long it took.
+/// Looks up blocks. Returns the time.
 fn find(storage: &Folder, hashes: &[Id], expected: usize) -> Duration {
     let start = Instant::now();
     let index = Index::open(storage, crate::index::PATH, DatabaseMode::Read, REPOSITORY).unwrap();
@@ -48,7 +48,9 @@ fn find(storage: &Folder, hashes: &[Id], expected: usize) -> Duration {
     time
 }
 
-/// Run it alone, with `--release -- --ignored --nocapture`. `MEMSNAP_COSTS` names a folder in memory.
+/// Run this test alone, with `--release -- --ignored --nocapture`.
+///
+/// `MEMSNAP_COSTS` names a folder in memory.
 #[test]
 #[ignore = "it measures"]
 fn costs() {

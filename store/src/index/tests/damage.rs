@@ -12,7 +12,7 @@ use crate::index::{Index, PATH, Place};
 use crate::storage::DatabaseMode;
 use crate::storage::simulated::Simulated;
 
-/// Returns a storage with a small index that has several runs, and what the index contained before the last save.
+/// Returns a storage with a small index of several runs, and the contents before the last save.
 fn prepared() -> (Simulated, Everything) {
     let storage = Simulated::new();
     Index::create(&storage, crate::index::PATH, REPOSITORY).unwrap();
@@ -24,7 +24,7 @@ fn prepared() -> (Simulated, Everything) {
     (storage, before)
 }
 
-/// Checks that what a damaged index returns is right, missing or an error.
+/// Checks that each result of a damaged index is right, missing, or an error.
 fn check(storage: &Simulated, truth: &Everything, hashes: &[Id]) -> Result<()> {
     let index = Index::open(storage, crate::index::PATH, DatabaseMode::Read, REPOSITORY)?;
     let reader = index.read()?;
@@ -50,7 +50,7 @@ fn check(storage: &Simulated, truth: &Everything, hashes: &[Id]) -> Result<()> {
     visited.and(packs).and(manifests).and(names)
 }
 
-/// Changes an index, and returns how many of the changes were noticed.
+/// Makes changes of an index. Returns the number of changes that were noticed.
 fn damage(changes: impl Iterator<Item = (usize, u8)>) -> (u64, u64) {
     let (storage, before) = prepared();
     let truth = read(&storage).unwrap();
@@ -65,7 +65,7 @@ fn damage(changes: impl Iterator<Item = (usize, u8)>) -> (u64, u64) {
         let damaged = storage.kill();
         damaged.set_bytes(PATH, changed);
         tried += 1;
-        // The header says in one bit which of the last two commits counts. With the other one, it is the header of a
+        // A bit of the header selects one of the last two commits. With the other commit, it is the header of a
         // program that crashed before its last commit.
         let truth = if (offset, bits) == (9, 1) { &before } else { &truth };
         if let Err(error) = check(&damaged, truth, &hashes) {
@@ -105,7 +105,7 @@ fn a_cut_index_is_an_error() {
         let cut = storage.kill();
         cut.set_bytes(PATH, bytes[..len].to_vec());
         if let Ok(found) = read(&cut) {
-            // What was cut off was free.
+            // The part that was cut off was free.
             assert_eq!(found, read(&storage).unwrap(), "{len} bytes");
         }
     }

@@ -8,7 +8,7 @@ use crate::index::{Index, PATH};
 use crate::storage::Storage;
 use crate::storage::simulated::{Fault, Simulated};
 
-/// How many states after a crash are tried at each operation.
+/// The number of states after a crash that are tried for each operation.
 const CRASHES: u64 = 12;
 
 /// Returns a storage with an index that has several runs, and is durable.
@@ -79,7 +79,7 @@ fn a_failed_operation_is_an_error_and_changes_nothing() {
         storage.set_fault(Fault::Never);
         let found = read(&storage).unwrap_or_else(|error| panic!("operation {at}: {error}"));
         match result {
-            // Only what follows the commit may fail unnoticed.
+            // Only operations after the commit may fail without an error.
             Ok(()) => assert_eq!(found, after, "operation {at}"),
             Err(error) => {
                 assert!(!matches!(error, crate::Error::Damaged { .. }), "operation {at}: {error}");
@@ -91,7 +91,7 @@ fn a_failed_operation_is_an_error_and_changes_nothing() {
                 old += u64::from(found == before);
             }
         }
-        // It works again.
+        // The index works again.
         save(&storage, 9, 20).unwrap();
     }
     assert!(old > operations / 2, "{old} of {operations}");
@@ -111,7 +111,7 @@ fn a_failed_read_is_an_error() {
     }
 }
 
-/// An index that was not completely made is reported, and does not panic.
+/// An index that is not complete leads to an error and not to a panic.
 #[test]
 fn a_crash_while_the_index_is_made_is_found() {
     let complete = Simulated::new();

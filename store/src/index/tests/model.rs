@@ -108,7 +108,7 @@ impl Model {
             let places = self.places.entry(*hash).or_default();
             match found {
                 Some(found) => assert_eq!(places.last(), Some(&found)),
-                // The place may have been forgotten when a newer one was there, which was removed later.
+                // The index may have dropped the place for a newer one, which was removed later.
                 None => places.clear(),
             }
         }
@@ -131,7 +131,7 @@ impl Model {
         for row in reader.runs().unwrap() {
             *runs.entry(row.class()).or_insert(0) += 1;
         }
-        // Only a removal makes runs smaller, and the next save merges them.
+        // Only a removal makes runs smaller. The next save merges them.
         assert!(runs.values().sum::<u32>() < 40, "{runs:?}");
     }
 }
@@ -165,14 +165,14 @@ proptest! {
     }
 }
 
-/// A run is merged together with all newer ones, so that the newest place of a block stays.
+/// A run is merged together with all newer runs, so that the newest place of a block is kept.
 #[test]
 fn a_newer_place_survives_merges() {
     let storage = Simulated::new();
     Index::create(&storage, crate::index::PATH, REPOSITORY).unwrap();
     let index = Index::open(&storage, crate::index::PATH, DatabaseMode::Write, REPOSITORY).unwrap();
     let mut writer = index.write().unwrap();
-    // The sizes make runs of other sizes stand between those that are merged.
+    // With these sizes, there are runs of other sizes between those that are merged.
     let sizes = [1, 1, 1, 20, 1, 300, 1, 1, 1, 20, 20, 1, 1, 1, 1];
     for (number, size) in (0..).zip(sizes) {
         writer
@@ -189,7 +189,7 @@ fn a_newer_place_survives_merges() {
     let reader = index.read().unwrap();
     let found = reader.find(&hashes).unwrap();
     assert_eq!(reader.find(&[id(0)]).unwrap(), [Some(place(14, 0))]);
-    // Nothing is left of other packs, and blocks that only one pack has are still there.
+    // No place in a removed pack is left, and all blocks that only one pack has are still found.
     assert!(found.iter().flatten().all(|place| place.pack == 5 || *place == super::place(14, 0)));
     assert!(found.iter().flatten().count() > 280);
 }

@@ -1,4 +1,6 @@
-//! Tests of remotes in memory and in a folder: odd stores, hostile contents, lost connections, and runtimes around.
+//! Tests of remotes in memory and in a folder.
+//!
+//! They use odd stores, hostile contents, lost connections, and calls in a runtime.
 
 mod stores;
 
@@ -20,13 +22,13 @@ fn remote(store: &Arc<impl ObjectStore>) -> Result<Remote> {
     Remote::with_store(store.clone(), "a/prefix", &RemoteOptions::new())
 }
 
-/// Writes an object without the code under test.
+/// Writes an object directly, without the code under test.
 fn write(store: &impl ObjectStore, path: &str, bytes: impl Into<Vec<u8>>) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(store.put(&Path::from(path), bytes.into().into())).unwrap();
 }
 
-/// Returns a store that contains a repository and is odd from now on.
+/// Returns a store that contains a repository, and that begins to be odd.
 fn odd(odds: Odds) -> (Arc<Odd>, Remote) {
     let inner = InMemory::new();
     write(&inner, "a/prefix/config", format!(r#"{{"format":1,"repository":"{}"}}"#, "ab".repeat(16)));
@@ -106,17 +108,19 @@ fn the_last_of_two_entries_with_one_number_wins() {
     assert_eq!((name.id, &name.also), (id("last"), &also));
     assert_eq!(remote.names().unwrap(), [name]);
 
-    // Moving it to what it stands for already makes it unambiguous.
+    // A move to the snapshot that the name already stands for makes it unambiguous.
     let name = remote.move_name("n", Some(id("last")), id("last")).unwrap();
     assert_eq!((name.id, name.also), (id("last"), vec![]));
-    // The three with one number are kept or deleted together.
+    // The three entries with the same number are kept or deleted together.
     assert_eq!(
         remote.prune_names(2, Duration::ZERO, remote.now().unwrap() + Duration::from_secs(9)).unwrap(),
         1
     );
 }
 
-/// A mover decided on a number, and was stopped before it wrote its entry. Others moved the name meanwhile.
+/// A process chose a number, and was stopped before it wrote its entry.
+///
+/// Others moved the name meanwhile.
 #[test]
 fn a_move_that_comes_too_late_is_refused() {
     let store = Arc::new(Odd::new(Odds::IgnoresConditions));
@@ -129,14 +133,14 @@ fn a_move_that_comes_too_late_is_refused() {
     let name = ignored.name("n").unwrap().unwrap();
     assert_eq!((name.id, name.also), (id("third"), vec![]));
 
-    // Where conditions are honoured, the number 2 is taken, unless it was pruned.
+    // If conditions are honoured, there is an entry with the number 2, unless it was pruned.
     let store = Arc::new(InMemory::new());
     let honoured = remote(&store).unwrap();
     write(&*store, &format!("a/prefix/names/n/{:020}", 3), id("third").to_string());
     let late = honoured.append("n", Some(1), id("late"));
     assert!(matches!(late, Err(Error::Conflict { .. })), "{late:?}");
     assert_eq!(honoured.objects().head(&format!("names/n/{:020}", 2)).unwrap(), None);
-    // A move that another one followed at once was made.
+    // The move was made, although another one followed immediately.
     honoured.append("n", Some(3), id("fourth")).unwrap();
     honoured.objects().delete(&format!("names/n/{:020}", 4)).unwrap();
     write(&*store, &format!("a/prefix/names/n/{:020}", 5), id("fifth").to_string());
@@ -166,7 +170,7 @@ fn each_request_may_fail_once() {
     assert_eq!(objects.head("packs/large").unwrap().unwrap().len, 17 << 20);
 }
 
-/// Whichever request of a move fails, before or after its effect, the same call succeeds when it is repeated.
+/// If a request of a move fails, before or after its effect, the same call succeeds the next time.
 #[test]
 fn a_move_can_be_repeated_after_any_failure() {
     for after in [false, true] {
@@ -203,7 +207,7 @@ fn a_slow_store_fails_within_the_time_limit() {
 
 #[test]
 fn a_lost_connection_is_an_error_within_the_time_limit() {
-    // The first server accepts and never answers. Nothing listens at the port of the second one.
+    // The first server accepts connections and never answers. There is no server at the second port.
     let silent = TcpListener::bind("127.0.0.1:0").unwrap();
     let closed = TcpListener::bind("127.0.0.1:0").unwrap();
     let ports = [silent.local_addr().unwrap().port(), closed.local_addr().unwrap().port()];

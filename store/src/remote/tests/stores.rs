@@ -1,4 +1,4 @@
-//! `Odd`: a store in memory that ignores conditions, fails, is slow, or lies.
+//! `Odd`: a store in memory that ignores conditions, fails, is slow, or returns wrong lengths.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -18,12 +18,12 @@ use object_store::{
     ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-/// What is odd about the store.
+/// The behaviour of the store.
 #[derive(Debug)]
 pub(super) enum Odds {
     /// Objects are overwritten, whatever the condition.
     IgnoresConditions,
-    /// The client has no conditional requests.
+    /// The client does not support conditional requests.
     LacksConditions,
     /// Each request for each object fails once.
     FailsOnce(Mutex<HashSet<String>>),
@@ -61,7 +61,7 @@ impl Odd {
         self.requests.load(Ordering::Relaxed)
     }
 
-    /// Runs a request with what is odd about all requests.
+    /// Runs a request with the behaviour that all requests have.
     async fn request<T>(&self, mut what: String, request: impl Future<Output = Result<T>>) -> Result<T> {
         let number = self.requests.fetch_add(1, Ordering::Relaxed);
         if let Some((before, _random)) = what.split_once("/probe/") {
@@ -114,7 +114,7 @@ impl fmt::Display for Odd {
     }
 }
 
-// What the macro `async_trait` makes of the trait.
+// The form that the macro `async_trait` gives the functions of the trait.
 impl ObjectStore for Odd {
     fn put_opts<'a, 'b, 'c>(
         &'a self,

@@ -46,7 +46,7 @@ fn files_are_made_renamed_listed_and_removed() {
     file.read_exact_at(&mut bytes, 2).unwrap();
     assert_eq!(&bytes, b"rst");
     assert_eq!(file.read_exact_at(&mut bytes, 3).unwrap_err().kind(), ErrorKind::UnexpectedEof);
-    // Windows removes a file when nobody has it open any more.
+    // Windows removes a file when no process has it open any more.
     drop(file);
     storage.remove("packs/two").unwrap();
     assert_eq!(storage.remove("packs/two").unwrap_err().kind(), ErrorKind::NotFound);
@@ -101,7 +101,7 @@ fn locks_exclude_each_other() {
     });
 }
 
-/// A database that is open for reading behaves as one that is written, and its file does not change.
+/// A database that is open for reading behaves as one for writing, but its file does not change.
 #[test]
 fn what_a_reader_of_a_database_writes_stays_in_memory() {
     use rand::{RngExt, SeedableRng};
