@@ -72,6 +72,7 @@ impl<'a, S> Save<'a, S> {
     ///
     /// If a snapshot is saved, it is compared with the parent by [`Snapshot::diff`], and only blocks that differ are
     /// hashed and saved. This is cheap if one of the two descends from the other, and correct for any two snapshots.
+    /// If a file is saved, this is the same as [`parent_id`](Self::parent_id) with the id of the parent.
     pub fn parent(mut self, saved: &Saved) -> Self {
         self.parent = Parent::Loaded(saved.clone());
         self
@@ -281,7 +282,11 @@ impl Save<'_, &File> {
     ///
     /// Those of saving a snapshot; [`Error::Memory`] if the file cannot be read; [`Error::Invalid`] if holes have the
     /// bytes of the parent, and there is none.
-    pub fn run(self) -> Result<Written> {
+    pub fn run(mut self) -> Result<Written> {
+        // A file cannot be compared with memory by `Snapshot::diff`. It is compared with the hashes of the parent.
+        if let Parent::Loaded(saved) = &self.parent {
+            self.parent = Parent::Named(saved.id().into());
+        }
         if self.holes_are_parent && matches!(self.parent, Parent::None) {
             return Err(Error::invalid(
                 "the holes of a file cannot have the bytes of a parent: there is no parent",
