@@ -13,6 +13,7 @@ use crate::format::pack::{Contents, Encoder, FRAME_BLOCKS, read_contents};
 use crate::id::Id;
 use crate::index::{self, ManifestRow, PackRow, Place};
 use crate::inner::{Inner, now};
+use crate::name::is_safe;
 use crate::save::write_name;
 use crate::sink::Sink;
 
@@ -377,7 +378,8 @@ fn write_names(inner: &Inner) -> Result<()> {
     let listed = inner.storage.list("names").map_err(Error::file("cannot list", inner.path("names")))?;
     for file in &listed {
         let path = format!("names/{}", file.name);
-        if !names.contains_key(&file.name) {
+        // The store makes no other files here.
+        if is_safe(&file.name) && !names.contains_key(&file.name) {
             inner.storage.remove(&path).map_err(Error::file("cannot remove", inner.path(&path)))?;
         }
     }

@@ -156,20 +156,3 @@ pub(crate) fn now() -> u64 {
 pub(crate) fn time(milliseconds: u64) -> SystemTime {
     UNIX_EPOCH.checked_add(Duration::from_millis(milliseconds)).unwrap_or(UNIX_EPOCH)
 }
-
-/// Checks that a text can be a name: as a file name on every system, and not like an id.
-pub(crate) fn check_name(name: &str) -> Result<()> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-+@=".contains(&byte);
-    let valid = (1..=128).contains(&name.len())
-        && name.bytes().all(allowed)
-        && !name.starts_with(['.', '-'])
-        && !name.ends_with('.')
-        && name.parse::<Id>().is_err();
-    if valid {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "{name:?} cannot be a name: a name has 1 to 128 letters, digits and . _ - + @ =, does not begin with . or -, \
-         does not end with a dot, and is not an id"
-    )))
-}

@@ -16,6 +16,7 @@ mod inner;
 mod load;
 mod manifest;
 mod map;
+mod name;
 mod progress;
 #[cfg(feature = "remote")]
 mod remote;
@@ -37,6 +38,7 @@ pub use extract::{Extract, Extracted};
 pub use id::{Id, Reference};
 pub use load::Load;
 pub use manifest::{Manifest, Summary};
+pub use name::check_name;
 pub use progress::Progress;
 #[cfg(feature = "testing")]
 #[doc(hidden)]

@@ -3,6 +3,7 @@
 mod allocator;
 mod crashes;
 mod damage;
+mod folders;
 mod format;
 mod hostile;
 

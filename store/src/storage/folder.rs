@@ -26,28 +26,38 @@ impl Folder {
     pub(crate) fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
+
+    /// Returns the path of a file or a folder for an operation on it. Fails if it would not be in the repository.
+    fn at(&self, path: &str) -> io::Result<PathBuf> {
+        // Windows takes `\` for a separator too, and `c:` for a drive.
+        let is_part = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', ':', '\0']);
+        if !path.is_empty() && !path.split('/').all(is_part) {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a path within a repository"));
+        }
+        Ok(self.path(path))
+    }
 }
 
 impl Storage for Folder {
     fn open(&self, path: &str) -> io::Result<Box<dyn ReadFile>> {
-        Ok(Box::new(Opened(regular(options().read(true).open(self.path(path))?)?)))
+        Ok(Box::new(Opened(regular(options().read(true).open(self.at(path)?)?)?)))
     }
 
     fn create(&self, path: &str) -> io::Result<Box<dyn WriteFile>> {
-        Ok(Box::new(Created(options().write(true).create_new(true).open(self.path(path))?)))
+        Ok(Box::new(Created(options().write(true).create_new(true).open(self.at(path)?)?)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.path(from), self.path(to))
+        fs::rename(self.at(from)?, self.at(to)?)
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        fs::remove_file(self.path(path))
+        fs::remove_file(self.at(path)?)
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<Listed>> {
         let mut listed = Vec::new();
-        for entry in fs::read_dir(self.path(folder))? {
+        for entry in fs::read_dir(self.at(folder)?)? {
             let entry = entry?;
             let metadata = match entry.metadata() {
                 Ok(metadata) => metadata,
@@ -64,7 +74,7 @@ impl Storage for Folder {
     }
 
     fn create_folder(&self, folder: &str) -> io::Result<()> {
-        let path = self.path(folder);
+        let path = self.at(folder)?;
         let mut builder = DirBuilder::new();
         only_for_the_user(&mut builder);
         match builder.create(&path) {
@@ -75,7 +85,7 @@ impl Storage for Folder {
 
     #[cfg(unix)]
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
-        File::open(self.path(folder))?.sync_all()
+        File::open(self.at(folder)?)?.sync_all()
     }
 
     // Windows has no operation that syncs a folder: `FlushFileBuffers` refuses a handle on one. NTFS writes new names
@@ -93,7 +103,7 @@ impl Storage for Folder {
             DatabaseMode::Write => options.write(true),
             DatabaseMode::Read => &mut options,
         };
-        let file = Opened(regular(options.open(self.path(path))?)?);
+        let file = Opened(regular(options.open(self.at(path)?)?)?);
         Ok(match mode {
             DatabaseMode::Read => Box::new(Overlay::new(Box::new(file))?),
             DatabaseMode::Create | DatabaseMode::Write => Box::new(Database(file)),
@@ -101,7 +111,7 @@ impl Storage for Folder {
     }
 
     fn lock(&self, path: &str, kind: Lock, wait: Duration) -> io::Result<Option<Box<dyn Locked>>> {
-        let path = self.path(path);
+        let path = self.at(path)?;
         // `truncate(false)` says that the file is kept as it is. It is empty.
         let file = match options().read(true).write(true).create(true).truncate(false).open(&path) {
             // A reader needs no write permission, as long as the file exists.

@@ -82,6 +82,38 @@ fn a_pipe_is_refused_without_waiting() {
 }
 
 #[test]
+fn paths_that_lead_out_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = Folder::new(folder.path().join("repository"));
+    storage.create_folder("").unwrap();
+    storage.create_folder("names").unwrap();
+    let outside = folder.path().join("file");
+    std::fs::write(&outside, "mine").unwrap();
+    write(&storage, "names/a", b"");
+    for path in [
+        "../file",
+        "names/../../file",
+        "/file",
+        "names//a",
+        "names/./a",
+        "names/",
+        "names\\a",
+        "c:file",
+        "a\0",
+    ] {
+        let wrong = ErrorKind::InvalidInput;
+        assert_eq!(storage.open(path).unwrap_err().kind(), wrong, "{path}");
+        assert_eq!(storage.create(path).unwrap_err().kind(), wrong, "{path}");
+        assert_eq!(storage.remove(path).unwrap_err().kind(), wrong, "{path}");
+        assert_eq!(storage.rename("names/a", path).unwrap_err().kind(), wrong, "{path}");
+        assert_eq!(storage.list(path).unwrap_err().kind(), wrong, "{path}");
+        assert_eq!(storage.create_folder(path).unwrap_err().kind(), wrong, "{path}");
+        assert_eq!(storage.lock(path, Lock::Shared, Duration::ZERO).unwrap_err().kind(), wrong, "{path}");
+    }
+    assert_eq!(std::fs::read(&outside).unwrap(), b"mine");
+}
+
+#[test]
 fn locks_exclude_each_other() {
     let folder = tempfile::tempdir().unwrap();
     let storage = Folder::new(folder.path());
