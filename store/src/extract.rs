@@ -4,14 +4,13 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::blocks::{Blocks, in_batches};
-use crate::chain::{check_lengths, differences, open_listed};
+use crate::cache::{cache_path, is_checked, open_cached};
+use crate::chain::{check_lengths, differences};
 use crate::error::{Error, Result};
-use crate::format::BLOCK;
 use crate::id::{Id, Reference};
+use crate::image::{Writer, write_image};
 use crate::index::ManifestRow;
 use crate::inner::Inner;
-use crate::map::cache_path;
 use crate::progress::{Observer, Progress};
 
 /// A snapshot that is about to be written to a file.
@@ -67,7 +66,7 @@ impl<'a> Extract<'a> {
     /// Clones the file of the snapshot or of an ancestor from the cache, and writes what differs.
     fn clone_ancestor(&mut self, file: &File, id: Id, row: &ManifestRow) -> Result<Option<u64>> {
         for ancestor in ancestors(self.inner, id)? {
-            let Ok(cached) = File::open(cache_path(self.inner, &ancestor)) else { continue };
+            let Ok(cached) = open_cached(self.inner, &ancestor) else { continue };
             if !is_whole(self.inner, &cached, ancestor)? || !clone_file(&cached, file) {
                 continue;
             }
@@ -111,18 +110,24 @@ fn ancestors(inner: &Inner, id: Id) -> Result<Vec<Id>> {
 /// Whether the file of the cache is as long as the snapshot. `map` has compared its bytes before it got its name.
 fn is_whole(inner: &Inner, file: &File, id: Id) -> Result<bool> {
     let Some(row) = inner.read(|index| index.manifest(&id))? else { return Ok(false) };
-    Ok(crate::map::is_checked(file, &cache_path(inner, &id), &row))
+    Ok(is_checked(inner, file, &cache_path(inner, &id), &row))
 }
 
 /// Makes `to` share all blocks of `from`; best effort.
-#[cfg(target_os = "linux")]
+#[cfg(all(target_os = "linux", not(test)))]
 fn clone_file(from: &File, to: &File) -> bool {
     rustix::fs::ioctl_ficlone(to, from).is_ok()
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", test)))]
 fn clone_file(_: &File, _: &File) -> bool {
     false
+}
+
+/// Copies the file, so that tests of what follows run on all file systems.
+#[cfg(test)]
+fn clone_file(from: &File, to: &File) -> bool {
+    io::copy(&mut &*from, &mut &*to).is_ok()
 }
 
 /// Gives a file the rights that other new files have, or those of the file that it replaces.
@@ -140,75 +145,4 @@ fn make_usual(file: &File, replaced: &Path) -> io::Result<()> {
         }
     };
     file.set_permissions(permissions)
-}
-
-/// Writes all of a snapshot to an empty file, which errors call `path`. Returns the number of bytes that were written.
-pub(crate) fn write_image(
-    inner: &Inner,
-    file: &File,
-    path: &Path,
-    id: Id,
-    row: &ManifestRow,
-    observer: &mut Observer<'_>,
-) -> Result<u64> {
-    let chain = open_listed(&*inner.storage, id, row)?;
-    file.set_len(row.len).map_err(Error::file("cannot write", path))?;
-    Writer { inner, file, path }.write(chain.entries()?, row.len, false, observer)
-}
-
-struct Writer<'a> {
-    inner: &'a Inner,
-    file: &'a File,
-    path: &'a Path,
-}
-
-impl Writer<'_> {
-    /// Writes blocks to the file. Blocks of zeroes are written only if `zeroes` is set.
-    fn write(
-        &self,
-        entries: impl Iterator<Item = Result<(u64, Option<Id>)>>,
-        len: u64,
-        zeroes: bool,
-        observer: &mut Observer<'_>,
-    ) -> Result<u64> {
-        let mut blocks = Blocks::new(self.inner);
-        let mut progress = Progress { total: len, ..Progress::default() };
-        in_batches(entries, |batch| {
-            let (numbers, hashes): (Vec<u64>, Vec<Id>) =
-                batch.iter().filter_map(|(block, hash)| Some((*block, (*hash)?))).unzip();
-            blocks.read(&hashes, |number, bytes| self.put(numbers[number], bytes))?;
-            progress.written += (hashes.len() * BLOCK) as u64;
-            for (block, _) in batch.iter().filter(|entry| zeroes && entry.1.is_none()) {
-                self.put(*block, &[0; BLOCK])?;
-                progress.written += BLOCK as u64;
-            }
-            progress.done = batch.last().map_or(0, |entry| (entry.0 + 1) * BLOCK as u64);
-            observer.tell(progress);
-            Ok(())
-        })?;
-        observer.tell(Progress { done: len, ..progress });
-        Ok(progress.written)
-    }
-
-    fn put(&self, block: u64, bytes: &[u8]) -> Result<()> {
-        write_all_at(self.file, bytes, block * BLOCK as u64).map_err(Error::file("cannot write", self.path))
-    }
-}
-
-#[cfg(unix)]
-fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
-}
-
-#[cfg(windows)]
-fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match std::os::windows::fs::FileExt::seek_write(file, bytes, offset) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => (bytes, offset) = (&bytes[written..], offset + written as u64),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

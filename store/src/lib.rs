@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 mod blocks;
+mod cache;
 mod chain;
 mod collect;
 mod error;
@@ -11,6 +12,7 @@ mod format;
 #[doc(hidden)]
 pub mod fuzz;
 mod id;
+mod image;
 mod index;
 mod inner;
 mod load;

@@ -1,6 +1,7 @@
 //! Tests of whole repositories in a simulated storage: damage, hostile files, crashes and failures.
 
 mod allocator;
+mod cache;
 mod crashes;
 mod damage;
 mod folders;

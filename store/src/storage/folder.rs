@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -34,13 +34,26 @@ impl Folder {
         if !path.is_empty() && !path.split('/').all(is_part) {
             return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a path within a repository"));
         }
+        for (end, _) in path.match_indices('/') {
+            refuse_link(&self.path(&path[..end]))?;
+        }
         Ok(self.path(path))
+    }
+
+    /// As [`at`](Self::at), for operations that would follow a link.
+    fn at_no_link(&self, path: &str) -> io::Result<PathBuf> {
+        let at = self.at(path)?;
+        // The user may reach the repository itself by a link.
+        if !path.is_empty() {
+            refuse_link(&at)?;
+        }
+        Ok(at)
     }
 }
 
 impl Storage for Folder {
     fn open(&self, path: &str) -> io::Result<Box<dyn ReadFile>> {
-        Ok(Box::new(Opened(regular(options().read(true).open(self.at(path)?)?)?)))
+        Ok(Box::new(Opened(open_regular(&self.at_no_link(path)?)?)))
     }
 
     fn create(&self, path: &str) -> io::Result<Box<dyn WriteFile>> {
@@ -57,7 +70,7 @@ impl Storage for Folder {
 
     fn list(&self, folder: &str) -> io::Result<Vec<Listed>> {
         let mut listed = Vec::new();
-        for entry in fs::read_dir(self.at(folder)?)? {
+        for entry in fs::read_dir(self.at_no_link(folder)?)? {
             let entry = entry?;
             let metadata = match entry.metadata() {
                 Ok(metadata) => metadata,
@@ -74,7 +87,7 @@ impl Storage for Folder {
     }
 
     fn create_folder(&self, folder: &str) -> io::Result<()> {
-        let path = self.at(folder)?;
+        let path = self.at_no_link(folder)?;
         let mut builder = DirBuilder::new();
         only_for_the_user(&mut builder);
         match builder.create(&path) {
@@ -85,7 +98,7 @@ impl Storage for Folder {
 
     #[cfg(unix)]
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
-        File::open(self.at(folder)?)?.sync_all()
+        File::open(self.at_no_link(folder)?)?.sync_all()
     }
 
     // Windows has no operation that syncs a folder: `FlushFileBuffers` refuses a handle on one. NTFS writes new names
@@ -103,7 +116,7 @@ impl Storage for Folder {
             DatabaseMode::Write => options.write(true),
             DatabaseMode::Read => &mut options,
         };
-        let file = Opened(regular(options.open(self.at(path)?)?)?);
+        let file = Opened(regular(options.open(self.at_no_link(path)?)?)?);
         Ok(match mode {
             DatabaseMode::Read => Box::new(Overlay::new(Box::new(file))?),
             DatabaseMode::Create | DatabaseMode::Write => Box::new(Database(file)),
@@ -111,7 +124,7 @@ impl Storage for Folder {
     }
 
     fn lock(&self, path: &str, kind: Lock, wait: Duration) -> io::Result<Option<Box<dyn Locked>>> {
-        let path = self.at(path)?;
+        let path = self.at_no_link(path)?;
         // `truncate(false)` says that the file is kept as it is. It is empty.
         let file = match options().read(true).write(true).create(true).truncate(false).open(&path) {
             // A reader needs no write permission, as long as the file exists.
@@ -152,20 +165,42 @@ impl Storage for Folder {
     }
 }
 
-/// Returns options under which only the user can read a new file, and which do not wait for the other end of a pipe.
+/// Fails if a file or folder is a symbolic link, or what Windows has of that kind.
+///
+/// An archive can contain a repository whose folder `tmp` is a link to a folder of the user, where nothing may be deleted.
+pub(crate) fn refuse_link(path: &Path) -> io::Result<()> {
+    // A caller that needs the file finds out that it does not exist.
+    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink()) {
+        let link = path.display();
+        let what = format!(
+            "{link} is a symbolic link, which a repository cannot contain: move the files here, or mount their folder here"
+        );
+        return Err(io::Error::new(ErrorKind::InvalidInput, what));
+    }
+    Ok(())
+}
+
+/// Opens a file for reading. Fails if it is not a file, without waiting for the other end of a pipe.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    regular(options().read(true).open(path)?)
+}
+
+/// Returns options under which only the user can read a new file, and which neither follow a link nor wait for the other
+/// end of a pipe.
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    without_waiting(&mut options);
+    only_files(&mut options);
     options
 }
 
 #[cfg(unix)]
-fn without_waiting(options: &mut OpenOptions) {
-    options.mode(0o600).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+fn only_files(options: &mut OpenOptions) {
+    use rustix::fs::OFlags;
+    options.mode(0o600).custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed());
 }
 
 #[cfg(not(unix))]
-fn without_waiting(_: &mut OpenOptions) {}
+fn only_files(_: &mut OpenOptions) {}
 
 /// Makes the new folder one that only the user can open.
 #[cfg(unix)]

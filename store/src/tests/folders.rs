@@ -1,5 +1,7 @@
 //! Folders that somebody else made: names and links that lead out of the repository.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +11,13 @@ use memsnap::Snapshot;
 use super::noise;
 use crate::{Collect, Error, Id, Repository};
 
-/// A repository with a snapshot, and a folder beside it with a file that is not part of it.
+/// The names of files outside: some are of the forms that a collection deletes.
+fn outside_names() -> [String; 5] {
+    let id = "12".repeat(32);
+    ["file".to_owned(), format!("{}.pack", "12".repeat(16)), format!("{id}.checked"), "other".to_owned(), id]
+}
+
+/// A repository with a snapshot, and a folder beside it with files that are not part of it.
 struct Setup {
     folder: tempfile::TempDir,
     repository: Repository,
@@ -23,7 +31,9 @@ impl Setup {
         let id = repository.save(&Snapshot::from_slice(&noise(1)).unwrap()).name("base").run().unwrap().id();
         fs::create_dir(folder.path().join("outside")).unwrap();
         let setup = Self { folder, repository, id };
-        fs::write(setup.outside(), "mine").unwrap();
+        for name in outside_names() {
+            fs::write(folder_of(&setup.outside()).join(name), "mine").unwrap();
+        }
         setup
     }
 
@@ -42,10 +52,19 @@ impl Setup {
 
     #[track_caller]
     fn check_outside(&self) {
-        let names: Vec<_> = fs::read_dir(self.folder.path().join("outside")).unwrap().collect();
-        assert_eq!(names.len(), 1, "{names:?}");
-        assert_eq!(fs::read(self.outside()).unwrap(), b"mine");
+        let files: BTreeMap<OsString, Vec<u8>> = fs::read_dir(self.folder.path().join("outside"))
+            .unwrap()
+            .map(|entry| entry.unwrap())
+            .map(|entry| (entry.file_name(), fs::read(entry.path()).unwrap()))
+            .collect();
+        let expected: BTreeMap<OsString, Vec<u8>> =
+            outside_names().into_iter().map(|name| (name.into(), b"mine".to_vec())).collect();
+        assert_eq!(files, expected);
     }
+}
+
+fn folder_of(path: &Path) -> &Path {
+    path.parent().unwrap()
 }
 
 /// The name `../../outside/file` in an index made `collect` overwrite that file and `remove` delete it.
@@ -87,4 +106,84 @@ fn repair_ignores_files_that_are_no_names() {
     assert_eq!(setup.repository.names().unwrap().len(), 1);
     setup.collect().unwrap();
     assert!(setup.path().join("names/a b").exists(), "the store did not make this file");
+}
+
+/// A folder of the repository that was a link, from an archive for example, made `collect` delete all files in it.
+#[cfg(unix)]
+#[test]
+fn folders_that_are_links_are_refused() {
+    for name in ["tmp", "names", "packs", "manifests", "cache"] {
+        let setup = Setup::new();
+        let link = setup.path().join(name);
+        if link.exists() {
+            fs::rename(&link, setup.path().join("moved")).unwrap();
+        }
+        std::os::unix::fs::symlink(folder_of(&setup.outside()), &link).unwrap();
+        let error = setup.collect().unwrap_err().to_string();
+        assert!(error.contains(&format!("{} is a symbolic link", link.display())), "{name}: {error}");
+        if name == "cache" {
+            // SAFETY: nothing writes to the files in the cache.
+            #[expect(unsafe_code)]
+            let error = unsafe { setup.repository.map(setup.id) }.unwrap_err().to_string();
+            assert!(error.contains("is a symbolic link"), "{error}");
+        } else {
+            let next = Snapshot::from_slice(&noise(2)).unwrap();
+            let error = setup.repository.save(&next).name("next").run().unwrap_err().to_string();
+            assert!(error.contains("is a symbolic link"), "{name}: {error}");
+        }
+        let _ = (setup.repository.remove(setup.id), setup.collect(), Repository::repair(setup.path()));
+        setup.check_outside();
+    }
+}
+
+/// A link in the place of a file was followed: a lock made a new file elsewhere, and an index was written elsewhere.
+#[cfg(unix)]
+#[test]
+fn files_that_are_links_are_refused() {
+    for name in ["config", "index.redb", "lock", "index.lock", "index.turn"] {
+        let setup = Setup::new();
+        let link = setup.path().join(name);
+        let moved = folder_of(folder_of(&setup.outside())).join("moved");
+        fs::rename(&link, &moved).unwrap();
+        std::os::unix::fs::symlink(&moved, &link).unwrap();
+        let opened = Repository::open(setup.path()).and_then(|repository| repository.remove(setup.id));
+        let error = opened.unwrap_err().to_string();
+        assert!(error.contains(&format!("{} is a symbolic link", link.display())), "{name}: {error}");
+    }
+}
+
+/// `collect` deleted every file in the folders of the repository.
+#[test]
+fn files_with_names_that_the_store_does_not_use_stay() {
+    let setup = Setup::new();
+    fs::create_dir(setup.path().join("cache")).unwrap();
+    let mut foreign = Vec::new();
+    for folder in ["tmp", "packs", "manifests", "names", "cache"] {
+        for name in [".keep", "my notes.txt"] {
+            foreign.push(setup.path().join(folder).join(name));
+        }
+    }
+    let left_over = format!("{}.pack", "0a".repeat(16));
+    let id = "0a".repeat(32);
+    let ours: Vec<PathBuf> = [
+        format!("tmp/{left_over}"),
+        format!("packs/{id}"),
+        format!("manifests/{id}"),
+        "names/old".to_owned(),
+        format!("cache/{id}"),
+        format!("cache/{id}.checked"),
+    ]
+    .into_iter()
+    .map(|path| setup.path().join(path))
+    .collect();
+    for path in foreign.iter().chain(&ours) {
+        fs::write(path, "bytes").unwrap();
+    }
+    setup.collect().unwrap();
+    for path in foreign {
+        assert!(path.exists(), "{}", path.display());
+    }
+    for path in ours {
+        assert!(!path.exists(), "{}", path.display());
+    }
 }
