@@ -1,8 +1,9 @@
 //! The cache: images of snapshots, and notes of those that were compared with their manifests.
 //!
 //! A file of the cache is used without being read again if the note beside it says that exactly this file was compared.
+//! Whoever can write to the folder can forge both. So a note counts only if nobody but the user could have written it.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
@@ -103,7 +104,10 @@ fn make_read_only(file: &File) -> io::Result<()> {
 pub(crate) fn is_checked(inner: &Inner, file: &File, path: &Path, row: &ManifestRow) -> bool {
     let check = || -> io::Result<bool> {
         let metadata = file.metadata()?;
-        if metadata.len() != row.len {
+        if metadata.len() != row.len
+            || !is_private(&metadata)
+            || !is_private(&fs::metadata(inner.path(CACHE))?)
+        {
             return Ok(false);
         }
         let note = note_path(path);
@@ -111,13 +115,26 @@ pub(crate) fn is_checked(inner: &Inner, file: &File, path: &Path, row: &Manifest
         let note = open_regular(&note)?;
         let mut text = String::new();
         (&note).take(NOTE).read_to_string(&mut text)?;
-        Ok(text == fingerprint(file)?)
+        Ok(is_private(&note.metadata()?) && text == fingerprint(file)?)
     };
     check().unwrap_or(false) // Without a note that can be read, the caller compares the bytes.
 }
 
+/// Whether a file or folder belongs to this user, and nobody else can write to it.
+#[cfg(unix)]
+fn is_private(metadata: &Metadata) -> bool {
+    use std::os::unix::fs::MetadataExt;
+    metadata.uid() == rustix::process::geteuid().as_raw() && metadata.mode() & 0o022 == 0
+}
+
+/// Nothing is known of other users. `Extract` uses no file of the cache on these systems.
+#[cfg(not(unix))]
+fn is_private(_: &Metadata) -> bool {
+    true
+}
+
 /// Writes the note beside a file that was compared with its manifest.
-fn note_check(inner: &Inner, file: &File, path: &Path) -> io::Result<()> {
+pub(crate) fn note_check(inner: &Inner, file: &File, path: &Path) -> io::Result<()> {
     // The rename replaces a link. Writing to the path would follow it.
     let mut note = tempfile::Builder::new().prefix(WRITING).tempfile_in(inner.path(CACHE))?;
     note.write_all(fingerprint(file)?.as_bytes())?;

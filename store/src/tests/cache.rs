@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use memsnap::Snapshot;
 
 use super::{BLOCK, content, noise};
-use crate::cache::cache_path;
+use crate::cache::{cache_path, note_check};
 use crate::{Id, Repository};
 
 /// A repository with a snapshot in the cache.
@@ -86,5 +86,54 @@ fn pipes_in_the_cache_are_not_waited_for() {
         rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
         assert_eq!(setup.extract(setup.id), (setup.bytes.clone(), false));
         assert!(setup.map() == setup.bytes);
+    }
+}
+
+/// Whoever can write to the folder can put a file there and a note that fits it. `extract`, which is safe, believed it.
+#[cfg(unix)]
+#[test]
+fn notes_that_others_can_write_do_not_count() {
+    use std::os::unix::fs::PermissionsExt;
+
+    // Which file or folder others can write to.
+    for writable in [None, Some("file"), Some("note"), Some("folder")] {
+        let setup = Setup::new();
+        let (file, note) = (setup.cached(), setup.note());
+        let forged = noise(3).repeat(3);
+        fs::remove_file(&file).unwrap();
+        fs::write(&file, &forged).unwrap();
+        let allow = |path: &std::path::Path, mode| {
+            fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+        };
+        allow(&file, if writable == Some("file") { 0o622 } else { 0o600 });
+        note_check(&setup.repository.inner, &fs::File::open(&file).unwrap(), &file).unwrap();
+        match writable {
+            Some("note") => allow(&note, 0o620),
+            Some("folder") => allow(file.parent().unwrap(), 0o770),
+            _ => {}
+        }
+        if writable.is_none() {
+            // The user can forge a note. This shows that the others are refused for who can write them.
+            assert_eq!(setup.extract(setup.id), (forged, true));
+            continue;
+        }
+        assert_eq!(setup.extract(setup.id), (setup.bytes.clone(), false), "{writable:?}");
+        assert!(setup.map() == setup.bytes, "{writable:?}");
+    }
+}
+
+/// A file of another user does not count, even if nobody else can write to it. Only root can run this test.
+#[cfg(unix)]
+#[test]
+fn notes_of_another_user_do_not_count() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let setup = Setup::new();
+    for path in [setup.note(), setup.repository.path().join("cache")] {
+        std::os::unix::fs::chown(&path, Some(4711), None).unwrap();
+        assert_eq!(setup.extract(setup.id), (setup.bytes.clone(), false), "{}", path.display());
+        std::os::unix::fs::chown(&path, Some(0), None).unwrap();
+        assert_eq!(setup.extract(setup.id), (setup.bytes.clone(), true), "{}", path.display());
     }
 }
