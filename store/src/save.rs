@@ -41,6 +41,7 @@ pub struct Save<'a, S> {
     source: S,
     parent: Parent,
     holes_are_parent: bool,
+    allow_no_holes: bool,
     header: Header,
     name: Option<String>,
     observer: Observer<'a>,
@@ -63,6 +64,7 @@ impl<'a, S> Save<'a, S> {
             source,
             parent,
             holes_are_parent: false,
+            allow_no_holes: false,
             header: Header::default(),
             name: None,
             observer,
@@ -266,10 +268,23 @@ impl Save<'_, &Snapshot> {
 impl Save<'_, &File> {
     /// Sets that the holes of the file have the bytes of the parent.
     ///
-    /// The diff snapshots of Firecracker are such files. `run` fails if there is no parent. On Windows, no holes are
-    /// found.
+    /// The diff snapshots of Firecracker are such files. `run` fails if there is no parent, and if the file has no hole:
+    /// a copy may have filled the holes with zeroes, or the system does not tell where they are. Windows never does, and
+    /// FAT and NFS before version 4.2 do not. See [`allow_no_holes`](Self::allow_no_holes).
+    ///
+    /// The file system decides how long a hole is at least. A written page is saved with zeroes around it where this is
+    /// more than 4,096 bytes: on ZFS, whose holes are whole records (128 KiB), and on a `tmpfs` with huge pages. Write
+    /// such files to another file system.
     pub fn holes_are_parent(mut self) -> Self {
         self.holes_are_parent = true;
+        self
+    }
+
+    /// Allows that a file has no holes although [`holes_are_parent`](Self::holes_are_parent) is set.
+    ///
+    /// Use this if all pages may have changed. All bytes of the file replace those of the parent.
+    pub fn allow_no_holes(mut self) -> Self {
+        self.allow_no_holes = true;
         self
     }
 
@@ -277,12 +292,12 @@ impl Save<'_, &File> {
     ///
     /// The file is read once, on all cores, except for its holes. It is not loaded into memory. The rest of the last
     /// block is zero. If another program writes to the file during the call, the snapshot may contain the old or the
-    /// new bytes.
+    /// new bytes. The file offset moves during the call, and is restored at its end.
     ///
     /// # Errors
     ///
     /// Those of saving a snapshot; [`Error::Memory`] if the file cannot be read; [`Error::Invalid`] if holes have the
-    /// bytes of the parent, and there is none.
+    /// bytes of the parent, and there is no parent or no hole.
     pub fn run(mut self) -> Result<Written> {
         // A file cannot be compared with memory by `Snapshot::diff`. It is compared with the hashes of the parent.
         if let Parent::Loaded(saved) = &self.parent {
@@ -294,9 +309,19 @@ impl Save<'_, &File> {
             ));
         }
         let source = FileSource::new(self.source).map_err(Error::memory("cannot read the file"))?;
+        if self.holes_are_parent && !self.allow_no_holes {
+            let has_hole = source.has_hole().map_err(Error::memory("cannot find the holes of the file"))?;
+            if !has_hole && source.len().1 > 0 {
+                return Err(Error::invalid(NO_HOLES));
+            }
+        }
         self.save(&source)
     }
 }
+
+const NO_HOLES: &str = "the holes of the file would have the bytes of the parent, and the file has no hole: a copy may have \
+    filled them with zeroes, or its file system does not tell where they are; save the original from a file system with \
+    holes, or say that all bytes are meant (`allow_no_holes`, `--allow-no-holes`)";
 
 /// What a save has written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

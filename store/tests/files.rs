@@ -5,7 +5,7 @@ use std::io::{Seek, SeekFrom, Write};
 use std::path::PathBuf;
 
 use memsnap::Snapshot;
-use memsnap_store::{Id, Repository, Save, Saved};
+use memsnap_store::{Error, Id, Repository, Save, Saved};
 use rand::{Rng, SeedableRng};
 
 const BLOCK: usize = 4096;
@@ -100,4 +100,36 @@ fn a_file_lists_what_differs_from_any_kind_of_parent() {
         assert!(setup.content(written.id) == bytes, "{kind:?}");
         assert_eq!(setup.repository.manifest(written.id).unwrap().blocks, 2, "{kind:?}");
     }
+}
+
+/// A copy fills the holes of a file, and some systems do not tell of holes. The zeroes were saved without an error.
+#[test]
+fn a_file_without_holes_is_refused_if_holes_are_those_of_the_parent() {
+    let setup = Setup::new();
+    let path = setup.folder.path().join("copy");
+    let mut bytes = vec![0; setup.bytes.len()];
+    bytes[STEP..2 * STEP].copy_from_slice(&setup.bytes[..STEP]);
+    fs::write(&path, &bytes).unwrap();
+    let file = File::open(&path).unwrap();
+    for kind in [Kind::Loaded, Kind::Named] {
+        let error = setup.save(&file, kind).holes_are_parent().run().unwrap_err();
+        assert!(matches!(&error, Error::Invalid { .. }), "{error}");
+        assert!(error.to_string().contains("--allow-no-holes"), "{error}");
+        assert_eq!(setup.repository.list().unwrap().len(), 1);
+    }
+    let written = setup.save(&file, Kind::Named).holes_are_parent().allow_no_holes().run().unwrap();
+    assert!(setup.content(written.id) == bytes);
+    // Nothing can be lost in a file without bytes.
+    File::create(&path).unwrap();
+    setup.save(&File::open(&path).unwrap(), Kind::Named).holes_are_parent().run().unwrap();
+}
+
+/// Finding the holes of a file moves its offset, which all handles of the open file share.
+#[test]
+fn the_offset_of_the_file_is_restored() {
+    let setup = Setup::new();
+    let mut file = File::open(setup.sparse(STEP, &[1; BLOCK])).unwrap();
+    file.seek(SeekFrom::Start(123)).unwrap();
+    setup.save(&file, Kind::Named).run().unwrap();
+    assert_eq!(file.stream_position().unwrap(), 123);
 }
