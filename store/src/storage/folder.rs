@@ -277,11 +277,19 @@ impl WriteFile for Created {
     }
 }
 
-/// A file with a lock, which ends when the file is closed.
+/// A file with a lock.
 #[derive(Debug)]
-struct Held(#[expect(dead_code, reason = "it is kept open")] File);
+struct Held(File);
 
 impl Locked for Held {}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        // A child that was forked meanwhile has the open file too, and closing it here would leave the lock to the child.
+        // If this fails, the lock ends when all of them have closed it.
+        let _ = self.0.unlock();
+    }
+}
 
 /// The file of a database that is written.
 #[derive(Debug)]

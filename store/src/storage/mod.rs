@@ -43,7 +43,8 @@ pub(crate) trait Storage: fmt::Debug + Send + Sync {
 
     /// Locks a file, and makes it if it does not exist. Waits at most `wait`. Returns `None` if that was not enough.
     ///
-    /// The lock ends when the result is dropped or when the process ends, however it ends. Locks exclude each other
+    /// The lock ends when the result is dropped or when the process ends, however it ends. If the process is killed after
+    /// it forked a child that did not start another program, the lock ends with the child. Locks exclude each other
     /// between threads too.
     fn lock(&self, path: &str, kind: Lock, wait: Duration) -> io::Result<Option<Box<dyn Locked>>>;
 

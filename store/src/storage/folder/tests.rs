@@ -1,10 +1,11 @@
 //! Tests of folders.
 
+use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Folder;
+use super::{Folder, Held};
 use crate::storage::{DatabaseMode, Lock, Storage};
 
 fn write(storage: &Folder, path: &str, bytes: &[u8]) {
@@ -131,6 +132,24 @@ fn locks_exclude_each_other() {
         drop(exclusive);
         assert!(waiting.join().unwrap());
     });
+}
+
+/// A process that was forked while a lock was held kept the lock until its end. It has a copy of the descriptor.
+#[test]
+fn a_lock_ends_when_another_process_has_the_file_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = Folder::new(folder.path());
+    for kind in [Lock::Shared, Lock::Exclusive] {
+        drop(storage.lock("lock", kind, Duration::ZERO).unwrap().unwrap());
+        let file = File::open(storage.path("lock")).unwrap();
+        file.try_lock().unwrap();
+        let held = Held(file);
+        let copy = held.0.try_clone().unwrap();
+        assert!(storage.lock("lock", kind, Duration::ZERO).unwrap().is_none());
+        drop(held);
+        assert!(storage.lock("lock", kind, Duration::ZERO).unwrap().is_some());
+        drop(copy);
+    }
 }
 
 /// A database that is open for reading behaves as one that is written, and its file does not change.
