@@ -52,15 +52,28 @@ impl<'a> Extract<'a> {
         let failed = || Error::file("cannot write", &to);
         let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
         let file = tempfile::Builder::new().prefix(".extract-").tempfile_in(folder).map_err(failed())?;
-        let (written, shared) = match self.clone_ancestor(file.as_file(), id, &row)? {
-            Some(written) => (written, true),
-            None => (write_image(self.inner, file.as_file(), &to, id, &row, &mut self.observer)?, false),
-        };
+        let (written, shared) =
+            self.write(file.as_file(), id, &row).map_err(|error| self.inner.or_removed(id, error))?;
         file.as_file().set_len(row.content_len).map_err(failed())?;
         make_usual(file.as_file(), &to).map_err(failed())?;
         file.as_file().sync_all().map_err(failed())?;
         file.persist(&to).map_err(|error| failed()(error.error))?;
         Ok(Extracted { len: row.content_len, written, shared })
+    }
+
+    /// Writes the snapshot to an empty file. Returns the number of bytes that were written, and whether others are shared
+    /// with a file of the cache.
+    fn write(&mut self, file: &File, id: Id, row: &ManifestRow) -> Result<(u64, bool)> {
+        match self.clone_ancestor(file, id, row) {
+            Ok(Some(written)) => return Ok((written, true)),
+            Ok(None) => {}
+            // An ancestor that is damaged or gone says nothing about the snapshot. If it is the snapshot, this fails again.
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound) => {
+                file.set_len(0).map_err(Error::file("cannot write", &self.to))?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok((write_image(self.inner, file, &self.to, id, row, &mut self.observer)?, false))
     }
 
     /// Clones the file of the snapshot or of an ancestor from the cache, and writes what differs.

@@ -16,7 +16,7 @@ use crate::error::{Error, Result};
 use crate::extract::Extract;
 use crate::format::BLOCK;
 use crate::id::{Id, Reference};
-use crate::index::{self, Index};
+use crate::index::{self, Index, ManifestRow};
 use crate::inner::{INDEX, Inner, TURN, WAIT, WRITER, resolve, time};
 use crate::load::Load;
 use crate::manifest::{Manifest, Summary};
@@ -318,7 +318,7 @@ impl Repository {
         let (mut rows, names) = self.inner.read(|index| Ok((index.manifests()?, index.names()?)))?;
         rows.retain(|(_, row)| row.listed);
         rows.sort_by_key(|(id, row)| (row.created, *id));
-        let summary = |(id, row): (Id, index::ManifestRow)| Summary {
+        let summary = |(id, row): (Id, ManifestRow)| Summary {
             id,
             names: names.iter().filter(|(_, named)| *named == id).map(|(name, _)| name.clone()).collect(),
             parent: row.parent,
@@ -351,9 +351,18 @@ impl Repository {
         let (a, b) = (a.into(), b.into());
         let ((a, first), (b, second)) =
             self.inner.read(|index| Ok((resolve(index, &a)?, resolve(index, &b)?)))?;
+        let gone = |error| self.inner.or_removed(b, self.inner.or_removed(a, error));
+        self.differing((a, &first), (b, &second)).map_err(gone)
+    }
+
+    fn differing(
+        &self,
+        (a, first): (Id, &ManifestRow),
+        (b, second): (Id, &ManifestRow),
+    ) -> Result<Vec<Range<u64>>> {
         let storage = &*self.inner.storage;
-        check_lengths(storage, a, &first)?;
-        check_lengths(storage, b, &second)?;
+        check_lengths(storage, a, first)?;
+        check_lengths(storage, b, second)?;
         // The list ends at the length of the second one.
         let (short, long) = if first.len > second.len { (b, a) } else { (a, b) };
         let mut ranges: Vec<Range<u64>> = Vec::new();

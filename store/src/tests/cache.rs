@@ -7,6 +7,7 @@ use memsnap::Snapshot;
 
 use super::{BLOCK, content, noise};
 use crate::cache::{cache_path, note_check};
+use crate::chain::manifest_path;
 use crate::{Id, Repository};
 
 /// A repository with a snapshot in the cache.
@@ -135,5 +136,27 @@ fn notes_of_another_user_do_not_count() {
         assert_eq!(setup.extract(setup.id), (setup.bytes.clone(), false), "{}", path.display());
         std::os::unix::fs::chown(&path, Some(0), None).unwrap();
         assert_eq!(setup.extract(setup.id), (setup.bytes.clone(), true), "{}", path.display());
+    }
+}
+
+/// A sound snapshot could not be extracted if one that it descends from was in the cache and its manifest was damaged.
+#[test]
+fn a_damaged_ancestor_is_not_used() {
+    let setup = Setup::new();
+    // More blocks than a list of differences may have, so that the manifest does not need that of the parent.
+    let bytes: Vec<u8> = (10..1100).flat_map(noise).collect();
+    let child = setup.repository.save(&Snapshot::from_slice(&bytes).unwrap()).parent_id(setup.id).run();
+    let child = child.unwrap().id();
+    assert_eq!(setup.repository.manifest(child).unwrap().base, None);
+    assert_eq!(setup.extract(child), (bytes.clone(), true));
+    let manifest = setup.repository.path().join(manifest_path(&setup.id));
+    let right = fs::read(&manifest).unwrap();
+    for wrong in [Some(&b"damaged"[..]), Some(&right[..right.len() - 1]), None] {
+        fs::remove_file(&manifest).unwrap();
+        if let Some(wrong) = wrong {
+            fs::write(&manifest, wrong).unwrap();
+        }
+        assert_eq!(setup.extract(child), (bytes.clone(), false));
+        fs::write(&manifest, &right).unwrap();
     }
 }
