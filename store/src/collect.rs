@@ -13,7 +13,7 @@ use crate::format::BLOCK;
 use crate::format::pack::{Contents, Encoder, FRAME_BLOCKS, read_contents};
 use crate::id::Id;
 use crate::index::{self, ManifestRow, PackRow, Place};
-use crate::inner::{Inner, now};
+use crate::inner::{Inner, is_temporary, now};
 use crate::name::is_safe;
 use crate::save::write_name;
 use crate::sink::Sink;
@@ -343,16 +343,6 @@ fn temporary(inner: &Inner) -> Result<Vec<String>> {
     let listed = inner.storage.list("tmp").map_err(Error::file("cannot list", inner.path("tmp")))?;
     let ours = listed.into_iter().filter(|file| is_temporary(&file.name));
     Ok(ours.map(|file| format!("tmp/{}", file.name)).collect())
-}
-
-/// Whether a file has a name that [`Inner::temporary`] makes.
-fn is_temporary(name: &str) -> bool {
-    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
-    name.split_once('.').is_some_and(|(digits, end)| {
-        digits.len() == 32
-            && digits.bytes().all(is_digit)
-            && end.bytes().all(|byte| byte.is_ascii_lowercase())
-    })
 }
 
 /// Returns files of the cache that no listed snapshot needs.

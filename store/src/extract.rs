@@ -12,6 +12,7 @@ use crate::image::{Writer, write_image};
 use crate::index::ManifestRow;
 use crate::inner::Inner;
 use crate::progress::{Observer, Progress};
+use crate::storage::folder::{folder_of, sync_names};
 
 /// A snapshot that is about to be written to a file.
 ///
@@ -41,7 +42,7 @@ impl<'a> Extract<'a> {
     /// Blocks of zeroes become holes, if the file system has holes. If the snapshot or one that it descends from is in
     /// the cache (see [`Repository::map`](crate::Repository::map)) and the file system can clone files (Btrfs, XFS),
     /// the file shares the blocks that are equal. The file replaces a file of the same name when it is complete and
-    /// durable. After an error, that file is as it was.
+    /// durable. After an error, that file is as it was, unless the folder could not be synced: then the new file is there.
     ///
     /// # Errors
     ///
@@ -50,7 +51,7 @@ impl<'a> Extract<'a> {
         let (id, row) = self.inner.resolve(&self.id)?;
         let to = self.to.clone();
         let failed = || Error::file("cannot write", &to);
-        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder_of(&to);
         let file = tempfile::Builder::new().prefix(".extract-").tempfile_in(folder).map_err(failed())?;
         let (written, shared) =
             self.write(file.as_file(), id, &row).map_err(|error| self.inner.or_removed(id, error))?;
@@ -58,6 +59,7 @@ impl<'a> Extract<'a> {
         make_usual(file.as_file(), &to).map_err(failed())?;
         file.as_file().sync_all().map_err(failed())?;
         file.persist(&to).map_err(|error| failed()(error.error))?;
+        sync_names(folder).map_err(Error::file("cannot sync the folder", folder))?;
         Ok(Extracted { len: row.content_len, written, shared })
     }
 
@@ -148,8 +150,7 @@ fn make_usual(file: &File, replaced: &Path) -> io::Result<()> {
     let permissions = match fs::metadata(replaced) {
         Ok(metadata) => metadata.permissions(),
         Err(_) => {
-            let folder =
-                replaced.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+            let folder = folder_of(replaced);
             // The system gives a new file the rights that the user's mask allows.
             let probe = folder.join(format!(".extract-{:032x}", rand::random::<u128>()));
             let permissions = File::create_new(&probe)?.metadata()?.permissions();

@@ -116,6 +116,16 @@ impl Inner {
     }
 }
 
+/// Whether a file of `tmp` has a name that [`Inner::temporary`] makes.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    name.split_once('.').is_some_and(|(digits, end)| {
+        digits.len() == 32
+            && digits.bytes().all(is_digit)
+            && end.bytes().all(|byte| byte.is_ascii_lowercase())
+    })
+}
+
 /// Returns the id of a listed snapshot, and its row in the index.
 pub(crate) fn resolve(index: &Reader, reference: &Reference) -> Result<(Id, ManifestRow)> {
     let unknown = || Error::NotFound { kind: "snapshot", reference: reference.to_string() };

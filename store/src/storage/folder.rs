@@ -96,16 +96,8 @@ impl Storage for Folder {
         }
     }
 
-    #[cfg(unix)]
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
-        File::open(self.at_no_link(folder)?)?.sync_all()
-    }
-
-    // Windows has no operation that syncs a folder: `FlushFileBuffers` refuses a handle on one. NTFS writes new names
-    // and renames to its journal, in the order in which they were made.
-    #[cfg(not(unix))]
-    fn sync_folder(&self, _folder: &str) -> io::Result<()> {
-        Ok(())
+        sync_names(&self.at_no_link(folder)?)
     }
 
     fn database(&self, path: &str, mode: DatabaseMode) -> io::Result<Box<dyn redb::StorageBackend>> {
@@ -178,6 +170,24 @@ pub(crate) fn refuse_link(path: &Path) -> io::Result<()> {
         return Err(io::Error::new(ErrorKind::InvalidInput, what));
     }
     Ok(())
+}
+
+/// Makes the new, renamed and removed files of a folder durable.
+#[cfg(unix)]
+pub(crate) fn sync_names(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Does nothing. Windows has no operation that syncs a folder: `FlushFileBuffers` refuses a handle on one. NTFS writes new
+/// names and renames to its journal, in the order in which they were made.
+#[cfg(not(unix))]
+pub(crate) fn sync_names(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Returns the folder of a file or a folder.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
 /// Opens a file for reading. Fails if it is not a file, without waiting for the other end of a pipe.

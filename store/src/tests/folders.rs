@@ -4,11 +4,13 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use memsnap::Snapshot;
 
 use super::noise;
+use crate::storage::simulated::{Fault, Simulated};
 use crate::{Collect, Error, Id, Repository};
 
 /// The names of files outside: some are of the forms that a collection deletes.
@@ -186,4 +188,64 @@ fn files_with_names_that_the_store_does_not_use_stay() {
     for path in ours {
         assert!(!path.exists(), "{}", path.display());
     }
+}
+
+/// A call that failed midway left a folder that was no repository, and that `create` refused because it was not empty.
+#[test]
+fn a_folder_that_was_left_half_made_is_completed() {
+    let operations = {
+        let storage = Simulated::new();
+        storage.set_fault(Fault::Never);
+        super::create(&storage);
+        storage.operations()
+    };
+    assert!(operations > 20, "{operations}");
+    for at in 0..operations {
+        for fault in [Fault::At(at), Fault::From(at)] {
+            let storage = Simulated::new();
+            storage.set_fault(fault);
+            let created = Repository::create_in(Arc::new(storage.clone()));
+            let storage = storage.kill();
+            match created {
+                // The last operations open the repository, or remove what is not needed.
+                Ok(_) => assert!(super::open(&storage).is_ok(), "{fault:?}"),
+                // The sync of the name of `config` failed.
+                Err(_) if storage.bytes("config").is_some() => {
+                    assert!(super::open(&storage).is_ok(), "{fault:?}")
+                }
+                Err(_) => {
+                    let repository = Repository::create_in(Arc::new(storage.clone())).unwrap();
+                    let id = repository.save(&Snapshot::from_slice(&noise(1)).unwrap()).run().unwrap().id();
+                    let again = Repository::create_in(Arc::new(storage.clone()));
+                    assert!(matches!(again, Err(Error::NotEmpty { .. })), "{fault:?}");
+                    super::open(&storage).unwrap().load(id).run().unwrap();
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn only_what_create_leaves_is_completed() {
+    let setup = Setup::new();
+    let config = setup.path().join("config");
+    let bytes = fs::read(&config).unwrap();
+    fs::remove_file(&config).unwrap();
+    assert!(matches!(Repository::create(setup.path()), Err(Error::NotEmpty { .. })), "there is a pack");
+    fs::write(&config, bytes).unwrap();
+    setup.repository.load(setup.id).run().unwrap();
+
+    let folder = setup.folder.path().join("new/er/repository");
+    Repository::create(&folder).unwrap();
+    assert!(matches!(Repository::create(&folder), Err(Error::NotEmpty { .. })), "it is a repository");
+    fs::remove_file(folder.join("config")).unwrap();
+    for mine in ["mine", "tmp/mine", "names/mine", "packs/mine"].map(|name| folder.join(name)) {
+        fs::write(&mine, "mine").unwrap();
+        assert!(matches!(Repository::create(&folder), Err(Error::NotEmpty { .. })), "{}", mine.display());
+        assert_eq!(fs::read(&mine).unwrap(), b"mine");
+        fs::remove_file(&mine).unwrap();
+    }
+    fs::write(folder.join("tmp").join(format!("{}.", "0a".repeat(16))), "left over").unwrap();
+    Repository::create(&folder).unwrap();
+    assert!(Repository::open(&folder).unwrap().list().unwrap().is_empty());
 }
