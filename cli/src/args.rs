@@ -86,10 +86,13 @@ pub(crate) struct Save {
     pub(crate) parent: Option<String>,
     /// Use the bytes of the parent for the holes of the file
     ///
-    /// Diff snapshots of Firecracker are such files. The file must be sparse: zeroes in a copy without holes count as
-    /// changes.
+    /// This is how Firecracker writes diff snapshots. Holes are not read. A file without holes is refused, because a copy
+    /// may have filled them with zeroes.
     #[arg(long, requires = "parent")]
     pub(crate) diff: bool,
+    /// With `--diff`, save a file without holes too: all of its bytes replace those of the parent
+    #[arg(long, requires = "diff")]
+    pub(crate) allow_no_holes: bool,
     /// Save a small file with the snapshot, such as the state of the virtual machine
     #[arg(long, value_name = "NAME=FILE", value_parser = pair)]
     pub(crate) attach: Vec<(String, String)>,
@@ -353,6 +356,7 @@ mod tests {
             "memsnap init repo",
             "memsnap save repo file",
             "memsnap save repo - --name n --parent base --diff --attach a=f --attach b=g --label k=v --label l=",
+            "memsnap save repo file --parent base --diff --allow-no-holes",
             "memsnap list repo",
             "memsnap show repo base",
             "memsnap show repo base --attachment regs --output f",
@@ -383,6 +387,7 @@ mod tests {
             "memsnap frobnicate",
             "memsnap init",
             "memsnap save repo file --diff",
+            "memsnap save repo file --parent base --allow-no-holes",
             "memsnap save repo file --label k",
             "memsnap save repo file --label =v",
             "memsnap save repo file --label k=v --label k=w",

@@ -74,6 +74,22 @@ fn a_diff_takes_its_holes_from_the_parent() {
     assert!(printed.ends_with("196608 bytes (192.0 KiB) differ in 3 ranges\n"), "{printed}");
 }
 
+/// A copy of a diff without its holes was saved, and its zeroes replaced the bytes of the parent.
+#[test]
+fn a_diff_without_holes_is_saved_only_on_demand() {
+    let bench = Bench::with_repository();
+    std::fs::write(bench.path("base"), noise(1, LEN)).unwrap();
+    bench.save(&["base", "--name", "base"]);
+    let mut copy = vec![0; noise(1, LEN).len()];
+    copy[..BLOCK_LEN].fill(7);
+    std::fs::write(bench.path("copy"), &copy).unwrap();
+    let message = bench.refused(&["save", "repo", "copy", "--parent", "base", "--diff"]);
+    assert!(message.contains("no hole") && message.contains("--allow-no-holes"), "{message}");
+    bench.save(&["copy", "--parent", "base", "--diff", "--allow-no-holes", "--name", "copy"]);
+    bench.ok(&["extract", "repo", "copy", "out"]);
+    assert!(bench.read("out") == copy);
+}
+
 #[test]
 fn with_a_parent_and_without_diff_holes_are_zeroes() {
     let bench = Bench::with_repository();

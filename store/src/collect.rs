@@ -6,13 +6,15 @@ use std::io;
 use std::time::{Duration, SystemTime};
 
 use crate::blocks::{BATCH, Blocks, lock, pack_path};
+use crate::cache::{CACHE, WRITING};
 use crate::chain::{manifest_path, open_manifest};
 use crate::error::{Error, Result};
 use crate::format::BLOCK;
 use crate::format::pack::{Contents, Encoder, FRAME_BLOCKS, read_contents};
 use crate::id::Id;
 use crate::index::{self, ManifestRow, PackRow, Place};
-use crate::inner::{Inner, now};
+use crate::inner::{Inner, is_temporary, now};
+use crate::name::is_safe;
 use crate::save::write_name;
 use crate::sink::Sink;
 
@@ -351,7 +353,7 @@ fn repack(inner: &Inner, sink: &mut Sink<'_>, packs: &[u32], marks: &BTreeMap<u3
 fn orphans(inner: &Inner, folder: &str, known: &BTreeSet<Id>, grace: Duration) -> Result<Vec<String>> {
     let listed = inner.storage.list(folder).map_err(Error::file("cannot list", inner.path(folder)))?;
     let unknown =
-        listed.into_iter().filter(|file| !file.name.parse().is_ok_and(|id: Id| known.contains(&id)));
+        listed.into_iter().filter(|file| file.name.parse().is_ok_and(|id: Id| !known.contains(&id)));
     Ok(unknown
         .filter(|file| is_older(file.modified, grace))
         .map(|file| format!("{folder}/{}", file.name))
@@ -363,27 +365,29 @@ fn orphans(inner: &Inner, folder: &str, known: &BTreeSet<Id>, grace: Duration) -
 /// The caller holds the lock of the writer, so no process is writing them.
 fn temporary(inner: &Inner) -> Result<Vec<String>> {
     let listed = inner.storage.list("tmp").map_err(Error::file("cannot list", inner.path("tmp")))?;
-    Ok(listed.into_iter().map(|file| format!("tmp/{}", file.name)).collect())
+    let ours = listed.into_iter().filter(|file| is_temporary(&file.name));
+    Ok(ours.map(|file| format!("tmp/{}", file.name)).collect())
 }
 
 /// Returns the files of the cache that belong to no listed snapshot, or all of them.
 fn cached(inner: &Inner, needed: &BTreeMap<Id, ManifestRow>, all: bool) -> Result<Vec<String>> {
-    let listed = match inner.storage.list("cache") {
+    let listed = match inner.storage.list(CACHE) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        listed => listed.map_err(Error::file("cannot list", inner.path("cache")))?,
+        listed => listed.map_err(Error::file("cannot list", inner.path(CACHE)))?,
     };
     let day = Duration::from_secs(24 * 60 * 60);
     let is_garbage = |file: &crate::storage::Listed| {
-        if file.name.starts_with("writing-") {
+        if file.name.starts_with(WRITING) {
             return is_older(file.modified, day); // Another process may be writing it.
         }
         if file.name.starts_with(REMOTE) {
             return all;
         }
-        let id = file.name.split('.').next().and_then(|id| id.parse::<Id>().ok());
-        all || !id.is_some_and(|id| needed.get(&id).is_some_and(|row| row.listed))
+        // The store makes no files with other names.
+        let id = file.name.strip_suffix(".checked").unwrap_or(&file.name).parse::<Id>();
+        id.is_ok_and(|id| all || !needed.get(&id).is_some_and(|row| row.listed))
     };
-    Ok(listed.iter().filter(|file| is_garbage(file)).map(|file| format!("cache/{}", file.name)).collect())
+    Ok(listed.iter().filter(|file| is_garbage(file)).map(|file| format!("{CACHE}/{}", file.name)).collect())
 }
 
 fn is_older(modified: SystemTime, grace: Duration) -> bool {
@@ -401,7 +405,8 @@ fn write_names(inner: &Inner) -> Result<()> {
     let listed = inner.storage.list("names").map_err(Error::file("cannot list", inner.path("names")))?;
     for file in &listed {
         let path = format!("names/{}", file.name);
-        if !names.contains_key(&file.name) {
+        // The store makes no other files here.
+        if is_safe(&file.name) && !names.contains_key(&file.name) {
             inner.storage.remove(&path).map_err(Error::file("cannot remove", inner.path(&path)))?;
         }
     }

@@ -4,15 +4,15 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::blocks::{Blocks, in_batches};
-use crate::chain::{check_lengths, differences, open_listed};
+use crate::cache::{cache_path, is_checked, open_cached};
+use crate::chain::{check_lengths, differences};
 use crate::error::{Error, Result};
-use crate::format::BLOCK;
 use crate::id::{Id, Reference};
+use crate::image::{Writer, write_image};
 use crate::index::ManifestRow;
 use crate::inner::Inner;
-use crate::map::cache_path;
 use crate::progress::{Observer, Progress};
+use crate::storage::folder::{folder_of, sync_names};
 
 /// Options of extracting a snapshot. Call [`run`](Extract::run) to write the file.
 ///
@@ -39,12 +39,10 @@ impl<'a> Extract<'a> {
 
     /// Writes the content of the snapshot to the file, without the padding of the last page.
     ///
-    /// Blocks of zeroes become holes, if the file system supports holes. On Linux, if the snapshot or one of its
-    /// ancestors is in the cache (see [`Repository::map`](crate::Repository::map)), and if the file system can clone
-    /// files (Btrfs, XFS), the file shares equal blocks with the file in the cache.
-    ///
-    /// If a file of this name exists, it is replaced when the new file is complete and synced. After an error, it is as
-    /// it was.
+    /// Blocks of zeroes become holes, if the file system has holes. If the snapshot or one that it descends from is in
+    /// the cache (see [`Repository::map`](crate::Repository::map)) and the file system can clone files (Btrfs, XFS),
+    /// the file shares the blocks that are equal. The file replaces a file of the same name when it is complete and
+    /// durable. After an error, that file is as it was, unless the folder could not be synced: then the new file is there.
     ///
     /// # Errors
     ///
@@ -53,23 +51,37 @@ impl<'a> Extract<'a> {
         let (id, row) = self.inner.resolve(&self.id)?;
         let to = self.to.clone();
         let failed = || Error::file("cannot write", &to);
-        let folder = to.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let folder = folder_of(&to);
         let file = tempfile::Builder::new().prefix(".extract-").tempfile_in(folder).map_err(failed())?;
-        let (written, shared) = match self.clone_ancestor(file.as_file(), id, &row)? {
-            Some(written) => (written, true),
-            None => (write_image(self.inner, file.as_file(), &to, id, &row, &mut self.observer)?, false),
-        };
+        let (written, shared) =
+            self.write(file.as_file(), id, &row).map_err(|error| self.inner.or_removed(id, error))?;
         file.as_file().set_len(row.content_len).map_err(failed())?;
         make_usual(file.as_file(), &to).map_err(failed())?;
         file.as_file().sync_all().map_err(failed())?;
         file.persist(&to).map_err(|error| failed()(error.error))?;
+        sync_names(folder).map_err(Error::file("cannot sync the folder", folder))?;
         Ok(Extracted { len: row.content_len, written, shared })
     }
 
-    /// Clones the file of the snapshot or of an ancestor in the cache, and writes the blocks that differ.
+    /// Writes the snapshot to an empty file. Returns the number of bytes that were written, and whether others are shared
+    /// with a file of the cache.
+    fn write(&mut self, file: &File, id: Id, row: &ManifestRow) -> Result<(u64, bool)> {
+        match self.clone_ancestor(file, id, row) {
+            Ok(Some(written)) => return Ok((written, true)),
+            Ok(None) => {}
+            // An ancestor that is damaged or gone says nothing about the snapshot. If it is the snapshot, this fails again.
+            Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound) => {
+                file.set_len(0).map_err(Error::file("cannot write", &self.to))?;
+            }
+            Err(error) => return Err(error),
+        }
+        Ok((write_image(self.inner, file, &self.to, id, row, &mut self.observer)?, false))
+    }
+
+    /// Clones the file of the snapshot or of an ancestor from the cache, and writes what differs.
     fn clone_ancestor(&mut self, file: &File, id: Id, row: &ManifestRow) -> Result<Option<u64>> {
         for ancestor in ancestors(self.inner, id)? {
-            let Ok(cached) = File::open(cache_path(self.inner, &ancestor)) else { continue };
+            let Ok(cached) = open_cached(self.inner, &ancestor) else { continue };
             if !is_whole(self.inner, &cached, ancestor)? || !clone_file(&cached, file) {
                 continue;
             }
@@ -113,28 +125,33 @@ fn ancestors(inner: &Inner, id: Id) -> Result<Vec<Id>> {
 /// Returns whether a file in the cache was compared with its manifest, and was not changed since.
 fn is_whole(inner: &Inner, file: &File, id: Id) -> Result<bool> {
     let Some(row) = inner.read(|index| index.manifest(&id))? else { return Ok(false) };
-    Ok(crate::map::is_checked(file, &cache_path(inner, &id), &row))
+    Ok(is_checked(inner, file, &cache_path(inner, &id), &row))
 }
 
-/// Makes `to` share all blocks of `from`. Returns `false` if the file system cannot do that.
-#[cfg(target_os = "linux")]
+/// Makes `to` share all blocks of `from`; best effort.
+#[cfg(all(target_os = "linux", not(test)))]
 fn clone_file(from: &File, to: &File) -> bool {
     rustix::fs::ioctl_ficlone(to, from).is_ok()
 }
 
-#[cfg(not(target_os = "linux"))]
+#[cfg(not(any(target_os = "linux", test)))]
 fn clone_file(_: &File, _: &File) -> bool {
     false
 }
 
-/// Gives a file the permissions of the file that it replaces, or those of a new file.
+/// Copies the file, so that tests of what follows run on all file systems.
+#[cfg(test)]
+fn clone_file(from: &File, to: &File) -> bool {
+    io::copy(&mut &*from, &mut &*to).is_ok()
+}
+
+/// Gives a file the rights that other new files have, or those of the file that it replaces.
 fn make_usual(file: &File, replaced: &Path) -> io::Result<()> {
     let permissions = match fs::metadata(replaced) {
         Ok(metadata) => metadata.permissions(),
         Err(_) => {
-            let folder =
-                replaced.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-            // The permissions of a new file depend on the umask, which cannot be read without setting it.
+            let folder = folder_of(replaced);
+            // The system gives a new file the rights that the user's mask allows.
             let probe = folder.join(format!(".extract-{:032x}", rand::random::<u128>()));
             let permissions = File::create_new(&probe)?.metadata()?.permissions();
             fs::remove_file(&probe)?;
@@ -142,77 +159,4 @@ fn make_usual(file: &File, replaced: &Path) -> io::Result<()> {
         }
     };
     file.set_permissions(permissions)
-}
-
-/// Writes a snapshot to an empty file.
-///
-/// Errors name it `path`. Returns the number of bytes that were written.
-pub(crate) fn write_image(
-    inner: &Inner,
-    file: &File,
-    path: &Path,
-    id: Id,
-    row: &ManifestRow,
-    observer: &mut Observer<'_>,
-) -> Result<u64> {
-    let chain = open_listed(&*inner.storage, id, row)?;
-    file.set_len(row.len).map_err(Error::file("cannot write", path))?;
-    Writer { inner, file, path }.write(chain.entries()?, row.len, false, observer)
-}
-
-struct Writer<'a> {
-    inner: &'a Inner,
-    file: &'a File,
-    path: &'a Path,
-}
-
-impl Writer<'_> {
-    /// Writes blocks to the file. Skips blocks of zeroes unless `zeroes` is set.
-    fn write(
-        &self,
-        entries: impl Iterator<Item = Result<(u64, Option<Id>)>>,
-        len: u64,
-        zeroes: bool,
-        observer: &mut Observer<'_>,
-    ) -> Result<u64> {
-        let mut blocks = Blocks::new(self.inner);
-        let mut progress = Progress { total: len, ..Progress::default() };
-        in_batches(entries, |batch| {
-            let (numbers, hashes): (Vec<u64>, Vec<Id>) =
-                batch.iter().filter_map(|(block, hash)| Some((*block, (*hash)?))).unzip();
-            blocks.read(&hashes, |number, bytes| self.put(numbers[number], bytes))?;
-            progress.written += (hashes.len() * BLOCK) as u64;
-            for (block, _) in batch.iter().filter(|entry| zeroes && entry.1.is_none()) {
-                self.put(*block, &[0; BLOCK])?;
-                progress.written += BLOCK as u64;
-            }
-            progress.done = batch.last().map_or(0, |entry| (entry.0 + 1) * BLOCK as u64);
-            observer.tell(progress);
-            Ok(())
-        })?;
-        observer.tell(Progress { done: len, ..progress });
-        Ok(progress.written)
-    }
-
-    fn put(&self, block: u64, bytes: &[u8]) -> Result<()> {
-        write_all_at(self.file, bytes, block * BLOCK as u64).map_err(Error::file("cannot write", self.path))
-    }
-}
-
-#[cfg(unix)]
-fn write_all_at(file: &File, bytes: &[u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::write_all_at(file, bytes, offset)
-}
-
-#[cfg(windows)]
-fn write_all_at(file: &File, mut bytes: &[u8], mut offset: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match std::os::windows::fs::FileExt::seek_write(file, bytes, offset) {
-            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-            Ok(written) => (bytes, offset) = (&bytes[written..], offset + written as u64),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(())
 }

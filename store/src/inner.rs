@@ -124,6 +124,16 @@ impl Inner {
     }
 }
 
+/// Whether a file of `tmp` has a name that [`Inner::temporary`] makes.
+pub(crate) fn is_temporary(name: &str) -> bool {
+    let is_digit = |byte: u8| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte);
+    name.split_once('.').is_some_and(|(digits, end)| {
+        digits.len() == 32
+            && digits.bytes().all(is_digit)
+            && end.bytes().all(|byte| byte.is_ascii_lowercase())
+    })
+}
+
 /// Returns the id of a listed snapshot, and its row in the index.
 pub(crate) fn resolve(index: &Reader, reference: &Reference) -> Result<(Id, ManifestRow)> {
     let unknown = || Error::NotFound { kind: "snapshot", reference: reference.to_string() };
@@ -163,21 +173,4 @@ pub(crate) fn now() -> u64 {
 /// Returns the time that is `milliseconds` after 1970.
 pub(crate) fn time(milliseconds: u64) -> SystemTime {
     UNIX_EPOCH.checked_add(Duration::from_millis(milliseconds)).unwrap_or(UNIX_EPOCH)
-}
-
-/// Checks that a text can be a name: it must be a valid file name on every system, and not be an id.
-pub(crate) fn check_name(name: &str) -> Result<()> {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b"._-+@=".contains(&byte);
-    let valid = (1..=128).contains(&name.len())
-        && name.bytes().all(allowed)
-        && !name.starts_with(['.', '-'])
-        && !name.ends_with('.')
-        && name.parse::<Id>().is_err();
-    if valid {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "{name:?} cannot be a name: a name has 1 to 128 letters, digits and . _ - + @ =, does not begin with . or -, \
-         does not end with a dot, and is not an id"
-    )))
 }

@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 mod blocks;
+mod cache;
 mod chain;
 mod collect;
 mod cores;
@@ -12,11 +13,13 @@ mod format;
 #[doc(hidden)]
 pub mod fuzz;
 mod id;
+mod image;
 mod index;
 mod inner;
 mod load;
 mod manifest;
 mod map;
+mod name;
 mod progress;
 #[cfg(feature = "remote")]
 mod remote;
@@ -38,6 +41,7 @@ pub use extract::{Extract, Extracted};
 pub use id::{Id, Reference};
 pub use load::Load;
 pub use manifest::{Manifest, Summary};
+pub use name::check_name;
 pub use progress::Progress;
 #[cfg(feature = "testing")]
 #[doc(hidden)]

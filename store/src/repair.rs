@@ -14,6 +14,7 @@ use crate::format::pack::{Contents, Decoder, read_contents};
 use crate::id::Id;
 use crate::index::{self, Index, ManifestRow, PackRow};
 use crate::inner::{Inner, now};
+use crate::name::is_safe;
 use crate::sink::places;
 use crate::storage::DatabaseMode;
 
@@ -267,6 +268,10 @@ fn add_names(inner: &Inner, index: &Index, found: &mut Repaired) -> Result<()> {
     let mut writer = index.write()?;
     let reader = index.read()?;
     for file in listed {
+        if !is_safe(&file.name) {
+            found.problems.push(format!("names/{:?} is ignored: it cannot be a name", file.name));
+            continue;
+        }
         let id = match read_name(inner, &file.name) {
             Ok(id) => id,
             Err(error) => {

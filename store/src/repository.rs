@@ -16,16 +16,17 @@ use crate::error::{Error, Result};
 use crate::extract::Extract;
 use crate::format::BLOCK;
 use crate::id::{Id, Reference};
-use crate::index::{self, Index};
-use crate::inner::{INDEX, Inner, TURN, WAIT, WRITER, check_name, resolve, time};
+use crate::index::{self, Index, ManifestRow};
+use crate::inner::{INDEX, Inner, TURN, WAIT, WRITER, is_temporary, resolve, time};
 use crate::load::Load;
 use crate::manifest::{Manifest, Summary};
 use crate::map;
+use crate::name::check_name;
 use crate::repair::{Repaired, repair};
 use crate::save::{Save, write_name};
 use crate::saved::Saved;
 use crate::sink::write_file;
-use crate::storage::folder::Folder;
+use crate::storage::folder::{Folder, folder_of, sync_names};
 use crate::storage::{Lock, Storage};
 use crate::verify::{Depth, Verified, verify};
 
@@ -83,9 +84,11 @@ pub struct Repository {
 impl Repository {
     /// Makes an empty repository in a folder, and the folder if it does not exist.
     ///
+    /// If an earlier call failed or its process ended, the folder is not a repository. Another call completes it.
+    ///
     /// # Errors
     ///
-    /// - [`Error::NotEmpty`] if the folder is not empty.
+    /// - [`Error::NotEmpty`] if the folder contains anything else.
     /// - [`Error::File`] or [`Error::Index`] if a file cannot be made.
     ///
     /// # Examples
@@ -99,9 +102,8 @@ impl Repository {
     /// ```
     pub fn create(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        fs::create_dir_all(path).map_err(Error::file("cannot make the folder", path))?;
-        let mut files = fs::read_dir(path).map_err(Error::file("cannot read the folder", path))?;
-        if files.next().is_some() {
+        make_folders(path).map_err(Error::file("cannot make the folder", path))?;
+        if !has_only_left_overs(path).map_err(Error::file("cannot read the folder", path))? {
             return Err(Error::NotEmpty { place: path.display().to_string() });
         }
         Self::create_in(Arc::new(Folder::new(path)))
@@ -141,8 +143,20 @@ impl Repository {
         for folder in FOLDERS {
             inner.storage.create_folder(folder).map_err(failed())?;
         }
-        for lock in [WRITER, INDEX, TURN] {
+        for lock in [INDEX, TURN] {
             inner.storage.lock(lock, Lock::Exclusive, inner.wait).map_err(failed())?;
+        }
+        let _lock = inner.lock_writer()?;
+        match inner.storage.open(CONFIG) {
+            // Another process made the repository while this one waited.
+            Ok(_) => return Err(Error::NotEmpty { place: path.display().to_string() }),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(Error::file("cannot open", inner.path(CONFIG))(error)),
+        }
+        match inner.storage.remove(index::PATH) {
+            // An earlier call ended before the folder was a repository. Nothing was saved there.
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed()(error)),
+            _ => {}
         }
         Index::create(&*inner.storage, index::PATH, &inner.id)?;
         // A folder with this file is a repository, so all other files are made durable first.
@@ -328,7 +342,7 @@ impl Repository {
         let (mut rows, names) = self.inner.read(|index| Ok((index.manifests()?, index.names()?)))?;
         rows.retain(|(_, row)| row.listed);
         rows.sort_by_key(|(id, row)| (row.created, *id));
-        let summary = |(id, row): (Id, index::ManifestRow)| Summary {
+        let summary = |(id, row): (Id, ManifestRow)| Summary {
             id,
             names: names.iter().filter(|(_, named)| *named == id).map(|(name, _)| name.clone()).collect(),
             parent: row.parent,
@@ -361,10 +375,19 @@ impl Repository {
         let (a, b) = (a.into(), b.into());
         let ((a, first), (b, second)) =
             self.inner.read(|index| Ok((resolve(index, &a)?, resolve(index, &b)?)))?;
+        let gone = |error| self.inner.or_removed(b, self.inner.or_removed(a, error));
+        self.differing((a, &first), (b, &second)).map_err(gone)
+    }
+
+    fn differing(
+        &self,
+        (a, first): (Id, &ManifestRow),
+        (b, second): (Id, &ManifestRow),
+    ) -> Result<Vec<Range<u64>>> {
         let storage = &*self.inner.storage;
-        check_lengths(storage, a, &first)?;
-        check_lengths(storage, b, &second)?;
-        // `differences` ends at the length of the second snapshot, so this is the longer one.
+        check_lengths(storage, a, first)?;
+        check_lengths(storage, b, second)?;
+        // The list ends at the length of the second one.
         let (short, long) = if first.len > second.len { (b, a) } else { (a, b) };
         let mut ranges: Vec<Range<u64>> = Vec::new();
         for entry in differences(storage, short, long, true)? {
@@ -439,7 +462,33 @@ impl Repository {
     }
 }
 
-/// Deletes files in `names/`, from which `repair` reads names.
+/// Makes a folder, and those above it that do not exist. Their names are durable.
+fn make_folders(path: &Path) -> io::Result<()> {
+    let missing = path.ancestors().take_while(|folder| !folder.as_os_str().is_empty() && !folder.exists());
+    let missing: Vec<&Path> = missing.collect();
+    fs::create_dir_all(path)?;
+    missing.into_iter().try_for_each(|folder| sync_names(folder_of(folder)))
+}
+
+/// Whether a folder has only what a call of `create` leaves that ends before the folder is a repository.
+fn has_only_left_overs(path: &Path) -> io::Result<bool> {
+    for entry in fs::read_dir(path)? {
+        let (entry, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
+        let name = name.to_str().unwrap_or_default();
+        let mut left_over = [WRITER, INDEX, TURN, index::PATH].contains(&name);
+        if FOLDERS.contains(&name) && entry.is_dir() {
+            let files: Vec<_> = fs::read_dir(&entry)?.collect::<io::Result<_>>()?;
+            let is_ours = |file: &fs::DirEntry| file.file_name().to_str().is_some_and(is_temporary);
+            left_over = files.iter().all(|file| name == "tmp" && is_ours(file));
+        }
+        if !left_over {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// Deletes the files that tell `repair` about names.
 fn remove_name_files(inner: &Inner, names: &[String]) -> Result<()> {
     for name in names {
         let path = format!("names/{name}");

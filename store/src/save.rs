@@ -19,7 +19,8 @@ use crate::format::runs::Entry;
 use crate::format::{BLOCK, blocks};
 use crate::id::{Id, Reference};
 use crate::index::ManifestRow;
-use crate::inner::{Inner, check_name, now};
+use crate::inner::{Inner, now};
+use crate::name::check_name;
 use crate::progress::{Observer, Progress};
 pub(crate) use crate::save::pipeline::is_zero;
 use crate::save::pipeline::{Job, Stored};
@@ -39,6 +40,7 @@ pub struct Save<'a, S> {
     source: S,
     parent: Parent,
     holes_are_parent: bool,
+    allow_no_holes: bool,
     header: Header,
     name: Option<String>,
     observer: Observer<'a>,
@@ -61,6 +63,7 @@ impl<'a, S> Save<'a, S> {
             source,
             parent,
             holes_are_parent: false,
+            allow_no_holes: false,
             header: Header::default(),
             name: None,
             observer,
@@ -69,9 +72,9 @@ impl<'a, S> Save<'a, S> {
 
     /// Sets the parent: the snapshot that this one was made from. It must be saved and in memory.
     ///
-    /// A snapshot is compared with its parent by [`Snapshot::diff`], and only the blocks that differ are hashed and
-    /// saved. This is cheap if one of the two descends from the other, and correct for any two snapshots. A file is read
-    /// as a whole.
+    /// If a snapshot is saved, it is compared with the parent by [`Snapshot::diff`], and only blocks that differ are
+    /// hashed and saved. This is cheap if one of the two descends from the other, and correct for any two snapshots.
+    /// If a file is saved, this is the same as [`parent_id`](Self::parent_id) with the id of the parent.
     pub fn parent(mut self, saved: &Saved) -> Self {
         self.parent = Parent::Loaded(saved.clone());
         self
@@ -268,39 +271,62 @@ impl Save<'_, &Snapshot> {
 impl Save<'_, &File> {
     /// Uses the bytes of the parent for the holes of the file.
     ///
-    /// The diff snapshots of Firecracker are such files. Set the parent with [`parent_id`](Self::parent_id): if it is
-    /// set with [`parent`](Self::parent), holes are saved as zeroes. `run` fails if there is no parent.
+    /// The diff snapshots of Firecracker are such files. `run` fails if there is no parent, and if the file has no hole:
+    /// a copy may have filled the holes with zeroes, or the system does not tell where they are. Windows never does, and
+    /// FAT and NFS before version 4.2 do not. See [`allow_no_holes`](Self::allow_no_holes).
     ///
-    /// Holes are found on Linux, Android, FreeBSD and macOS. On other systems, and on file systems without holes, the
-    /// zeroes that the system returns for a hole are saved instead.
+    /// The file system decides how long a hole is at least. A written page is saved with zeroes around it where this is
+    /// more than 4,096 bytes: on ZFS, whose holes are whole records (128 KiB), and on a `tmpfs` with huge pages. Write
+    /// such files to another file system.
     pub fn holes_are_parent(mut self) -> Self {
         self.holes_are_parent = true;
         self
     }
 
+    /// Allows that a file has no holes although [`holes_are_parent`](Self::holes_are_parent) is set.
+    ///
+    /// Use this if all pages may have changed. All bytes of the file replace those of the parent.
+    pub fn allow_no_holes(mut self) -> Self {
+        self.allow_no_holes = true;
+        self
+    }
+
     /// Saves the contents of the file. They are durable when the call returns.
     ///
-    /// The file is read once, on all cores, without its holes. The last block is filled up with zeroes. If another
-    /// program writes to the file during the call, the snapshot may contain old and new bytes. Like saving a snapshot,
-    /// the call needs at most about 200 MiB of memory.
+    /// The file is read once, on all cores, except for its holes. It is not loaded into memory. The rest of the last
+    /// block is zero. If another program writes to the file during the call, the snapshot may contain the old or the
+    /// new bytes. The file offset moves during the call, and is restored at its end.
     ///
     /// # Errors
     ///
-    /// - Those of saving a snapshot.
-    /// - [`Error::Memory`] if the file cannot be read.
-    /// - [`Error::Invalid`] if [`holes_are_parent`](Self::holes_are_parent) was called and there is no parent.
-    pub fn run(self) -> Result<Written> {
+    /// Those of saving a snapshot; [`Error::Memory`] if the file cannot be read; [`Error::Invalid`] if holes have the
+    /// bytes of the parent, and there is no parent or no hole.
+    pub fn run(mut self) -> Result<Written> {
+        // A file cannot be compared with memory by `Snapshot::diff`. It is compared with the hashes of the parent.
+        if let Parent::Loaded(saved) = &self.parent {
+            self.parent = Parent::Named(saved.id().into());
+        }
         if self.holes_are_parent && matches!(self.parent, Parent::None) {
             return Err(Error::invalid(
                 "cannot use the bytes of the parent for the holes of the file: there is no parent; set one",
             ));
         }
         let source = FileSource::new(self.source).map_err(Error::memory("cannot read the file"))?;
+        if self.holes_are_parent && !self.allow_no_holes {
+            let has_hole = source.has_hole().map_err(Error::memory("cannot find the holes of the file"))?;
+            if !has_hole && source.len().1 > 0 {
+                return Err(Error::invalid(NO_HOLES));
+            }
+        }
         self.save(&source)
     }
 }
 
-/// The result of saving a file.
+const NO_HOLES: &str = "the holes of the file would have the bytes of the parent, and the file has no hole: a copy may have \
+    filled them with zeroes, or its file system does not tell where they are; save the original from a file system with \
+    holes, or say that all bytes are meant (`allow_no_holes`, `--allow-no-holes`)";
+
+/// What a save has written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct Written {

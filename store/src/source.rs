@@ -52,6 +52,8 @@ impl Source for Snapshot {
 pub(crate) struct FileSource<'a> {
     file: &'a File,
     len: u64,
+    /// The file offset of the caller.
+    offset: u64,
 }
 
 impl<'a> FileSource<'a> {
@@ -70,9 +72,17 @@ impl<'a> FileSource<'a> {
                 ));
             }
         }
+        let offset = io::Seek::stream_position(&mut &*file)?;
         // The metadata of a block device has no length.
         let len = io::Seek::seek(&mut &*file, io::SeekFrom::End(0))?;
-        Ok(Self { file, len })
+        Ok(Self { file, len, offset })
+    }
+}
+
+impl Drop for FileSource<'_> {
+    fn drop(&mut self) {
+        // The offset was valid before, so this cannot fail.
+        let _ = io::Seek::seek(&mut &*self.file, io::SeekFrom::Start(self.offset));
     }
 }
 
@@ -104,7 +114,8 @@ impl Source for FileSource<'_> {
     }
 
     fn changes(&self, _: &Snapshot) -> io::Result<Vec<Range<u64>>> {
-        Ok(vec![0..self.len]) // A file cannot be compared with a snapshot without reading all of it.
+        // `Save::run` compares a file with the hashes of its parent instead.
+        Err(io::Error::new(io::ErrorKind::Unsupported, "a file cannot be compared with a snapshot in memory"))
     }
 
     fn data(&self) -> io::Result<Vec<Range<u64>>> {
@@ -138,7 +149,25 @@ impl FileSource<'_> {
         Ok(ranges)
     }
 
-    /// Returns the whole range, because holes cannot be found on this system.
+    /// Whether the file has a hole that the system tells of.
+    #[cfg(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "macos"))]
+    pub(crate) fn has_hole(&self) -> io::Result<bool> {
+        use rustix::io::Errno;
+        // Where the system finds no hole, it returns the end of the file, as if a hole followed.
+        match rustix::fs::seek(self.file, rustix::fs::SeekFrom::Hole(0)) {
+            Ok(hole) => Ok(hole < self.len),
+            Err(Errno::INVAL | Errno::OPNOTSUPP | Errno::NXIO) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Returns `false`, because this system does not tell where holes are.
+    #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "macos")))]
+    pub(crate) fn has_hole(&self) -> io::Result<bool> {
+        Ok(false)
+    }
+
+    /// Returns the whole range, because this system does not tell where holes are.
     #[cfg(not(any(target_os = "linux", target_os = "android", target_os = "freebsd", target_os = "macos")))]
     pub(crate) fn data_within(&self, within: Range<u64>) -> io::Result<Vec<Range<u64>>> {
         Ok(vec![within])

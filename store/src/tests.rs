@@ -1,8 +1,10 @@
 //! Tests of repositories in a simulated storage: damage, hostile files, crashes and failures.
 
 mod allocator;
+mod cache;
 mod crashes;
 mod damage;
+mod folders;
 mod format;
 mod healing;
 mod hostile;

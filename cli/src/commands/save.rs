@@ -48,6 +48,9 @@ pub(super) fn run(args: &args::Save, output: &mut Output) -> Result<(), Failure>
     if args.diff {
         save = save.holes_are_parent();
     }
+    if args.allow_no_holes {
+        save = save.allow_no_holes();
+    }
     if let Some(name) = &args.name {
         save = save.name(name);
     }

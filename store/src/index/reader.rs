@@ -7,6 +7,7 @@ use redb::{ReadTransaction, ReadableTable};
 
 use crate::error::Result;
 use crate::id::Id;
+use crate::name::is_safe;
 
 use super::gate::Stop;
 use super::row::{ManifestRow, PackRow, Place, Row};
@@ -121,21 +122,23 @@ impl Reader {
         })
     }
 
-    /// Returns the id that a name stands for.
+    /// Returns what a name stands for. Fails if it could not be part of a path.
     pub(crate) fn name(&self, name: &str) -> Result<Option<Id>> {
         self.run(|transaction| {
             let value = transaction.open_table(NAMES)?.get(name)?;
+            value.is_some().then(|| check_path(name)).transpose()?;
             Ok(value.map(|value| Id::from_value("names", name.as_bytes(), value.value())).transpose()?)
         })
     }
 
-    /// Returns all names, in ascending order.
+    /// Returns all names, in ascending order. Fails if one of them could not be part of a path.
     pub(crate) fn names(&self) -> Result<Vec<(String, Id)>> {
         self.run(|transaction| {
             let mut names = Vec::new();
             for row in transaction.open_table(NAMES)?.iter()? {
                 let (name, value) = row?;
                 let name = name.value();
+                check_path(name)?;
                 names.push((name.to_owned(), Id::from_value("names", name.as_bytes(), value.value())?));
             }
             Ok(names)
@@ -171,6 +174,16 @@ impl Reader {
         }
         Ok(())
     }
+}
+
+/// Checks that a name of the index can be part of a path.
+///
+/// Anybody can make an index whose checksums are right. Callers write and delete the files in `names/`.
+fn check_path(name: &str) -> Result<()> {
+    if is_safe(name) {
+        return Ok(());
+    }
+    Err(super::damaged(format!("it has the name {name:?}, which cannot be a name of a snapshot")))
 }
 
 #[cfg(test)]

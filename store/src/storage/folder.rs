@@ -2,7 +2,7 @@
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -26,28 +26,51 @@ impl Folder {
     pub(crate) fn new(root: impl Into<PathBuf>) -> Self {
         Self { root: root.into() }
     }
+
+    /// Returns the path of a file or a folder for an operation on it. Fails if it would not be in the repository.
+    fn at(&self, path: &str) -> io::Result<PathBuf> {
+        // Windows takes `\` for a separator too, and `c:` for a drive.
+        let is_part = |part: &str| !matches!(part, "" | "." | "..") && !part.contains(['\\', ':', '\0']);
+        if !path.is_empty() && !path.split('/').all(is_part) {
+            return Err(io::Error::new(ErrorKind::InvalidInput, "it is not a path within a repository"));
+        }
+        for (end, _) in path.match_indices('/') {
+            refuse_link(&self.path(&path[..end]))?;
+        }
+        Ok(self.path(path))
+    }
+
+    /// As [`at`](Self::at), for operations that would follow a link.
+    fn at_no_link(&self, path: &str) -> io::Result<PathBuf> {
+        let at = self.at(path)?;
+        // The user may reach the repository itself by a link.
+        if !path.is_empty() {
+            refuse_link(&at)?;
+        }
+        Ok(at)
+    }
 }
 
 impl Storage for Folder {
     fn open(&self, path: &str) -> io::Result<Box<dyn ReadFile>> {
-        Ok(Box::new(Opened(regular(options().read(true).open(self.path(path))?)?)))
+        Ok(Box::new(Opened(open_regular(&self.at_no_link(path)?)?)))
     }
 
     fn create(&self, path: &str) -> io::Result<Box<dyn WriteFile>> {
-        Ok(Box::new(Created(options().write(true).create_new(true).open(self.path(path))?)))
+        Ok(Box::new(Created(options().write(true).create_new(true).open(self.at(path)?)?)))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        fs::rename(self.path(from), self.path(to))
+        fs::rename(self.at(from)?, self.at(to)?)
     }
 
     fn remove(&self, path: &str) -> io::Result<()> {
-        fs::remove_file(self.path(path))
+        fs::remove_file(self.at(path)?)
     }
 
     fn list(&self, folder: &str) -> io::Result<Vec<Listed>> {
         let mut listed = Vec::new();
-        for entry in fs::read_dir(self.path(folder))? {
+        for entry in fs::read_dir(self.at_no_link(folder)?)? {
             let entry = entry?;
             let metadata = match entry.metadata() {
                 Ok(metadata) => metadata,
@@ -64,7 +87,7 @@ impl Storage for Folder {
     }
 
     fn create_folder(&self, folder: &str) -> io::Result<()> {
-        let path = self.path(folder);
+        let path = self.at_no_link(folder)?;
         let mut builder = DirBuilder::new();
         only_for_the_user(&mut builder);
         match builder.create(&path) {
@@ -73,16 +96,8 @@ impl Storage for Folder {
         }
     }
 
-    #[cfg(unix)]
     fn sync_folder(&self, folder: &str) -> io::Result<()> {
-        File::open(self.path(folder))?.sync_all()
-    }
-
-    // Windows cannot sync a folder: `FlushFileBuffers` refuses its handle. NTFS writes new names and renames to its
-    // journal, in order.
-    #[cfg(not(unix))]
-    fn sync_folder(&self, _folder: &str) -> io::Result<()> {
-        Ok(())
+        sync_names(&self.at_no_link(folder)?)
     }
 
     fn database(&self, path: &str, mode: DatabaseMode) -> io::Result<Box<dyn redb::StorageBackend>> {
@@ -93,7 +108,7 @@ impl Storage for Folder {
             DatabaseMode::Write => options.write(true),
             DatabaseMode::Read => &mut options,
         };
-        let file = Opened(regular(options.open(self.path(path))?)?);
+        let file = Opened(regular(options.open(self.at_no_link(path)?)?)?);
         Ok(match mode {
             DatabaseMode::Read => Box::new(Overlay::new(Box::new(file))?),
             DatabaseMode::Create | DatabaseMode::Write => Box::new(Database(file)),
@@ -101,8 +116,8 @@ impl Storage for Folder {
     }
 
     fn lock(&self, path: &str, kind: Lock, wait: Duration) -> io::Result<Option<Box<dyn Locked>>> {
-        let path = self.path(path);
-        // The file is empty. `truncate(false)` avoids a write.
+        let path = self.at_no_link(path)?;
+        // `truncate(false)` says that the file is kept as it is. It is empty.
         let file = match options().read(true).write(true).create(true).truncate(false).open(&path) {
             // A reader needs no permission to write, as long as the file exists.
             Err(error) if kind == Lock::Shared && is_read_only(&error) => {
@@ -142,22 +157,60 @@ impl Storage for Folder {
     }
 }
 
-/// Returns options to open files.
+/// Fails if a file or folder is a symbolic link, or what Windows has of that kind.
 ///
-/// On Unix, only the user can read new files, and opening a pipe does not block.
+/// An archive can contain a repository whose folder `tmp` is a link to a folder of the user, where nothing may be deleted.
+pub(crate) fn refuse_link(path: &Path) -> io::Result<()> {
+    // A caller that needs the file finds out that it does not exist.
+    if fs::symlink_metadata(path).is_ok_and(|metadata| metadata.is_symlink()) {
+        let link = path.display();
+        let what = format!(
+            "{link} is a symbolic link, which a repository cannot contain: move the files here, or mount their folder here"
+        );
+        return Err(io::Error::new(ErrorKind::InvalidInput, what));
+    }
+    Ok(())
+}
+
+/// Makes the new, renamed and removed files of a folder durable.
+#[cfg(unix)]
+pub(crate) fn sync_names(folder: &Path) -> io::Result<()> {
+    File::open(folder)?.sync_all()
+}
+
+/// Does nothing. Windows has no operation that syncs a folder: `FlushFileBuffers` refuses a handle on one. NTFS writes new
+/// names and renames to its journal, in the order in which they were made.
+#[cfg(not(unix))]
+pub(crate) fn sync_names(_: &Path) -> io::Result<()> {
+    Ok(())
+}
+
+/// Returns the folder of a file or a folder.
+pub(crate) fn folder_of(path: &Path) -> &Path {
+    path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// Opens a file for reading. Fails if it is not a file, without waiting for the other end of a pipe.
+pub(crate) fn open_regular(path: &Path) -> io::Result<File> {
+    regular(options().read(true).open(path)?)
+}
+
+/// Returns options under which only the user can read a new file, and which neither follow a link nor wait for the other
+/// end of a pipe.
 fn options() -> OpenOptions {
     let mut options = OpenOptions::new();
-    without_waiting(&mut options);
+    only_files(&mut options);
     options
 }
 
 #[cfg(unix)]
-fn without_waiting(options: &mut OpenOptions) {
-    options.mode(0o600).custom_flags(rustix::fs::OFlags::NONBLOCK.bits().cast_signed());
+fn only_files(options: &mut OpenOptions) {
+    use rustix::fs::OFlags;
+    options.mode(0o600).custom_flags((OFlags::NONBLOCK | OFlags::NOFOLLOW).bits().cast_signed());
 }
 
 #[cfg(not(unix))]
-fn without_waiting(_: &mut OpenOptions) {}
+fn only_files(_: &mut OpenOptions) {}
 
 /// Makes new folders that only the user can open.
 #[cfg(unix)]
@@ -234,13 +287,21 @@ impl WriteFile for Created {
     }
 }
 
-/// A locked file. The lock ends when the file is closed.
+/// A file with a lock.
 #[derive(Debug)]
-struct Held(#[expect(dead_code, reason = "it is kept open")] File);
+struct Held(File);
 
 impl Locked for Held {}
 
-/// The file of a database that is open for writing.
+impl Drop for Held {
+    fn drop(&mut self) {
+        // A child that was forked meanwhile has the open file too, and closing it here would leave the lock to the child.
+        // If this fails, the lock ends when all of them have closed it.
+        let _ = self.0.unlock();
+    }
+}
+
+/// The file of a database that is written.
 #[derive(Debug)]
 struct Database(Opened);
 

@@ -45,10 +45,9 @@ pub(crate) trait Storage: fmt::Debug + Send + Sync {
 
     /// Locks a file, and makes it if it does not exist.
     ///
-    /// Waits at most `wait`. Returns `None` after this time.
-    ///
-    /// The lock ends when the result is dropped, and when the process ends or is killed. Locks also exclude each other
-    /// between threads of one process.
+    /// The lock ends when the result is dropped or when the process ends, however it ends. If the process is killed after
+    /// it forked a child that did not start another program, the lock ends with the child. Locks exclude each other
+    /// between threads too.
     fn lock(&self, path: &str, kind: Lock, wait: Duration) -> io::Result<Option<Box<dyn Locked>>>;
 
     /// Returns the path of the file in the file system.

@@ -16,8 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::id::{Id, Reference};
-use crate::inner::{Inner, check_name, time};
+use crate::inner::{Inner, time};
 use crate::manifest::Summary;
+use crate::name::check_name;
 use crate::progress::{Observer, Progress};
 use crate::remote::Remote;
 use crate::repository::Repository;

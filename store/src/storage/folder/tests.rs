@@ -1,10 +1,11 @@
 //! Tests of folders.
 
+use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::Folder;
+use super::{Folder, Held};
 use crate::storage::{DatabaseMode, Lock, Storage};
 
 fn write(storage: &Folder, path: &str, bytes: &[u8]) {
@@ -82,6 +83,38 @@ fn a_pipe_is_refused_without_waiting() {
 }
 
 #[test]
+fn paths_that_lead_out_are_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = Folder::new(folder.path().join("repository"));
+    storage.create_folder("").unwrap();
+    storage.create_folder("names").unwrap();
+    let outside = folder.path().join("file");
+    std::fs::write(&outside, "mine").unwrap();
+    write(&storage, "names/a", b"");
+    for path in [
+        "../file",
+        "names/../../file",
+        "/file",
+        "names//a",
+        "names/./a",
+        "names/",
+        "names\\a",
+        "c:file",
+        "a\0",
+    ] {
+        let wrong = ErrorKind::InvalidInput;
+        assert_eq!(storage.open(path).unwrap_err().kind(), wrong, "{path}");
+        assert_eq!(storage.create(path).unwrap_err().kind(), wrong, "{path}");
+        assert_eq!(storage.remove(path).unwrap_err().kind(), wrong, "{path}");
+        assert_eq!(storage.rename("names/a", path).unwrap_err().kind(), wrong, "{path}");
+        assert_eq!(storage.list(path).unwrap_err().kind(), wrong, "{path}");
+        assert_eq!(storage.create_folder(path).unwrap_err().kind(), wrong, "{path}");
+        assert_eq!(storage.lock(path, Lock::Shared, Duration::ZERO).unwrap_err().kind(), wrong, "{path}");
+    }
+    assert_eq!(std::fs::read(&outside).unwrap(), b"mine");
+}
+
+#[test]
 fn locks_exclude_each_other() {
     let folder = tempfile::tempdir().unwrap();
     let storage = Folder::new(folder.path());
@@ -101,7 +134,25 @@ fn locks_exclude_each_other() {
     });
 }
 
-/// A database that is open for reading behaves as one for writing, but its file does not change.
+/// A process that was forked while a lock was held kept the lock until its end. It has a copy of the descriptor.
+#[test]
+fn a_lock_ends_when_another_process_has_the_file_open() {
+    let folder = tempfile::tempdir().unwrap();
+    let storage = Folder::new(folder.path());
+    for kind in [Lock::Shared, Lock::Exclusive] {
+        drop(storage.lock("lock", kind, Duration::ZERO).unwrap().unwrap());
+        let file = File::open(storage.path("lock")).unwrap();
+        file.try_lock().unwrap();
+        let held = Held(file);
+        let copy = held.0.try_clone().unwrap();
+        assert!(storage.lock("lock", kind, Duration::ZERO).unwrap().is_none());
+        drop(held);
+        assert!(storage.lock("lock", kind, Duration::ZERO).unwrap().is_some());
+        drop(copy);
+    }
+}
+
+/// A database that is open for reading behaves as one that is written, and its file does not change.
 #[test]
 fn what_a_reader_of_a_database_writes_stays_in_memory() {
     use rand::{RngExt, SeedableRng};
