@@ -24,7 +24,16 @@ impl Objects {
     ///
     /// An object that is longer than 16 MiB is sent in parts of 8 MiB, up to 3 at a time. It appears when the last part
     /// has arrived. If something fails, no object appears, and the parts are deleted as far as the store answers.
-    pub(crate) fn put_from(&self, path: &str, len: u64, reader: &mut dyn Read) -> Result<()> {
+    ///
+    /// `between` is called before each request that this waits for. An error of it ends the upload.
+    pub(crate) fn put_from(
+        &self,
+        path: &str,
+        len: u64,
+        reader: &mut dyn Read,
+        between: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        between()?;
         let mut source = Source { reader, rest: len };
         if len <= SINGLE {
             let bytes =
@@ -35,7 +44,7 @@ impl Objects {
         let (store, location) = (self.store.clone(), Path::from(path));
         let starting = self.start(async move { store.put_multipart(&location).await });
         let mut upload = self.wait("start to write", path, &starting)?;
-        if let Err(error) = self.send_parts(path, &mut source, upload.as_mut()) {
+        if let Err(error) = self.send_parts(path, &mut source, upload.as_mut(), between) {
             self.count_requests(1);
             let aborting = self.start(async move { upload.abort().await });
             // The first error is the one to report. Stores can be told to delete parts that are left.
@@ -52,11 +61,13 @@ impl Objects {
         path: &str,
         source: &mut Source<'_>,
         upload: &mut dyn MultipartUpload,
+        between: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
         let mut sending = VecDeque::new();
         while source.rest > 0 {
             let bytes = source.next(PART).map_err(unreadable(path))?;
             if sending.len() == PARTS_AT_ONCE {
+                between()?;
                 self.wait_for_part(path, sending.pop_front())?;
             }
             self.count_requests(1);
@@ -64,9 +75,10 @@ impl Objects {
             sending.push_back(self.start(upload.put_part(bytes.into())));
         }
         while !sending.is_empty() {
+            between()?;
             self.wait_for_part(path, sending.pop_front())?;
         }
-        Ok(())
+        between()
     }
 
     fn wait_for_part(

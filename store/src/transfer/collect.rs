@@ -4,13 +4,11 @@ use std::collections::BTreeSet;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::places::read_packs;
 use super::{ids_below, places_path};
 use crate::blocks::pack_path;
 use crate::chain::manifest_path;
 use crate::collect::{Collect, Collected};
 use crate::error::{Error, Result};
-use crate::format::Wrong;
 use crate::id::Id;
 use crate::remote::Remote;
 use crate::remote::lease::Lease;
@@ -196,16 +194,7 @@ impl Remote {
         let mut next = Some(id);
         while let Some(id) = next.filter(|id| !needed.manifests.contains(id)) {
             let (base, _) = self.header(&id)?.ok_or_else(|| missing(manifest_path(&id)))?;
-            let path = places_path(&id);
-            let object = self.objects().head(&path)?.ok_or_else(|| missing(path.clone()))?;
-            let packs = read_packs(object.len, |range| {
-                let bytes = self.objects().get_range(&path, range).map_err(Failed::Store)?;
-                bytes.ok_or_else(|| Failed::Store(missing(path.clone())))
-            });
-            let packs = packs.map_err(|failed| match failed {
-                Failed::Store(error) => error,
-                Failed::Wrong(wrong) => wrong.of(&self.objects().full(&path)),
-            })?;
+            let packs = self.packs_of(&id)?.ok_or_else(|| missing(places_path(&id)))?;
             needed.manifests.insert(id);
             needed.packs.extend(packs.into_iter().map(|(id, _)| id));
             next = base;
@@ -234,17 +223,5 @@ impl Remote {
         let number = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         let base = (number(12) & 2 != 0).then(|| Id::from_bytes(std::array::from_fn(|i| bytes[48 + i])));
         Ok(Some((base, number(104))))
-    }
-}
-
-/// Why the packs of a manifest could not be read.
-enum Failed {
-    Store(Error),
-    Wrong(Wrong),
-}
-
-impl From<Wrong> for Failed {
-    fn from(wrong: Wrong) -> Self {
-        Self::Wrong(wrong)
     }
 }

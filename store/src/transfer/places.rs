@@ -3,9 +3,12 @@
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 
+use super::places_path;
+use crate::error::{Error, Result};
 use crate::format::{Sequential, Wrong};
 use crate::id::Id;
 use crate::index::Place;
+use crate::remote::Remote;
 use crate::storage::ReadFile;
 
 const MAGIC: &[u8; 8] = b"memsnapL";
@@ -77,6 +80,37 @@ impl<W: Write> PlacesWriter<W> {
         self.hasher.update(bytes);
         self.len += bytes.len() as u64;
         Ok(())
+    }
+}
+
+impl Remote {
+    /// Returns the packs that the places of a manifest name, with their lengths, or `None` if it has no places.
+    pub(super) fn packs_of(&self, manifest: &Id) -> Result<Option<Vec<(Id, u64)>>> {
+        let path = places_path(manifest);
+        let Some(object) = self.objects().head(&path)? else { return Ok(None) };
+        let packs = read_packs(object.len, |range| {
+            self.objects().get_range(&path, range).map_err(Failed::Store)?.ok_or(Failed::Gone)
+        });
+        match packs {
+            Ok(packs) => Ok(Some(packs)),
+            Err(Failed::Gone) => Ok(None),
+            Err(Failed::Store(error)) => Err(error),
+            Err(Failed::Wrong(wrong)) => Err(wrong.of(&self.objects().full(&path))),
+        }
+    }
+}
+
+/// Why the packs of a manifest could not be read.
+enum Failed {
+    Store(Error),
+    Wrong(Wrong),
+    /// The places were deleted meanwhile.
+    Gone,
+}
+
+impl From<Wrong> for Failed {
+    fn from(wrong: Wrong) -> Self {
+        Self::Wrong(wrong)
     }
 }
 

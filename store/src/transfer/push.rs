@@ -84,18 +84,34 @@ struct Push<'a, 'o> {
 }
 
 impl Push<'_, '_> {
-    /// Returns the manifests of a chain that the remote lacks, from the top down.
+    /// Returns the manifests of a chain that have to be sent, from the top down.
     ///
-    /// A remote that has a manifest has all below it too: they are written before it, and deleted after it.
+    /// A manifest that is there is not enough. If the lease of an earlier push ended before its last request arrived, a
+    /// collection may have deleted the packs meanwhile, or what is below the manifest.
     fn missing_manifests(&self, id: Id) -> Result<Vec<Id>> {
         let mut missing = Vec::new();
         for id in Chain::open(&*self.inner.storage, id)?.ids() {
-            if self.remote.objects().head(&manifest_path(&id))?.is_some() {
+            let exists = self.remote.objects().head(&manifest_path(&id))?.is_some();
+            if !exists || !self.has_packs(&id)? {
+                missing.push(id);
+            } else if self.remote.is_listed(&id)? {
+                // A collection keeps all that a listed snapshot needs.
                 break;
             }
-            missing.push(id);
         }
         Ok(missing)
+    }
+
+    /// Returns whether the remote has the places of a manifest, and the packs in which they are.
+    fn has_packs(&self, id: &Id) -> Result<bool> {
+        match self.remote.packs_of(id) {
+            Ok(packs) => {
+                Ok(packs.is_some_and(|packs| packs.iter().all(|(pack, _)| self.known.packs.contains(pack))))
+            }
+            // They are sent again.
+            Err(Error::Damaged { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 
     /// Calls `take` with the hashes that a manifest lists, in batches that ascend, each hash once in a batch.
@@ -278,13 +294,20 @@ impl Push<'_, '_> {
         };
         let bytes = serde_json::to_vec(&listed).map_err(|error| Error::invalid(error.to_string()))?;
         let path = snapshot_path(&id);
-        if self.remote.objects().head(&path)?.is_none() {
-            // From here on, a collection finds what the snapshot needs. Before, the lease protects it.
-            self.lease.renew()?;
-            self.remote.objects().put(&path, bytes)?;
-            if let Err(error) = self.lease.check() {
-                // A collection may have begun before the snapshot was there, and delete what it needs.
-                self.remote.objects().delete(&path)?;
+        let objects = self.remote.objects();
+        // Before the snapshot is listed, the lease protects what it needs.
+        self.lease.renew()?;
+        if objects.head(&path)?.is_none() {
+            objects.put(&path, bytes)?;
+            // From here on, a collection finds what the snapshot needs.
+            let gone =
+                || Error::NotFound { kind: "object that was just written", reference: objects.full(&path) };
+            let listed = objects.head(&path)?.ok_or_else(gone)?;
+            if let Err(error) = self.lease.check_at(listed.modified) {
+                if matches!(error, Error::Expired { .. }) {
+                    // A collection may have begun before the snapshot was there, and delete what it needs.
+                    objects.delete(&path)?;
+                }
                 return Err(error);
             }
         }
@@ -297,12 +320,11 @@ impl Push<'_, '_> {
 
     /// Sends a file of the repository.
     fn send_file(&mut self, path: &str, object: &str) -> Result<()> {
-        self.lease.keep()?;
         let failed = || Error::file("cannot read", self.inner.path(path));
         let file = self.inner.storage.open(path).map_err(failed())?;
         let len = file.len().map_err(failed())?;
         let mut reader = Sequential::new(file).map_err(failed())?;
-        self.remote.objects().put_from(object, len, &mut reader)?;
+        self.remote.objects().put_from(object, len, &mut reader, &mut || self.lease.keep())?;
         self.progress.written += len;
         self.observer.tell(self.progress);
         Ok(())

@@ -159,7 +159,8 @@ fn each_request_may_fail_once() {
     for expected in [true, false] {
         assert_eq!(objects.get("packs/x", 1).is_err(), expected);
         assert_eq!(objects.head("packs/x").is_err(), expected);
-        let sent = objects.put_from("packs/large", 17 << 20, &mut std::io::repeat(1).take(17 << 20));
+        let mut bytes = std::io::repeat(1).take(17 << 20);
+        let sent = objects.put_from("packs/large", 17 << 20, &mut bytes, &mut || Ok(()));
         assert_eq!(sent.is_err(), expected);
     }
     assert_eq!(objects.head("packs/large").err().map(|_| ()), Some(()));
@@ -361,7 +362,10 @@ fn callers_may_be_threads_of_a_runtime() {
             let remote = remote(&store).unwrap();
             remote.objects().put("packs/x", &b"x"[..]).unwrap();
             let bytes = vec![1; 17 << 20];
-            remote.objects().put_from("packs/y", bytes.len() as u64, &mut Cursor::new(&bytes)).unwrap();
+            remote
+                .objects()
+                .put_from("packs/y", bytes.len() as u64, &mut Cursor::new(&bytes), &mut || Ok(()))
+                .unwrap();
             let _lease = remote.lease().unwrap();
             remote.objects().get("packs/x", 1).unwrap()
         };

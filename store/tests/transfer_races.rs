@@ -1,0 +1,89 @@
+//! Pushes and collections whose leases end, and damage that others have caused. The clock of the store is set by the
+//! tests, so each of them is deterministic.
+#![cfg(feature = "remote")]
+
+mod common;
+#[path = "common/failing.rs"]
+mod failing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use common::{Machine, noise};
+use failing::Failing;
+use memsnap::Snapshot;
+use memsnap_store::{Collect, Error, Id};
+
+const HOUR: Duration = Duration::from_secs(60 * 60);
+
+/// Returns two snapshots with the same blocks.
+fn twins(here: &Machine, bytes: &[u8]) -> [Id; 2] {
+    let snapshot = Snapshot::from_slice(bytes).unwrap();
+    ["1", "2"].map(|number| here.repository.save(&snapshot).label("number", number).run().unwrap().id())
+}
+
+/// Checks that a machine that knows nothing gets the bytes of a snapshot.
+fn check_pull(store: &Arc<Failing>, id: Id, bytes: &[u8]) {
+    let there = Machine::new();
+    there.repository.pull(&store.remote().unwrap(), id).run().unwrap();
+    assert!(there.bytes(id) == bytes);
+    there.check();
+}
+
+/// A push relied on a pack that was due to be deleted, and its lease ended while it sent the manifest. A collection
+/// found neither the lease nor the manifest, and deleted the pack. Then the manifest arrived, and the push failed. When
+/// it was repeated, it found the manifest, sent nothing, and published a snapshot that nobody could pull.
+#[test]
+fn a_push_that_is_repeated_after_its_lease_ended_sends_the_packs_again() {
+    let (here, bytes) = (Machine::new(), noise(1, 100));
+    let [first, second] = twins(&here, &bytes);
+    let store = Failing::new(Arc::default(), usize::MAX);
+    let remote = store.remote().unwrap();
+    here.repository.push(&remote, first).run().unwrap();
+    remote.remove(first).unwrap();
+    let grace = Collect::new().grace(HOUR);
+    assert_eq!(remote.collect(&grace).unwrap().packs, 0);
+
+    let other = store.clone();
+    store.before(format!("manifests/{second}"), move || {
+        other.advance(2 * HOUR);
+        let collected = other.remote().unwrap().collect(&Collect::new().grace(HOUR)).unwrap();
+        assert_eq!((collected.packs, collected.manifests), (1, 1));
+    });
+    let error = here.repository.push(&remote, second).run().unwrap_err();
+    assert!(matches!(error, Error::Expired { .. }), "{error}");
+    assert!(matches!(remote.resolve(second), Err(Error::NotFound { .. })));
+
+    let pushed = here.repository.push(&remote, second).run().unwrap();
+    assert_eq!(pushed.blocks, 100);
+    check_pull(&store, second, &bytes);
+}
+
+/// A virtual machine was stopped during a push, and restored from a snapshot an hour later. Its clocks went on from the
+/// past, so it took its lease for valid, and published a snapshot whose packs had been deleted meanwhile.
+#[test]
+fn a_push_in_a_machine_that_was_restored_notices_that_its_lease_has_ended() {
+    let (here, bytes) = (Machine::new(), noise(2, 100));
+    let [first, second] = twins(&here, &bytes);
+    // The machine stops before the last renewal of the lease, or between this and the write of the snapshot.
+    for stopped_at in ["leases/", "snapshots/"] {
+        let store = Failing::new(Arc::default(), usize::MAX);
+        let remote = store.remote().unwrap();
+        here.repository.push(&remote, first).run().unwrap();
+        remote.remove(first).unwrap();
+        remote.collect(&Collect::new().grace(HOUR)).unwrap();
+        let other = store.clone();
+        let stop = move || {
+            other.advance(2 * HOUR);
+            other.remote().unwrap().collect(&Collect::new().grace(HOUR)).unwrap();
+        };
+        let again = store.clone();
+        store.before("places/", move || again.before(stopped_at, stop));
+        let error = here.repository.push(&remote, second).run().unwrap_err();
+        assert!(matches!(error, Error::Expired { .. }), "{stopped_at}: {error}");
+        assert!(matches!(remote.resolve(second), Err(Error::NotFound { .. })), "{stopped_at}");
+
+        here.repository.push(&remote, second).run().unwrap();
+        check_pull(&store, second, &bytes);
+    }
+}
