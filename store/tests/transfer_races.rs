@@ -12,7 +12,16 @@ use std::time::Duration;
 use common::{Machine, noise};
 use failing::Failing;
 use memsnap::Snapshot;
-use memsnap_store::{Collect, Error, Id};
+use memsnap_store::{Collect, Error, Id, Remote, RemoteOptions};
+use object_store::memory::InMemory;
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt};
+
+/// Writes an object without the code under test.
+fn write(store: &impl ObjectStore, path: &str, bytes: impl Into<Vec<u8>>) {
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(store.put(&Path::from(path), bytes.into().into())).unwrap();
+}
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
 
@@ -85,5 +94,33 @@ fn a_push_in_a_machine_that_was_restored_notices_that_its_lease_has_ended() {
 
         here.repository.push(&remote, second).run().unwrap();
         check_pull(&store, second, &bytes);
+    }
+}
+
+/// A collector renewed its announcement once and then deleted all packs, page after page. This can take longer than the
+/// term. Pushes that began after the end relied on packs that were deleted then.
+#[test]
+fn a_collector_renews_its_announcement_between_the_pages_that_it_deletes() {
+    let inner: Arc<InMemory> = Arc::default();
+    let store = Failing::new(inner.clone(), usize::MAX);
+    let second = Duration::from_secs(1);
+    // The shortest term is 10 s, and a renewal is due after about 1.4 s.
+    let options = RemoteOptions::new().lease_term(10 * second).timeout(4 * second).retry_for(second);
+    let remote = Remote::with_store(store.clone(), "", &options).unwrap();
+    for number in 0..250_u64 {
+        write(&*inner, &format!("packs/{}", Id::from(blake3::hash(&number.to_le_bytes()))), "garbage");
+    }
+    store.delete_slowly(Duration::from_millis(1600));
+    let collected = remote.collect(&Collect::new().grace(Duration::ZERO)).unwrap();
+    assert_eq!(collected.packs, 250);
+    let written = store.written();
+    let mut since = 0;
+    for done in &written[written.iter().position(|path| path.starts_with("delete packs/")).unwrap()..] {
+        if done.starts_with("delete packs/") {
+            since += 1;
+        } else if done.starts_with("collectors/") {
+            since = 0;
+        }
+        assert!(since <= 100, "{since} packs were deleted since the last renewal: {written:?}");
     }
 }

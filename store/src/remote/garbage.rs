@@ -24,6 +24,11 @@ impl Remote {
         self.objects.delete(&path(pack))
     }
 
+    /// Removes the marks of packs.
+    pub(crate) fn unmark_all(&self, packs: impl IntoIterator<Item = Id>) -> Result<()> {
+        self.objects.delete_many(packs.into_iter().map(path))
+    }
+
     /// Returns since when a pack is marked, by the clock of the store, or `None` if it is not marked.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn garbage_since(&self, pack: Id) -> Result<Option<SystemTime>> {

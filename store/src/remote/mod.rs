@@ -175,6 +175,7 @@ impl Remote {
     /// # Ok::<(), memsnap_store::Error>(())
     /// ```
     pub fn with_store(store: Arc<dyn ObjectStore>, prefix: &str, options: &RemoteOptions) -> Result<Self> {
+        options.check()?;
         let prefix = Path::parse(prefix).map_err(|error| {
             Error::invalid(format!("{prefix:?} cannot be the prefix of a remote: {error}"))
         })?;
@@ -287,6 +288,7 @@ impl Remote {
 }
 
 fn connect(url: &str, options: &RemoteOptions) -> Result<Arc<Objects>> {
+    options.check()?;
     let (store, prefix) = connect::connect(url, options)?;
     Ok(Arc::new(Objects::new(store, prefix, url.to_owned(), options.limit())?))
 }

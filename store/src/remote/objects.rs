@@ -26,7 +26,7 @@ const PAGE: usize = 1000;
 
 /// How many objects one request deletes at most. Stores take up to 1,000, but some delete them one after the other, and
 /// a request that reaches its time limit is not repeated.
-const DELETED_AT_ONCE: usize = 100;
+pub(crate) const DELETED_AT_ONCE: usize = 100;
 
 /// How many small objects are fetched at a time.
 const AT_ONCE: usize = 16;

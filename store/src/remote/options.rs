@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::error::{Error, Result};
+
 /// Settings of a [`Remote`](crate::Remote): credentials, time limits and repetitions.
 ///
 /// # Examples
@@ -77,6 +79,10 @@ impl RemoteOptions {
     ///
     /// A push renews its lease while it works. If the process dies, the collection of garbage waits for the end of the
     /// lease. The term is at least 10 s and at most 24 h. Values outside of this range are moved into it.
+    ///
+    /// It has to be at least twice as long as a request may take, which is the sum of [`timeout`](Self::timeout) and
+    /// [`retry_for`](Self::retry_for). Otherwise [`Remote::open`](crate::Remote::open) returns
+    /// [`Error::Invalid`](crate::Error::Invalid).
     #[must_use]
     pub fn lease_term(mut self, term: Duration) -> Self {
         self.lease_term = term.clamp(MIN_LEASE_TERM, MAX_LEASE_TERM);
@@ -92,6 +98,22 @@ impl RemoteOptions {
     pub fn set(mut self, key: impl Into<String>, value: impl Into<String>) -> Self {
         self.settings.push((key.into(), value.into()));
         self
+    }
+
+    /// Fails if a request may take more than half of the term of a lease.
+    ///
+    /// A lease is renewed before a request if less than two thirds of its term remain. So it is valid until the request
+    /// has ended.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.limit() <= self.lease_term / 2 {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "a request may take {:?} (`timeout` and `retry_for`), and leases end after {:?}: set `lease_term` to at \
+             least twice the time of a request",
+            self.limit(),
+            self.lease_term
+        )))
     }
 
     /// Returns the time after which an operation fails, whatever the store does.

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::id::Id;
 use crate::remote::Remote;
 use crate::remote::lease::Lease;
+use crate::remote::objects::DELETED_AT_ONCE;
 
 /// The entries of a name that stay.
 const ENTRIES: usize = 2;
@@ -149,16 +150,23 @@ impl Remote {
         announced.renew()?;
         // A manifest is deleted before those below it, and before what it needs.
         for level in by_depth.chunk_by(|a, b| a.0 == b.0) {
-            self.objects().delete_many(level.iter().map(|(_, id)| manifest_path(id)))?;
-            announced.keep()?;
+            self.delete_announced(level.iter().map(|(_, id)| manifest_path(id)), announced)?;
         }
-        self.objects().delete_many(lists.iter().map(places_path))?;
-        announced.keep()?;
-        self.objects().delete_many(packs.iter().map(pack_path))?;
-        for id in due.iter().filter(|id| !needed.manifests.contains(id) && !needed.packs.contains(id)) {
-            self.unmark_garbage(*id)?;
-        }
+        self.delete_announced(lists.iter().map(places_path), announced)?;
+        self.delete_announced(packs.iter().map(pack_path), announced)?;
+        let is_needed = |id: &&Id| needed.manifests.contains(id) || needed.packs.contains(id);
+        self.unmark_all(due.iter().filter(|id| !is_needed(id)).copied())?;
         Ok(done)
+    }
+
+    /// Deletes objects. Each request begins and ends while the announcement is valid.
+    fn delete_announced(&self, paths: impl Iterator<Item = String>, announced: &mut Lease) -> Result<()> {
+        let paths: Vec<String> = paths.collect();
+        for page in paths.chunks(DELETED_AT_ONCE) {
+            announced.keep()?;
+            self.objects().delete_many(page.iter().cloned())?;
+        }
+        Ok(())
     }
 
     /// Returns all manifests and packs that the listed snapshots need, and that the manifests `kept` need.

@@ -320,7 +320,8 @@ fn hostile_names_leases_and_marks_are_errors_that_name_the_object() {
 #[test]
 fn a_lease_that_has_ended_cannot_be_renewed() {
     let store = Arc::new(InMemory::new());
-    let options = RemoteOptions::new().lease_term(Duration::ZERO);
+    let second = Duration::from_secs(1);
+    let options = RemoteOptions::new().lease_term(Duration::ZERO).timeout(second).retry_for(second);
     let mut remote = Remote::with_store(store, "", &options).unwrap();
     assert_eq!(remote.lease_term, Duration::from_secs(10), "the shortest term");
     remote.lease_term = Duration::from_millis(2300);
@@ -334,6 +335,25 @@ fn a_lease_that_has_ended_cannot_be_renewed() {
     assert!(matches!(remote.lease(), Err(Error::Expired { .. })));
     drop(lease);
     assert_eq!(remote.leases().unwrap(), []);
+}
+
+/// A collector deletes while its announcement is valid. A request that takes longer would go on after the end.
+#[test]
+fn a_request_takes_at_most_half_of_the_term_of_a_lease() {
+    let options = |request: u64, term: u64| {
+        RemoteOptions::new()
+            .timeout(Duration::from_secs(request - 5))
+            .retry_for(Duration::from_secs(5))
+            .lease_term(Duration::from_secs(term))
+    };
+    let open = |options: RemoteOptions| {
+        let opened = Remote::with_store(Arc::new(InMemory::new()), "", &options);
+        assert_eq!(opened.is_ok(), Remote::create("memory:///", &options).is_ok());
+        opened
+    };
+    open(options(30, 60)).unwrap();
+    let error = open(options(31, 60)).unwrap_err();
+    assert!(matches!(&error, Error::Invalid { what } if what.contains("31s")), "{error}");
 }
 
 #[test]
