@@ -313,7 +313,10 @@ impl Push<'_, '_> {
         }
         if let Some(name) = name {
             let current = self.remote.name(name)?.map(|name| name.id);
-            self.remote.move_name(name, current, id)?;
+            let moved = self.remote.move_name(name, current, id)?;
+            if moved.id != id && !moved.also.contains(&id) {
+                return Err(Error::Conflict { name: name.to_owned() });
+            }
         }
         Ok(())
     }

@@ -12,6 +12,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use self::stores::{Odd, Odds};
+use super::names::Entry;
 use super::{Remote, RemoteOptions, kit};
 use crate::error::{Error, Result};
 use crate::id::Id;
@@ -116,6 +117,44 @@ fn the_last_of_two_entries_with_one_number_wins() {
     );
 }
 
+/// Returns the entry with a number, and with the number of a mover as its end.
+fn entry(number: u64, mover: u64) -> Entry {
+    Entry { number, end: format!("{mover:016x}") }
+}
+
+/// Returns the entry with a number, where conditions are honoured.
+fn plain(number: u64) -> Entry {
+    Entry { number, end: String::new() }
+}
+
+/// Three movers, and a store that ignores conditions. The first one has moved the name. The second one read it before
+/// and wrote an entry with the same number. The third one read it between the two, and hid the entry of the second one,
+/// which was told that it had moved the name.
+#[test]
+fn a_mover_does_not_hide_an_entry_that_it_has_not_seen() {
+    let store = Arc::new(Odd::new(Odds::IgnoresConditions));
+    let remote = remote(&store).unwrap();
+    let write_entry = |number: u64, mover: u64, text: &str| {
+        write(&store.inner, &format!("a/prefix/names/n/{number:020}-{mover:016x}"), id(text).to_string());
+    };
+    write_entry(1, 0, "base");
+    write_entry(2, 1, "first");
+    let seen_by_third = [entry(2, 1)];
+    remote.append("n", &[entry(1, 0)], id("second")).unwrap();
+    let third = remote.append("n", &seen_by_third, id("third"));
+    assert!(matches!(third, Err(Error::Conflict { .. })), "{third:?}");
+    let name = remote.name("n").unwrap().unwrap();
+    let mut found = vec![name.id, name.also[0]];
+    found.sort();
+    let mut expected = vec![id("first"), id("second")];
+    expected.sort();
+    assert_eq!((found, name.also.len()), (expected, 1));
+    // A mover that has seen both may move the name.
+    remote.move_name("n", Some(name.id), id("third")).unwrap();
+    let name = remote.name("n").unwrap().unwrap();
+    assert_eq!((name.id, name.also), (id("third"), vec![]));
+}
+
 /// A mover decided on a number, and was stopped before it wrote its entry. Others moved the name meanwhile.
 #[test]
 fn a_move_that_comes_too_late_is_refused() {
@@ -124,7 +163,7 @@ fn a_move_that_comes_too_late_is_refused() {
     for (number, text) in [(1, "base"), (2, "second"), (3, "third")] {
         write(&store.inner, &format!("a/prefix/names/n/{number:020}-{number:016x}"), id(text).to_string());
     }
-    let late = ignored.append("n", Some(1), id("late"));
+    let late = ignored.append("n", &[entry(1, 1)], id("late"));
     assert!(matches!(late, Err(Error::Conflict { .. })), "{late:?}");
     let name = ignored.name("n").unwrap().unwrap();
     assert_eq!((name.id, name.also), (id("third"), vec![]));
@@ -133,14 +172,14 @@ fn a_move_that_comes_too_late_is_refused() {
     let store = Arc::new(InMemory::new());
     let honoured = remote(&store).unwrap();
     write(&*store, &format!("a/prefix/names/n/{:020}", 3), id("third").to_string());
-    let late = honoured.append("n", Some(1), id("late"));
+    let late = honoured.append("n", &[plain(1)], id("late"));
     assert!(matches!(late, Err(Error::Conflict { .. })), "{late:?}");
     assert_eq!(honoured.objects().head(&format!("names/n/{:020}", 2)).unwrap(), None);
     // A move that another one followed at once was made.
-    honoured.append("n", Some(3), id("fourth")).unwrap();
+    honoured.append("n", &[plain(3)], id("fourth")).unwrap();
     honoured.objects().delete(&format!("names/n/{:020}", 4)).unwrap();
     write(&*store, &format!("a/prefix/names/n/{:020}", 5), id("fifth").to_string());
-    honoured.append("n", Some(3), id("fourth")).unwrap();
+    honoured.append("n", &[plain(3)], id("fourth")).unwrap();
     assert_eq!(honoured.name("n").unwrap().unwrap().id, id("fifth"));
 }
 
