@@ -9,7 +9,7 @@ mod failing;
 use std::sync::Arc;
 use std::time::Duration;
 
-use common::{Machine, noise};
+use common::{BLOCK, Machine, noise};
 use failing::Failing;
 use memsnap::Snapshot;
 use memsnap_store::{Collect, Error, Id, Remote, RemoteOptions};
@@ -123,4 +123,64 @@ fn a_collector_renews_its_announcement_between_the_pages_that_it_deletes() {
         }
         assert!(since <= 100, "{since} packs were deleted since the last renewal: {written:?}");
     }
+}
+
+/// One damaged object of a remote, which no snapshot that is pushed needs, made every push fail that sent enough blocks
+/// to look at what others had pushed.
+#[test]
+fn damage_that_others_have_caused_does_not_prevent_a_push() {
+    let inner: Arc<InMemory> = Arc::default();
+    let store = Failing::new(inner.clone(), usize::MAX);
+    let remote = store.remote().unwrap();
+    let other = Machine::new();
+    let damaged = ["manifests", "places"].map(|folder| {
+        let id = other.save(&noise(folder.len() as u64, 3), None, folder).id();
+        other.repository.push(&remote, id).run().unwrap();
+        write(&*inner, &format!("{folder}/{id}"), "nonsense");
+        id
+    });
+    let newer = other.save(&noise(5, 3), None, "newer").id();
+    other.repository.push(&remote, newer).run().unwrap();
+    write(&*inner, &format!("manifests/{newer}"), [&b"memsnapM\x09\0\0\0"[..], &[0; 200]].concat());
+
+    let (here, bytes) = (Machine::new(), noise(3, 300));
+    let id = here.save(&bytes, None, "sound").id();
+    here.repository.push(&remote, id).run().unwrap();
+    check_pull(&store, id, &bytes);
+    for id in damaged.into_iter().chain([newer]) {
+        Machine::new().repository.pull(&remote, id).run().unwrap_err();
+    }
+}
+
+/// A damaged bucket of the index of a remote in the cache made each push fail, and the error advised to repair the
+/// index of the repository. The index of a remote is a cache, so it is made again.
+#[test]
+fn a_damaged_index_of_a_remote_is_made_again() {
+    let (here, bytes) = (Machine::new(), noise(4, 600));
+    let store = Failing::new(Arc::default(), usize::MAX);
+    let remote = store.remote().unwrap();
+    here.save(&bytes[..500 * BLOCK], None, "first");
+    here.repository.push(&remote, "first").run().unwrap();
+    let cache = std::fs::read_dir(here.path().join("cache")).unwrap();
+    let mut files = cache.map(|file| file.unwrap().path()).filter(|path| path.extension().unwrap() == "redb");
+    let file = files.next().unwrap();
+
+    // Every place of a block of the first snapshot: its hash is in a bucket.
+    let mut index = std::fs::read(&file).unwrap();
+    let mut changed = 0;
+    for block in bytes[..500 * BLOCK].chunks(BLOCK) {
+        let hash = blake3::hash(block);
+        for at in 0..index.len() - 48 {
+            if index[at] == hash.as_bytes()[0] && index[at..at + 32] == hash.as_bytes()[..] {
+                index[at + 33] ^= 1;
+                changed += 1;
+            }
+        }
+    }
+    assert!(changed >= 500, "{changed}");
+    std::fs::write(&file, &index).unwrap();
+    let id = here.save(&bytes, None, "second").id();
+    here.repository.push(&remote, id).run().unwrap();
+    check_pull(&store, id, &bytes);
+    here.check();
 }

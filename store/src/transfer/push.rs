@@ -5,7 +5,7 @@ use std::io::BufWriter;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::known::Known;
+use super::known::{Known, is_damage};
 use super::places::PlacesWriter;
 use super::{Listed, places_path, snapshot_path};
 use crate::blocks::{BATCH, Blocks, lock, pack_path};
@@ -44,11 +44,15 @@ pub(super) fn push(
     let known = Known::open(inner, remote)?;
     let progress = Progress::default();
     let mut push = Push { inner, remote, lease, known, observer, progress };
-    let missing = push.missing_manifests(id)?;
-    let blocks = push.send_blocks(&missing)?;
-    for id in missing.iter().rev() {
-        push.send_manifest(*id)?;
-    }
+    let blocks = match push.send(id) {
+        Err(error) if is_damage(&error) => {
+            Known::remove(inner, remote)?;
+            push.known = Known::open(inner, remote)?;
+            push.progress = Progress { written: push.progress.written, ..Progress::default() };
+            push.send(id)?
+        }
+        sent => sent?,
+    };
     push.publish(id, &row, name)?;
     Ok((id, blocks))
 }
@@ -84,6 +88,16 @@ struct Push<'a, 'o> {
 }
 
 impl Push<'_, '_> {
+    /// Sends all that a snapshot needs and the remote lacks. Returns the number of blocks.
+    fn send(&mut self, id: Id) -> Result<u64> {
+        let missing = self.missing_manifests(id)?;
+        let blocks = self.send_blocks(&missing)?;
+        for id in missing.iter().rev() {
+            self.send_manifest(*id)?;
+        }
+        Ok(blocks)
+    }
+
     /// Returns the manifests of a chain that have to be sent, from the top down.
     ///
     /// A manifest that is there is not enough. If the lease of an earlier push ended before its last request arrived, a
@@ -135,14 +149,15 @@ impl Push<'_, '_> {
 
     /// Sends all blocks that the manifests list and the remote lacks. Returns their number.
     fn send_blocks(&mut self, manifests: &[Id]) -> Result<u64> {
-        let mut listed = 0;
+        // The headers are not compared with anything yet.
+        let mut listed = 0_u64;
         for id in manifests {
-            listed += open_manifest(&*self.inner.storage, *id)?.header.entries;
+            listed = listed.saturating_add(open_manifest(&*self.inner.storage, *id)?.header.entries);
         }
         if listed == 0 {
             return Ok(0);
         }
-        self.known.learn(listed * BLOCK as u64)?;
+        self.known.learn(listed.saturating_mul(BLOCK as u64))?;
         let (marks, rows) = self.mark(manifests)?;
         let blocks = marks.values().map(|marks| marks.live()).sum();
         let is_whole = |number: &u32, marks: &Marks| {
@@ -270,8 +285,7 @@ impl Push<'_, '_> {
                     let place = sorted.binary_search(&hash).ok().and_then(|at| found[at]);
                     let pack = place.and_then(|place| rows.get(&place.pack));
                     let (Some(place), Some(pack)) = (place, pack) else {
-                        let what = format!("it lacks the block {hash}, which was sent; remove the file");
-                        return Err(Error::damaged("the index of the remote in the folder cache", what));
+                        return Err(self.known.damaged(format!("it lacks the block {hash}, which was sent")));
                     };
                     places.push(&place, || (pack.id, pack.len)).map_err(failed())?;
                 }
