@@ -86,6 +86,27 @@ impl<W: Write> PlacesWriter<W> {
 impl Remote {
     /// Returns the packs that the places of a manifest name, with their lengths, or `None` if it has no places.
     pub(super) fn packs_of(&self, manifest: &Id) -> Result<Option<Vec<(Id, u64)>>> {
+        self.packs_at_end(manifest, None)
+    }
+
+    /// As [`packs_of`](Self::packs_of). `end` is the length of the object and its last bytes, if they were read.
+    pub(super) fn packs_at_end(
+        &self,
+        manifest: &Id,
+        end: Option<(u64, &[u8])>,
+    ) -> Result<Option<Vec<(Id, u64)>>> {
+        if let Some((len, tail)) = end {
+            let start = len.saturating_sub(tail.len() as u64);
+            let packs = read_packs(len, |range| {
+                let at = range.start.checked_sub(start).and_then(|at| usize::try_from(at).ok());
+                let bytes =
+                    at.and_then(|at| tail.get(at..)?.get(..usize::try_from(range.end - range.start).ok()?));
+                bytes.map(Vec::from).ok_or(Failed::Gone)
+            });
+            if let Ok(packs) = packs {
+                return Ok(Some(packs));
+            }
+        }
         let path = places_path(manifest);
         let Some(object) = self.objects().head(&path)? else { return Ok(None) };
         let packs = read_packs(object.len, |range| {
