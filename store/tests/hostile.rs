@@ -198,6 +198,15 @@ fn places_that_lie_are_found() {
     fs::write(&object, swapped).unwrap();
     let error = setup.pull().unwrap_err();
     assert!(matches!(error, Error::Damaged { .. }) && error.to_string().contains("packs/"), "{error}");
+    // Frames that overlap: a part of a pack of 16 MiB could become gibibytes in memory.
+    let overlapping = sealed(bytes.clone(), |bytes| {
+        let last = entries.end - 16 + 4;
+        bytes[last..last + 4].copy_from_slice(&33_u32.to_le_bytes());
+    });
+    fs::write(&object, overlapping).unwrap();
+    let error = setup.pull().unwrap_err();
+    assert!(error.to_string().contains("overlap"), "{error}");
+    assert!(error.to_string().contains(&format!("places/{}", setup.base)), "{error}");
     // A pack that claims to be longer than it is.
     let longer = sealed(bytes.clone(), |bytes| {
         let len = bytes.len();
@@ -242,6 +251,28 @@ fn manifests_that_do_not_fit_are_refused() {
             assert_eq!(there.repository.list().unwrap().len(), count);
             assert!(matches!(there.repository.resolve(id), Err(Error::NotFound { .. })));
         }
+    }
+}
+
+/// A listed snapshot whose pack was lost was not noticed by a collection, and a push of it sent nothing.
+#[test]
+fn a_lost_pack_is_found_by_a_collection_and_sent_again_by_a_push() {
+    let setup = Setup::new();
+    for pack in setup.objects("packs") {
+        // An object of the same name in a folder below is another one.
+        let below = setup.folder.path().join("packs/below");
+        fs::create_dir_all(&below).unwrap();
+        fs::rename(&pack, below.join(pack.file_name().unwrap())).unwrap();
+        let error = setup.remote().collect(&common::transfer::at_once()).unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
+        assert!(error.to_string().contains(pack.file_name().unwrap().to_str().unwrap()), "{error}");
+        for id in [setup.base, setup.child] {
+            setup.here.repository.push(&setup.remote(), id).run().unwrap();
+        }
+        setup.pull().unwrap();
+        setup.remote().collect(&common::transfer::at_once()).unwrap();
+        setup.pull().unwrap();
+        fs::remove_dir_all(&below).unwrap();
     }
 }
 

@@ -184,3 +184,41 @@ fn a_damaged_index_of_a_remote_is_made_again() {
     check_pull(&store, id, &bytes);
     here.check();
 }
+
+/// A name can be valid in a repository and too long for a remote. The push failed after it had sent everything.
+#[test]
+fn a_name_that_is_too_long_for_a_remote_is_refused_before_anything_is_sent() {
+    let here = Machine::new();
+    let id = here.save(&noise(6, 10), None, "x").id();
+    let store = Failing::new(Arc::default(), usize::MAX);
+    let remote = store.remote().unwrap();
+    let before = remote.traffic();
+    let error = here.repository.push(&remote, id).name("=".repeat(128)).run().unwrap_err();
+    assert!(matches!(error, Error::Invalid { .. }), "{error}");
+    assert_eq!(remote.traffic(), before);
+}
+
+/// A collection made four requests for each manifest, one after the other.
+#[test]
+fn a_collection_makes_two_requests_for_each_manifest() {
+    let here = Machine::new();
+    let store = Failing::new(Arc::default(), usize::MAX);
+    let remote = store.remote().unwrap();
+    let mut bytes = noise(7, 40);
+    let mut saved = here.save(&bytes, None, "0");
+    for number in 1..50_u64 {
+        bytes[..BLOCK].copy_from_slice(&noise(100 + number, 1));
+        saved = here.save(&bytes, Some(&saved), &number.to_string());
+        if number % 10 == 0 {
+            here.repository.push(&remote, saved.id()).run().unwrap();
+        }
+    }
+    here.repository.push(&remote, saved.id()).run().unwrap();
+    let manifests = store.written().iter().filter(|path| path.starts_with("manifests/")).count() as u64;
+    assert!(manifests > 40, "{manifests}");
+    let before = remote.traffic().requests;
+    assert_eq!(remote.collect(&Collect::new()).unwrap().bytes, 0);
+    let made = remote.traffic().requests - before;
+    assert!(made <= 2 * manifests + 20, "{made} requests for {manifests} manifests");
+    check_pull(&store, saved.id(), &bytes);
+}

@@ -36,6 +36,7 @@ use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use names::RemoteName;
+pub(crate) use names::check as check_remote_name;
 use objects::Objects;
 pub use options::RemoteOptions;
 

@@ -297,7 +297,7 @@ fn keep_highest(tops: &mut Vec<Entry>, entry: Entry) {
 }
 
 /// Fails if `name` cannot be a name in a remote.
-fn check(name: &str) -> Result<()> {
+pub(crate) fn check(name: &str) -> Result<()> {
     if name.is_empty() || encode(name).len() > MAX_NAME {
         return Err(Error::invalid(format!(
             "{name:?} cannot be a name in a remote: a name has 1 to {MAX_NAME} bytes, and 3 count for each one that is \

@@ -141,8 +141,8 @@ impl<'a> Known<'a> {
         for (len, id) in new {
             // The manifest is about twice as long as the places.
             let Some(rest) = left.checked_sub(len.saturating_mul(3)) else { break };
-            left = rest;
-            match self.learn_from(id) {
+            let budget = std::mem::replace(&mut left, rest);
+            match self.learn_from(id, len, budget) {
                 // Others have written it. Without it, some blocks may be sent that the remote has.
                 Err(Error::Damaged { .. } | Error::Newer { .. }) => {}
                 learned => learned?,
@@ -152,11 +152,11 @@ impl<'a> Known<'a> {
     }
 
     /// Adds the places of the blocks that a manifest of the remote lists.
-    fn learn_from(&self, id: Id) -> Result<()> {
-        let Some(manifest) = Fetched::get(self.inner, self.remote, &manifest_path(&id))? else {
-            return Ok(());
-        };
-        let Some(list) = Fetched::get(self.inner, self.remote, &places_path(&id))? else { return Ok(()) };
+    fn learn_from(&self, id: Id, len: u64, budget: u64) -> Result<()> {
+        let get = |object: &str, limit: u64| Fetched::get(self.inner, self.remote, object, |_| limit);
+        // A manifest with attachments or zeroes can be longer than was estimated.
+        let Some(manifest) = get(&manifest_path(&id), budget.saturating_sub(len))? else { return Ok(()) };
+        let Some(list) = get(&places_path(&id), len)? else { return Ok(()) };
         let mut manifest = manifest.manifest(self.remote, id)?;
         let mut list = list.places(self.remote)?;
         let mut damage = None;
@@ -251,7 +251,14 @@ pub(super) struct Fetched<'a> {
 
 impl<'a> Fetched<'a> {
     /// Copies an object in parts. Returns `None` if there is no such object.
-    pub(super) fn get(inner: &'a Inner, remote: &Remote, object: &str) -> Result<Option<Self>> {
+    ///
+    /// `limit` returns the greatest length of such an object from its first bytes.
+    pub(super) fn get(
+        inner: &'a Inner,
+        remote: &Remote,
+        object: &str,
+        limit: impl Fn(&[u8]) -> u64,
+    ) -> Result<Option<Self>> {
         let Some(found) = remote.objects().head(object)? else { return Ok(None) };
         let fetched = Self { inner, path: inner.temporary("fetched"), object: object.to_owned() };
         let failed = || Error::file("cannot write", inner.path(&fetched.path));
@@ -260,6 +267,11 @@ impl<'a> Fetched<'a> {
         while at < found.len {
             let end = found.len.min(at + PART);
             let Some(bytes) = remote.objects().get_range(object, at..end)? else { return Ok(None) };
+            let limit = if at == 0 { limit(&bytes) } else { u64::MAX };
+            if found.len > limit {
+                let what = format!("it has {} bytes, and such an object has at most {limit}", found.len);
+                return Err(Error::damaged(remote.objects().full(object), what));
+            }
             file.write_all(&bytes).map_err(failed())?;
             at = end;
         }

@@ -19,7 +19,7 @@ use crate::id::{Id, Reference};
 use crate::inner::{Inner, check_name, time};
 use crate::manifest::Summary;
 use crate::progress::{Observer, Progress};
-use crate::remote::Remote;
+use crate::remote::{Remote, check_remote_name};
 use crate::repository::Repository;
 
 /// More than the length of an object in `snapshots`.
@@ -93,6 +93,9 @@ impl<'a> Transfer<'a> {
     pub fn run(mut self) -> Result<Transferred> {
         if let Some(name) = &self.name {
             check_name(name)?;
+            if self.direction == Direction::Push {
+                check_remote_name(name)?;
+            }
         }
         let before = self.remote.traffic();
         let (id, blocks) = match self.direction {
@@ -224,7 +227,9 @@ fn ids_below(
 ) -> Result<BTreeSet<Id>> {
     let mut ids = BTreeSet::new();
     remote.objects().list(folder, |object| {
-        if let Some(id) = object.path.rsplit('/').next().and_then(|name| name.parse().ok()) {
+        let id = object.path.rsplit('/').next().and_then(|name| name.parse().ok());
+        // An object of a folder below has the same last part.
+        if let Some(id) = id.filter(|id| object.path == format!("{folder}/{id}")) {
             visit(id, &object)?;
             ids.insert(id);
         }

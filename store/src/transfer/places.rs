@@ -135,6 +135,12 @@ impl From<Wrong> for Failed {
     }
 }
 
+/// Returns the greatest length of the places of a manifest that lists this many blocks: each in a pack of its own.
+pub(super) fn longest_places(blocks: u64) -> u64 {
+    let packs = blocks.min(MAX_PACKS.into()) * PACK as u64;
+    blocks.saturating_mul(ENTRY as u64).saturating_add(HEADER as u64 + packs + TRAILER)
+}
+
 /// The packs at the end of places. `read` returns a range of the object, of `len` bytes.
 pub(super) fn read_packs<E: From<Wrong>>(
     len: u64,
