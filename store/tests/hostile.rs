@@ -202,7 +202,16 @@ fn places_that_lie_are_found() {
     fs::write(&object, swapped).unwrap();
     let error = setup.pull().unwrap_err();
     assert!(matches!(error, Error::Damaged { .. }) && error.to_string().contains("packs/"), "{error}");
-    // A pack that is shorter than the places say.
+    // Frames that overlap: a part of a pack of 16 MiB could become gibibytes in memory.
+    let overlapping = sealed(bytes.clone(), |bytes| {
+        let last = entries.end - 16 + 4;
+        bytes[last..last + 4].copy_from_slice(&33_u32.to_le_bytes());
+    });
+    fs::write(&object, overlapping).unwrap();
+    let error = setup.pull().unwrap_err();
+    assert!(error.to_string().contains("overlap"), "{error}");
+    assert!(error.to_string().contains(&format!("places/{}", setup.base)), "{error}");
+    // A pack that claims to be longer than it is.
     let longer = sealed(bytes.clone(), |bytes| {
         let len = bytes.len();
         bytes[len - 12 - 8..len - 12].copy_from_slice(&u64::MAX.to_le_bytes());
@@ -249,7 +258,29 @@ fn manifests_that_do_not_fit_are_refused() {
     }
 }
 
-/// A collection does not delete damaged objects, and deletes nothing if a manifest is damaged.
+/// A listed snapshot whose pack was lost was not noticed by a collection, and a push of it sent nothing.
+#[test]
+fn a_lost_pack_is_found_by_a_collection_and_sent_again_by_a_push() {
+    let setup = Setup::new();
+    for pack in setup.objects("packs") {
+        // An object of the same name in a folder below is another one.
+        let below = setup.folder.path().join("packs/below");
+        fs::create_dir_all(&below).unwrap();
+        fs::rename(&pack, below.join(pack.file_name().unwrap())).unwrap();
+        let error = setup.remote().collect(&common::transfer::at_once()).unwrap_err();
+        assert!(matches!(error, Error::Damaged { .. }), "{error:?}");
+        assert!(error.to_string().contains(pack.file_name().unwrap().to_str().unwrap()), "{error}");
+        for id in [setup.base, setup.child] {
+            setup.here.repository.push(&setup.remote(), id).run().unwrap();
+        }
+        setup.pull().unwrap();
+        setup.remote().collect(&common::transfer::at_once()).unwrap();
+        setup.pull().unwrap();
+        fs::remove_dir_all(&below).unwrap();
+    }
+}
+
+/// What is damaged is not deleted, and a collection with a damaged manifest deletes nothing.
 #[test]
 fn a_collection_of_a_damaged_remote_deletes_nothing() {
     let setup = Setup::new();

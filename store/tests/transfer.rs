@@ -144,8 +144,8 @@ fn packs_that_arrived_are_used() {
     let id = here.save(&bytes, None, "large").id();
     let store: Arc<InMemory> = Arc::default();
     Failing::new(store.clone(), 100).remote().unwrap();
-    // The configuration, a lease, collectors, packs and places; then each pack is an upload in 8 MiB parts.
-    let failing = Failing::new(store.clone(), 7);
+    // The configuration, a lease and its time, collectors, packs and places; then each pack is an upload in 8 MiB parts.
+    let failing = Failing::new(store.clone(), 8);
     let remote = failing.remote().unwrap();
     here.repository.push(&remote, id).run().unwrap_err();
     let arrived = failing.written().iter().filter(|path| path.starts_with("packs/")).count();

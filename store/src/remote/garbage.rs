@@ -24,7 +24,12 @@ impl Remote {
         self.objects.delete(&path(pack))
     }
 
-    /// Returns the time of the mark of an object by the clock of the store, or `None` without a mark.
+    /// Removes the marks of packs.
+    pub(crate) fn unmark_all(&self, packs: impl IntoIterator<Item = Id>) -> Result<()> {
+        self.objects.delete_many(packs.into_iter().map(path))
+    }
+
+    /// Returns since when a pack is marked, by the clock of the store, or `None` if it is not marked.
     #[cfg(any(test, feature = "testing"))]
     pub(crate) fn garbage_since(&self, pack: Id) -> Result<Option<SystemTime>> {
         Ok(self.objects.head(&path(pack))?.map(|object| object.modified))

@@ -104,12 +104,14 @@ pub fn large_objects_are_sent_in_parts(remote: &Remote) {
     let objects = remote.objects();
     for len in [1000, 16 << 20, (16 << 20) + 1, 33_333_333] {
         let bytes = noise(len);
-        objects.put_from("packs/large", len as u64, &mut Cursor::new(&bytes)).unwrap();
+        objects.put_from("packs/large", len as u64, &mut Cursor::new(&bytes), &mut || Ok(())).unwrap();
         assert!(objects.get("packs/large", len as u64).unwrap().unwrap() == bytes, "{len}");
         objects.delete("packs/large").unwrap();
 
         // A source that ends early leaves nothing.
-        let error = objects.put_from("packs/large", len as u64, &mut Cursor::new(&bytes[1..])).unwrap_err();
+        let error = objects
+            .put_from("packs/large", len as u64, &mut Cursor::new(&bytes[1..]), &mut || Ok(()))
+            .unwrap_err();
         assert!(matches!(error, Error::File { .. }), "{error}");
         assert_eq!(objects.head("packs/large").unwrap(), None);
     }

@@ -1,9 +1,12 @@
 //! Leases of pushes and collections, and the clock of the store.
 //!
-//! A push writes `leases/<32 hex>` before it lists the packs that exist, and rewrites it while it runs. A collection
-//! lists the leases, and deletes nothing as long as one is valid. A collection announces itself in the same way in
-//! `collectors/`. The clocks of machines differ. So times of leases are compared only with times of the store, and the
-//! holder of a lease measures its term from a moment before it wrote the lease.
+//! A saver writes `leases/<32 hex>` before it looks which packs exist, and rewrites it while it works. A collector finds
+//! the leases, and takes care of packs on which their savers may rely. The clocks of machines differ, so a collector
+//! compares times of the store only.
+//!
+//! A saver measures on its own clocks how long its lease is valid, from before it wrote it. This needs no requests. But a
+//! virtual machine that is restored from a snapshot goes on with the clocks that it had. So a saver also compares the
+//! times of the store: each time it renews its lease, and after it wrote what makes a snapshot visible.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -36,6 +39,8 @@ pub(crate) struct Lease {
     path: String,
     term: Duration,
     began: Began,
+    /// When the lease was written, by the clock of the store.
+    written: SystemTime,
 }
 
 /// A point in time on this machine, by two clocks.
@@ -67,28 +72,53 @@ impl Lease {
     /// Starts the term again. Fails if the lease has ended, because objects may have been deleted since.
     pub(crate) fn renew(&mut self) -> Result<()> {
         self.check()?;
+        self.check_object()?;
         let began = Began::now();
-        write(&self.objects, &self.path, self.term)?;
+        let written = write(&self.objects, &self.path, self.term)?.ok_or_else(|| self.expired())?;
         // The answer may have come after the end.
         self.check()?;
-        self.began = began;
+        self.check_time(written)?;
+        (self.began, self.written) = (began, written);
         Ok(())
     }
 
-    /// Renews the lease if less than two thirds of its term are left. To be called between requests.
+    /// Renews the lease if less than two thirds of its term remain. Savers call this between their requests.
+    ///
+    /// At least half of the term remains when this returns. A request takes no longer, see
+    /// [`RemoteOptions::lease_term`](super::RemoteOptions::lease_term).
     pub(crate) fn keep(&mut self) -> Result<()> {
-        if self.remaining() < self.term * 2 / 3 { self.renew() } else { Ok(()) }
+        if self.remaining() < self.term * 2 / 3 {
+            self.renew()?;
+        }
+        if self.remaining() < self.term / 2 { Err(self.expired()) } else { Ok(()) }
     }
 
-    /// Fails if the lease has ended.
+    /// Fails if the lease has ended, by the clocks of this machine.
     pub(crate) fn check(&self) -> Result<()> {
-        if self.remaining().is_zero() {
-            return Err(Error::Expired {
-                lease: self.objects.full(&self.path),
-                seconds: self.term.as_secs(),
-            });
-        }
-        Ok(())
+        if self.remaining().is_zero() { Err(self.expired()) } else { Ok(()) }
+    }
+
+    /// Fails unless the lease was valid at a time of the store.
+    pub(crate) fn check_at(&self, time: SystemTime) -> Result<()> {
+        self.check()?;
+        self.check_object()?;
+        self.check_time(time)
+    }
+
+    /// Fails if the object is gone. A copy of this process, in a copy of its virtual machine, may have deleted it.
+    fn check_object(&self) -> Result<()> {
+        let found = self.objects.head(&self.path)?;
+        if found.is_some_and(|object| object.modified >= self.written) { Ok(()) } else { Err(self.expired()) }
+    }
+
+    /// Fails unless a time of the store is within the term.
+    fn check_time(&self, time: SystemTime) -> Result<()> {
+        let end = self.written.checked_add(self.term.saturating_sub(MARGIN));
+        if end.is_some_and(|end| time < end) { Ok(()) } else { Err(self.expired()) }
+    }
+
+    fn expired(&self) -> Error {
+        Error::Expired { lease: self.objects.full(&self.path), seconds: self.term.as_secs() }
     }
 }
 
@@ -99,12 +129,14 @@ impl Drop for Lease {
     }
 }
 
-fn write(objects: &Objects, path: &str, term: Duration) -> Result<()> {
-    // Rounded up, because others must not take the term for shorter than its holder does.
+/// Writes a lease. Returns the time of the store at which it was written, or `None` if it is gone already.
+fn write(objects: &Objects, path: &str, term: Duration) -> Result<Option<SystemTime>> {
+    // A collector sees whole seconds, and must not see fewer than the saver relies on.
     let term_seconds = term.as_secs() + u64::from(term.subsec_nanos() > 0);
     let content = serde_json::to_vec(&Content { term_seconds })
         .map_err(|error| Error::invalid(format!("cannot write the lease {path}: {error}")))?;
-    objects.put(path, content)
+    objects.put(path, content)?;
+    Ok(objects.head(path)?.map(|object| object.modified))
 }
 
 /// A lease of another process.
@@ -144,8 +176,9 @@ impl Remote {
     fn lease_in(&self, folder: &str) -> Result<Lease> {
         let path = format!("{folder}/{}", random_hex());
         let began = Began::now();
-        let lease = Lease { objects: self.objects.clone(), path, term: self.lease_term, began };
-        write(&self.objects, &lease.path, lease.term)?;
+        let (objects, term) = (self.objects.clone(), self.lease_term);
+        let mut lease = Lease { objects, path, term, began, written: SystemTime::UNIX_EPOCH };
+        lease.written = write(&self.objects, &lease.path, term)?.ok_or_else(|| lease.expired())?;
         lease.check()?;
         Ok(lease)
     }

@@ -38,6 +38,7 @@ use object_store::path::Path;
 use serde::{Deserialize, Serialize};
 
 pub use names::RemoteName;
+pub(crate) use names::check as check_remote_name;
 use objects::Objects;
 pub use options::RemoteOptions;
 
@@ -180,6 +181,7 @@ impl Remote {
     /// # Ok::<(), memsnap_store::Error>(())
     /// ```
     pub fn with_store(store: Arc<dyn ObjectStore>, prefix: &str, options: &RemoteOptions) -> Result<Self> {
+        options.check()?;
         let prefix = Path::parse(prefix).map_err(|error| {
             Error::invalid(format!("{prefix:?} cannot be the prefix of a remote: {error}"))
         })?;
@@ -292,6 +294,7 @@ impl Remote {
 }
 
 fn connect(url: &str, options: &RemoteOptions) -> Result<Arc<Objects>> {
+    options.check()?;
     let (store, prefix) = connect::connect(url, options)?;
     Ok(Arc::new(Objects::new(store, prefix, url.to_owned(), options.limit())?))
 }

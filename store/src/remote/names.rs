@@ -4,10 +4,13 @@
 //! number so far, and its content is the id of the snapshot. The name stands for the entry with the highest number.
 //! Entries are never overwritten.
 //!
-//! If the store honours conditions, an entry is created only if there is none with this number. So of two processes that
-//! move a name at the same time, one fails. If the store ignores conditions, the path of an entry has a random end, so
-//! that both processes succeed with the same number. The name stands for the last of these entries in the order of their
-//! paths, and readers also get the other ones.
+//! Where the store honours conditions, an entry is created only if there is none with the number. So one of two movers
+//! at the same time fails. Where the store ignores conditions, an entry has a random end, so that both movers succeed
+//! with the same number. The last of them in the order of their paths is what the name stands for, and readers are told
+//! of the others.
+//!
+//! There, a mover lists the entries again after it wrote its own. It takes its entry back if it came too late, or if it
+//! had not seen all entries that its own one hides.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant, SystemTime};
@@ -42,9 +45,9 @@ pub struct RemoteName {
 
 /// The last part of the path of an entry: number and random end.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Debug)]
-struct Entry {
-    number: u64,
-    end: String,
+pub(super) struct Entry {
+    pub(super) number: u64,
+    pub(super) end: String,
 }
 
 impl Entry {
@@ -118,17 +121,19 @@ impl Remote {
         Ok(self.current(name)?.map(|(name, _)| name))
     }
 
-    /// Returns a name, and the number of its highest entry.
-    fn current(&self, name: &str) -> Result<Option<(RemoteName, u64)>> {
+    /// Returns what a name stands for, and its highest entries.
+    fn current(&self, name: &str) -> Result<Option<(RemoteName, Vec<Entry>)>> {
         check(name)?;
         for _ in 0..TRIES {
             let mut tops = Vec::new();
             for entry in self.entries(name)? {
                 keep_highest(&mut tops, entry);
             }
-            let Some(number) = tops.first().map(|top| top.number) else { return Ok(None) };
-            if let Some(names) = self.read_tops(BTreeMap::from([(name.to_owned(), tops)]))? {
-                return Ok(names.into_iter().next().map(|name| (name, number)));
+            if tops.is_empty() {
+                return Ok(None);
+            }
+            if let Some(names) = self.read_tops(BTreeMap::from([(name.to_owned(), tops.clone())]))? {
+                return Ok(names.into_iter().next().map(|name| (name, tops)));
             }
         }
         Err(Error::Conflict { name: name.to_owned() })
@@ -143,7 +148,7 @@ impl Remote {
     /// Returns [`Error::Conflict`] if the name does not stand for `expected`.
     pub(crate) fn move_name(&self, name: &str, expected: Option<Id>, id: Id) -> Result<RemoteName> {
         let current = self.current(name)?;
-        let (current, base) = current.map_or((None, None), |(name, number)| (Some(name), Some(number)));
+        let (current, seen) = current.map_or((None, Vec::new()), |(name, tops)| (Some(name), tops));
         if let Some(current) = &current
             && current.id == id
             && current.also.is_empty()
@@ -154,13 +159,14 @@ impl Remote {
         if current.map(|current| current.id) != expected {
             return Err(conflict());
         }
-        self.append(name, base, id)?;
+        self.append(name, &seen, id)?;
         self.name(name)?.ok_or_else(conflict)
     }
 
-    /// Writes the entry after the one with the number `base`.
-    pub(super) fn append(&self, name: &str, base: Option<u64>, id: Id) -> Result<()> {
-        let number = base.unwrap_or(0).checked_add(1).ok_or_else(|| {
+    /// Writes the entry after `seen`, the highest entries, which have the same number.
+    pub(super) fn append(&self, name: &str, seen: &[Entry], id: Id) -> Result<()> {
+        let base = seen.first().map_or(0, |entry| entry.number);
+        let number = base.checked_add(1).ok_or_else(|| {
             Error::damaged(self.objects.full(&format!("names/{}", encode(name))), "its numbers are used up")
         })?;
         let conditional = self.honours_conditions()?;
@@ -176,17 +182,22 @@ impl Remote {
         {
             return Err(Error::Conflict { name: name.to_owned() });
         }
-        self.confirm(name, base, &entry)
+        self.confirm(name, seen, &entry)
     }
 
-    /// Fails if a new entry was written too late: after entries with higher numbers than its own.
-    fn confirm(&self, name: &str, base: Option<u64>, written: &Entry) -> Result<()> {
+    /// Fails if a new entry came too late, because others were written after it was decided which number it gets.
+    fn confirm(&self, name: &str, seen: &[Entry], written: &Entry) -> Result<()> {
         let entries = self.entries(name)?;
-        // Old entries are pruned. If the base was pruned, this process was stopped for a long time.
+        // Old entries are pruned. If the base is, this process was stopped for a long time meanwhile.
+        let base = seen.first().map(|entry| entry.number);
         let base_is_gone = base.is_some_and(|base| entries.iter().all(|entry| entry.number != base));
         let passed = entries.iter().any(|entry| entry.number > written.number);
-        // If conditions are honoured, an entry with a higher number is usually a later move.
-        if passed && (base_is_gone || !written.end.is_empty()) {
+        let conditional = written.end.is_empty();
+        // The mover that wrote it was told that the name was moved, and this entry hides it.
+        let hides = entries.iter().any(|entry| Some(entry.number) == base && !seen.contains(entry));
+        // Where conditions are honoured, a higher number is a move that came after this one.
+        let too_late = if conditional { passed && base_is_gone } else { passed || base_is_gone || hides };
+        if too_late {
             self.objects.delete(&written.path(name))?;
             return Err(Error::Conflict { name: name.to_owned() });
         }
@@ -290,7 +301,7 @@ fn keep_highest(tops: &mut Vec<Entry>, entry: Entry) {
 }
 
 /// Fails if `name` cannot be a name in a remote.
-fn check(name: &str) -> Result<()> {
+pub(crate) fn check(name: &str) -> Result<()> {
     if name.is_empty() || encode(name).len() > MAX_NAME {
         return Err(Error::invalid(format!(
             "{name:?} cannot be a name in a remote: a name has 1 to {MAX_NAME} bytes; each byte that is not an ASCII \

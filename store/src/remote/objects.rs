@@ -26,11 +26,9 @@ const NEAR: u64 = 256 << 10;
 /// The greatest number of objects in a page of a listing.
 const PAGE: usize = 1000;
 
-/// The greatest number of objects that one request deletes.
-///
-/// Stores accept up to 1,000. But some stores delete them one after the other, and a request that reaches its time
-/// limit is not repeated.
-const DELETED_AT_ONCE: usize = 100;
+/// How many objects one request deletes at most. Stores take up to 1,000, but some delete them one after the other, and
+/// a request that reaches its time limit is not repeated.
+pub(crate) const DELETED_AT_ONCE: usize = 100;
 
 /// The number of small objects that are fetched at a time.
 const AT_ONCE: usize = 16;
@@ -260,6 +258,29 @@ impl Objects {
         let mut parts = parts.into_iter();
         let mut part = |range: &Range<u64>| if range.is_empty() { Some(Bytes::new()) } else { parts.next() };
         Ok(ranges.iter().map(&mut part).collect())
+    }
+
+    /// Tries to read one range of each of many objects, several at a time.
+    ///
+    /// `None` stands for an object that is missing or shorter, and for a request that failed. [`get_range`] says which.
+    ///
+    /// [`get_range`]: Self::get_range
+    pub(crate) fn try_ranges(&self, wanted: &[(String, Range<u64>)]) -> Vec<Option<Vec<u8>>> {
+        let mut found = Vec::with_capacity(wanted.len());
+        for wanted in wanted.chunks(AT_ONCE) {
+            self.count_requests(wanted.len() as u64);
+            let start = |(path, range): &(String, Range<u64>)| {
+                self.start(read_range(self.store.clone(), Path::from(path.as_str()), range.clone()))
+            };
+            let receivers: Vec<_> = wanted.iter().map(start).collect();
+            for receiver in receivers {
+                let bytes = receiver.recv().ok().and_then(Result::ok);
+                self.received
+                    .fetch_add(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64), Ordering::Relaxed);
+                found.push(bytes.map(Vec::from));
+            }
+        }
+        found
     }
 
     /// Returns the length and the time of an object, or `None` if there is no such object.

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::time::Duration;
 
+use crate::error::{Error, Result};
+
 /// Settings of a [`Remote`](crate::Remote): credentials, time limits and repetitions.
 ///
 /// # Examples
@@ -78,9 +80,12 @@ impl RemoteOptions {
 
     /// Sets the term of the lease of a push. The default is 10 minutes.
     ///
-    /// A push renews its lease while it runs. If its process is killed, the lease stays until the term ends, and no
-    /// collection deletes objects until then. Terms of less than 10 s become 10 s, and terms of more than 24 h become
-    /// 24 h.
+    /// A push renews its lease while it works. If the process dies, the collection of garbage waits for the end of the
+    /// lease. The term is at least 10 s and at most 24 h. Values outside of this range are moved into it.
+    ///
+    /// It has to be at least twice as long as a request may take, which is the sum of [`timeout`](Self::timeout) and
+    /// [`retry_for`](Self::retry_for). Otherwise [`Remote::open`](crate::Remote::open) returns
+    /// [`Error::Invalid`](crate::Error::Invalid).
     #[must_use]
     pub fn lease_term(mut self, term: Duration) -> Self {
         self.lease_term = term.clamp(MIN_LEASE_TERM, MAX_LEASE_TERM);
@@ -99,7 +104,23 @@ impl RemoteOptions {
         self
     }
 
-    /// Returns the time after which every operation fails.
+    /// Fails if a request may take more than half of the term of a lease.
+    ///
+    /// A lease is renewed before a request if less than two thirds of its term remain. So it is valid until the request
+    /// has ended.
+    pub(super) fn check(&self) -> Result<()> {
+        if self.limit() <= self.lease_term / 2 {
+            return Ok(());
+        }
+        Err(Error::invalid(format!(
+            "a request may take {:?} (`timeout` and `retry_for`), and leases end after {:?}: set `lease_term` to at \
+             least twice the time of a request",
+            self.limit(),
+            self.lease_term
+        )))
+    }
+
+    /// Returns the time after which an operation fails, whatever the store does.
     pub(super) fn limit(&self) -> Duration {
         self.timeout.saturating_add(self.retry_for)
     }

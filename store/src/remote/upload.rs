@@ -24,9 +24,18 @@ const PARTS_AT_ONCE: usize = 3;
 impl Objects {
     /// Writes an object of `len` bytes from a reader, or replaces it if it exists.
     ///
-    /// An object that is longer than 16 MiB is sent in parts of 8 MiB, up to 3 at a time. The object exists when all
-    /// parts have been sent. After a failure, no object exists, and the store is asked to delete the parts.
-    pub(crate) fn put_from(&self, path: &str, len: u64, reader: &mut dyn Read) -> Result<()> {
+    /// An object that is longer than 16 MiB is sent in parts of 8 MiB, up to 3 at a time. It appears when the last part
+    /// has arrived. If something fails, no object appears, and the parts are deleted as far as the store answers.
+    ///
+    /// `between` is called before each request that this waits for. An error of it ends the upload.
+    pub(crate) fn put_from(
+        &self,
+        path: &str,
+        len: u64,
+        reader: &mut dyn Read,
+        between: &mut dyn FnMut() -> Result<()>,
+    ) -> Result<()> {
+        between()?;
         let mut source = Source { reader, rest: len };
         if len <= SINGLE {
             let bytes =
@@ -37,7 +46,7 @@ impl Objects {
         let (store, location) = (self.store.clone(), Path::from(path));
         let starting = self.start(async move { store.put_multipart(&location).await });
         let mut upload = self.wait("start to write", path, &starting)?;
-        if let Err(error) = self.send_parts(path, &mut source, upload.as_mut()) {
+        if let Err(error) = self.send_parts(path, &mut source, upload.as_mut(), between) {
             self.count_requests(1);
             let aborting = self.start(async move { upload.abort().await });
             // The first error is reported. A store can be configured to delete parts that are left over.
@@ -54,11 +63,13 @@ impl Objects {
         path: &str,
         source: &mut Source<'_>,
         upload: &mut dyn MultipartUpload,
+        between: &mut dyn FnMut() -> Result<()>,
     ) -> Result<()> {
         let mut sending = VecDeque::new();
         while source.rest > 0 {
             let bytes = source.next(PART).map_err(unreadable(path))?;
             if sending.len() == PARTS_AT_ONCE {
+                between()?;
                 self.wait_for_part(path, sending.pop_front())?;
             }
             self.count_requests(1);
@@ -66,9 +77,10 @@ impl Objects {
             sending.push_back(self.start(upload.put_part(bytes.into())));
         }
         while !sending.is_empty() {
+            between()?;
             self.wait_for_part(path, sending.pop_front())?;
         }
-        Ok(())
+        between()
     }
 
     fn wait_for_part(

@@ -1,19 +1,19 @@
 //! Garbage collection in a remote, to which other machines may be pushing.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::places::read_packs;
 use super::{ids_below, places_path};
 use crate::blocks::pack_path;
 use crate::chain::manifest_path;
 use crate::collect::{Collect, Collected};
 use crate::error::{Error, Result};
-use crate::format::Wrong;
 use crate::id::Id;
 use crate::remote::Remote;
 use crate::remote::lease::Lease;
+use crate::remote::objects::DELETED_AT_ONCE;
 
 /// The number of the newest entries of a name that are kept.
 const ENTRIES: usize = 2;
@@ -29,11 +29,21 @@ const PATIENCE: Duration = Duration::from_secs(20);
 /// The time between two checks whether the pushes have ended.
 const PAUSE: Duration = Duration::from_millis(200);
 
-/// The manifests and packs that are needed.
+/// How many manifests are read at a time, between two looks at the announcement.
+const AT_ONCE: usize = 64;
+
+/// The bytes of a manifest that are read: its header without labels and attachments.
+const HEADER: Range<u64> = 0..136;
+
+/// How many bytes of the end of places are read: those of the list of some 100 packs.
+const END: u64 = 4096;
+
+/// What an object that is marked may be.
 #[derive(Default)]
 struct Needed {
     manifests: BTreeSet<Id>,
-    packs: BTreeSet<Id>,
+    /// The packs, each with a manifest that needs it.
+    packs: BTreeMap<Id, Id>,
 }
 
 impl Remote {
@@ -97,14 +107,14 @@ impl Remote {
     ///
     /// Returns the old marks.
     fn mark_unneeded(&self, options: &Collect) -> Result<Vec<(Id, SystemTime)>> {
-        let needed = self.needed(&BTreeSet::new())?;
+        let needed = self.needed(&BTreeSet::new(), None)?;
         let mut marks = Vec::new();
         self.garbage(|id, time| {
             marks.push((id, time));
             Ok(())
         })?;
         let marked: BTreeSet<Id> = marks.iter().map(|(id, _)| *id).collect();
-        let is_needed = |id: &Id| needed.manifests.contains(id) || needed.packs.contains(id);
+        let is_needed = |id: &Id| needed.manifests.contains(id) || needed.packs.contains_key(id);
         let all: BTreeSet<Id> = ids_below(self, "packs", |_, _| Ok(()))?
             .into_iter()
             .chain(ids_below(self, "manifests", |_, _| Ok(()))?)
@@ -128,18 +138,16 @@ impl Remote {
         Ok(marks)
     }
 
-    /// Deletes the objects that are due and not needed.
-    ///
-    /// Only counts them if the collection was not announced.
-    fn delete(&self, due: &BTreeSet<Id>, announced: Option<&mut Lease>) -> Result<Collected> {
+    /// Deletes what is due and not needed, or only says what that is if the collection was not announced.
+    fn delete(&self, due: &BTreeSet<Id>, mut announced: Option<&mut Lease>) -> Result<Collected> {
         let all = ids_below(self, "manifests", |_, _| Ok(()))?;
-        // A push that finds a manifest does not send what it needs. So a manifest that stays keeps what it needs.
-        let needed = self.needed(&all.difference(due).copied().collect())?;
+        // A manifest that stays keeps what it needs. Otherwise a push that finds it would not send that again.
+        let needed = self.needed(&all.difference(due).copied().collect(), announced.as_deref_mut())?;
         let mut done = Collected::default();
-        let mut find = |folder: &str, needed: &BTreeSet<Id>| {
+        let mut find = |folder: &str, is_needed: &dyn Fn(&Id) -> bool| {
             let mut found = Vec::new();
             ids_below(self, folder, |id, object| {
-                if due.contains(&id) && !needed.contains(&id) {
+                if due.contains(&id) && !is_needed(&id) {
                     found.push(id);
                     done.bytes += object.len;
                 }
@@ -147,41 +155,49 @@ impl Remote {
             })?;
             Ok::<_, Error>(found)
         };
-        let packs = find("packs", &needed.packs)?;
-        let manifests = find("manifests", &needed.manifests)?;
-        let lists = find("places", &needed.manifests)?;
+        let packs = find("packs", &|id| needed.packs.contains_key(id))?;
+        let manifests = find("manifests", &|id| needed.manifests.contains(id))?;
+        let lists = find("places", &|id| needed.manifests.contains(id))?;
         (done.packs, done.manifests) = (packs.len() as u64, manifests.len() as u64);
         let Some(announced) = announced else { return Ok(done) };
-        let mut by_depth = Vec::with_capacity(manifests.len());
-        for id in manifests {
-            announced.keep()?;
-            by_depth.push((self.depth(&id)?, id));
-        }
+        let mut by_depth = self.depths(&manifests, announced)?;
         by_depth.sort_unstable();
         by_depth.reverse();
         announced.renew()?;
         // A manifest is deleted before those below it, and before what it needs.
         for level in by_depth.chunk_by(|a, b| a.0 == b.0) {
-            self.objects().delete_many(level.iter().map(|(_, id)| manifest_path(id)))?;
-            announced.keep()?;
+            self.delete_announced(level.iter().map(|(_, id)| manifest_path(id)), announced)?;
         }
-        self.objects().delete_many(lists.iter().map(places_path))?;
-        announced.keep()?;
-        self.objects().delete_many(packs.iter().map(pack_path))?;
-        for id in due.iter().filter(|id| !needed.manifests.contains(id) && !needed.packs.contains(id)) {
-            self.unmark_garbage(*id)?;
-        }
+        self.delete_announced(lists.iter().map(places_path), announced)?;
+        self.delete_announced(packs.iter().map(pack_path), announced)?;
+        let is_needed = |id: &&Id| needed.manifests.contains(id) || needed.packs.contains_key(id);
+        self.unmark_all(due.iter().filter(|id| !is_needed(id)).copied())?;
         Ok(done)
     }
 
-    /// Returns all manifests and packs that the listed snapshots and the manifests `kept` need.
-    fn needed(&self, kept: &BTreeSet<Id>) -> Result<Needed> {
+    /// Deletes objects. Each request begins and ends while the announcement is valid.
+    fn delete_announced(&self, paths: impl Iterator<Item = String>, announced: &mut Lease) -> Result<()> {
+        let paths: Vec<String> = paths.collect();
+        for page in paths.chunks(DELETED_AT_ONCE) {
+            announced.keep()?;
+            self.objects().delete_many(page.iter().cloned())?;
+        }
+        Ok(())
+    }
+
+    /// Returns all manifests and packs that the listed snapshots need, and that the manifests `kept` need.
+    fn needed(&self, kept: &BTreeSet<Id>, mut announced: Option<&mut Lease>) -> Result<Needed> {
         let mut tries = TRIES;
         loop {
             let listed = self.snapshot_ids()?;
             let mut needed = Needed::default();
-            let mut add = |id: &Id| self.add_needed(&mut needed, *id);
-            match listed.iter().try_for_each(&mut add) {
+            let mut lens = BTreeMap::new();
+            ids_below(self, "places", |id, object| {
+                lens.insert(id, object.len);
+                Ok(())
+            })?;
+            let found = self.add_needed(&mut needed, &lens, &listed, false, &mut announced);
+            match found.and_then(|()| self.check_packs(&needed)) {
                 Ok(()) => {}
                 // A snapshot was removed after the listing, and another collection has deleted what it needed.
                 Err(Error::Damaged { .. }) if tries > 0 && self.snapshot_ids()? != listed => {
@@ -190,72 +206,119 @@ impl Remote {
                 }
                 Err(error) => return Err(error),
             }
-            for id in kept {
-                match add(id) {
-                    // No snapshot needs this manifest. A later collection deletes it.
-                    Ok(()) | Err(Error::Damaged { .. }) => {}
-                    Err(error) => return Err(error),
-                }
-            }
+            // No snapshot needs them. One that is damaged is of no use, and is deleted when its time comes.
+            self.add_needed(&mut needed, &lens, kept, true, &mut announced)?;
             return Ok(needed);
         }
     }
 
-    /// Adds a manifest, the manifests below it in its chain, and the packs that they need.
-    fn add_needed(&self, needed: &mut Needed, id: Id) -> Result<()> {
-        let missing = |path: String| Error::damaged(self.objects().full(&path), "it is missing");
-        let mut next = Some(id);
-        while let Some(id) = next.filter(|id| !needed.manifests.contains(id)) {
-            let (base, _) = self.header(&id)?.ok_or_else(|| missing(manifest_path(&id)))?;
-            let path = places_path(&id);
-            let object = self.objects().head(&path)?.ok_or_else(|| missing(path.clone()))?;
-            let packs = read_packs(object.len, |range| {
-                let bytes = self.objects().get_range(&path, range).map_err(Failed::Store)?;
-                bytes.ok_or_else(|| Failed::Store(missing(path.clone())))
-            });
-            let packs = packs.map_err(|failed| match failed {
-                Failed::Store(error) => error,
-                Failed::Wrong(wrong) => wrong.of(&self.objects().full(&path)),
-            })?;
-            needed.manifests.insert(id);
-            needed.packs.extend(packs.into_iter().map(|(id, _)| id));
-            next = base;
+    /// Fails if a pack that a listed snapshot needs is missing.
+    fn check_packs(&self, needed: &Needed) -> Result<()> {
+        let packs = ids_below(self, "packs", |_, _| Ok(()))?;
+        match needed.packs.iter().find(|(pack, _)| !packs.contains(pack)) {
+            None => Ok(()),
+            Some((pack, manifest)) => Err(Error::damaged(
+                self.objects().full(&pack_path(pack)),
+                format!(
+                    "it is missing, and snapshots with the manifest {manifest} need it: remove them from the remote, or \
+                     push {manifest} again from a machine that has it"
+                ),
+            )),
+        }
+    }
+
+    /// Adds manifests, those below them, and what they need. `lens` has the lengths of places.
+    ///
+    /// If `skip` is set, manifests that are damaged or missing are left out.
+    fn add_needed(
+        &self,
+        needed: &mut Needed,
+        lens: &BTreeMap<Id, u64>,
+        manifests: &BTreeSet<Id>,
+        skip: bool,
+        announced: &mut Option<&mut Lease>,
+    ) -> Result<()> {
+        let mut next: Vec<Id> = manifests.iter().copied().collect();
+        let mut seen = BTreeSet::new();
+        while !next.is_empty() {
+            let mut ids: Vec<Id> = next.split_off(next.len().saturating_sub(AT_ONCE));
+            ids.retain(|id| !needed.manifests.contains(id) && seen.insert(*id));
+            if let Some(announced) = announced {
+                announced.keep()?;
+            }
+            let ends: Vec<Range<u64>> =
+                ids.iter().map(|id| lens.get(id).map_or(0..0, |len| len.saturating_sub(END)..*len)).collect();
+            let headers = ids.iter().map(|id| (manifest_path(id), HEADER));
+            let places = ids.iter().zip(&ends).map(|(id, end)| (places_path(id), end.clone()));
+            let mut found = self.objects().try_ranges(&headers.chain(places).collect::<Vec<_>>());
+            let tails = found.split_off(ids.len());
+            for (((id, header), end), tail) in ids.iter().zip(found).zip(ends).zip(tails) {
+                match self.read_manifest(id, header, tail.as_deref().map(|tail| (end.end, tail))) {
+                    Ok((base, packs)) => {
+                        needed.manifests.insert(*id);
+                        needed.packs.extend(packs.into_iter().map(|(pack, _)| (pack, *id)));
+                        next.extend(base);
+                    }
+                    Err(Error::Damaged { .. }) if skip => {}
+                    Err(error) => return Err(error),
+                }
+            }
         }
         Ok(())
     }
 
-    /// Returns the depth of a manifest, or 0 if the manifest is damaged or missing.
-    fn depth(&self, id: &Id) -> Result<u32> {
-        match self.header(id) {
-            Ok(header) => Ok(header.map_or(0, |(_, depth)| depth)),
-            Err(Error::Damaged { .. }) => Ok(0),
-            Err(error) => Err(error),
-        }
+    /// Returns the base of a manifest and its packs. `header` and `end` are parts of the objects that were read already.
+    fn read_manifest(
+        &self,
+        id: &Id,
+        header: Option<Vec<u8>>,
+        end: Option<(u64, &[u8])>,
+    ) -> Result<(Option<Id>, Vec<(Id, u64)>)> {
+        let missing = |path: String| Error::damaged(self.objects().full(&path), "it is missing");
+        let header = match header {
+            Some(header) => Some(header),
+            None => self.objects().get_range(&manifest_path(id), HEADER)?,
+        };
+        let header = header.ok_or_else(|| missing(manifest_path(id)))?;
+        let (base, _) = self.parse_header(id, header)?;
+        let packs = self.packs_at_end(id, end)?.ok_or_else(|| missing(places_path(id)))?;
+        Ok((base, packs))
     }
 
-    /// Reads the base and the depth of a manifest.
-    fn header(&self, id: &Id) -> Result<Option<(Option<Id>, u32)>> {
-        let path = manifest_path(id);
-        let Some(bytes) = self.objects().get_range(&path, 0..136)? else { return Ok(None) };
-        let damaged = || Error::damaged(self.objects().full(&path), "its header is not valid");
-        let bytes: [u8; 136] = bytes.try_into().map_err(|_| damaged())?;
+    /// Returns manifests with their depths, or with 0 for those that are damaged or gone.
+    fn depths(&self, manifests: &[Id], announced: &mut Lease) -> Result<Vec<(u32, Id)>> {
+        let mut depths = Vec::with_capacity(manifests.len());
+        for ids in manifests.chunks(AT_ONCE) {
+            announced.keep()?;
+            let wanted: Vec<_> = ids.iter().map(|id| (manifest_path(id), HEADER)).collect();
+            for (id, header) in ids.iter().zip(self.objects().try_ranges(&wanted)) {
+                let header = match header {
+                    Some(header) => Ok(Some(header)),
+                    None => self.objects().get_range(&manifest_path(id), HEADER),
+                };
+                let depth = header.and_then(|header| match header {
+                    Some(header) => Ok(self.parse_header(id, header)?.1),
+                    None => Ok(0),
+                });
+                match depth {
+                    Ok(depth) => depths.push((depth, *id)),
+                    Err(Error::Damaged { .. }) => depths.push((0, *id)),
+                    Err(error) => return Err(error),
+                }
+            }
+        }
+        Ok(depths)
+    }
+
+    /// Returns the base and the depth of a manifest from its first bytes.
+    fn parse_header(&self, id: &Id, bytes: Vec<u8>) -> Result<(Option<Id>, u32)> {
+        let damaged = || Error::damaged(self.objects().full(&manifest_path(id)), "its header is not valid");
+        let bytes: [u8; HEADER.end as usize] = bytes.try_into().map_err(|_| damaged())?;
         if &bytes[..8] != b"memsnapM" {
             return Err(damaged());
         }
         let number = |at: usize| u32::from_le_bytes(std::array::from_fn(|i| bytes[at + i]));
         let base = (number(12) & 2 != 0).then(|| Id::from_bytes(std::array::from_fn(|i| bytes[48 + i])));
-        Ok(Some((base, number(104))))
-    }
-}
-
-/// Why the packs of a manifest could not be read.
-enum Failed {
-    Store(Error),
-    Wrong(Wrong),
-}
-
-impl From<Wrong> for Failed {
-    fn from(wrong: Wrong) -> Self {
-        Self::Wrong(wrong)
+        Ok((base, number(104)))
     }
 }

@@ -13,7 +13,7 @@ use crate::format::manifest::ManifestReader;
 use crate::format::pack::Contents;
 use crate::format::{Sequential, Wrong};
 use crate::id::Id;
-use crate::index::{Index, ManifestRow, PackRow, Place};
+use crate::index::{Index, ManifestRow, PackRow, Place, Reader, Writer};
 use crate::inner::{Inner, now};
 use crate::remote::Remote;
 use crate::sink::places;
@@ -22,7 +22,17 @@ use crate::storage::{DatabaseMode, ReadFile};
 /// The number of bytes of an object that are requested at a time.
 const PART: u64 = 8 << 20;
 
-/// An index of the blocks of a remote. If it is lost or damaged, it is made again.
+/// What an error says about an index that is damaged.
+const DAMAGED: &str = "cannot use, and you can delete it, since it is made again,";
+
+/// Returns whether an error says that the index is damaged.
+pub(super) fn is_damage(error: &Error) -> bool {
+    matches!(error, Error::File { action: DAMAGED, .. })
+}
+
+/// An index of the packs of a remote. It is a cache: if it is lost or damaged, it is made again.
+///
+/// Errors about it differ from those about the index of the repository: see [`is_damage`].
 pub(super) struct Known<'a> {
     inner: &'a Inner,
     remote: &'a Remote,
@@ -39,8 +49,7 @@ impl<'a> Known<'a> {
         let packs = ids_below(remote, "packs", |_, _| Ok(()))?;
         let failed = || Error::file("cannot make", inner.path("cache"));
         inner.storage.create_folder("cache").map_err(failed())?;
-        let path = format!("cache/{REMOTE}{}.redb", remote.repository());
-        let known = Self { inner, remote, path, packs };
+        let known = Self { inner, remote, path: path(remote), packs };
         if known.forget_deleted().is_err() {
             // The file does not exist or is damaged.
             let _ = inner.storage.remove(&known.path);
@@ -49,53 +58,77 @@ impl<'a> Known<'a> {
         Ok(known)
     }
 
-    fn index(&self, mode: DatabaseMode) -> Result<Index> {
-        Index::open(&*self.inner.storage, &self.path, mode, self.remote.repository())
+    /// Deletes the index, so that [`open`](Self::open) makes it again.
+    pub(super) fn remove(inner: &Inner, remote: &Remote) -> Result<()> {
+        let path = path(remote);
+        inner.storage.remove(&path).map_err(Error::file("cannot remove", inner.path(&path)))
+    }
+
+    /// Returns an error about damage of the index.
+    pub(super) fn damaged(&self, what: impl Into<String>) -> Error {
+        let source = std::io::Error::new(std::io::ErrorKind::InvalidData, what.into());
+        Error::file(DAMAGED, self.inner.path(&self.path))(source)
+    }
+
+    /// Opens the index and uses it. `using` does not access objects of the remote, whose damage is another error.
+    fn using<T>(&self, mode: DatabaseMode, using: impl FnOnce(&Index) -> Result<T>) -> Result<T> {
+        let opened = Index::open(&*self.inner.storage, &self.path, mode, self.remote.repository());
+        match opened.and_then(|index| using(&index)) {
+            Err(Error::Damaged { what, .. }) => Err(self.damaged(what)),
+            // The message of this one names the index of the repository.
+            Err(Error::Index { action, source }) => {
+                let source = std::io::Error::other(format!("{action}: {source}"));
+                Err(Error::file("cannot use", self.inner.path(&self.path))(source))
+            }
+            result => result,
+        }
     }
 
     fn forget_deleted(&self) -> Result<()> {
-        let index = self.index(DatabaseMode::Write)?;
-        let packs = index.read()?.packs()?;
-        let gone = packs.into_iter().filter(|(_, row)| !self.packs.contains(&row.id));
-        let gone: BTreeSet<u32> = gone.map(|(number, _)| number).collect();
-        if gone.is_empty() {
-            return Ok(());
-        }
-        let mut writer = index.write()?;
-        writer.remove_packs(&gone)?;
-        writer.commit()
+        self.using(DatabaseMode::Write, |index| {
+            let packs = index.read()?.packs()?;
+            let gone = packs.into_iter().filter(|(_, row)| !self.packs.contains(&row.id));
+            let gone: BTreeSet<u32> = gone.map(|(number, _)| number).collect();
+            if gone.is_empty() {
+                return Ok(());
+            }
+            let mut writer = index.write()?;
+            writer.remove_packs(&gone)?;
+            writer.commit()
+        })
     }
 
     /// Returns the places of blocks in the remote, as far as they are known. `hashes` ascend.
     pub(super) fn find(&self, hashes: &[Id]) -> Result<Vec<Option<Place>>> {
-        self.index(DatabaseMode::Read)?.read()?.find(hashes)
+        self.using(DatabaseMode::Read, |index| index.read()?.find(hashes))
     }
 
     /// Returns the packs by their numbers.
     pub(super) fn rows(&self) -> Result<BTreeMap<u32, PackRow>> {
-        Ok(self.index(DatabaseMode::Read)?.read()?.packs()?.into_iter().collect())
+        self.using(DatabaseMode::Read, |index| Ok(index.read()?.packs()?.into_iter().collect()))
     }
 
     /// Adds a pack that the remote has.
     pub(super) fn add_pack(&mut self, id: Id, len: u64, contents: &Contents) -> Result<()> {
-        let index = self.index(DatabaseMode::Write)?;
         self.packs.insert(id);
-        let existing = index.read()?.pack_number(&id)?;
-        let mut writer = index.write()?;
-        let number = existing.map_or_else(|| writer.next_pack(), Ok)?;
-        let blocks = u32::try_from(contents.hashes.len()).unwrap_or(u32::MAX);
-        // The index may have only some blocks of a pack that another machine has sent.
-        writer.add_packs(
-            &[(number, PackRow { id, len, blocks, created: now() })],
-            places(number, contents).collect(),
-        )?;
-        writer.commit()
+        self.using(DatabaseMode::Write, |index| {
+            let existing = index.read()?.pack_number(&id)?;
+            let mut writer = index.write()?;
+            let number = existing.map_or_else(|| writer.next_pack(), Ok)?;
+            let blocks = u32::try_from(contents.hashes.len()).unwrap_or(u32::MAX);
+            // A pack that another machine has sent may be known in part only.
+            writer.add_packs(
+                &[(number, PackRow { id, len, blocks, created: now() })],
+                places(number, contents).collect(),
+            )?;
+            writer.commit()
+        })
     }
 
     /// Reads the places of blocks that other machines have pushed, up to a quarter of `needed` bytes.
     pub(super) fn learn(&self, needed: u64) -> Result<()> {
-        let seen: BTreeSet<Id> =
-            self.index(DatabaseMode::Read)?.read()?.manifests()?.into_iter().map(|(id, _)| id).collect();
+        let seen = self.using(DatabaseMode::Read, |index| index.read()?.manifests())?;
+        let seen: BTreeSet<Id> = seen.into_iter().map(|(id, _)| id).collect();
         let mut new = Vec::new();
         ids_below(self.remote, "places", |id, object| {
             if !seen.contains(&id) {
@@ -108,27 +141,73 @@ impl<'a> Known<'a> {
         for (len, id) in new {
             // The manifest is about twice as long as the places.
             let Some(rest) = left.checked_sub(len.saturating_mul(3)) else { break };
-            left = rest;
-            self.learn_from(id)?;
+            let budget = std::mem::replace(&mut left, rest);
+            match self.learn_from(id, len, budget) {
+                // Others have written it. Without it, some blocks may be sent that the remote has.
+                Err(Error::Damaged { .. } | Error::Newer { .. }) => {}
+                learned => learned?,
+            }
         }
         Ok(())
     }
 
     /// Adds the places of the blocks that a manifest of the remote lists.
-    fn learn_from(&self, id: Id) -> Result<()> {
-        let Some(manifest) = Fetched::get(self.inner, self.remote, &manifest_path(&id))? else {
-            return Ok(());
-        };
-        let Some(list) = Fetched::get(self.inner, self.remote, &places_path(&id))? else { return Ok(()) };
+    fn learn_from(&self, id: Id, len: u64, budget: u64) -> Result<()> {
+        let get = |object: &str, limit: u64| Fetched::get(self.inner, self.remote, object, |_| limit);
+        // A manifest with attachments or zeroes can be longer than was estimated.
+        let Some(manifest) = get(&manifest_path(&id), budget.saturating_sub(len))? else { return Ok(()) };
+        let Some(list) = get(&places_path(&id), len)? else { return Ok(()) };
         let mut manifest = manifest.manifest(self.remote, id)?;
         let mut list = list.places(self.remote)?;
-        let index = self.index(DatabaseMode::Write)?;
-        let mut writer = index.write()?;
-        let reader = index.read()?;
-        let mut numbers = Vec::with_capacity(list.packs.len());
+        let mut damage = None;
+        self.using(DatabaseMode::Write, |index| {
+            let mut writer = index.write()?;
+            let (mut rows, numbers) = self.number_packs(&index.read()?, &writer, &list.packs)?;
+            let mut entries = BTreeMap::new();
+            loop {
+                let mut next = || -> Result<_, Wrong> {
+                    let Some((_, hash)) = manifest.next()? else { return Ok(None) };
+                    Ok(Some(hash.map(|hash| Ok::<_, Wrong>((hash, list.next()?))).transpose()?))
+                };
+                let entry = match next() {
+                    Ok(Some(entry)) => entry,
+                    Ok(None) => break,
+                    // What was written so far is dropped with the writer.
+                    Err(wrong) => {
+                        damage = Some(wrong);
+                        return Ok(());
+                    }
+                };
+                if let Some((hash, place)) = entry
+                    && let Some(Some(pack)) = numbers.get(place.pack as usize)
+                {
+                    entries.insert(hash, Place { pack: *pack, ..place });
+                }
+                if entries.len() >= BATCH * 16 {
+                    let entries = std::mem::take(&mut entries).into_iter().collect();
+                    writer.add_packs(&std::mem::take(&mut rows), entries)?;
+                }
+            }
+            writer.add_packs(&rows, entries.into_iter().collect())?;
+            note(&mut writer, id)?;
+            writer.commit()
+        })?;
+        match damage {
+            Some(wrong) => Err(wrong.of(&self.remote.objects().full(&manifest_path(&id)))),
+            None => Ok(()),
+        }
+    }
+
+    /// Returns rows for packs that are not known yet, and the numbers of all packs, or `None` for one that was deleted.
+    fn number_packs(
+        &self,
+        reader: &Reader,
+        writer: &Writer<'_>,
+        packs: &[(Id, u64)],
+    ) -> Result<(Vec<(u32, PackRow)>, Vec<Option<u32>>)> {
+        let (mut rows, mut numbers) = (Vec::new(), Vec::with_capacity(packs.len()));
         let mut next = writer.next_pack()?;
-        let mut rows = Vec::new();
-        for (pack, len) in &list.packs {
+        for (pack, len) in packs {
             let number = match reader.pack_number(pack)? {
                 Some(number) => Some(number),
                 None if self.packs.contains(pack) => {
@@ -136,41 +215,31 @@ impl<'a> Known<'a> {
                     next += 1;
                     Some(next - 1)
                 }
-                None => None, // The pack was deleted.
+                None => None,
             };
             numbers.push(number);
         }
-        let mut entries = BTreeMap::new();
-        while let Some((_, hash)) = manifest.next().map_err(|wrong| wrong.of(&manifest_path(&id)))? {
-            let Some(hash) = hash else { continue };
-            let place = list.next().map_err(|wrong| wrong.of(&places_path(&id)))?;
-            if let Some(Some(pack)) = numbers.get(place.pack as usize) {
-                entries.insert(hash, Place { pack: *pack, ..place });
-            }
-            if entries.len() >= BATCH * 16 {
-                writer.add_packs(
-                    &std::mem::take(&mut rows),
-                    std::mem::take(&mut entries).into_iter().collect(),
-                )?;
-            }
-        }
-        writer.add_packs(&rows, entries.into_iter().collect())?;
-        self.note(&mut writer, id)?;
-        writer.commit()
-    }
-
-    /// Notes that the places of a manifest are known.
-    fn note(&self, writer: &mut crate::index::Writer<'_>, id: Id) -> Result<()> {
-        writer.put_manifest(&id, &ManifestRow::default())
+        Ok((rows, numbers))
     }
 
     /// Notes that the places of a manifest that was just pushed are known.
     pub(super) fn note_pushed(&self, id: Id) -> Result<()> {
-        let index = self.index(DatabaseMode::Write)?;
-        let mut writer = index.write()?;
-        self.note(&mut writer, id)?;
-        writer.commit()
+        self.using(DatabaseMode::Write, |index| {
+            let mut writer = index.write()?;
+            note(&mut writer, id)?;
+            writer.commit()
+        })
     }
+}
+
+/// Returns the path of the index of a remote.
+fn path(remote: &Remote) -> String {
+    format!("cache/{REMOTE}{}.redb", remote.repository())
+}
+
+/// Notes that the places of a manifest are known.
+fn note(writer: &mut Writer<'_>, id: Id) -> Result<()> {
+    writer.put_manifest(&id, &ManifestRow::default())
 }
 
 /// An object that was copied to a temporary file.
@@ -182,7 +251,14 @@ pub(super) struct Fetched<'a> {
 
 impl<'a> Fetched<'a> {
     /// Copies an object in parts. Returns `None` if there is no such object.
-    pub(super) fn get(inner: &'a Inner, remote: &Remote, object: &str) -> Result<Option<Self>> {
+    ///
+    /// `limit` returns the greatest length of such an object from its first bytes.
+    pub(super) fn get(
+        inner: &'a Inner,
+        remote: &Remote,
+        object: &str,
+        limit: impl Fn(&[u8]) -> u64,
+    ) -> Result<Option<Self>> {
         let Some(found) = remote.objects().head(object)? else { return Ok(None) };
         let fetched = Self { inner, path: inner.temporary("fetched"), object: object.to_owned() };
         let failed = || Error::file("cannot write", inner.path(&fetched.path));
@@ -191,6 +267,11 @@ impl<'a> Fetched<'a> {
         while at < found.len {
             let end = found.len.min(at + PART);
             let Some(bytes) = remote.objects().get_range(object, at..end)? else { return Ok(None) };
+            let limit = if at == 0 { limit(&bytes) } else { u64::MAX };
+            if found.len > limit {
+                let what = format!("it has {} bytes, and such an object has at most {limit}", found.len);
+                return Err(Error::damaged(remote.objects().full(object), what));
+            }
             file.write_all(&bytes).map_err(failed())?;
             at = end;
         }

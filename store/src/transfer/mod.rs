@@ -20,7 +20,7 @@ use crate::inner::{Inner, time};
 use crate::manifest::Summary;
 use crate::name::check_name;
 use crate::progress::{Observer, Progress};
-use crate::remote::Remote;
+use crate::remote::{Remote, check_remote_name};
 use crate::repository::Repository;
 
 /// The longest object in `snapshots` that is read. Valid ones are shorter.
@@ -99,6 +99,9 @@ impl<'a> Transfer<'a> {
     pub fn run(mut self) -> Result<Transferred> {
         if let Some(name) = &self.name {
             check_name(name)?;
+            if self.direction == Direction::Push {
+                check_remote_name(name)?;
+            }
         }
         let before = self.remote.traffic();
         let (id, blocks) = match self.direction {
@@ -233,7 +236,9 @@ fn ids_below(
 ) -> Result<BTreeSet<Id>> {
     let mut ids = BTreeSet::new();
     remote.objects().list(folder, |object| {
-        if let Some(id) = object.path.rsplit('/').next().and_then(|name| name.parse().ok()) {
+        let id = object.path.rsplit('/').next().and_then(|name| name.parse().ok());
+        // An object of a folder below has the same last part.
+        if let Some(id) = id.filter(|id| object.path == format!("{folder}/{id}")) {
             visit(id, &object)?;
             ids.insert(id);
         }

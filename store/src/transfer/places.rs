@@ -3,9 +3,12 @@
 use std::collections::HashMap;
 use std::io::{self, Read, Write};
 
+use super::places_path;
+use crate::error::{Error, Result};
 use crate::format::{Sequential, Wrong};
 use crate::id::Id;
 use crate::index::Place;
+use crate::remote::Remote;
 use crate::storage::ReadFile;
 
 const MAGIC: &[u8; 8] = b"memsnapL";
@@ -80,9 +83,65 @@ impl<W: Write> PlacesWriter<W> {
     }
 }
 
-/// Reads the list of packs at the end of an object with places.
-///
-/// `read` returns a range of the object of `len` bytes.
+impl Remote {
+    /// Returns the packs that the places of a manifest name, with their lengths, or `None` if it has no places.
+    pub(super) fn packs_of(&self, manifest: &Id) -> Result<Option<Vec<(Id, u64)>>> {
+        self.packs_at_end(manifest, None)
+    }
+
+    /// As [`packs_of`](Self::packs_of). `end` is the length of the object and its last bytes, if they were read.
+    pub(super) fn packs_at_end(
+        &self,
+        manifest: &Id,
+        end: Option<(u64, &[u8])>,
+    ) -> Result<Option<Vec<(Id, u64)>>> {
+        if let Some((len, tail)) = end {
+            let start = len.saturating_sub(tail.len() as u64);
+            let packs = read_packs(len, |range| {
+                let at = range.start.checked_sub(start).and_then(|at| usize::try_from(at).ok());
+                let bytes =
+                    at.and_then(|at| tail.get(at..)?.get(..usize::try_from(range.end - range.start).ok()?));
+                bytes.map(Vec::from).ok_or(Failed::Gone)
+            });
+            if let Ok(packs) = packs {
+                return Ok(Some(packs));
+            }
+        }
+        let path = places_path(manifest);
+        let Some(object) = self.objects().head(&path)? else { return Ok(None) };
+        let packs = read_packs(object.len, |range| {
+            self.objects().get_range(&path, range).map_err(Failed::Store)?.ok_or(Failed::Gone)
+        });
+        match packs {
+            Ok(packs) => Ok(Some(packs)),
+            Err(Failed::Gone) => Ok(None),
+            Err(Failed::Store(error)) => Err(error),
+            Err(Failed::Wrong(wrong)) => Err(wrong.of(&self.objects().full(&path))),
+        }
+    }
+}
+
+/// Why the packs of a manifest could not be read.
+enum Failed {
+    Store(Error),
+    Wrong(Wrong),
+    /// The places were deleted meanwhile.
+    Gone,
+}
+
+impl From<Wrong> for Failed {
+    fn from(wrong: Wrong) -> Self {
+        Self::Wrong(wrong)
+    }
+}
+
+/// Returns the greatest length of the places of a manifest that lists this many blocks: each in a pack of its own.
+pub(super) fn longest_places(blocks: u64) -> u64 {
+    let packs = blocks.min(MAX_PACKS.into()) * PACK as u64;
+    blocks.saturating_mul(ENTRY as u64).saturating_add(HEADER as u64 + packs + TRAILER)
+}
+
+/// The packs at the end of places. `read` returns a range of the object, of `len` bytes.
 pub(super) fn read_packs<E: From<Wrong>>(
     len: u64,
     mut read: impl FnMut(std::ops::Range<u64>) -> Result<Vec<u8>, E>,

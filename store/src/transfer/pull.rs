@@ -3,15 +3,18 @@
 use std::collections::HashSet;
 use std::ops::Range;
 
+use bytes::Bytes;
 use rayon::prelude::*;
 
 use super::known::Fetched;
+use super::places::longest_places;
 use super::places_path;
 use crate::blocks::pack_path;
 use crate::chain::manifest_path;
+use crate::cores::on_all_cores;
 use crate::error::{Error, Result};
 use crate::format::BLOCK;
-use crate::format::manifest::Header;
+use crate::format::manifest::{Header, MAX_METADATA};
 use crate::format::pack::{Decoder, Encoder, Encoding, FRAME_BLOCKS, Frame};
 use crate::id::{Id, Reference};
 use crate::index::{ManifestRow, Place};
@@ -61,7 +64,10 @@ fn pull_id(
 ) -> Result<u64> {
     let _lock = inner.lock_writer()?;
     let missing = missing_manifests(inner, remote, id)?;
-    let total = missing.iter().map(|(_, _, header)| header.entries * BLOCK as u64).sum();
+    let total = missing
+        .iter()
+        .map(|(_, _, header)| header.entries.saturating_mul(BLOCK as u64))
+        .fold(0, u64::saturating_add);
     let progress = Progress { total, ..Progress::default() };
     let mut pull =
         Pull { inner, remote, sink: Sink::new(inner), blocks: 0, observer, progress, seen: HashSet::new() };
@@ -127,11 +133,18 @@ fn missing_manifests<'a>(
 fn fetch_manifest<'a>(inner: &'a Inner, remote: &Remote, id: Id) -> Result<(Fetched<'a>, Header)> {
     let path = manifest_path(&id);
     let object = remote.objects().full(&path);
-    let fetched = Fetched::get(inner, remote, &path)?
+    let fetched = Fetched::get(inner, remote, &path, longest_manifest)?
         .ok_or_else(|| Error::damaged(&*object, "it is missing, and a snapshot of the remote needs it"))?;
     let mut reader = fetched.manifest(remote, id)?;
     reader.check().map_err(|wrong| wrong.of(&object))?;
     Ok((fetched, reader.header))
+}
+
+/// Returns the greatest length of a manifest from its first bytes: that of one with runs of one block.
+fn longest_manifest(first: &[u8]) -> u64 {
+    let claimed = first.get(120..).and_then(|bytes| bytes.first_chunk());
+    let entries = claimed.map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    entries.saturating_mul(49).saturating_add(MAX_METADATA + 1024)
 }
 
 fn row(header: &Header, listed: bool, stored: u64) -> ManifestRow {
@@ -171,10 +184,12 @@ impl Pull<'_, '_> {
                 "it is missing, and a snapshot of the remote needs it",
             )
         };
-        let list = Fetched::get(self.inner, self.remote, &path)?.ok_or_else(unknown)?;
+        let mut reader = manifest.manifest(self.remote, id)?;
+        // The manifest has been compared with its id, so this is the number of blocks that it lists.
+        let longest = longest_places(reader.header.entries);
+        let list = Fetched::get(self.inner, self.remote, &path, |_| longest)?.ok_or_else(unknown)?;
         let mut list = list.places(self.remote)?;
         let packs = list.packs.clone();
-        let mut reader = manifest.manifest(self.remote, id)?;
         let mut batch = Vec::new();
         loop {
             let entry =
@@ -183,7 +198,7 @@ impl Pull<'_, '_> {
                 batch.push((hash, list.next().map_err(wrong)?));
             }
             if batch.len() == AT_ONCE || entry.is_none() {
-                self.fetch(&mut batch, &packs)?;
+                self.fetch(&mut batch, &packs, &path)?;
                 batch.clear();
             }
             if entry.is_none() {
@@ -192,8 +207,10 @@ impl Pull<'_, '_> {
         }
     }
 
-    /// Fetches the blocks of a batch that the repository lacks.
-    fn fetch(&mut self, batch: &mut Vec<(Id, Place)>, packs: &[(Id, u64)]) -> Result<()> {
+    /// Fetches those of some blocks that the repository lacks.
+    ///
+    /// `packs` are those of the places at the path `list`.
+    fn fetch(&mut self, batch: &mut Vec<(Id, Place)>, packs: &[(Id, u64)], list: &str) -> Result<()> {
         let count = batch.len() as u64;
         batch.sort_unstable_by_key(|(hash, _)| *hash);
         batch.dedup_by_key(|(hash, _)| *hash);
@@ -207,6 +224,15 @@ impl Pull<'_, '_> {
             batch.chunk_by(|a, b| (a.1.pack, a.1.offset) == (b.1.pack, b.1.offset)).map(Wanted).collect();
         for of_pack in wanted.chunk_by(|a, b| a.place().pack == b.place().pack) {
             let (pack, _) = packs[of_pack[0].place().pack as usize];
+            // Otherwise, a few bytes of a pack could become many frames in memory.
+            if let Some(two) = of_pack.windows(2).find(|two| two[1].range().start < two[0].range().end) {
+                let what = format!(
+                    "the frames at {} and {} of {pack} overlap",
+                    two[0].place().offset,
+                    two[1].place().offset
+                );
+                return Err(Error::damaged(self.remote.objects().full(list), what));
+            }
             let mut rest = of_pack;
             while let Some(first) = rest.first() {
                 let end = first.range().start + PART;
@@ -230,14 +256,15 @@ impl Pull<'_, '_> {
             .get_ranges(&path, &ranges)?
             .ok_or_else(|| damaged("it is missing, and a snapshot of the remote needs it".to_owned()))?;
         let coders = || Ok::<_, std::io::Error>((Decoder::new()?, Encoder::new()?));
-        let frames = wanted.par_iter().zip(stored).map_init(coders, |coders, (wanted, stored)| {
+        let frame = |coders: &mut std::io::Result<(Decoder, Encoder)>, (wanted, stored): (&Wanted, Bytes)| {
             let (decoder, encoder) = coders.as_mut().map_err(|error| Error::Memory {
                 action: "cannot decompress",
                 source: std::io::Error::new(error.kind(), error.to_string()),
             })?;
             wanted.frame(decoder, encoder, &stored).map_err(damaged)
-        });
-        let frames: Vec<Frame> = frames.collect::<Result<_>>()?;
+        };
+        let frames: Vec<Frame> =
+            on_all_cores(|| wanted.par_iter().zip(stored).map_init(coders, frame).collect::<Result<_>>())?;
         for (wanted, frame) in wanted.iter().zip(frames) {
             self.sink.push(&frame)?;
             self.blocks += wanted.0.len() as u64;

@@ -5,7 +5,7 @@ use std::io::BufWriter;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use super::known::Known;
+use super::known::{Known, is_damage};
 use super::places::PlacesWriter;
 use super::{Listed, places_path, snapshot_path};
 use crate::blocks::{BATCH, Blocks, lock, pack_path};
@@ -45,11 +45,15 @@ pub(super) fn push(
     let known = Known::open(inner, remote)?;
     let progress = Progress::default();
     let mut push = Push { inner, remote, lease, known, observer, progress };
-    let missing = push.missing_manifests(id)?;
-    let blocks = push.send_blocks(&missing)?;
-    for id in missing.iter().rev() {
-        push.send_manifest(*id)?;
-    }
+    let blocks = match push.send(id) {
+        Err(error) if is_damage(&error) => {
+            Known::remove(inner, remote)?;
+            push.known = Known::open(inner, remote)?;
+            push.progress = Progress { written: push.progress.written, ..Progress::default() };
+            push.send(id)?
+        }
+        sent => sent?,
+    };
     push.publish(id, &row, name)?;
     Ok((id, blocks))
 }
@@ -85,23 +89,47 @@ struct Push<'a, 'o> {
 }
 
 impl Push<'_, '_> {
-    /// Returns the manifests of a chain that the remote lacks, from the top down.
+    /// Sends all that a snapshot needs and the remote lacks. Returns the number of blocks.
+    fn send(&mut self, id: Id) -> Result<u64> {
+        let missing = self.missing_manifests(id)?;
+        let blocks = self.send_blocks(&missing)?;
+        for id in missing.iter().rev() {
+            self.send_manifest(*id)?;
+        }
+        Ok(blocks)
+    }
+
+    /// Returns the manifests of a chain that have to be sent, from the top down.
     ///
-    /// If a remote has a manifest, it also has those below it: they are written before it, and deleted after it.
+    /// A manifest that is there is not enough. If the lease of an earlier push ended before its last request arrived, a
+    /// collection may have deleted the packs meanwhile, or what is below the manifest.
     fn missing_manifests(&self, id: Id) -> Result<Vec<Id>> {
         let mut missing = Vec::new();
         for id in Chain::open(&*self.inner.storage, id)?.ids() {
-            if self.remote.objects().head(&manifest_path(&id))?.is_some() {
+            let exists = self.remote.objects().head(&manifest_path(&id))?.is_some();
+            if !exists || !self.has_packs(&id)? {
+                missing.push(id);
+            } else if self.remote.is_listed(&id)? {
+                // A collection keeps all that a listed snapshot needs.
                 break;
             }
-            missing.push(id);
         }
         Ok(missing)
     }
 
-    /// Calls `take` with batches of the hashes that a manifest lists.
-    ///
-    /// In a batch, hashes ascend and occur once.
+    /// Returns whether the remote has the places of a manifest, and the packs in which they are.
+    fn has_packs(&self, id: &Id) -> Result<bool> {
+        match self.remote.packs_of(id) {
+            Ok(packs) => {
+                Ok(packs.is_some_and(|packs| packs.iter().all(|(pack, _)| self.known.packs.contains(pack))))
+            }
+            // They are sent again.
+            Err(Error::Damaged { .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Calls `take` with the hashes that a manifest lists, in batches that ascend, each hash once in a batch.
     fn hashes(&self, id: Id, mut take: impl FnMut(&[Id]) -> Result<()>) -> Result<()> {
         let mut reader = open_manifest(&*self.inner.storage, id)?;
         let mut hashes = Vec::with_capacity(BATCH);
@@ -122,14 +150,15 @@ impl Push<'_, '_> {
 
     /// Sends all blocks that the manifests list and the remote lacks. Returns their number.
     fn send_blocks(&mut self, manifests: &[Id]) -> Result<u64> {
-        let mut listed = 0;
+        // The headers are not compared with anything yet.
+        let mut listed = 0_u64;
         for id in manifests {
-            listed += open_manifest(&*self.inner.storage, *id)?.header.entries;
+            listed = listed.saturating_add(open_manifest(&*self.inner.storage, *id)?.header.entries);
         }
         if listed == 0 {
             return Ok(0);
         }
-        self.known.learn(listed * BLOCK as u64)?;
+        self.known.learn(listed.saturating_mul(BLOCK as u64))?;
         let (marks, rows) = self.mark(manifests)?;
         let blocks = marks.values().map(|marks| marks.live()).sum();
         let is_whole = |number: &u32, marks: &Marks| {
@@ -257,8 +286,7 @@ impl Push<'_, '_> {
                     let place = sorted.binary_search(&hash).ok().and_then(|at| found[at]);
                     let pack = place.and_then(|place| rows.get(&place.pack));
                     let (Some(place), Some(pack)) = (place, pack) else {
-                        let what = format!("it lacks the block {hash}, which was sent; remove the file");
-                        return Err(Error::damaged("the index of the remote in the folder cache", what));
+                        return Err(self.known.damaged(format!("it lacks the block {hash}, which was sent")));
                     };
                     places.push(&place, || (pack.id, pack.len)).map_err(failed())?;
                 }
@@ -281,31 +309,40 @@ impl Push<'_, '_> {
         };
         let bytes = serde_json::to_vec(&listed).map_err(|error| Error::invalid(error.to_string()))?;
         let path = snapshot_path(&id);
-        if self.remote.objects().head(&path)?.is_none() {
-            // Once this object exists, a collection keeps what the snapshot needs. Before that, the lease protects it.
-            self.lease.renew()?;
-            self.remote.objects().put(&path, bytes)?;
-            if let Err(error) = self.lease.check() {
-                // A collection may have begun before the object existed, and may delete what the snapshot needs.
-                self.remote.objects().delete(&path)?;
+        let objects = self.remote.objects();
+        // Before the snapshot is listed, the lease protects what it needs.
+        self.lease.renew()?;
+        if objects.head(&path)?.is_none() {
+            objects.put(&path, bytes)?;
+            // From here on, a collection finds what the snapshot needs.
+            let gone =
+                || Error::NotFound { kind: "object that was just written", reference: objects.full(&path) };
+            let listed = objects.head(&path)?.ok_or_else(gone)?;
+            if let Err(error) = self.lease.check_at(listed.modified) {
+                if matches!(error, Error::Expired { .. }) {
+                    // A collection may have begun before the snapshot was there, and delete what it needs.
+                    objects.delete(&path)?;
+                }
                 return Err(error);
             }
         }
         if let Some(name) = name {
             let current = self.remote.name(name)?.map(|name| name.id);
-            self.remote.move_name(name, current, id)?;
+            let moved = self.remote.move_name(name, current, id)?;
+            if moved.id != id && !moved.also.contains(&id) {
+                return Err(Error::Conflict { name: name.to_owned() });
+            }
         }
         Ok(())
     }
 
     /// Sends a file of the repository.
     fn send_file(&mut self, path: &str, object: &str) -> Result<()> {
-        self.lease.keep()?;
         let failed = || Error::file("cannot read", self.inner.path(path));
         let file = self.inner.storage.open(path).map_err(failed())?;
         let len = file.len().map_err(failed())?;
         let mut reader = Sequential::new(file).map_err(failed())?;
-        self.remote.objects().put_from(object, len, &mut reader)?;
+        self.remote.objects().put_from(object, len, &mut reader, &mut || self.lease.keep())?;
         self.progress.written += len;
         self.observer.tell(self.progress);
         Ok(())

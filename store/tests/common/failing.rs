@@ -1,12 +1,14 @@
-//! A store in memory that loses the connection after a number of requests.
-//!
-//! It records the objects that were written.
+//! A store in memory with a clock that can be set forward. It loses the connection after a number of requests, calls
+//! functions of a test before it writes an object, and remembers what it wrote and deleted.
+#![allow(dead_code, reason = "each test file uses a part")]
 
+use std::collections::HashMap;
 use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
@@ -15,25 +17,92 @@ use memsnap_store::{Remote, RemoteOptions};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
     PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-#[derive(Debug)]
 pub(crate) struct Failing {
     inner: Arc<InMemory>,
     /// The number of requests that are still answered.
     left: AtomicUsize,
-    /// The objects that were written, in this order.
+    /// The objects that were written, in this order. Those that were deleted begin with `delete `.
     written: Mutex<Vec<String>>,
+    /// By how much the clock is ahead of that of this machine.
+    ahead: Mutex<Duration>,
+    /// By how much it was ahead when an object was written.
+    stamps: Mutex<HashMap<String, Duration>>,
+    /// What is called before the next object is written whose path begins so.
+    hooks: Mutex<Vec<(String, Hook)>>,
+    /// How long the deletion of a page of packs takes.
+    delete_time: Mutex<Duration>,
+    ignores_conditions: bool,
 }
+
+type Hook = Box<dyn FnOnce() + Send>;
 
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
 impl Failing {
     /// Returns a store that answers a number of requests, and no others.
     pub(crate) fn new(inner: Arc<InMemory>, requests: usize) -> Arc<Self> {
-        Arc::new(Self { inner, left: requests.into(), written: Mutex::default() })
+        Arc::new(Self::new_at(inner, requests, false))
+    }
+
+    /// Returns a store that answers all requests, and ignores conditions.
+    pub(crate) fn without_conditions() -> Arc<Self> {
+        Arc::new(Self::new_at(Arc::default(), usize::MAX, true))
+    }
+
+    fn new_at(inner: Arc<InMemory>, requests: usize, ignores_conditions: bool) -> Self {
+        Self {
+            inner,
+            left: requests.into(),
+            written: Mutex::default(),
+            ahead: Mutex::default(),
+            stamps: Mutex::default(),
+            hooks: Mutex::default(),
+            delete_time: Mutex::default(),
+            ignores_conditions,
+        }
+    }
+
+    /// Sets the clock of the store forward.
+    pub(crate) fn advance(&self, time: Duration) {
+        *self.ahead.lock().unwrap() += time;
+    }
+
+    /// Makes each deletion of a page of packs take this long.
+    pub(crate) fn delete_slowly(&self, time: Duration) {
+        *self.delete_time.lock().unwrap() = time;
+    }
+
+    /// Calls a function once, before the next object is written whose path begins with `path`.
+    pub(crate) fn before(&self, path: impl Into<String>, hook: impl FnOnce() + Send + 'static) {
+        self.hooks.lock().unwrap().push((path.into(), Box::new(hook)));
+    }
+
+    /// Notes that an object is about to be written.
+    fn write(&self, path: &Path) -> Result<()> {
+        self.take()?;
+        let mut hooks = self.hooks.lock().unwrap();
+        let hook = hooks.iter().position(|(start, _)| path.as_ref().starts_with(start));
+        let hook = hook.map(|number| hooks.remove(number).1);
+        // The function may use the store.
+        drop(hooks);
+        if let Some(hook) = hook {
+            hook();
+        }
+        self.written.lock().unwrap().push(path.to_string());
+        self.stamps.lock().unwrap().insert(path.to_string(), *self.ahead.lock().unwrap());
+        Ok(())
+    }
+
+    /// Gives an object the time of the clock of this store.
+    fn stamp(&self, mut meta: ObjectMeta) -> ObjectMeta {
+        if let Some(ahead) = self.stamps.lock().unwrap().get(meta.location.as_ref()) {
+            meta.last_modified += *ahead;
+        }
+        meta
     }
 
     pub(crate) fn remote(self: &Arc<Self>) -> memsnap_store::Result<Remote> {
@@ -52,6 +121,12 @@ impl Failing {
     }
 }
 
+impl fmt::Debug for Failing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Failing")
+    }
+}
+
 impl fmt::Display for Failing {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("failing")
@@ -64,15 +139,17 @@ impl ObjectStore for Failing {
         &'a self,
         path: &'b Path,
         payload: PutPayload,
-        options: PutOptions,
+        mut options: PutOptions,
     ) -> Answer<'c, PutResult>
     where
         'a: 'c,
         'b: 'c,
     {
         async move {
-            self.take()?;
-            self.written.lock().unwrap().push(path.to_string());
+            self.write(path)?;
+            if self.ignores_conditions {
+                options.mode = PutMode::Overwrite;
+            }
             self.inner.put_opts(path, payload, options).await
         }
         .boxed()
@@ -88,8 +165,7 @@ impl ObjectStore for Failing {
         'b: 'c,
     {
         async move {
-            self.take()?;
-            self.written.lock().unwrap().push(path.to_string());
+            self.write(path)?;
             self.inner.put_multipart_opts(path, options).await
         }
         .boxed()
@@ -102,7 +178,9 @@ impl ObjectStore for Failing {
     {
         async move {
             self.take()?;
-            self.inner.get_opts(path, options).await
+            let mut result = self.inner.get_opts(path, options).await?;
+            result.meta = self.stamp(result.meta);
+            Ok(result)
         }
         .boxed()
     }
@@ -125,15 +203,27 @@ impl ObjectStore for Failing {
     }
 
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        match self.take() {
-            Ok(()) => self.inner.delete_stream(paths),
-            Err(error) => stream::iter([Err(error)]).boxed(),
+        if let Err(error) = self.take() {
+            return stream::iter([Err(error)]).boxed();
         }
+        // The requests of this crate name all objects at once.
+        let paths: Vec<_> = paths.collect().now_or_never().unwrap_or_default();
+        if paths.iter().flatten().any(|path| path.as_ref().starts_with("packs/")) {
+            std::thread::sleep(*self.delete_time.lock().unwrap());
+        }
+        let named = paths.iter().flatten().map(|path| format!("delete {path}"));
+        self.written.lock().unwrap().extend(named);
+        self.inner.delete_stream(stream::iter(paths).boxed())
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
         match self.take() {
-            Ok(()) => self.inner.list(prefix),
+            Ok(()) => {
+                // The store is in memory, so the listing is there at once.
+                let listed: Vec<_> = self.inner.list(prefix).collect().now_or_never().unwrap_or_default();
+                let stamped: Vec<_> = listed.into_iter().map(|meta| Ok(self.stamp(meta?))).collect();
+                stream::iter(stamped).boxed()
+            }
             Err(error) => stream::iter([Err(error)]).boxed(),
         }
     }

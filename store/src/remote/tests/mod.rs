@@ -14,6 +14,7 @@ use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
 use self::stores::{Odd, Odds};
+use super::names::Entry;
 use super::{Remote, RemoteOptions, kit};
 use crate::error::{Error, Result};
 use crate::id::Id;
@@ -118,9 +119,45 @@ fn the_last_of_two_entries_with_one_number_wins() {
     );
 }
 
-/// A process chose a number, and was stopped before it wrote its entry.
-///
-/// Others moved the name meanwhile.
+/// Returns the entry with a number, and with the number of a mover as its end.
+fn entry(number: u64, mover: u64) -> Entry {
+    Entry { number, end: format!("{mover:016x}") }
+}
+
+/// Returns the entry with a number, where conditions are honoured.
+fn plain(number: u64) -> Entry {
+    Entry { number, end: String::new() }
+}
+
+/// Three movers, and a store that ignores conditions. The first one has moved the name. The second one read it before
+/// and wrote an entry with the same number. The third one read it between the two, and hid the entry of the second one,
+/// which was told that it had moved the name.
+#[test]
+fn a_mover_does_not_hide_an_entry_that_it_has_not_seen() {
+    let store = Arc::new(Odd::new(Odds::IgnoresConditions));
+    let remote = remote(&store).unwrap();
+    let write_entry = |number: u64, mover: u64, text: &str| {
+        write(&store.inner, &format!("a/prefix/names/n/{number:020}-{mover:016x}"), id(text).to_string());
+    };
+    write_entry(1, 0, "base");
+    write_entry(2, 1, "first");
+    let seen_by_third = [entry(2, 1)];
+    remote.append("n", &[entry(1, 0)], id("second")).unwrap();
+    let third = remote.append("n", &seen_by_third, id("third"));
+    assert!(matches!(third, Err(Error::Conflict { .. })), "{third:?}");
+    let name = remote.name("n").unwrap().unwrap();
+    let mut found = vec![name.id, name.also[0]];
+    found.sort();
+    let mut expected = vec![id("first"), id("second")];
+    expected.sort();
+    assert_eq!((found, name.also.len()), (expected, 1));
+    // A mover that has seen both may move the name.
+    remote.move_name("n", Some(name.id), id("third")).unwrap();
+    let name = remote.name("n").unwrap().unwrap();
+    assert_eq!((name.id, name.also), (id("third"), vec![]));
+}
+
+/// A mover decided on a number, and was stopped before it wrote its entry. Others moved the name meanwhile.
 #[test]
 fn a_move_that_comes_too_late_is_refused() {
     let store = Arc::new(Odd::new(Odds::IgnoresConditions));
@@ -128,7 +165,7 @@ fn a_move_that_comes_too_late_is_refused() {
     for (number, text) in [(1, "base"), (2, "second"), (3, "third")] {
         write(&store.inner, &format!("a/prefix/names/n/{number:020}-{number:016x}"), id(text).to_string());
     }
-    let late = ignored.append("n", Some(1), id("late"));
+    let late = ignored.append("n", &[entry(1, 1)], id("late"));
     assert!(matches!(late, Err(Error::Conflict { .. })), "{late:?}");
     let name = ignored.name("n").unwrap().unwrap();
     assert_eq!((name.id, name.also), (id("third"), vec![]));
@@ -137,14 +174,14 @@ fn a_move_that_comes_too_late_is_refused() {
     let store = Arc::new(InMemory::new());
     let honoured = remote(&store).unwrap();
     write(&*store, &format!("a/prefix/names/n/{:020}", 3), id("third").to_string());
-    let late = honoured.append("n", Some(1), id("late"));
+    let late = honoured.append("n", &[plain(1)], id("late"));
     assert!(matches!(late, Err(Error::Conflict { .. })), "{late:?}");
     assert_eq!(honoured.objects().head(&format!("names/n/{:020}", 2)).unwrap(), None);
-    // The move was made, although another one followed immediately.
-    honoured.append("n", Some(3), id("fourth")).unwrap();
+    // A move that another one followed at once was made.
+    honoured.append("n", &[plain(3)], id("fourth")).unwrap();
     honoured.objects().delete(&format!("names/n/{:020}", 4)).unwrap();
     write(&*store, &format!("a/prefix/names/n/{:020}", 5), id("fifth").to_string());
-    honoured.append("n", Some(3), id("fourth")).unwrap();
+    honoured.append("n", &[plain(3)], id("fourth")).unwrap();
     assert_eq!(honoured.name("n").unwrap().unwrap().id, id("fifth"));
 }
 
@@ -163,7 +200,8 @@ fn each_request_may_fail_once() {
     for expected in [true, false] {
         assert_eq!(objects.get("packs/x", 1).is_err(), expected);
         assert_eq!(objects.head("packs/x").is_err(), expected);
-        let sent = objects.put_from("packs/large", 17 << 20, &mut std::io::repeat(1).take(17 << 20));
+        let mut bytes = std::io::repeat(1).take(17 << 20);
+        let sent = objects.put_from("packs/large", 17 << 20, &mut bytes, &mut || Ok(()));
         assert_eq!(sent.is_err(), expected);
     }
     assert_eq!(objects.head("packs/large").err().map(|_| ()), Some(()));
@@ -323,7 +361,8 @@ fn hostile_names_leases_and_marks_are_errors_that_name_the_object() {
 #[test]
 fn a_lease_that_has_ended_cannot_be_renewed() {
     let store = Arc::new(InMemory::new());
-    let options = RemoteOptions::new().lease_term(Duration::ZERO);
+    let second = Duration::from_secs(1);
+    let options = RemoteOptions::new().lease_term(Duration::ZERO).timeout(second).retry_for(second);
     let mut remote = Remote::with_store(store, "", &options).unwrap();
     assert_eq!(remote.lease_term, Duration::from_secs(10), "the shortest term");
     remote.lease_term = Duration::from_millis(2300);
@@ -337,6 +376,25 @@ fn a_lease_that_has_ended_cannot_be_renewed() {
     assert!(matches!(remote.lease(), Err(Error::Expired { .. })));
     drop(lease);
     assert_eq!(remote.leases().unwrap(), []);
+}
+
+/// A collector deletes while its announcement is valid. A request that takes longer would go on after the end.
+#[test]
+fn a_request_takes_at_most_half_of_the_term_of_a_lease() {
+    let options = |request: u64, term: u64| {
+        RemoteOptions::new()
+            .timeout(Duration::from_secs(request - 5))
+            .retry_for(Duration::from_secs(5))
+            .lease_term(Duration::from_secs(term))
+    };
+    let open = |options: RemoteOptions| {
+        let opened = Remote::with_store(Arc::new(InMemory::new()), "", &options);
+        assert_eq!(opened.is_ok(), Remote::create("memory:///", &options).is_ok());
+        opened
+    };
+    open(options(30, 60)).unwrap();
+    let error = open(options(31, 60)).unwrap_err();
+    assert!(matches!(&error, Error::Invalid { what } if what.contains("31s")), "{error}");
 }
 
 #[test]
@@ -365,7 +423,10 @@ fn callers_may_be_threads_of_a_runtime() {
             let remote = remote(&store).unwrap();
             remote.objects().put("packs/x", &b"x"[..]).unwrap();
             let bytes = vec![1; 17 << 20];
-            remote.objects().put_from("packs/y", bytes.len() as u64, &mut Cursor::new(&bytes)).unwrap();
+            remote
+                .objects()
+                .put_from("packs/y", bytes.len() as u64, &mut Cursor::new(&bytes), &mut || Ok(()))
+                .unwrap();
             let _lease = remote.lease().unwrap();
             remote.objects().get("packs/x", 1).unwrap()
         };
