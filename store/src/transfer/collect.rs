@@ -33,7 +33,11 @@ const PAUSE: Duration = Duration::from_millis(200);
 const AT_ONCE: usize = 64;
 
 /// The bytes of a manifest that are read: its header without labels and attachments.
-const HEADER: Range<u64> = 0..136;
+const HEADER: Range<u64> = 0..HEADER_LEN as u64;
+const HEADER_LEN: usize = 136;
+
+/// The packs that a manifest needs, with the lengths of their objects.
+type Packs = Vec<(Id, u64)>;
 
 /// How many bytes of the end of places are read: those of the list of some 100 packs.
 const END: u64 = 4096;
@@ -273,7 +277,7 @@ impl Remote {
         id: &Id,
         header: Option<Vec<u8>>,
         end: Option<(u64, &[u8])>,
-    ) -> Result<(Option<Id>, Vec<(Id, u64)>)> {
+    ) -> Result<(Option<Id>, Packs)> {
         let missing = |path: String| Error::damaged(self.objects().full(&path), "it is missing");
         let header = match header {
             Some(header) => Some(header),
@@ -313,7 +317,7 @@ impl Remote {
     /// Returns the base and the depth of a manifest from its first bytes.
     fn parse_header(&self, id: &Id, bytes: Vec<u8>) -> Result<(Option<Id>, u32)> {
         let damaged = || Error::damaged(self.objects().full(&manifest_path(id)), "its header is not valid");
-        let bytes: [u8; HEADER.end as usize] = bytes.try_into().map_err(|_| damaged())?;
+        let bytes: [u8; HEADER_LEN] = bytes.try_into().map_err(|_| damaged())?;
         if &bytes[..8] != b"memsnapM" {
             return Err(damaged());
         }

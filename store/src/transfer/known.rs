@@ -204,7 +204,7 @@ impl<'a> Known<'a> {
         reader: &Reader,
         writer: &Writer<'_>,
         packs: &[(Id, u64)],
-    ) -> Result<(Vec<(u32, PackRow)>, Vec<Option<u32>>)> {
+    ) -> Result<(NewPacks, Vec<Option<u32>>)> {
         let (mut rows, mut numbers) = (Vec::new(), Vec::with_capacity(packs.len()));
         let mut next = writer.next_pack()?;
         for (pack, len) in packs {
@@ -231,6 +231,9 @@ impl<'a> Known<'a> {
         })
     }
 }
+
+/// Packs that are not known yet, with their numbers.
+type NewPacks = Vec<(u32, PackRow)>;
 
 /// Returns the path of the index of a remote.
 fn path(remote: &Remote) -> String {
