@@ -196,15 +196,19 @@ impl Remote {
         }
     }
 
-    /// Removes a snapshot from the list of the remote. [`collect`](Self::collect) frees the space.
+    /// Removes a snapshot and its names from the lists of the remote. [`collect`](Self::collect) frees the space.
     ///
-    /// Its names lead to no snapshot until they are moved to another one.
+    /// A name that other machines moved at the same time, so that it stands for several snapshots
+    /// ([`RemoteName::also`](crate::RemoteName::also)), stays.
     ///
     /// # Errors
     ///
     /// Those of [`resolve`](Self::resolve).
     pub fn remove(&self, id: impl Into<Reference>) -> Result<Id> {
         let id = self.resolve(id)?;
+        for name in self.names()?.into_iter().filter(|name| name.id == id) {
+            self.remove_name_of(&name.name, id)?;
+        }
         self.objects().delete(&snapshot_path(&id))?;
         Ok(id)
     }
