@@ -88,14 +88,17 @@ impl<'a> Known<'a> {
         self.using(DatabaseMode::Write, |index| {
             let packs = index.read()?.packs()?;
             let gone = packs.into_iter().filter(|(_, row)| !self.packs.contains(&row.id));
-            let gone: BTreeSet<u32> = gone.map(|(number, _)| number).collect();
-            if gone.is_empty() {
-                return Ok(());
-            }
-            let mut writer = index.write()?;
-            writer.remove_packs(&gone)?;
-            writer.commit()
+            forget(index, &gone.map(|(number, _)| number).collect())
         })
+    }
+
+    /// Forgets packs and all places in them.
+    pub(super) fn forget(&self, packs: &BTreeSet<u32>) -> Result<()> {
+        self.using(DatabaseMode::Write, |index| forget(index, packs))
+    }
+
+    pub(super) fn remote(&self) -> &Remote {
+        self.remote
     }
 
     /// Returns where blocks are in the remote, as far as this is known. `hashes` ascend.
@@ -211,6 +214,7 @@ impl<'a> Known<'a> {
             let number = match reader.pack_number(pack)? {
                 Some(number) => Some(number),
                 None if self.packs.contains(pack) => {
+                    // No pack has 0 blocks: `learned` finds those of which the list has not been read.
                     rows.push((next, PackRow { id: *pack, len: *len, blocks: 0, created: now() }));
                     next += 1;
                     Some(next - 1)
@@ -230,6 +234,16 @@ impl<'a> Known<'a> {
             writer.commit()
         })
     }
+}
+
+/// Forgets packs and all places in them.
+fn forget(index: &Index, packs: &BTreeSet<u32>) -> Result<()> {
+    if packs.is_empty() {
+        return Ok(());
+    }
+    let mut writer = index.write()?;
+    writer.remove_packs(packs)?;
+    writer.commit()
 }
 
 /// Returns the path of the index of a remote.

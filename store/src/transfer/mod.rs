@@ -6,6 +6,7 @@
 
 mod collect;
 mod known;
+mod learned;
 mod places;
 mod pull;
 mod push;

@@ -158,6 +158,7 @@ impl Push<'_, '_> {
             return Ok(0);
         }
         self.known.learn(listed.saturating_mul(BLOCK as u64))?;
+        self.check_learned(manifests)?;
         let (marks, rows) = self.mark(manifests)?;
         let blocks = marks.values().map(|marks| marks.live()).sum();
         let is_whole = |number: &u32, marks: &Marks| {
@@ -173,6 +174,26 @@ impl Push<'_, '_> {
         }
         self.send_parts(parts)?;
         Ok(blocks)
+    }
+
+    /// Checks the packs on which this push would rely because of what other machines have pushed.
+    fn check_learned(&mut self, manifests: &[Id]) -> Result<()> {
+        let learned = self.known.learned()?;
+        if learned.is_empty() {
+            return Ok(());
+        }
+        let mut relied: BTreeMap<u32, u64> = BTreeMap::new();
+        for id in manifests {
+            self.hashes(*id, |hashes| {
+                for place in self.known.find(hashes)?.into_iter().flatten() {
+                    if learned.contains(&place.pack) {
+                        *relied.entry(place.pack).or_default() += 1;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        self.known.check_learned(&relied, || self.lease.keep())
     }
 
     /// Marks the blocks in local packs that the manifests list and the remote lacks.
