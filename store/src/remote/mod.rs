@@ -58,6 +58,9 @@ const MAX_CONFIG: u64 = 64 << 10;
 /// All functions block until the store has answered or the time limit of the [`RemoteOptions`] has passed. They can also
 /// be called in the threads of an asynchronous runtime, and block these.
 ///
+/// The requests run on threads of their own. A child that was made by `fork` lacks these threads, so a call there would
+/// wait for ever: open the remote in the child.
+///
 /// # Examples
 ///
 /// ```

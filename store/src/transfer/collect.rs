@@ -54,7 +54,11 @@ impl Remote {
     ///
     /// # Errors
     ///
-    /// [`Error::Damaged`] if a manifest is damaged: then nothing is deleted. [`Error::Remote`].
+    /// - [`Error::Damaged`] if a manifest is damaged, or if a pack that a listed snapshot needs is missing: then nothing
+    ///   is deleted.
+    /// - [`Error::Expired`] if the store was so slow that the announcement ended. Nothing that a snapshot needs was
+    ///   deleted.
+    /// - [`Error::Remote`].
     pub fn collect(&self, options: &Collect) -> Result<Collected> {
         let marked = self.mark_unneeded(options)?;
         let now = self.now()?;
