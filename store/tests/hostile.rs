@@ -228,7 +228,8 @@ fn a_push_does_not_rely_on_places_that_lie() {
     let object = setup.folder.path().join(format!("places/{}", setup.base));
     let places = fs::read(&object).unwrap();
     let end = places.len() - 44 - 40;
-    let lies: [(&str, &dyn Fn(&mut [u8])); 3] = [
+    type Lie<'a> = (&'a str, &'a dyn Fn(&mut [u8]));
+    let lies: [Lie<'_>; 3] = [
         ("the place of another block", &|bytes| bytes.copy_within(end - 16..end, 16)),
         ("another length of the pack", &|bytes| bytes[end + 32] ^= 1),
         ("no place", &|bytes| bytes[16..32].rotate_left(4)),

@@ -10,8 +10,10 @@
 //! places/<64 hex of a manifest>        where the blocks are that the manifest lists
 //! names/<name>/<20 digits>             moves of a name, where the store honours conditions
 //! names/<name>/<20 digits>-<16 hex>    moves of a name, where it ignores them
+//! snapshots/<64 hex of a manifest>     the snapshot is listed
 //! leases/<32 hex>                      a saver is at work
-//! garbage/<64 hex of a pack>           the pack may be deleted after the grace time
+//! collectors/<32 hex>                  a collector is about to delete objects
+//! garbage/<64 hex>                     the pack or manifest may be deleted after the grace time
 //! probe/<32 hex>                       exists for a moment, to find out what the store does
 //! ```
 

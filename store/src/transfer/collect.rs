@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::places::Packs;
 use super::{ids_below, places_path};
 use crate::blocks::pack_path;
 use crate::chain::manifest_path;
@@ -31,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 const AT_ONCE: usize = 64;
 
 /// The bytes of a manifest that are read: its header without labels and attachments.
-const HEADER: Range<u64> = 0..136;
+const HEADER: usize = 136;
 
 /// How many bytes of the end of places are read: those of the list of some 100 packs.
 const END: u64 = 4096;
@@ -243,7 +244,7 @@ impl Remote {
             }
             let ends: Vec<Range<u64>> =
                 ids.iter().map(|id| lens.get(id).map_or(0..0, |len| len.saturating_sub(END)..*len)).collect();
-            let headers = ids.iter().map(|id| (manifest_path(id), HEADER));
+            let headers = ids.iter().map(|id| (manifest_path(id), 0..HEADER as u64));
             let places = ids.iter().zip(&ends).map(|(id, end)| (places_path(id), end.clone()));
             let mut found = self.objects().try_ranges(&headers.chain(places).collect::<Vec<_>>());
             let tails = found.split_off(ids.len());
@@ -268,11 +269,11 @@ impl Remote {
         id: &Id,
         header: Option<Vec<u8>>,
         end: Option<(u64, &[u8])>,
-    ) -> Result<(Option<Id>, Vec<(Id, u64)>)> {
+    ) -> Result<(Option<Id>, Packs)> {
         let missing = |path: String| Error::damaged(self.objects().full(&path), "it is missing");
         let header = match header {
             Some(header) => Some(header),
-            None => self.objects().get_range(&manifest_path(id), HEADER)?,
+            None => self.objects().get_range(&manifest_path(id), 0..HEADER as u64)?,
         };
         let header = header.ok_or_else(|| missing(manifest_path(id)))?;
         let (base, _) = self.parse_header(id, header)?;
@@ -285,11 +286,11 @@ impl Remote {
         let mut depths = Vec::with_capacity(manifests.len());
         for ids in manifests.chunks(AT_ONCE) {
             announced.keep()?;
-            let wanted: Vec<_> = ids.iter().map(|id| (manifest_path(id), HEADER)).collect();
+            let wanted: Vec<_> = ids.iter().map(|id| (manifest_path(id), 0..HEADER as u64)).collect();
             for (id, header) in ids.iter().zip(self.objects().try_ranges(&wanted)) {
                 let header = match header {
                     Some(header) => Ok(Some(header)),
-                    None => self.objects().get_range(&manifest_path(id), HEADER),
+                    None => self.objects().get_range(&manifest_path(id), 0..HEADER as u64),
                 };
                 let depth = header.and_then(|header| match header {
                     Some(header) => Ok(self.parse_header(id, header)?.1),
@@ -308,7 +309,7 @@ impl Remote {
     /// Returns the base and the depth of a manifest from its first bytes.
     fn parse_header(&self, id: &Id, bytes: Vec<u8>) -> Result<(Option<Id>, u32)> {
         let damaged = || Error::damaged(self.objects().full(&manifest_path(id)), "its header is not valid");
-        let bytes: [u8; HEADER.end as usize] = bytes.try_into().map_err(|_| damaged())?;
+        let bytes: [u8; HEADER] = bytes.try_into().map_err(|_| damaged())?;
         if &bytes[..8] != b"memsnapM" {
             return Err(damaged());
         }

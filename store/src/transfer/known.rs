@@ -165,7 +165,7 @@ impl<'a> Known<'a> {
         let mut damage = None;
         self.using(DatabaseMode::Write, |index| {
             let mut writer = index.write()?;
-            let (mut rows, numbers) = self.number_packs(&index.read()?, &writer, &list.packs)?;
+            let Numbered { mut rows, numbers } = self.number_packs(&index.read()?, &writer, &list.packs)?;
             let mut entries = BTreeMap::new();
             loop {
                 let mut next = || -> Result<_, Wrong> {
@@ -201,13 +201,8 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// Returns rows for packs that are not known yet, and the numbers of all packs, or `None` for one that was deleted.
-    fn number_packs(
-        &self,
-        reader: &Reader,
-        writer: &Writer<'_>,
-        packs: &[(Id, u64)],
-    ) -> Result<(Vec<(u32, PackRow)>, Vec<Option<u32>>)> {
+    /// Gives numbers to the packs that are not known yet.
+    fn number_packs(&self, reader: &Reader, writer: &Writer<'_>, packs: &[(Id, u64)]) -> Result<Numbered> {
         let (mut rows, mut numbers) = (Vec::new(), Vec::with_capacity(packs.len()));
         let mut next = writer.next_pack()?;
         for (pack, len) in packs {
@@ -223,7 +218,7 @@ impl<'a> Known<'a> {
             };
             numbers.push(number);
         }
-        Ok((rows, numbers))
+        Ok(Numbered { rows, numbers })
     }
 
     /// Notes that the places of a manifest, which was pushed, are known.
@@ -234,6 +229,14 @@ impl<'a> Known<'a> {
             writer.commit()
         })
     }
+}
+
+/// The packs of a list of places.
+struct Numbered {
+    /// Rows for those that are not known yet.
+    rows: Vec<(u32, PackRow)>,
+    /// The numbers of all, or `None` for one that was deleted.
+    numbers: Vec<Option<u32>>,
 }
 
 /// Forgets packs and all places in them.

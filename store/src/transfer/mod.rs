@@ -87,8 +87,8 @@ impl<'a> Transfer<'a> {
     /// - [`Error::NotFound`] or [`Error::Ambiguous`] if there is no such snapshot.
     /// - [`Error::Remote`] if the store does not answer or refuses, after the request was repeated.
     /// - [`Error::Conflict`] if another machine moved the name at the same time. The snapshot itself was copied.
-    /// - [`Error::Busy`] if a collection of the remote is running; [`Error::Expired`] if the connection was so slow that
-    ///   the lease of a push ended.
+    /// - [`Error::Busy`] if a collection of the remote is running; [`Error::Expired`] if the lease of a push ended,
+    ///   because the connection was slow or the machine was stopped. The snapshot is then not listed.
     /// - [`Error::Damaged`] if an object is not what its name promises. Nothing of it is used.
     /// - [`Error::File`], [`Error::Index`].
     pub fn run(mut self) -> Result<Transferred> {
