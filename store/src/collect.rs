@@ -149,7 +149,7 @@ pub(crate) fn collect(inner: &Inner, options: &Collect) -> Result<Collected> {
     }
 
     let mut sink = Sink::new(inner);
-    repack(inner, &mut sink, &sparse, &marks)?;
+    repack(inner, &mut sink, &sparse, &packs, &marks)?;
     let moved = sink.sync()?;
     dead.extend(&sparse);
     if !(dead.is_empty() && unneeded.is_empty() && moved.is_empty()) {
@@ -218,31 +218,44 @@ fn divide(
     Ok((needed, all.into_keys().collect()))
 }
 
-/// The marks of the needed blocks of a pack.
+/// Which blocks of a pack are needed.
+///
+/// There are many of these in memory at a time, so they do not keep the hashes of all blocks. They need less than 5 bytes
+/// for each block.
 pub(crate) struct Marks {
-    contents: Contents,
-    needed: Vec<bool>,
+    /// The offset of each frame, and the number of its first block.
+    frames: Vec<(u32, u32)>,
+    /// The first bytes of the hash of each block, with which places are checked.
+    starts: Vec<[u8; 4]>,
+    /// One bit for each block.
+    needed: Vec<u64>,
     live: u64,
 }
 
 impl Marks {
-    /// Returns marks of which none is set.
-    pub(crate) fn new(contents: Contents) -> Self {
-        let needed = vec![false; contents.hashes.len()];
-        Self { contents, needed, live: 0 }
+    /// Marks no block of a pack that contains this.
+    pub(crate) fn new(contents: &Contents) -> Self {
+        Self {
+            frames: contents.frames.iter().map(|frame| (frame.offset, frame.first)).collect(),
+            starts: contents.hashes.iter().map(start_of).collect(),
+            needed: vec![0; contents.hashes.len().div_ceil(64)],
+            live: 0,
+        }
     }
 
     /// Marks the block at a place. Fails if the pack has another block there.
     pub(crate) fn mark(&mut self, hash: &Id, place: &Place) -> Result<()> {
-        let frame = self.contents.frames.binary_search_by_key(&place.offset, |frame| frame.offset);
-        let block = frame.map(|frame| self.contents.frames[frame].first as usize + usize::from(place.number));
-        match block {
-            Ok(block) if self.contents.hashes.get(block) == Some(hash) => {
-                self.live += u64::from(!std::mem::replace(&mut self.needed[block], true));
-                Ok(())
-            }
-            _ => Err(Error::damaged("index.redb", format!("the place of the block {hash} is wrong"))),
+        let wrong = || Error::damaged("index.redb", format!("the place of the block {hash} is wrong"));
+        let frame = self.frames.binary_search_by_key(&place.offset, |frame| frame.0).map_err(|_| wrong())?;
+        let block = self.frames[frame].1 as usize + usize::from(place.number);
+        let end = self.frames.get(frame + 1).map_or(self.starts.len(), |next| next.1 as usize);
+        if block >= end || self.starts[block] != start_of(hash) {
+            return Err(wrong());
         }
+        let bit = 1 << (block % 64);
+        self.live += u64::from(self.needed[block / 64] & bit == 0);
+        self.needed[block / 64] |= bit;
+        Ok(())
     }
 
     /// Returns the number of marked blocks.
@@ -251,17 +264,20 @@ impl Marks {
         self.live
     }
 
-    /// Returns the lists of frames and blocks of the pack.
-    #[cfg(feature = "remote")]
-    pub(crate) fn contents(&self) -> &Contents {
-        &self.contents
+    /// Returns the hashes of the marked blocks of a pack, whose list of blocks is read again.
+    pub(crate) fn hashes(&self, inner: &Inner, pack: &Id) -> Result<Vec<Id>> {
+        let contents = pack_contents(inner, pack)?;
+        if !contents.hashes.iter().map(start_of).eq(self.starts.iter().copied()) {
+            return Err(Error::damaged(pack_path(pack), "its list of blocks has changed meanwhile"));
+        }
+        let is_needed = |block: usize| self.needed[block / 64] & (1 << (block % 64)) != 0;
+        let hashes = contents.hashes.into_iter().enumerate().filter(|(block, _)| is_needed(*block));
+        Ok(hashes.map(|(_, hash)| hash).collect())
     }
+}
 
-    /// Returns the hashes of the marked blocks.
-    pub(crate) fn hashes(&self) -> Vec<Id> {
-        let needed = self.contents.hashes.iter().zip(&self.needed).filter(|(_, needed)| **needed);
-        needed.map(|(hash, _)| *hash).collect()
-    }
+fn start_of(hash: &Id) -> [u8; 4] {
+    std::array::from_fn(|i| hash.as_bytes()[i])
 }
 
 /// Marks the blocks that manifests list.
@@ -315,7 +331,7 @@ pub(crate) fn mark_block(
             let unknown =
                 || Error::damaged("index.redb", format!("it does not have the pack {}", place.pack));
             let row = rows.get(&place.pack).ok_or_else(unknown)?;
-            entry.insert(Marks::new(pack_contents(inner, &row.id)?))
+            entry.insert(Marks::new(&pack_contents(inner, &row.id)?))
         }
     };
     marks.mark(hash, place)
@@ -328,13 +344,20 @@ pub(crate) fn pack_contents(inner: &Inner, id: &Id) -> Result<Contents> {
     read_contents(&*file).map_err(|wrong| wrong.of(&path))
 }
 
-/// Writes the needed blocks of packs to new packs.
-fn repack(inner: &Inner, sink: &mut Sink<'_>, packs: &[u32], marks: &BTreeMap<u32, Marks>) -> Result<()> {
+/// Writes the needed blocks of the packs with the numbers `sparse`, which ascend, to new packs.
+fn repack(
+    inner: &Inner,
+    sink: &mut Sink<'_>,
+    sparse: &[u32],
+    packs: &[(u32, PackRow)],
+    marks: &BTreeMap<u32, Marks>,
+) -> Result<()> {
     let failed = "cannot compress";
     let mut blocks = Blocks::new(inner);
     let mut encoder = Encoder::new().map_err(Error::memory(failed))?;
-    for marks in packs.iter().filter_map(|number| marks.get(number)) {
-        for hashes in marks.hashes().chunks(FRAME_BLOCKS * 64) {
+    for (number, row) in packs.iter().filter(|(number, _)| sparse.binary_search(number).is_ok()) {
+        let Some(marks) = marks.get(number) else { continue };
+        for hashes in marks.hashes(inner, &row.id)?.chunks(FRAME_BLOCKS * 64) {
             let bytes = std::sync::Mutex::new(vec![0; hashes.len() * BLOCK]);
             blocks.read(hashes, |number, block| {
                 lock(&bytes)[number * BLOCK..][..BLOCK].copy_from_slice(block);

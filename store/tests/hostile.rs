@@ -224,6 +224,40 @@ fn places_that_lie_are_found() {
     setup.pull().unwrap();
 }
 
+/// A machine believed the places that another one had pushed. It sent nothing, and published a snapshot that nobody could
+/// pull.
+#[test]
+fn a_push_does_not_rely_on_places_that_lie() {
+    let setup = Setup::new();
+    let object = setup.folder.path().join(format!("places/{}", setup.base));
+    let places = fs::read(&object).unwrap();
+    let end = places.len() - 44 - 40;
+    type Lie<'a> = (&'a str, &'a dyn Fn(&mut [u8]));
+    let lies: [Lie<'_>; 3] = [
+        ("the place of another block", &|bytes| bytes.copy_within(end - 16..end, 16)),
+        ("another length of the pack", &|bytes| bytes[end + 32] ^= 1),
+        ("no place", &|bytes| bytes[16..32].rotate_left(4)),
+    ];
+    for (what, lie) in lies {
+        let lying = sealed(places.clone(), lie);
+        fs::write(&object, lying).unwrap();
+        let other = Machine::new();
+        let base = setup.here.bytes(setup.base);
+        let snapshot = memsnap::Snapshot::from_slice(&base).unwrap();
+        let id = other.repository.save(&snapshot).label("lie", what).run().unwrap().id();
+        other.repository.push(&setup.remote(), id).run().unwrap();
+        let there = Machine::new();
+        there.repository.pull(&setup.remote(), id).run().unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert!(there.bytes(id) == base, "{what}");
+    }
+    // If they do not lie, the blocks are not sent again.
+    fs::write(&object, places).unwrap();
+    let other = Machine::new();
+    let snapshot = memsnap::Snapshot::from_slice(&setup.here.bytes(setup.base)).unwrap();
+    let id = other.repository.save(&snapshot).label("lie", "none").run().unwrap().id();
+    assert_eq!(other.repository.push(&setup.remote(), id).run().unwrap().blocks, 0);
+}
+
 /// Manifests with valid hashes that do not fit together.
 #[test]
 fn manifests_that_do_not_fit_are_refused() {

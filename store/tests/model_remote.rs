@@ -11,7 +11,7 @@ use std::sync::Arc;
 use common::transfer::at_once;
 use common::{BLOCK, Machine};
 use memsnap::Snapshot;
-use memsnap_store::{Error, Id, Remote, RemoteOptions, Repository};
+use memsnap_store::{Id, Remote, RemoteOptions, Repository};
 use object_store::memory::InMemory;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus;
@@ -135,13 +135,7 @@ impl Model {
         if let Some(name) = &name {
             pull = pull.name(name);
         }
-        let result = pull.run();
-        if !self.remote.listed.contains(&id) {
-            // Its name still exists.
-            assert!(matches!(result, Err(Error::NotFound { .. })), "{result:?}");
-            return;
-        }
-        assert_eq!(result.unwrap().id, id);
+        assert_eq!(pull.run().unwrap().id, id);
         assert!(self.machines[machine].bytes(id) == self.bytes[&id]);
         self.sides[machine].listed.insert(id);
         if let Some(name) = name {
@@ -163,6 +157,7 @@ impl Model {
         if let Some(id) = self.pick(&listed) {
             self.remote().remove(id).unwrap();
             self.remote.listed.remove(&id);
+            self.remote.names.retain(|_, named| *named != id);
         }
     }
 

@@ -196,7 +196,22 @@ impl<W: Write> PackWriter<W> {
     }
 }
 
-/// Reads the lists of frames and blocks of a pack, but no frame.
+/// How many bytes at the beginning and at the end of a pack [`read_contents`] reads, beside the list of blocks.
+#[cfg(feature = "remote")]
+pub(crate) const LIST_HEADER: u64 = HEADER as u64;
+#[cfg(feature = "remote")]
+pub(crate) const LIST_TRAILER: u64 = TRAILER as u64;
+
+/// Returns the length of the list of blocks from the last bytes of a pack, or `None` if they are not valid.
+#[cfg(feature = "remote")]
+pub(crate) fn list_len(trailer: &[u8]) -> Option<u64> {
+    let trailer: &[u8; TRAILER] = trailer.try_into().ok()?;
+    let (frames, blocks) = (u32_at(trailer, 0), u32_at(trailer, 4));
+    let valid = blocks as usize <= PACK_BLOCKS && frames <= blocks;
+    valid.then(|| u64::from(frames) * FRAME_ENTRY as u64 + u64::from(blocks) * HASH as u64)
+}
+
+/// Reads what a pack contains: the header, the frame table and the hashes, but no frame.
 ///
 /// Checks all numbers: every frame is within the file and has at most [`FRAME_BLOCKS`] blocks.
 pub(crate) fn read_contents(file: &dyn ReadFile) -> Result<Contents, Wrong> {

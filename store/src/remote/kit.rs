@@ -157,6 +157,14 @@ pub fn names_move(remote: &Remote) {
     assert!(names.contains(&("mover".to_owned(), id(2))), "{names:?}");
     assert!(names.contains(&("über mover/1".to_owned(), id(4))), "{names:?}");
     assert!(matches!(remote.name(""), Err(Error::Invalid { .. })));
+
+    assert!(!remote.remove_name_of("mover", id(1)).unwrap());
+    assert!(remote.remove_name_of("mover", id(2)).unwrap());
+    assert!(!remote.remove_name_of("mover", id(2)).unwrap());
+    assert_eq!(remote.name("mover").unwrap(), None);
+    assert!(remote.names().unwrap().iter().all(|name| name.name != "mover"));
+    assert!(matches!(remote.move_name("mover", Some(id(2)), id(3)), Err(Error::Conflict { .. })));
+    assert_eq!(remote.move_name("mover", None, id(3)).unwrap().id, id(3));
 }
 
 /// Tests that if two processes move a name at the same time, each move is found later or was refused.

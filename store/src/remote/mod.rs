@@ -7,14 +7,14 @@
 //! config                               JSON: {"format": 1, "repository": "<32 hex digits>"}
 //! packs/<64 hex>                       the same bytes as a local pack
 //! manifests/<64 hex>                   the same bytes as a local manifest
-//! places/<64 hex of a manifest>        the places of the blocks that the manifest lists
-//! snapshots/<64 hex of a manifest>     exists if the snapshot is listed
-//! names/<name>/<20 digits>             a move of a name, if the store honours conditions
-//! names/<name>/<20 digits>-<16 hex>    a move of a name, if the store ignores conditions
-//! leases/<32 hex>                      a push is running
-//! collectors/<32 hex>                  a collection is about to delete objects
-//! garbage/<64 hex>                     this pack or manifest may be deleted after the grace time
-//! probe/<32 hex>                       exists for a moment, to test the store or to read its clock
+//! places/<64 hex of a manifest>        where the blocks are that the manifest lists
+//! names/<name>/<20 digits>             moves of a name, where the store honours conditions
+//! names/<name>/<20 digits>-<16 hex>    moves of a name, where it ignores them
+//! snapshots/<64 hex of a manifest>     the snapshot is listed
+//! leases/<32 hex>                      a saver is at work
+//! collectors/<32 hex>                  a collector is about to delete objects
+//! garbage/<64 hex>                     the pack or manifest may be deleted after the grace time
+//! probe/<32 hex>                       exists for a moment, to find out what the store does
 //! ```
 
 mod connect;
@@ -60,6 +60,9 @@ const MAX_CONFIG: u64 = 64 << 10;
 ///
 /// All functions block until the store has answered, or until the time limit of the [`RemoteOptions`] has passed. They
 /// can be called in the threads of an asynchronous runtime, which they block.
+///
+/// The requests run on threads of their own. A child that was made by `fork` lacks these threads, so a call there would
+/// wait for ever: open the remote in the child.
 ///
 /// # Examples
 ///

@@ -9,7 +9,9 @@
 //! with the same number. The last of them in the order of their paths is what the name stands for, and readers are told
 //! of the others.
 //!
-//! There, a mover lists the entries again after it wrote its own. It takes its entry back if it came too late, or if it
+//! The content of zeroes stands for no snapshot: such an entry removes the name.
+//!
+//! Where the store ignores conditions, a mover lists the entries again after it wrote its own. It takes its entry back if it came too late, or if it
 //! had not seen all entries that its own one hides.
 
 use std::collections::BTreeMap;
@@ -29,7 +31,10 @@ const MAX_CONTENT: u64 = 128;
 /// How often a name is read if entries are deleted between the listing and the reading.
 const TRIES: usize = 3;
 
-/// A name in a remote, and the snapshot that it stands for.
+/// The content of an entry that removes the name.
+const REMOVED: Id = Id::from_bytes([0; 32]);
+
+/// A name in a remote, and what it stands for.
 #[derive(Clone, PartialEq, Eq, Debug)]
 #[non_exhaustive]
 pub struct RemoteName {
@@ -118,11 +123,11 @@ impl Remote {
     /// [`Error::Invalid`] if `name` cannot be a name; [`Error::Conflict`] if the name was moved again and again while it
     /// was read. Otherwise, those of [`names`](Self::names).
     pub fn name(&self, name: &str) -> Result<Option<RemoteName>> {
-        Ok(self.current(name)?.map(|(name, _)| name))
+        Ok(self.current(name)?.0)
     }
 
     /// Returns what a name stands for, and its highest entries.
-    fn current(&self, name: &str) -> Result<Option<(RemoteName, Vec<Entry>)>> {
+    fn current(&self, name: &str) -> Result<(Option<RemoteName>, Vec<Entry>)> {
         check(name)?;
         for _ in 0..TRIES {
             let mut tops = Vec::new();
@@ -130,10 +135,10 @@ impl Remote {
                 keep_highest(&mut tops, entry);
             }
             if tops.is_empty() {
-                return Ok(None);
+                return Ok((None, tops));
             }
             if let Some(names) = self.read_tops(BTreeMap::from([(name.to_owned(), tops.clone())]))? {
-                return Ok(names.into_iter().next().map(|name| (name, tops)));
+                return Ok((names.into_iter().next(), tops));
             }
         }
         Err(Error::Conflict { name: name.to_owned() })
@@ -147,8 +152,7 @@ impl Remote {
     ///
     /// Returns [`Error::Conflict`] if the name does not stand for `expected`.
     pub(crate) fn move_name(&self, name: &str, expected: Option<Id>, id: Id) -> Result<RemoteName> {
-        let current = self.current(name)?;
-        let (current, seen) = current.map_or((None, Vec::new()), |(name, tops)| (Some(name), tops));
+        let (current, seen) = self.current(name)?;
         if let Some(current) = &current
             && current.id == id
             && current.also.is_empty()
@@ -161,6 +165,18 @@ impl Remote {
         }
         self.append(name, &seen, id)?;
         self.name(name)?.ok_or_else(conflict)
+    }
+
+    /// Removes a name if it stands for `id` alone. Returns whether it did.
+    pub(crate) fn remove_name_of(&self, name: &str, id: Id) -> Result<bool> {
+        let (current, seen) = self.current(name)?;
+        if !current.is_some_and(|current| current.id == id && current.also.is_empty()) {
+            return Ok(false);
+        }
+        match self.append(name, &seen, REMOVED) {
+            Err(Error::Conflict { .. }) => Ok(false),
+            removed => removed.map(|()| true),
+        }
     }
 
     /// Writes the entry after `seen`, the highest entries, which have the same number.
@@ -278,6 +294,7 @@ impl Remote {
                     id.ok_or_else(|| Error::damaged(self.objects.full(path), "its content is not an id"))?,
                 );
             }
+            ids.retain(|id| *id != REMOVED);
             let Some(id) = ids.pop() else { continue };
             ids.sort();
             ids.dedup();

@@ -5,6 +5,7 @@ use std::ops::Range;
 use std::thread;
 use std::time::{Duration, Instant, SystemTime};
 
+use super::places::Packs;
 use super::{ids_below, places_path};
 use crate::blocks::pack_path;
 use crate::chain::manifest_path;
@@ -33,11 +34,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 const AT_ONCE: usize = 64;
 
 /// The bytes of a manifest that are read: its header without labels and attachments.
-const HEADER: Range<u64> = 0..HEADER_LEN as u64;
-const HEADER_LEN: usize = 136;
-
-/// The packs that a manifest needs, with the lengths of their objects.
-type Packs = Vec<(Id, u64)>;
+const HEADER: usize = 136;
 
 /// How many bytes of the end of places are read: those of the list of some 100 packs.
 const END: u64 = 4096;
@@ -62,10 +59,11 @@ impl Remote {
     ///
     /// # Errors
     ///
-    /// - [`Error::Damaged`] if a manifest or its places are damaged or missing. In this case, nothing is deleted.
-    /// - [`Error::Expired`] if the store was so slow that the announcement of the collection ended.
-    /// - [`Error::Remote`] if the store does not answer or refuses a request. In this case, some objects may have been
-    ///   deleted, but none that a listed snapshot needs.
+    /// - [`Error::Damaged`] if a manifest is damaged, or if a pack that a listed snapshot needs is missing: then nothing
+    ///   is deleted.
+    /// - [`Error::Expired`] if the store was so slow that the announcement ended. Nothing that a snapshot needs was
+    ///   deleted.
+    /// - [`Error::Remote`].
     pub fn collect(&self, options: &Collect) -> Result<Collected> {
         let marked = self.mark_unneeded(options)?;
         let now = self.now()?;
@@ -252,7 +250,7 @@ impl Remote {
             }
             let ends: Vec<Range<u64>> =
                 ids.iter().map(|id| lens.get(id).map_or(0..0, |len| len.saturating_sub(END)..*len)).collect();
-            let headers = ids.iter().map(|id| (manifest_path(id), HEADER));
+            let headers = ids.iter().map(|id| (manifest_path(id), 0..HEADER as u64));
             let places = ids.iter().zip(&ends).map(|(id, end)| (places_path(id), end.clone()));
             let mut found = self.objects().try_ranges(&headers.chain(places).collect::<Vec<_>>());
             let tails = found.split_off(ids.len());
@@ -281,7 +279,7 @@ impl Remote {
         let missing = |path: String| Error::damaged(self.objects().full(&path), "it is missing");
         let header = match header {
             Some(header) => Some(header),
-            None => self.objects().get_range(&manifest_path(id), HEADER)?,
+            None => self.objects().get_range(&manifest_path(id), 0..HEADER as u64)?,
         };
         let header = header.ok_or_else(|| missing(manifest_path(id)))?;
         let (base, _) = self.parse_header(id, header)?;
@@ -294,11 +292,11 @@ impl Remote {
         let mut depths = Vec::with_capacity(manifests.len());
         for ids in manifests.chunks(AT_ONCE) {
             announced.keep()?;
-            let wanted: Vec<_> = ids.iter().map(|id| (manifest_path(id), HEADER)).collect();
+            let wanted: Vec<_> = ids.iter().map(|id| (manifest_path(id), 0..HEADER as u64)).collect();
             for (id, header) in ids.iter().zip(self.objects().try_ranges(&wanted)) {
                 let header = match header {
                     Some(header) => Ok(Some(header)),
-                    None => self.objects().get_range(&manifest_path(id), HEADER),
+                    None => self.objects().get_range(&manifest_path(id), 0..HEADER as u64),
                 };
                 let depth = header.and_then(|header| match header {
                     Some(header) => Ok(self.parse_header(id, header)?.1),
@@ -317,7 +315,7 @@ impl Remote {
     /// Returns the base and the depth of a manifest from its first bytes.
     fn parse_header(&self, id: &Id, bytes: Vec<u8>) -> Result<(Option<Id>, u32)> {
         let damaged = || Error::damaged(self.objects().full(&manifest_path(id)), "its header is not valid");
-        let bytes: [u8; HEADER_LEN] = bytes.try_into().map_err(|_| damaged())?;
+        let bytes: [u8; HEADER] = bytes.try_into().map_err(|_| damaged())?;
         if &bytes[..8] != b"memsnapM" {
             return Err(damaged());
         }

@@ -88,17 +88,20 @@ impl<'a> Known<'a> {
         self.using(DatabaseMode::Write, |index| {
             let packs = index.read()?.packs()?;
             let gone = packs.into_iter().filter(|(_, row)| !self.packs.contains(&row.id));
-            let gone: BTreeSet<u32> = gone.map(|(number, _)| number).collect();
-            if gone.is_empty() {
-                return Ok(());
-            }
-            let mut writer = index.write()?;
-            writer.remove_packs(&gone)?;
-            writer.commit()
+            forget(index, &gone.map(|(number, _)| number).collect())
         })
     }
 
-    /// Returns the places of blocks in the remote, as far as they are known. `hashes` ascend.
+    /// Forgets packs and all places in them.
+    pub(super) fn forget(&self, packs: &BTreeSet<u32>) -> Result<()> {
+        self.using(DatabaseMode::Write, |index| forget(index, packs))
+    }
+
+    pub(super) fn remote(&self) -> &Remote {
+        self.remote
+    }
+
+    /// Returns where blocks are in the remote, as far as this is known. `hashes` ascend.
     pub(super) fn find(&self, hashes: &[Id]) -> Result<Vec<Option<Place>>> {
         self.using(DatabaseMode::Read, |index| index.read()?.find(hashes))
     }
@@ -162,7 +165,7 @@ impl<'a> Known<'a> {
         let mut damage = None;
         self.using(DatabaseMode::Write, |index| {
             let mut writer = index.write()?;
-            let (mut rows, numbers) = self.number_packs(&index.read()?, &writer, &list.packs)?;
+            let Numbered { mut rows, numbers } = self.number_packs(&index.read()?, &writer, &list.packs)?;
             let mut entries = BTreeMap::new();
             loop {
                 let mut next = || -> Result<_, Wrong> {
@@ -198,19 +201,15 @@ impl<'a> Known<'a> {
         }
     }
 
-    /// Returns rows for packs that are not known yet, and the numbers of all packs, or `None` for one that was deleted.
-    fn number_packs(
-        &self,
-        reader: &Reader,
-        writer: &Writer<'_>,
-        packs: &[(Id, u64)],
-    ) -> Result<(NewPacks, Vec<Option<u32>>)> {
+    /// Gives numbers to the packs that are not known yet.
+    fn number_packs(&self, reader: &Reader, writer: &Writer<'_>, packs: &[(Id, u64)]) -> Result<Numbered> {
         let (mut rows, mut numbers) = (Vec::new(), Vec::with_capacity(packs.len()));
         let mut next = writer.next_pack()?;
         for (pack, len) in packs {
             let number = match reader.pack_number(pack)? {
                 Some(number) => Some(number),
                 None if self.packs.contains(pack) => {
+                    // No pack has 0 blocks: `learned` finds those of which the list has not been read.
                     rows.push((next, PackRow { id: *pack, len: *len, blocks: 0, created: now() }));
                     next += 1;
                     Some(next - 1)
@@ -219,7 +218,7 @@ impl<'a> Known<'a> {
             };
             numbers.push(number);
         }
-        Ok((rows, numbers))
+        Ok(Numbered { rows, numbers })
     }
 
     /// Notes that the places of a manifest that was just pushed are known.
@@ -232,8 +231,23 @@ impl<'a> Known<'a> {
     }
 }
 
-/// Packs that are not known yet, with their numbers.
-type NewPacks = Vec<(u32, PackRow)>;
+/// The packs of a list of places.
+struct Numbered {
+    /// Rows for those that are not known yet.
+    rows: Vec<(u32, PackRow)>,
+    /// The numbers of all, or `None` for one that was deleted.
+    numbers: Vec<Option<u32>>,
+}
+
+/// Forgets packs and all places in them.
+fn forget(index: &Index, packs: &BTreeSet<u32>) -> Result<()> {
+    if packs.is_empty() {
+        return Ok(());
+    }
+    let mut writer = index.write()?;
+    writer.remove_packs(packs)?;
+    writer.commit()
+}
 
 /// Returns the path of the index of a remote.
 fn path(remote: &Remote) -> String {

@@ -6,6 +6,7 @@
 
 mod collect;
 mod known;
+mod learned;
 mod places;
 mod pull;
 mod push;
@@ -92,10 +93,10 @@ impl<'a> Transfer<'a> {
     /// - [`Error::Invalid`] if the name is not valid.
     /// - [`Error::Remote`] if the store does not answer or refuses a request, also when it is repeated.
     /// - [`Error::Conflict`] if another machine moved the name at the same time. The snapshot itself was copied.
-    /// - [`Error::Busy`] if another writer or a collection of the remote does not finish in time.
-    /// - [`Error::Expired`] if the connection was so slow that the lease of a push ended.
-    /// - [`Error::Damaged`] if an object is damaged. No bytes of it are used.
-    /// - [`Error::File`], [`Error::Index`] or [`Error::Memory`] if a local operation fails.
+    /// - [`Error::Busy`] if a collection of the remote is running; [`Error::Expired`] if the lease of a push ended,
+    ///   because the connection was slow or the machine was stopped. The snapshot is then not listed.
+    /// - [`Error::Damaged`] if an object is not what its name promises. Nothing of it is used.
+    /// - [`Error::File`], [`Error::Index`].
     pub fn run(mut self) -> Result<Transferred> {
         if let Some(name) = &self.name {
             check_name(name)?;
@@ -205,15 +206,19 @@ impl Remote {
         }
     }
 
-    /// Removes a snapshot from the list of the remote. [`collect`](Self::collect) frees the space.
+    /// Removes a snapshot and its names from the lists of the remote. [`collect`](Self::collect) frees the space.
     ///
-    /// Its names stay, and stand for no snapshot until they are moved.
+    /// A name that other machines moved at the same time, so that it stands for several snapshots
+    /// ([`RemoteName::also`](crate::RemoteName::also)), stays.
     ///
     /// # Errors
     ///
     /// Those of [`resolve`](Self::resolve).
     pub fn remove(&self, id: impl Into<Reference>) -> Result<Id> {
         let id = self.resolve(id)?;
+        for name in self.names()?.into_iter().filter(|name| name.id == id) {
+            self.remove_name_of(&name.name, id)?;
+        }
         self.objects().delete(&snapshot_path(&id))?;
         Ok(id)
     }

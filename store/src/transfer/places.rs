@@ -21,13 +21,16 @@ const TRAILER: u64 = 44;
 /// The greatest number of packs that are read: those of 1 TiB of blocks.
 const MAX_PACKS: u32 = 1 << 20;
 
+/// Packs, with the lengths of their objects.
+pub(super) type Packs = Vec<(Id, u64)>;
+
 /// Writes places, one for each block that is not zero, in the order of the manifest.
 pub(super) struct PlacesWriter<W> {
     out: W,
     hasher: blake3::Hasher,
     len: u64,
     numbers: HashMap<u32, u32>,
-    packs: Vec<(Id, u64)>,
+    packs: Packs,
 }
 
 impl<W: Write> PlacesWriter<W> {
@@ -85,16 +88,12 @@ impl<W: Write> PlacesWriter<W> {
 
 impl Remote {
     /// Returns the packs that the places of a manifest name, with their lengths, or `None` if it has no places.
-    pub(super) fn packs_of(&self, manifest: &Id) -> Result<Option<Vec<(Id, u64)>>> {
+    pub(super) fn packs_of(&self, manifest: &Id) -> Result<Option<Packs>> {
         self.packs_at_end(manifest, None)
     }
 
     /// As [`packs_of`](Self::packs_of). `end` is the length of the object and its last bytes, if they were read.
-    pub(super) fn packs_at_end(
-        &self,
-        manifest: &Id,
-        end: Option<(u64, &[u8])>,
-    ) -> Result<Option<Vec<(Id, u64)>>> {
+    pub(super) fn packs_at_end(&self, manifest: &Id, end: Option<(u64, &[u8])>) -> Result<Option<Packs>> {
         if let Some((len, tail)) = end {
             let start = len.saturating_sub(tail.len() as u64);
             let packs = read_packs(len, |range| {
@@ -145,7 +144,7 @@ pub(super) fn longest_places(blocks: u64) -> u64 {
 pub(super) fn read_packs<E: From<Wrong>>(
     len: u64,
     mut read: impl FnMut(std::ops::Range<u64>) -> Result<Vec<u8>, E>,
-) -> Result<Vec<(Id, u64)>, E> {
+) -> Result<Packs, E> {
     let damaged = |what: String| E::from(Wrong::Damaged(what));
     let Some(end) = len.checked_sub(TRAILER).filter(|end| *end >= HEADER as u64) else {
         return Err(damaged(format!("it has only {len} bytes")));
@@ -174,7 +173,7 @@ pub(super) fn read_packs<E: From<Wrong>>(
 /// Reads the places in a file, in order. The pack of a place is a number in the list of packs.
 pub(super) struct PlacesReader {
     input: io::BufReader<Sequential>,
-    pub(super) packs: Vec<(Id, u64)>,
+    pub(super) packs: Packs,
 }
 
 impl PlacesReader {

@@ -10,7 +10,7 @@ use super::places::PlacesWriter;
 use super::{Listed, places_path, snapshot_path};
 use crate::blocks::{BATCH, Blocks, lock, pack_path};
 use crate::chain::{Chain, manifest_path, open_manifest};
-use crate::collect::{Marks, mark_block};
+use crate::collect::{Marks, mark_block, pack_contents};
 use crate::error::{Error, Result};
 use crate::format::pack::{Encoder, FRAME_BLOCKS};
 use crate::format::{BLOCK, Sequential};
@@ -159,6 +159,7 @@ impl Push<'_, '_> {
             return Ok(0);
         }
         self.known.learn(listed.saturating_mul(BLOCK as u64))?;
+        self.check_learned(manifests)?;
         let (marks, rows) = self.mark(manifests)?;
         let blocks = marks.values().map(|marks| marks.live()).sum();
         let is_whole = |number: &u32, marks: &Marks| {
@@ -169,11 +170,31 @@ impl Push<'_, '_> {
             marks.into_iter().partition(|(number, marks)| is_whole(number, marks));
         self.progress.total = whole.keys().map(|number| rows[number].len).sum::<u64>()
             + parts.values().map(|marks| marks.live() * BLOCK as u64).sum::<u64>();
-        for (number, marks) in whole {
-            self.send_pack(&rows[&number], marks.contents())?;
+        for number in whole.into_keys() {
+            self.send_pack(&rows[&number])?;
         }
-        self.send_parts(parts)?;
+        self.send_parts(parts, &rows)?;
         Ok(blocks)
+    }
+
+    /// Checks the packs on which this push would rely because of what other machines have pushed.
+    fn check_learned(&mut self, manifests: &[Id]) -> Result<()> {
+        let learned = self.known.learned()?;
+        if learned.is_empty() {
+            return Ok(());
+        }
+        let mut relied: BTreeMap<u32, u64> = BTreeMap::new();
+        for id in manifests {
+            self.hashes(*id, |hashes| {
+                for place in self.known.find(hashes)?.into_iter().flatten() {
+                    if learned.contains(&place.pack) {
+                        *relied.entry(place.pack).or_default() += 1;
+                    }
+                }
+                Ok(())
+            })?;
+        }
+        self.known.check_learned(&relied, || self.lease.keep())
     }
 
     /// Marks the blocks in local packs that the manifests list and the remote lacks.
@@ -203,25 +224,27 @@ impl Push<'_, '_> {
     }
 
     /// Sends a local pack, unless an earlier push has sent it.
-    fn send_pack(&mut self, row: &PackRow, contents: &crate::format::pack::Contents) -> Result<()> {
+    fn send_pack(&mut self, row: &PackRow) -> Result<()> {
+        let contents = pack_contents(self.inner, &row.id)?;
         let path = pack_path(&row.id);
         if !self.known.packs.contains(&row.id) {
             self.send_file(&path, &path)?;
         }
-        self.known.add_pack(row.id, row.len, contents)?;
+        self.known.add_pack(row.id, row.len, &contents)?;
         self.progress.done += row.len;
         self.observer.tell(self.progress);
         Ok(())
     }
 
     /// Sends marked blocks in new packs.
-    fn send_parts(&mut self, parts: BTreeMap<u32, Marks>) -> Result<()> {
+    fn send_parts(&mut self, parts: BTreeMap<u32, Marks>, rows: &BTreeMap<u32, PackRow>) -> Result<()> {
         let failed = "cannot compress";
         let inner = self.inner;
         let mut blocks = Blocks::new(inner);
         let mut encoder = Encoder::new().map_err(Error::memory(failed))?;
         let mut sink = Sink::temporary(inner);
-        for hashes in parts.into_values().map(|marks| marks.hashes()) {
+        for (number, marks) in parts {
+            let hashes = marks.hashes(inner, &rows[&number].id)?;
             for hashes in hashes.chunks(FRAME_BLOCKS * 64) {
                 let bytes = std::sync::Mutex::new(vec![0; hashes.len() * BLOCK]);
                 blocks.read(hashes, |number, block| {
