@@ -1,12 +1,11 @@
 //! The cache: files that somebody else made, and ancestors that are damaged.
 
 use std::fs;
-use std::path::PathBuf;
 
 use memsnap::Snapshot;
 
 use super::{BLOCK, content, noise};
-use crate::cache::{cache_path, note_check};
+use crate::cache::cache_path;
 use crate::chain::manifest_path;
 use crate::{Collect, Id, Repository};
 
@@ -29,11 +28,13 @@ impl Setup {
         setup
     }
 
-    fn cached(&self) -> PathBuf {
+    #[cfg(unix)]
+    fn cached(&self) -> std::path::PathBuf {
         cache_path(&self.repository.inner, &self.id)
     }
 
-    fn note(&self) -> PathBuf {
+    #[cfg(unix)]
+    fn note(&self) -> std::path::PathBuf {
         self.cached().with_extension("checked")
     }
 
@@ -107,7 +108,7 @@ fn notes_that_others_can_write_do_not_count() {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         };
         allow(&file, if writable == Some("file") { 0o622 } else { 0o600 });
-        note_check(&setup.repository.inner, &fs::File::open(&file).unwrap(), &file).unwrap();
+        crate::cache::note_check(&setup.repository.inner, &fs::File::open(&file).unwrap(), &file).unwrap();
         match writable {
             Some("note") => allow(&note, 0o620),
             Some("folder") => allow(file.parent().unwrap(), 0o770),
