@@ -1,12 +1,14 @@
 //! The arguments of all commands.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::builder::NonEmptyStringValueParser;
 use clap::error::ErrorKind;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueHint};
+
+use crate::remote;
 
 /// Saves memory files and disk images as deduplicated, incremental snapshots.
 ///
@@ -158,6 +160,12 @@ pub(crate) struct Extract {
     /// For the standard output, the command writes a temporary file first. Set TMPDIR to choose its folder.
     #[arg(value_hint = ValueHint::FilePath)]
     pub(crate) file: PathBuf,
+    /// Share blocks with a file in the repository that is made first, where the file system can (Btrfs, XFS)
+    ///
+    /// Of use if the snapshot, or ones made from it, are extracted more than once: later calls write only what differs.
+    /// `gc --cache` deletes the files in the repository.
+    #[arg(long)]
+    pub(crate) share: bool,
 }
 
 /// Give a snapshot a name, or delete a name
@@ -296,6 +304,12 @@ impl Cli {
     /// Checks the rules that attributes of clap cannot express.
     pub(crate) fn check(&self) -> Result<(), clap::Error> {
         let usage = |message: &str| Err(Self::command().error(ErrorKind::ArgumentConflict, message));
+        if let Some(url) = self.command.folder().and_then(remote::url) {
+            return usage(&format!(
+                "{url} is a URL, and this command needs a repository in a folder; `list`, `remove` and `gc` take a URL \
+                 too, `push` copies snapshots to a URL, and `pull` copies them from there to a folder"
+            ));
+        }
         match &self.command {
             Command::Save(save) => {
                 for (option, pairs) in [("--attach", &save.attach), ("--label", &save.label)] {
@@ -312,12 +326,34 @@ impl Cli {
             Command::Extract(extract) if self.json && extract.file.as_os_str() == "-" => {
                 return usage("--json cannot be used with the file `-`: both write to the standard output");
             }
+            Command::Extract(extract) if extract.share && extract.file.as_os_str() == "-" => {
+                return usage("--share cannot be used with the file `-`, which shares nothing");
+            }
             Command::Completions(_) | Command::Manual(_) if self.json => {
                 return usage("--json cannot be used with this command, which does not print JSON");
             }
             _ => {}
         }
         Ok(())
+    }
+}
+
+impl Command {
+    /// Returns the repository of a command that takes only a folder.
+    fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Init(args) => Some(&args.repo),
+            Self::Save(args) => Some(&args.repo),
+            Self::Show(args) => Some(&args.repo),
+            Self::Diff(args) => Some(&args.repo),
+            Self::Extract(args) => Some(&args.repo),
+            Self::Name(args) => Some(&args.repo),
+            Self::Verify(args) => Some(&args.repo),
+            Self::Repair(args) => Some(&args.repo),
+            Self::Push(args) => Some(&args.repo),
+            Self::Pull(args) => Some(&args.repo),
+            Self::List(_) | Self::Remove(_) | Self::Gc(_) | Self::Completions(_) | Self::Manual(_) => None,
+        }
     }
 }
 
@@ -358,10 +394,14 @@ mod tests {
             "memsnap save repo - --name n --parent base --diff --attach a=f --attach b=g --label k=v --label l=",
             "memsnap save repo file --parent base --diff --allow-no-holes",
             "memsnap list repo",
+            "memsnap list s3://b/p",
+            "memsnap remove s3://b/p base",
+            "memsnap gc s3://b/p",
             "memsnap show repo base",
             "memsnap show repo base --attachment regs --output f",
             "memsnap diff repo a b",
             "memsnap extract repo base file",
+            "memsnap extract repo base file --share",
             "memsnap name repo 1234 base",
             "memsnap name repo --delete base",
             "memsnap remove repo base",
@@ -396,11 +436,22 @@ mod tests {
             "memsnap show repo base --output f",
             "memsnap show repo base --attachment a --json",
             "memsnap extract repo base - --json",
+            "memsnap extract repo base - --share",
             "memsnap name repo base",
             "memsnap name repo base n --delete n",
             "memsnap gc repo --grace 24",
             "memsnap gc repo --grace soon",
             "memsnap push repo s3://b/p",
+            "memsnap init s3://b/p",
+            "memsnap save s3://b/p file",
+            "memsnap show s3://b/p base",
+            "memsnap diff s3://b/p a b",
+            "memsnap extract s3://b/p base file",
+            "memsnap name s3://b/p base n",
+            "memsnap verify s3://b/p",
+            "memsnap repair file:///p",
+            "memsnap push s3://b/p s3://b/p a",
+            "memsnap pull s3://b/p s3://b/p a",
             "memsnap completions cmd",
             "memsnap manual --json",
         ] {

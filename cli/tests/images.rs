@@ -35,6 +35,23 @@ fn a_sparse_file_comes_back_with_its_bytes_and_holes() {
     assert!(bench.read("out") == bench.read("image"), "a file is replaced");
 }
 
+#[test]
+fn a_file_is_shared_where_the_file_system_can() {
+    let bench = Bench::with_repository();
+    std::fs::write(bench.path("base"), noise(1, LEN)).unwrap();
+    bench.save(&["base", "--name", "base"]);
+    let output = bench.run(&["extract", "repo", "base", "out", "--share", "--json"]);
+    assert!(output.status.success(), "{}", kit::stderr(&output));
+    assert!(bench.read("out") == noise(1, LEN));
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let (shared, said_no) =
+        (document["shared"] == json!(true), kit::stderr(&output).contains("shares nothing"));
+    assert_ne!(shared, said_no, "{document}: {}", kit::stderr(&output));
+    // Nothing is kept where it is of no use.
+    let cached = bench.files("cache").len();
+    assert_eq!(cached, if shared { 2 } else { 0 }, "{:?}", bench.files("cache"));
+}
+
 /// As with Firecracker: a base, and then files whose holes are unchanged memory.
 #[test]
 fn a_diff_takes_its_holes_from_the_parent() {

@@ -5,6 +5,7 @@
 mod kit;
 
 use std::process::Stdio;
+use std::time::{Duration, Instant};
 
 use kit::{BLOCK, Bench, noise, stderr};
 
@@ -128,6 +129,49 @@ fn a_pipe_has_no_holes() {
         .unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).contains("only a regular file has holes"), "{}", stderr(&output));
+}
+
+/// All of the pipe was copied to a temporary file before the name was refused.
+#[test]
+fn a_wrong_name_is_refused_before_a_pipe_is_read() {
+    let bench = Bench::with_repository();
+    let mut child = bench
+        .command(&["save", "repo", "-", "--name", "a/b"])
+        .stdin(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // The pipe stays open, so a command that reads it does not end.
+    let pipe = child.stdin.take();
+    let started = Instant::now();
+    while child.try_wait().unwrap().is_none() {
+        if started.elapsed() > Duration::from_secs(60) {
+            child.kill().unwrap();
+            panic!("the command waits for the pipe");
+        }
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    drop(pipe);
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("\"a/b\" cannot be a name"), "{}", stderr(&output));
+}
+
+/// `memsnap init s3://bucket/prefix` made a folder with the name `s3:`.
+#[test]
+fn a_url_is_not_taken_for_a_folder() {
+    let bench = Bench::new();
+    for args in [
+        &["init", "s3://bucket/prefix"][..],
+        &["show", "s3://bucket/prefix", "base"],
+        &["extract", "s3://bucket/prefix", "base", "out"],
+        &["pull", "s3://bucket/prefix", "s3://bucket/prefix", "base"],
+    ] {
+        let output = bench.run(args);
+        assert_eq!(output.status.code(), Some(2), "{args:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains("s3://bucket/prefix is a URL"), "{args:?}: {}", stderr(&output));
+    }
+    assert_eq!(std::fs::read_dir(bench.path("")).unwrap().count(), 0);
 }
 
 #[test]

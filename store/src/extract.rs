@@ -4,7 +4,7 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use crate::cache::{cache_path, is_checked, open_cached};
+use crate::cache::{CACHE, WRITING, cache_path, cached_file, is_checked, open_cached};
 use crate::chain::{check_lengths, differences};
 use crate::error::{Error, Result};
 use crate::id::{Id, Reference};
@@ -23,12 +23,42 @@ pub struct Extract<'a> {
     inner: &'a Inner,
     id: Reference,
     to: PathBuf,
+    share: bool,
     observer: Observer<'a>,
 }
 
 impl<'a> Extract<'a> {
     pub(crate) fn new(inner: &'a Inner, id: Reference, to: &Path) -> Self {
-        Self { inner, id, to: to.to_owned(), observer: Observer::none() }
+        Self { inner, id, to: to.to_owned(), share: false, observer: Observer::none() }
+    }
+
+    /// Writes the snapshot to the cache first, so that the file can share its blocks.
+    ///
+    /// This is of use if the snapshot or ones that descend from it are extracted more than once: the first call writes
+    /// the blocks twice, and later ones only those that differ. Nothing is written to the cache if the snapshot or one
+    /// that it descends from is there, or if the file systems cannot clone a file of the cache to the new file.
+    /// [`collect`](crate::Repository::collect) deletes files of the cache.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use memsnap::Snapshot;
+    ///
+    /// # fn main() -> memsnap_store::Result<()> {
+    /// # let folder = tempfile::tempdir().unwrap();
+    /// # let path = folder.path().join("repository");
+    /// # let file = folder.path().join("file");
+    /// let repository = memsnap_store::Repository::create(&path)?;
+    /// repository.save(&Snapshot::from_slice(b"guest").unwrap()).name("guest").run()?;
+    /// let extracted = repository.extract("guest", &file).share().run()?;
+    /// println!("{} bytes, shared: {}", extracted.len, extracted.shared);
+    /// # assert_eq!(std::fs::read(&file).unwrap(), b"guest");
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn share(mut self) -> Self {
+        self.share = true;
+        self
     }
 
     /// Sets a function that is called with the progress.
@@ -68,6 +98,14 @@ impl<'a> Extract<'a> {
     fn write(&mut self, file: &File, id: Id, row: &ManifestRow) -> Result<(u64, bool)> {
         match self.clone_ancestor(file, id, row) {
             Ok(Some(written)) => return Ok((written, true)),
+            Ok(None) if self.share && can_clone(self.inner, file)? => {
+                // It has all bytes, so the clone has nothing to write but its length.
+                let cached = cached_file(self.inner, id, row, &mut self.observer)?;
+                if clone_file(&cached, file) {
+                    return Ok((0, true));
+                }
+                file.set_len(0).map_err(Error::file("cannot write", &self.to))?;
+            }
             Ok(None) => {}
             // An ancestor that is damaged or gone says nothing about the snapshot. If it is the snapshot, this fails again.
             Err(error) if matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::NotFound) => {
@@ -126,6 +164,14 @@ fn ancestors(inner: &Inner, id: Id) -> Result<Vec<Id>> {
 fn is_whole(inner: &Inner, file: &File, id: Id) -> Result<bool> {
     let Some(row) = inner.read(|index| index.manifest(&id))? else { return Ok(false) };
     Ok(is_checked(inner, file, &cache_path(inner, &id), &row))
+}
+
+/// Whether a file of the cache can be cloned to this empty file.
+fn can_clone(inner: &Inner, to: &File) -> Result<bool> {
+    let folder = inner.path(CACHE);
+    inner.storage.create_folder(CACHE).map_err(Error::file("cannot make", &folder))?;
+    let empty = tempfile::Builder::new().prefix(WRITING).tempfile_in(&folder);
+    Ok(clone_file(empty.map_err(Error::file("cannot write to", &folder))?.as_file(), to))
 }
 
 /// Makes `to` share all blocks of `from`; best effort.

@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::args;
 use crate::failure::Failure;
-use crate::output::{Output, size};
+use crate::output::{Output, note, size};
 use crate::progress::Bar;
 
 #[derive(Serialize)]
@@ -16,9 +16,9 @@ struct Document {
     id: String,
     /// The length of the file.
     len: u64,
-    /// The bytes that were written. The others are holes or are shared with a mapped ancestor.
+    /// The bytes that were written. The others are holes or are shared with a file in the repository.
     written: u64,
-    /// Whether the file shares bytes with a mapped ancestor.
+    /// Whether the file shares bytes with a file in the repository.
     shared: bool,
 }
 
@@ -27,12 +27,19 @@ pub(super) fn run(args: &args::Extract, output: &mut Output) -> Result<(), Failu
     let id = repository.resolve(&args.id)?;
     let extract = |to: &Path| -> Result<Extracted, Failure> {
         let bar = Bar::bytes("extracting");
-        Ok(repository.extract(id, to).progress(bar.observer()).run()?)
+        let extract = repository.extract(id, to).progress(bar.observer());
+        Ok(if args.share { extract.share() } else { extract }.run()?)
     };
     if args.file.as_os_str() == "-" {
         return to_standard_output(extract, output);
     }
     let extracted = extract(&target(&args.file)?)?;
+    if args.share && !extracted.shared {
+        note(&format!(
+            "{} shares nothing: its file system and that of the repository cannot clone files",
+            args.file.display()
+        ));
+    }
     let document = Document {
         id: id.to_string(),
         len: extracted.len,
@@ -40,7 +47,7 @@ pub(super) fn run(args: &args::Extract, output: &mut Output) -> Result<(), Failu
         shared: extracted.shared,
     };
     output.result(&document, || {
-        let rest = if extracted.shared { "holes or shared with a mapped ancestor" } else { "holes" };
+        let rest = if extracted.shared { "holes or shared with a file in the repository" } else { "holes" };
         format!(
             "{}: {}, of which {} were written; the rest are {rest}",
             args.file.display(),

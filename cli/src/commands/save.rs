@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Read;
 use std::path::Path;
 
-use memsnap_store::Repository;
+use memsnap_store::{Repository, check_name};
 use serde::Serialize;
 
 use crate::args;
@@ -29,9 +29,12 @@ struct Document {
 
 pub(super) fn run(args: &args::Save, output: &mut Output) -> Result<(), Failure> {
     let repository = Repository::open(&args.repo)?;
+    // A wrong parent or name is an error before a pipe is read.
     if let Some(parent) = &args.parent {
-        // A wrong parent is an error before a pipe is read.
         repository.resolve(parent)?;
+    }
+    if let Some(name) = &args.name {
+        check_name(name)?;
     }
     let attachments = args
         .attach

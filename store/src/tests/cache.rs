@@ -1,14 +1,13 @@
 //! The cache: files that somebody else made, and ancestors that are damaged.
 
 use std::fs;
-use std::path::PathBuf;
 
 use memsnap::Snapshot;
 
 use super::{BLOCK, content, noise};
-use crate::cache::{cache_path, note_check};
+use crate::cache::cache_path;
 use crate::chain::manifest_path;
-use crate::{Id, Repository};
+use crate::{Collect, Id, Repository};
 
 /// A repository with a snapshot in the cache.
 struct Setup {
@@ -29,11 +28,13 @@ impl Setup {
         setup
     }
 
-    fn cached(&self) -> PathBuf {
+    #[cfg(unix)]
+    fn cached(&self) -> std::path::PathBuf {
         cache_path(&self.repository.inner, &self.id)
     }
 
-    fn note(&self) -> PathBuf {
+    #[cfg(unix)]
+    fn note(&self) -> std::path::PathBuf {
         self.cached().with_extension("checked")
     }
 
@@ -107,7 +108,7 @@ fn notes_that_others_can_write_do_not_count() {
             fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
         };
         allow(&file, if writable == Some("file") { 0o622 } else { 0o600 });
-        note_check(&setup.repository.inner, &fs::File::open(&file).unwrap(), &file).unwrap();
+        crate::cache::note_check(&setup.repository.inner, &fs::File::open(&file).unwrap(), &file).unwrap();
         match writable {
             Some("note") => allow(&note, 0o620),
             Some("folder") => allow(file.parent().unwrap(), 0o770),
@@ -159,4 +160,27 @@ fn a_damaged_ancestor_is_not_used() {
         assert_eq!(setup.extract(child), (bytes.clone(), false));
         fs::write(&manifest, &right).unwrap();
     }
+}
+
+#[test]
+fn a_snapshot_is_put_into_the_cache_to_be_shared() {
+    let setup = Setup::new();
+    let repository = &setup.repository;
+    repository.collect(&Collect::new().cache(true)).unwrap();
+    assert_eq!(setup.extract(setup.id), (setup.bytes.clone(), false));
+    let path = setup.folder.path().join("shared");
+    let extracted = repository.extract(setup.id, &path).share().run().unwrap();
+    assert_eq!((extracted.shared, extracted.written), (true, 0));
+    assert!(fs::read(&path).unwrap() == setup.bytes);
+    // One that descends from it needs no file of its own.
+    let mut bytes = setup.bytes.clone();
+    bytes[..BLOCK].fill(0);
+    let child = Snapshot::from_slice(&bytes).unwrap();
+    let child = repository.save(&child).parent_id(setup.id).run().unwrap().id();
+    let extracted = repository.extract(child, &path).share().run().unwrap();
+    assert_eq!((extracted.shared, extracted.written), (true, BLOCK as u64));
+    assert!(fs::read(&path).unwrap() == bytes);
+    assert!(!cache_path(&repository.inner, &child).exists());
+    let left_over = fs::read_dir(repository.path().join("cache")).unwrap().count();
+    assert_eq!(left_over, 2, "the file and its note");
 }
