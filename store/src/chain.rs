@@ -3,6 +3,7 @@
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
+use crate::blocks::BATCH;
 use crate::error::{Error, Result};
 use crate::format::manifest::{Header, MAX_DEPTH, ManifestReader};
 use crate::format::runs::Entry;
@@ -10,6 +11,30 @@ use crate::format::{Sequential, blocks};
 use crate::id::Id;
 use crate::index::ManifestRow;
 use crate::storage::Storage;
+
+/// Reads a manifest to its end. Calls `take` with the hashes that it lists, in batches of at most [`BATCH`].
+///
+/// The hashes in a batch ascend, and each is there once.
+pub(crate) fn for_each_hashes(
+    reader: &mut ManifestReader,
+    mut take: impl FnMut(&[Id]) -> Result<()>,
+) -> Result<()> {
+    let path = manifest_path(&reader.id);
+    let mut hashes = Vec::with_capacity(BATCH);
+    loop {
+        let entry = reader.next().map_err(|wrong| wrong.of(&path))?;
+        hashes.extend(entry.and_then(|entry| entry.1));
+        if hashes.len() == BATCH || entry.is_none() {
+            hashes.sort_unstable();
+            hashes.dedup();
+            take(&hashes)?;
+            hashes.clear();
+        }
+        if entry.is_none() {
+            return Ok(());
+        }
+    }
+}
 
 /// Returns the path of a manifest.
 pub(crate) fn manifest_path(id: &Id) -> String {

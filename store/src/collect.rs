@@ -5,9 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::time::{Duration, SystemTime};
 
-use crate::blocks::{BATCH, Blocks, lock, pack_path};
+use crate::blocks::{Blocks, lock, pack_path};
 use crate::cache::{CACHE, WRITING};
-use crate::chain::{manifest_path, open_manifest};
+use crate::chain::{for_each_hashes, manifest_path, open_manifest};
 use crate::error::{Error, Result};
 use crate::format::BLOCK;
 use crate::format::pack::{Contents, Encoder, FRAME_BLOCKS, read_contents};
@@ -168,9 +168,10 @@ pub(crate) fn collect(inner: &Inner, options: &Collect) -> Result<Collected> {
     // Nothing refers to these files any more. If the process ends now, the next collection deletes them.
     let (manifests, others): (Vec<String>, Vec<String>) =
         garbage.into_iter().partition(|path| path.starts_with("manifests/"));
-    if !manifests.is_empty() {
+    if !(manifests.is_empty() && others.is_empty()) {
         remove_files(inner, &manifests)?;
-        // A manifest whose packs are gone would look damaged to `repair`.
+        // A manifest whose packs are gone would look damaged to `repair`. An earlier attempt may have removed manifests
+        // and failed to sync their folder, so it is synced even if there were none now.
         inner
             .storage
             .sync_folder("manifests")
@@ -289,30 +290,17 @@ fn mark(
     let rows: BTreeMap<u32, PackRow> = packs.iter().copied().collect();
     let mut marks = BTreeMap::new();
     for id in manifests.keys() {
-        let mut reader = open_manifest(&*inner.storage, *id)?;
-        let mut hashes = Vec::with_capacity(BATCH);
-        loop {
-            let entry = reader.next().map_err(|wrong| wrong.of(&manifest_path(id)))?;
-            hashes.extend(entry.and_then(|entry| entry.1));
-            if hashes.len() < BATCH && entry.is_some() {
-                continue;
-            }
-            hashes.sort_unstable();
-            hashes.dedup();
-            let places = inner.read(|index| index.find(&hashes))?;
-            for (hash, place) in hashes.drain(..).zip(places) {
+        for_each_hashes(&mut open_manifest(&*inner.storage, *id)?, |hashes| {
+            let places = inner.read(|index| index.find(hashes))?;
+            for (hash, place) in hashes.iter().zip(places) {
                 let place = place.ok_or_else(|| {
-                    Error::damaged(
-                        "index.redb",
-                        format!("it does not contain the block {hash} of {}", manifest_path(id)),
-                    )
+                    let what = format!("it does not contain the block {hash} of {}", manifest_path(id));
+                    Error::damaged("index.redb", what)
                 })?;
-                mark_block(inner, &rows, &mut marks, &hash, &place)?;
+                mark_block(inner, &rows, &mut marks, hash, &place)?;
             }
-            if entry.is_none() {
-                break;
-            }
-        }
+            Ok(())
+        })?;
     }
     Ok(marks)
 }

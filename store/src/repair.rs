@@ -5,8 +5,8 @@ use std::io;
 
 use rayon::prelude::*;
 
-use crate::blocks::{BATCH, pack_path};
-use crate::chain::{manifest_path, open_manifest};
+use crate::blocks::pack_path;
+use crate::chain::{for_each_hashes, manifest_path, open_manifest};
 use crate::cores::on_all_cores;
 use crate::error::{Error, Result};
 use crate::format::BLOCK;
@@ -231,36 +231,13 @@ fn add_manifests(inner: &Inner, index: &Index, found: &mut Repaired) -> Result<(
 
 /// Reads a manifest. Returns its row, and the number of its blocks that are in no pack.
 fn read_manifest(inner: &Inner, reader: &index::Reader, id: Id) -> Result<(ManifestRow, usize)> {
-    let path = manifest_path(&id);
     let mut manifest = open_manifest(&*inner.storage, id)?;
-    let mut hashes = Vec::with_capacity(BATCH);
     let mut lacking = 0;
-    loop {
-        let entry = manifest.next().map_err(|wrong| wrong.of(&path))?;
-        hashes.extend(entry.and_then(|entry| entry.1));
-        if hashes.len() == BATCH || entry.is_none() {
-            hashes.sort_unstable();
-            hashes.dedup();
-            lacking += reader.find(&hashes)?.iter().filter(|place| place.is_none()).count();
-            hashes.clear();
-        }
-        if entry.is_none() {
-            let header = manifest.header;
-            let row = ManifestRow {
-                listed: true,
-                parent: header.parent,
-                base: header.base,
-                len: header.len,
-                content_len: header.content_len,
-                created: header.created,
-                depth: header.depth,
-                entries: header.entries,
-                chain_entries: header.chain_entries,
-                stored: 0,
-            };
-            return Ok((row, lacking));
-        }
-    }
+    for_each_hashes(&mut manifest, |hashes| {
+        lacking += reader.find(hashes)?.iter().filter(|place| place.is_none()).count();
+        Ok(())
+    })?;
+    Ok((ManifestRow::new(&manifest.header, true, 0), lacking))
 }
 
 fn add_names(inner: &Inner, index: &Index, found: &mut Repaired) -> Result<()> {

@@ -199,20 +199,7 @@ impl<'a, S> Save<'a, S> {
         let bytes = stored.bytes + written.len;
         inner.change(|index| {
             stored.pending.add_to(index)?;
-            let header = &written.header;
-            let row = ManifestRow {
-                listed: true,
-                parent: header.parent,
-                base: header.base,
-                len: header.len,
-                content_len: header.content_len,
-                created: header.created,
-                depth: header.depth,
-                entries: header.entries,
-                chain_entries: header.chain_entries,
-                stored: bytes,
-            };
-            index.put_manifest(&written.id, &row)?;
+            index.put_manifest(&written.id, &ManifestRow::new(&written.header, true, bytes))?;
             match &name {
                 Some(name) => index.set_name(name, Some(&written.id)),
                 None => Ok(()),

@@ -4,8 +4,8 @@ use std::collections::HashMap;
 
 use rayon::prelude::*;
 
-use crate::blocks::{BATCH, pack_path};
-use crate::chain::{manifest_path, open_manifest};
+use crate::blocks::pack_path;
+use crate::chain::{for_each_hashes, manifest_path, open_manifest};
 use crate::collect::pack_contents;
 use crate::cores::on_all_cores;
 use crate::error::{Error, Result};
@@ -113,23 +113,13 @@ fn check_manifest(
             ));
         }
     }
-    let mut hashes = Vec::with_capacity(BATCH);
-    loop {
-        let entry = reader.next().map_err(|wrong| wrong.of(&path))?;
-        hashes.extend(entry.and_then(|entry| entry.1));
-        if hashes.len() == BATCH || entry.is_none() {
-            hashes.sort_unstable();
-            hashes.dedup();
-            let found = inner.read(|index| index.find(&hashes))?;
-            if let Some((hash, _)) = hashes.iter().zip(&found).find(|(_, place)| place.is_none()) {
-                return Err(Error::damaged(path, format!("its block {hash} is in no pack")));
-            }
-            places.check(hashes.drain(..).zip(found.into_iter().flatten()).collect())?;
+    for_each_hashes(&mut reader, |hashes| {
+        let found = inner.read(|index| index.find(hashes))?;
+        if let Some((hash, _)) = hashes.iter().zip(&found).find(|(_, place)| place.is_none()) {
+            return Err(Error::damaged(&*path, format!("its block {hash} is in no pack")));
         }
-        if entry.is_none() {
-            return Ok(());
-        }
-    }
+        places.check(hashes.iter().copied().zip(found.into_iter().flatten()).collect())
+    })
 }
 
 /// The number of packs whose lists [`Places`] keeps in memory. A list has at most 3 MiB.

@@ -5,6 +5,7 @@
 //! the value, and the key.
 
 use crate::error::{Error, Result};
+use crate::format::manifest::Header;
 use crate::id::Id;
 
 /// The length of a checksum.
@@ -71,6 +72,24 @@ pub(crate) struct ManifestRow {
     pub(crate) chain_entries: u64,
     /// The number of bytes that saving the snapshot added to the repository.
     pub(crate) stored: u64,
+}
+
+impl ManifestRow {
+    /// Returns the row of a manifest with this header.
+    pub(crate) fn new(header: &Header, listed: bool, stored: u64) -> Self {
+        Self {
+            listed,
+            parent: header.parent,
+            base: header.base,
+            len: header.len,
+            content_len: header.content_len,
+            created: header.created,
+            depth: header.depth,
+            entries: header.entries,
+            chain_entries: header.chain_entries,
+            stored,
+        }
+    }
 }
 
 /// A run in the table of runs.

@@ -22,22 +22,6 @@ type Change<T> = fn(&mut T);
 
 const LEN: u64 = BLOCK as u64;
 
-/// Returns the right row of the index for a manifest.
-fn row(header: &Header) -> ManifestRow {
-    ManifestRow {
-        listed: true,
-        parent: header.parent,
-        base: header.base,
-        len: header.len,
-        content_len: header.content_len,
-        created: header.created,
-        depth: header.depth,
-        entries: header.entries,
-        chain_entries: header.chain_entries,
-        stored: 1,
-    }
-}
-
 /// Returns the bytes of a manifest.
 fn encoded(header: &Header, entries: &[Entry]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -117,7 +101,7 @@ fn lengths_that_nothing_has_are_errors() {
     for len in [1 << 62, 1 << 63, u64::MAX - LEN + 1] {
         let small = small();
         let header = Header { len, content_len: len, ..Header::default() };
-        let id = add(&small.storage, encoded(&header, &[]), &row(&header));
+        let id = add(&small.storage, encoded(&header, &[]), &ManifestRow::new(&header, true, 0));
         let errors = use_it(&small, id);
         assert!(errors.len() >= 2, "{len}: {errors:?}");
     }
@@ -139,13 +123,26 @@ fn headers_that_lie_are_refused() {
         let small = small();
         let mut header = partial(&small);
         change(&mut header);
-        let honest = ManifestRow { content_len: header.content_len.min(header.len), ..row(&header) };
+        let honest = ManifestRow {
+            content_len: header.content_len.min(header.len),
+            ..ManifestRow::new(&header, true, 0)
+        };
         refused(what, encoded(&header, &[(1, Some(hash))]), &honest, &small);
     }
     let small = small();
     let header = partial(&small);
-    refused("a block behind the end", encoded(&header, &[(4, Some(hash))]), &row(&header), &small);
-    refused("a block that no pack has", encoded(&header, &[(1, Some(Id::of(b"?")))]), &row(&header), &small);
+    refused(
+        "a block behind the end",
+        encoded(&header, &[(4, Some(hash))]),
+        &ManifestRow::new(&header, true, 0),
+        &small,
+    );
+    refused(
+        "a block that no pack has",
+        encoded(&header, &[(1, Some(Id::of(b"?")))]),
+        &ManifestRow::new(&header, true, 0),
+        &small,
+    );
 }
 
 /// The length of a run of zeroes was not limited, so that reading 17 bytes could take years.
@@ -159,7 +156,12 @@ fn runs_that_lie_are_refused_at_once() {
     for (kind, count) in [(2_u8, 1_u64 << 50), (1, 1 << 50), (1, 4097), (2, 0), (3, 1)] {
         let run = [&[kind][..], &1_u64.to_le_bytes(), &count.to_le_bytes()].concat();
         let bytes = [head, &run, &[7; 100], &[0; 17]].concat();
-        refused(&format!("a run of {count} of kind {kind}"), bytes, &row(&header), &small);
+        refused(
+            &format!("a run of {count} of kind {kind}"),
+            bytes,
+            &ManifestRow::new(&header, true, 0),
+            &small,
+        );
     }
 }
 
@@ -181,7 +183,12 @@ fn labels_and_attachments_that_lie_are_refused() {
         lie[108..112].copy_from_slice(&labels.to_le_bytes());
         lie[112..116].copy_from_slice(&attachments.to_le_bytes());
         lie.splice(136..136, rest);
-        refused(&format!("{labels} labels, {attachments} attachments"), lie, &row(&header), &small);
+        refused(
+            &format!("{labels} labels, {attachments} attachments"),
+            lie,
+            &ManifestRow::new(&header, true, 0),
+            &small,
+        );
     }
 }
 
@@ -291,7 +298,7 @@ fn pack(small: &Small, encoding: Encoding, bytes: Vec<u8>, hashes: Vec<Id>, chan
             index.add_packs(&[(index.next_pack()?, row)], vec![(hash, place)])
         })
         .unwrap();
-    add(&small.storage, encoded(&header, &[(0, Some(hash))]), &row(&header))
+    add(&small.storage, encoded(&header, &[(0, Some(hash))]), &ManifestRow::new(&header, true, 0))
 }
 
 #[test]
@@ -364,7 +371,7 @@ fn bases_of_other_lengths_are_read_as_the_format_says() {
                 chain_entries: count,
                 ..Header::default()
             };
-            base = add(&small.storage, encoded(&header, &entries), &row(&header));
+            base = add(&small.storage, encoded(&header, &entries), &ManifestRow::new(&header, true, 0));
             let repository = open(&small.storage).unwrap();
             let loaded = repository.load(base).run().unwrap();
             assert!(content(loaded.snapshot()) == model.concat(), "{lens:?} at {depth}");

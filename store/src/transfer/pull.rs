@@ -90,7 +90,10 @@ fn pull_id(
     inner.change(|index| {
         pending.add_to(index)?;
         for (number, (id, _, header)) in missing.iter().enumerate() {
-            index.put_manifest(id, &row(header, number == 0, if number == 0 { bytes } else { 0 }))?;
+            index.put_manifest(
+                id,
+                &ManifestRow::new(header, number == 0, if number == 0 { bytes } else { 0 }),
+            )?;
         }
         if let Some(row) = &existing {
             index.put_manifest(&id, &ManifestRow { listed: true, ..*row })?;
@@ -145,21 +148,6 @@ fn longest_manifest(first: &[u8]) -> u64 {
     let claimed = first.get(120..).and_then(|bytes| bytes.first_chunk());
     let entries = claimed.map_or(0, |bytes| u64::from_le_bytes(*bytes));
     entries.saturating_mul(49).saturating_add(MAX_METADATA + 1024)
-}
-
-fn row(header: &Header, listed: bool, stored: u64) -> ManifestRow {
-    ManifestRow {
-        listed,
-        parent: header.parent,
-        base: header.base,
-        len: header.len,
-        content_len: header.content_len,
-        created: header.created,
-        depth: header.depth,
-        entries: header.entries,
-        chain_entries: header.chain_entries,
-        stored,
-    }
 }
 
 struct Pull<'a, 'o> {

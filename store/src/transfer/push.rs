@@ -9,7 +9,7 @@ use super::known::{Known, is_damage};
 use super::places::PlacesWriter;
 use super::{Listed, places_path, snapshot_path};
 use crate::blocks::{BATCH, Blocks, lock, pack_path};
-use crate::chain::{Chain, manifest_path, open_manifest};
+use crate::chain::{Chain, for_each_hashes, manifest_path, open_manifest};
 use crate::collect::{Marks, mark_block, pack_contents};
 use crate::error::{Error, Result};
 use crate::format::pack::{Encoder, FRAME_BLOCKS};
@@ -130,22 +130,8 @@ impl Push<'_, '_> {
     }
 
     /// Calls `take` with the hashes that a manifest lists, in batches that ascend, each hash once in a batch.
-    fn hashes(&self, id: Id, mut take: impl FnMut(&[Id]) -> Result<()>) -> Result<()> {
-        let mut reader = open_manifest(&*self.inner.storage, id)?;
-        let mut hashes = Vec::with_capacity(BATCH);
-        loop {
-            let entry = reader.next().map_err(|wrong| wrong.of(&manifest_path(&id)))?;
-            hashes.extend(entry.and_then(|entry| entry.1));
-            if hashes.len() == BATCH || entry.is_none() {
-                hashes.sort_unstable();
-                hashes.dedup();
-                take(&hashes)?;
-                hashes.clear();
-            }
-            if entry.is_none() {
-                return Ok(());
-            }
-        }
+    fn hashes(&self, id: Id, take: impl FnMut(&[Id]) -> Result<()>) -> Result<()> {
+        for_each_hashes(&mut open_manifest(&*self.inner.storage, id)?, take)
     }
 
     /// Sends all blocks that the manifests list and the remote lacks. Returns their number.

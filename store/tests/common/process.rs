@@ -237,12 +237,18 @@ impl Process {
     }
 
     fn save(&self) -> Result<()> {
+        self.save_and(|| Ok(()))
+    }
+
+    /// Saves and removes snapshots, and calls `after` each time.
+    fn save_and(&self, after: impl Fn() -> Result<()>) -> Result<()> {
         let (mut last, mut own) = (None, Vec::new());
         while self.is_time_left() {
             last = self.save_step(last)?;
             own.extend(last.as_ref().map(|step| step.saved.id()));
             own.dedup();
             self.remove_old(&mut own)?;
+            after()?;
         }
         Ok(())
     }
@@ -264,15 +270,7 @@ impl Process {
     }
 
     fn save_and_collect(&self) -> Result<()> {
-        let (mut last, mut own) = (None, Vec::new());
-        while self.is_time_left() {
-            last = self.save_step(last)?;
-            own.extend(last.as_ref().map(|step| step.saved.id()));
-            own.dedup();
-            self.remove_old(&mut own)?;
-            self.collect_once()?;
-        }
-        Ok(())
+        self.save_and(|| self.collect_once())
     }
 
     /// Loads a snapshot and compares it with the bytes that follow from its labels.

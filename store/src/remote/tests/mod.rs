@@ -195,7 +195,7 @@ fn each_request_may_fail_once() {
     let objects = remote.objects();
 
     let error = objects.put("packs/x", &b"x"[..]).unwrap_err();
-    assert!(error.to_string().starts_with("write odd/a/prefix/packs/x: "), "{error}");
+    assert!(error.to_string().starts_with("cannot write odd/a/prefix/packs/x: "), "{error}");
     objects.put("packs/x", &b"x"[..]).unwrap();
     for expected in [true, false] {
         assert_eq!(objects.get("packs/x", 1).is_err(), expected);
