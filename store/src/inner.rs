@@ -130,6 +130,7 @@ pub(crate) fn is_temporary(name: &str) -> bool {
     name.split_once('.').is_some_and(|(digits, end)| {
         digits.len() == 32
             && digits.bytes().all(is_digit)
+            && !end.is_empty()
             && end.bytes().all(|byte| byte.is_ascii_lowercase())
     })
 }

@@ -185,7 +185,7 @@ pub(crate) fn write_file<T>(
     folder: &'static str,
     write: impl FnOnce(&mut dyn Write) -> Result<(String, T)>,
 ) -> Result<T> {
-    let temporary = inner.temporary(folder);
+    let temporary = inner.temporary(if folder.is_empty() { "config" } else { folder });
     let failed = || Error::file("cannot write", inner.path(&temporary));
     let file = inner.storage.create(&temporary).map_err(failed())?;
     let mut out = BufWriter::with_capacity(64 << 10, file);

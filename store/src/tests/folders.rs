@@ -245,7 +245,9 @@ fn only_what_create_leaves_is_completed() {
         assert_eq!(fs::read(&mine).unwrap(), b"mine");
         fs::remove_file(&mine).unwrap();
     }
-    fs::write(folder.join("tmp").join(format!("{}.", "0a".repeat(16))), "left over").unwrap();
+    // Windows drops a dot at the end of a name. The names of temporary files ended with one, so that what `create` had left
+    // there was not taken for its own.
+    fs::write(folder.join("tmp").join(format!("{}.config", "0a".repeat(16))), "left over").unwrap();
     Repository::create(&folder).unwrap();
     assert!(Repository::open(&folder).unwrap().list().unwrap().is_empty());
 }
