@@ -2,12 +2,14 @@
 //!
 //! A mark of the arena is then a mark of the allocator, and going back to it frees what was allocated since.
 
+pub mod segments;
+
 use std::alloc::Layout;
 use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-/// How many bytes at the start of an arena belong to [`Header`](crate::arena::Header). The allocator's state follows.
+/// How many bytes at the start of an arena belong to the heap. The allocator's state follows.
 pub const HEADER: usize = 128;
 
 /// An allocator whose whole state is inside an arena.
@@ -54,7 +56,13 @@ pub unsafe trait ArenaAllocator {
     /// # Safety
     ///
     /// As for [`deallocate`](Self::deallocate). `size` is not 0, and `layout` with this size is a valid layout.
-    unsafe fn resize(base: NonNull<u8>, block: NonNull<u8>, layout: Layout, size: usize, more: &impl Grow) -> bool;
+    unsafe fn resize(
+        base: NonNull<u8>,
+        block: NonNull<u8>,
+        layout: Layout,
+        size: usize,
+        more: &impl Grow,
+    ) -> bool;
 
     /// Passes each range of the arena to `zero` that is free, long enough to pay for a system call, and possibly not zero.
     ///

@@ -1,0 +1,214 @@
+//! `Realm`: a value of any type that can be rolled back, in a program whose global allocator is a `Router`.
+
+mod escapes;
+mod registry;
+mod router;
+
+use std::alloc::Layout;
+use std::fmt;
+use std::io;
+use std::marker::PhantomData;
+use std::panic::{self, AssertUnwindSafe};
+use std::thread;
+
+pub use escapes::Escape;
+pub use router::Router;
+
+use crate::allocator::Usage;
+use crate::current::inside;
+use crate::mark::Mark;
+use crate::options::HeapOptions;
+use crate::state::State;
+use crate::stats::HeapStats;
+use registry::Registration;
+
+/// A value of any type, with all its allocations, that can be marked, rolled back and branched.
+///
+/// While a closure of the realm runs, the program's global allocator, a [`Router`], allocates inside the realm. So types
+/// that know nothing of memsnap can be rolled back: a world of an entity component system, a physics engine, a parser. Use a
+/// [`Heap`](crate::Heap) where the types are your own, because the compiler checks what it demands.
+///
+/// A realm never drops its value: neither going back to a mark nor the end of the realm runs a destructor.
+///
+/// # Examples
+///
+/// ```
+/// use std::collections::BTreeMap;
+///
+/// use memsnap_heap::{Realm, Router};
+///
+/// #[global_allocator]
+/// static ALLOCATOR: Router = Router::system();
+///
+/// # fn main() -> std::io::Result<()> {
+/// // SAFETY: the map owns all that the closure allocates, and the closure keeps nothing from outside.
+/// let mut realm = unsafe { Realm::new(BTreeMap::<u32, String>::new) }?;
+/// // SAFETY: as above.
+/// unsafe { realm.with(|map| map.extend([(1, "one".to_string()), (2, "two".to_string())])) };
+/// let two = realm.mark()?;
+/// // SAFETY: as above.
+/// unsafe { realm.with(|map| map.clear()) };
+/// realm.back_to(&two)?;
+/// // SAFETY: as above, and a number owns nothing.
+/// assert_eq!(unsafe { realm.with(|map| map[&2].len()) }, 3);
+/// # Ok(())
+/// # }
+/// ```
+///
+/// # Safety of `new` and `with`
+///
+/// Going back to a mark replaces all memory of the realm, and frees and allocates its blocks without the knowledge of the
+/// values. So whoever passes a closure to a realm promises:
+///
+/// 1. **Nothing from inside stays outside.** What the closure allocates, and is not freed when it returns, is owned by the
+///    value of the realm only. Nothing outside refers to memory of the realm: no static, no thread-local, no variable that
+///    the closure captured, no other thread, no returned value.
+///    - The danger is whatever is allocated on first use and then kept: lazy statics and thread-locals (caches, interners,
+///      random generators, loggers, runtimes, the buffer of `stdout`). Use them once before the first closure.
+///      [`Realm::new`] does so for the standard library's `stdout`, `stderr` and thread handle.
+/// 2. **Nothing from outside gets inside.** The value does not own memory that was allocated outside, and nothing outside is
+///    freed inside, or the other way round. (References to statics, and numbers, are no memory.)
+/// 3. **No handles with identity.** The value contains nothing of which a second copy, or one that vanishes without a
+///    destructor, does harm: files, sockets, locks that are held, threads, `Arc`s that are shared with the outside.
+/// 4. **One thread.** The closure starts no thread that allocates, frees or refers to memory of the realm after the closure
+///    has returned, and no other thread allocates or frees memory of the realm while it runs.
+///
+/// [`escapes`](Self::escapes) finds some violations of the first promise: its documentation lists which.
+pub struct Realm<T> {
+    state: State,
+    registration: Registration,
+    value: PhantomData<T>,
+}
+
+// SAFETY: the realm owns the value like a `Box`, and its arena is used by the closures only, which borrow the realm.
+unsafe impl<T: Send> Send for Realm<T> {}
+
+impl<T> Realm<T> {
+    /// Makes a realm, whose first value is what `init` returns.
+    ///
+    /// # Errors
+    ///
+    /// - If the program's global allocator is no [`Router`].
+    /// - If the process has 64 realms already.
+    /// - Those of the operating system: no memory, no address space.
+    ///
+    /// # Safety
+    ///
+    /// The [promises](Self#safety-of-new-and-with) hold for `init`.
+    pub unsafe fn new(init: impl FnOnce() -> T) -> io::Result<Self> {
+        // SAFETY: the caller promises the conditions.
+        unsafe { Self::with_options(&HeapOptions::new(), init) }
+    }
+
+    /// Makes a realm with options, whose first value is what `init` returns.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`new`](Self::new) and of the options.
+    ///
+    /// # Safety
+    ///
+    /// The [promises](Self#safety-of-new-and-with) hold for `init`.
+    pub unsafe fn with_options(options: &HeapOptions, init: impl FnOnce() -> T) -> io::Result<Self> {
+        // These allocate on first use, and keep what they allocate.
+        let _ = (io::stdout().lock(), io::stderr().lock(), thread::current().id());
+        let state = State::new(options.arena()?, Layout::new::<T>())?;
+        let registration = Registration::new(state.base(), options.most())?;
+        let realm = Self { state, registration, value: PhantomData };
+        if !inside(realm.state.base(), routed) {
+            return Err(io::Error::new(
+                io::ErrorKind::Unsupported,
+                "making a realm: the program's global allocator is no Router; declare \
+                 `#[global_allocator] static ALLOCATOR: memsnap_heap::Router = memsnap_heap::Router::system();`",
+            ));
+        }
+        let value = inside(realm.state.base(), init);
+        // SAFETY: the root has room for the value, and nothing refers to it.
+        unsafe { realm.state.root().cast::<T>().write(value) };
+        Ok(realm)
+    }
+
+    /// Calls `f` with the value. The allocations of this thread go to the realm meanwhile.
+    ///
+    /// The result is a `Copy` type because such a type owns no memory.
+    ///
+    /// # Panics
+    ///
+    /// - If `f` panics. The value cannot be used then until the realm goes back to a mark. What the thread allocated during
+    ///   the panic is not in the realm.
+    /// - If this thread is panicking already.
+    /// - If the realm has no state, because a call of `f` panicked or going back to a mark failed.
+    ///
+    /// # Safety
+    ///
+    /// The [promises](Self#safety-of-new-and-with) hold for `f`.
+    pub unsafe fn with<O: Copy>(&mut self, f: impl FnOnce(&mut T) -> O) -> O {
+        assert!(!thread::panicking(), "a realm cannot be used while its thread panics");
+        // SAFETY: the root holds a value of this type. The realm is borrowed exclusively.
+        let value = unsafe { self.state.root().cast::<T>().as_mut() };
+        // The value cannot be used after a panic, so nobody sees what it left half done.
+        match panic::catch_unwind(AssertUnwindSafe(|| inside(self.state.base(), || f(value)))) {
+            Ok(result) => result,
+            Err(panic) => {
+                self.state.give_up();
+                panic::resume_unwind(panic)
+            }
+        }
+    }
+
+    /// Keeps the current state, to which the realm can go back.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`memsnap::View::take_snapshot`], and an error if the realm has no state. The value stays the same.
+    pub fn mark(&mut self) -> io::Result<Mark<T>> {
+        self.state.mark()
+    }
+
+    /// Goes back to the state of a mark of this realm, earlier or later than the current one.
+    ///
+    /// # Errors
+    ///
+    /// - `InvalidInput` if the mark is of another realm. Nothing has changed then.
+    /// - Those of [`memsnap::View::restore_to`]. The realm then has no state, and its value cannot be used until a call
+    ///   succeeds.
+    pub fn back_to(&mut self, mark: &Mark<T>) -> io::Result<()> {
+        self.state.back_to(mark)
+    }
+
+    /// Returns statistics. The time is that of [`memsnap::View::stats`].
+    #[must_use]
+    pub fn stats(&self) -> HeapStats {
+        self.state.stats()
+    }
+
+    /// Checks the state of the allocator, and adds up what is in use. The time depends on the length of the realm.
+    ///
+    /// # Errors
+    ///
+    /// Says what contradicts what.
+    pub fn check(&self) -> Result<Usage, String> {
+        self.state.check()
+    }
+
+    /// Returns how many blocks of the realm were freed while none of its closures ran on that thread.
+    ///
+    /// If it is not 0, a value of the realm got outside, against the first promise.
+    #[must_use]
+    pub fn freed_outside(&self) -> usize {
+        self.registration.freed_outside()
+    }
+}
+
+/// Whether the global allocator is a router.
+fn routed() -> bool {
+    let block = std::hint::black_box(Box::new(0_u64));
+    let Some(base) = crate::current::current() else { return false };
+    registry::arena_of((&raw const *block).cast_mut().cast()) == Some(base)
+}
+
+impl<T> fmt::Debug for Realm<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Realm").finish_non_exhaustive()
+    }
+}
