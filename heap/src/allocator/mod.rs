@@ -2,6 +2,10 @@
 //!
 //! A mark of the arena is then a mark of the allocator, and going back to it frees what was allocated since.
 
+mod segments;
+
+pub use segments::Segments;
+
 use std::alloc::Layout;
 use std::io;
 use std::ops::Range;
@@ -54,7 +58,13 @@ pub unsafe trait ArenaAllocator {
     /// # Safety
     ///
     /// As for [`deallocate`](Self::deallocate). `size` is not 0, and `layout` with this size is a valid layout.
-    unsafe fn resize(base: NonNull<u8>, block: NonNull<u8>, layout: Layout, size: usize, more: &impl Grow) -> bool;
+    unsafe fn resize(
+        base: NonNull<u8>,
+        block: NonNull<u8>,
+        layout: Layout,
+        size: usize,
+        more: &impl Grow,
+    ) -> bool;
 
     /// Passes each range of the arena to `zero` that is free, long enough to pay for a system call, and possibly not zero.
     ///
