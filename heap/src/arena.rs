@@ -5,8 +5,8 @@ use std::arch::asm;
 use std::io;
 use std::ptr::NonNull;
 
-use crate::allocator::segments::Segments;
-use crate::allocator::{ArenaAllocator, Grow, HEADER, Usage};
+
+use crate::allocator::{ArenaAllocator, Grow, HEADER, Segments, Usage};
 use crate::memory::{Image, Memory};
 
 /// The first bytes of an arena. The allocator's state follows.

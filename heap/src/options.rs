@@ -4,8 +4,8 @@ use std::io;
 
 use memsnap::{HugePages, Snapshot, Tracking, ViewOptions};
 
-use crate::allocator::ArenaAllocator;
-use crate::allocator::segments::Segments;
+use crate::allocator::{ArenaAllocator, Segments};
+
 use crate::arena::Arena;
 use crate::memory::Memory;
 
