@@ -5,7 +5,6 @@ use std::arch::asm;
 use std::io;
 use std::ptr::NonNull;
 
-
 use crate::allocator::{ArenaAllocator, Grow, HEADER, Segments, Usage};
 use crate::memory::{Image, Memory};
 

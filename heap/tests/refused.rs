@@ -7,7 +7,8 @@ const COMPILER: &str = "rustc 1.95.";
 
 #[test]
 fn the_compiler_refuses_what_would_be_unsound() {
-    let version = Command::new("rustc").arg("--version").output().expect("rustc runs, because it built this test");
+    let version =
+        Command::new("rustc").arg("--version").output().expect("rustc runs, because it built this test");
     let version = String::from_utf8_lossy(&version.stdout);
     if !version.starts_with(COMPILER) {
         println!("skipped: refused: the messages of {COMPILER} are recorded, and this is {version}");
