@@ -64,6 +64,15 @@ pub(crate) fn invalid(message: String) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, message)
 }
 
+/// Returns the error for a view that cannot be at `address`, because one of the `len` bytes that it takes is in use.
+pub(crate) fn address_in_use(address: usize, len: usize) -> io::Error {
+    let message = format!(
+        "opening a view at address {address:#x} ({len} bytes with its guards and reserved addresses): other memory is in \
+         the way; drop the view that is there, or pass another address to `ViewOptions::at`"
+    );
+    io::Error::new(io::ErrorKind::AddrInUse, message)
+}
+
 /// Returns the error for a file that is a character device.
 pub(crate) fn endless_device() -> io::Error {
     invalid(

@@ -3,6 +3,7 @@
 use std::alloc::Layout;
 use std::arch::asm;
 use std::io;
+use std::mem;
 use std::ptr::NonNull;
 
 use crate::allocator::{ArenaAllocator, Grow, HEADER, Segments, Usage};
@@ -10,13 +11,47 @@ use crate::memory::{Image, Memory};
 
 /// The first bytes of an arena. The allocator's state follows.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct Header {
-    /// The memory of the arena. It is the only address in the header, and it is written again after each
-    /// [`Arena::back_to`], because the arena that a mark came from may have been at another place.
+    /// The memory of the arena. It is the only address in the header that changes, and it is written again after each
+    /// [`Arena::back_to`], because another process may have made the arena.
     memory: *mut Memory,
+    magic: u64,
+    origin: Origin,
 }
 
 const _: () = assert!(size_of::<Header>() <= HEADER);
+
+/// `memheap` and the version of the layout of headers and of the allocator's state.
+const MAGIC: u64 = u64::from_le_bytes(*b"memheap\x01");
+
+/// Where an arena is, and what it holds. Another process needs this to open the arena.
+#[repr(C)]
+#[derive(Clone, Copy, Default)]
+pub(crate) struct Origin {
+    /// The address of the first byte of the arena.
+    pub(crate) address: usize,
+    /// Where the value is, in bytes from the start.
+    pub(crate) root: usize,
+    /// A hash of the type of the value.
+    pub(crate) shape: u64,
+}
+
+impl Origin {
+    /// Reads the origin of an arena from the first bytes of its memory. Returns `None` if they are not those of an arena.
+    pub(crate) fn read(start: &[u8; HEADER]) -> Option<Self> {
+        let word =
+            |offset: usize| start[offset..].first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes));
+        let number =
+            |offset: usize| start[offset..].first_chunk().map_or(0, |bytes| usize::from_ne_bytes(*bytes));
+        let origin = mem::offset_of!(Header, origin);
+        (word(mem::offset_of!(Header, magic)) == MAGIC).then(|| Self {
+            address: number(origin + mem::offset_of!(Self, address)),
+            root: number(origin + mem::offset_of!(Self, root)),
+            shape: word(origin + mem::offset_of!(Self, shape)),
+        })
+    }
+}
 
 /// An arena. Going back to an image of it also frees what was allocated since.
 pub(crate) struct Arena {
@@ -34,6 +69,18 @@ const _: () = {
 };
 
 impl Arena {
+    /// Uses memory that contains an arena.
+    ///
+    /// # Safety
+    ///
+    /// All bytes of the memory are those that an arena of this version had, at this address.
+    pub(crate) unsafe fn open(mut memory: Memory) -> Self {
+        let base = memory.base();
+        let arena = Self { memory: NonNull::from(Box::leak(Box::new(memory))), base };
+        arena.connect();
+        arena
+    }
+
     /// Makes an empty arena of memory that has [`Segments::FIRST`] zero bytes.
     pub(crate) fn new(mut memory: Memory) -> Self {
         debug_assert_eq!(memory.len(), Segments::FIRST);
@@ -43,6 +90,14 @@ impl Arena {
         // SAFETY: the memory has this length and is zero behind the header. Nothing else refers to it.
         unsafe { Segments::init(base) };
         arena
+    }
+
+    /// Writes where the value is to the header.
+    pub(crate) fn set_root(&mut self, root: usize, shape: u64) {
+        let origin = Origin { address: self.base.addr().get(), root, shape };
+        let header = Header { memory: self.memory.as_ptr(), magic: MAGIC, origin };
+        // SAFETY: the arena starts with a header, which is only used in this file, and is exclusively borrowed.
+        unsafe { self.base.cast::<Header>().write(header) };
     }
 
     /// The address of the first byte. It never changes.

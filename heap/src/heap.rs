@@ -10,6 +10,7 @@ use crate::allocator::Usage;
 use crate::handle::In;
 use crate::mark::Mark;
 use crate::options::HeapOptions;
+use crate::persist::shape;
 use crate::snap::Snap;
 use crate::state::State;
 use crate::stats::HeapStats;
@@ -75,8 +76,8 @@ pub trait Root: 'static {
 /// # }
 /// ```
 pub struct Heap<R: Root> {
-    state: State,
-    root: PhantomData<R>,
+    pub(crate) state: State,
+    pub(crate) root: PhantomData<R>,
 }
 
 // SAFETY: the value implements `Snap`, which promises that it may be used on another thread together with everything that
@@ -102,7 +103,7 @@ impl<R: Root> Heap<R> {
         options: &HeapOptions,
         init: impl for<'h> FnOnce(In<'h>) -> R::Of<'h>,
     ) -> io::Result<Self> {
-        let state = State::new(options.arena()?, Layout::new::<R::Of<'_>>())?;
+        let state = State::new(options.arena()?, Layout::new::<R::Of<'_>>(), shape::<R>())?;
         // SAFETY: `state` outlives the call of `init`, and is not used meanwhile.
         let memory = unsafe { In::new(state.base()) };
         let value = init(memory);

@@ -3,6 +3,8 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+use memsnap::Snapshot;
+
 use crate::memory::Image;
 
 /// A state of a [`Heap`](crate::Heap) or a [`Realm`](crate::Realm), to which it can go back.
@@ -17,6 +19,20 @@ pub struct Mark<R> {
     pub(crate) heap: u64,
     /// A mark contains no value that is dropped or used, so it is `Send` and `Sync` whatever `R` is.
     pub(crate) root: PhantomData<fn() -> R>,
+}
+
+impl<R> Mark<R> {
+    /// Returns the snapshot of the heap's memory, to save it with the crate `memsnap-store` for example.
+    ///
+    /// [`Heap::open`](crate::Heap::open) makes a heap of it, also in another process. Returns `None` if the memory is
+    /// [boxed](crate::HeapOptions::boxed).
+    #[must_use]
+    pub fn snapshot(&self) -> Option<&Snapshot> {
+        match &self.image {
+            Image::Mapped(snapshot) => Some(snapshot),
+            Image::Boxed(_) => None,
+        }
+    }
 }
 
 impl<R> Clone for Mark<R> {

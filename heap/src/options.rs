@@ -93,6 +93,15 @@ impl HeapOptions {
         self
     }
 
+    /// Makes the heap at `address`, a multiple of the page size. 0 lets the system pick an address, which is the default.
+    ///
+    /// Use this if the heap is [opened](crate::Heap::open) by another process, in which the same addresses have to be
+    /// free. See [`memsnap::ViewOptions::at`]. Boxed memory ignores it.
+    pub fn address(&mut self, address: usize) -> &mut Self {
+        self.view.at(address);
+        self
+    }
+
     /// Takes the memory from the global allocator instead of the operating system. The default is `false`.
     ///
     /// Each mark is then a copy of the whole heap. This is for tools that cannot run system calls, such as Miri, where
@@ -107,6 +116,13 @@ impl HeapOptions {
         let most = self.address_space.max(Segments::FIRST);
         // In Miri, the default would take all memory.
         if cfg!(miri) { most.min(32 << 20) } else { most }
+    }
+
+    /// Maps the snapshot of an arena at an address.
+    pub(crate) fn map(&self, snapshot: Snapshot, address: usize) -> io::Result<Memory> {
+        let mut view = self.view.clone();
+        view.at(address).reserve(self.most().max(snapshot.len()));
+        Memory::map(snapshot, &view)
     }
 
     /// Makes an empty arena.

@@ -25,7 +25,7 @@ pub(crate) struct State {
 
 impl State {
     /// Allocates room for a value in an empty arena. The caller writes the value.
-    pub(crate) fn new(arena: Arena, layout: Layout) -> io::Result<Self> {
+    pub(crate) fn new(mut arena: Arena, layout: Layout, shape: u64) -> io::Result<Self> {
         let layout =
             Layout::from_size_align(layout.size().max(1), layout.align()).map_err(io::Error::other)?;
         // SAFETY: the arena is new and nobody else uses it. The layout is not empty.
@@ -39,7 +39,13 @@ impl State {
             )
         })?;
         let root = block.addr().get() - arena.base().addr().get();
-        Ok(Self { arena, root, number: NEXT.fetch_add(1, Ordering::Relaxed), broken: false })
+        arena.set_root(root, shape);
+        Ok(Self::open(arena, root))
+    }
+
+    /// Uses an arena that has a value at `root`.
+    pub(crate) fn open(arena: Arena, root: usize) -> Self {
+        Self { arena, root, number: NEXT.fetch_add(1, Ordering::Relaxed), broken: false }
     }
 
     pub(crate) fn base(&self) -> NonNull<u8> {

@@ -3,10 +3,12 @@
 //! `view/options.rs` fills the settings in. `sys/` finds the addresses.
 
 use std::io;
+use std::num::NonZeroUsize;
 
 use crate::engine::cost;
 use crate::error;
 use crate::image::label::Label;
+use crate::page_size;
 use crate::pages::whole_pages;
 use crate::sys::{HugePages, Placement, Populate, RUNS_CODE, Tracking};
 
@@ -19,6 +21,8 @@ pub(crate) struct Settings {
     pub(crate) reserve: usize,
     /// The numbers of inaccessible bytes before the view, and behind the addresses that it can grow to.
     pub(crate) guard: (usize, usize),
+    /// The address of the first byte. If it is `None`, the system picks one.
+    pub(crate) address: Option<NonZeroUsize>,
     /// The number of bytes of private memory that the view may keep through `restore`.
     pub(crate) keep_resident: usize,
     pub(crate) tracking: Tracking,
@@ -44,6 +48,7 @@ impl Settings {
             huge_pages: HugePages::Auto,
             reserve: 0,
             guard: (0, 0),
+            address: None,
             keep_resident: cost::KEPT_BYTES,
             tracking: Tracking::Auto,
             executable: false,
@@ -66,6 +71,15 @@ impl Settings {
                  view without `ViewOptions::executable`",
             ));
         }
+        if let Some(address) = self.address
+            && !address.get().is_multiple_of(page_size())
+        {
+            return Err(error::invalid(format!(
+                "opening a view at address {address:#x}: it is not a multiple of the page size, {} bytes; pass the address \
+                 of another view to `ViewOptions::at`",
+                page_size()
+            )));
+        }
         if self.reserve == 0 && self.guard == (0, 0) {
             return Ok((pages, self.placement(0, 0, label)));
         }
@@ -77,14 +91,14 @@ impl Settings {
     }
 
     fn placement(&self, before: usize, behind: usize, label: &Label) -> Placement {
-        let &Self { executable, .. } = self;
+        let &Self { address, executable, .. } = self;
         let huge_pages = match self.huge_pages {
             // The first write to a huge page would make all its pages private, not only the reported ones.
             HugePages::Advise if self.logged.is_some() => HugePages::Auto,
             HugePages::Auto if label.huge_pages == HugePages::Never => HugePages::Never,
             huge_pages => huge_pages,
         };
-        Placement { before, behind, huge_pages, executable, name: label.name.clone() }
+        Placement { before, behind, address, huge_pages, executable, name: label.name.clone() }
     }
 
     fn too_much(&self) -> io::Error {

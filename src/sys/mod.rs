@@ -81,6 +81,7 @@
 use std::ffi::CStr;
 use std::fmt::Display;
 use std::io;
+use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use crate::pages::{PageRange, PageSet};
@@ -161,6 +162,11 @@ pub(crate) struct Placement {
     pub(crate) before: usize,
     /// The least number of inaccessible pages behind the last page.
     pub(crate) behind: usize,
+    /// The address of the first page. If it is `None`, the system picks one.
+    ///
+    /// It is a multiple of the page size. If other memory is in the way, mapping fails with
+    /// [`address_in_use`](crate::error::address_in_use).
+    pub(crate) address: Option<NonZeroUsize>,
     /// Whether to ask for huge pages.
     #[allow(dead_code, reason = "some systems ignore this request")]
     pub(crate) huge_pages: HugePages,

@@ -4,6 +4,7 @@
 //! them when a view is opened.
 
 use std::marker::PhantomData;
+use std::num::NonZeroUsize;
 
 use crate::engine::settings::{Checks, Settings};
 use crate::sys::{HugePages, Populate, Tracking};
@@ -114,6 +115,43 @@ impl<A> ViewOptions<A> {
     /// ```
     pub fn guard(&mut self, before: usize, after: usize) -> &mut Self {
         self.settings.guard = (before, after);
+        self
+    }
+
+    /// Opens the view at `address`, which is a multiple of the page size. 0 lets the system pick an address, which is the
+    /// default.
+    ///
+    /// Use this for memory that contains addresses of itself, such as a heap that another process saved. Two views cannot
+    /// be at the same address at a time. [Guards](Self::guard) are before the address, and
+    /// [reserved](Self::reserve) addresses behind the view.
+    ///
+    /// No address is free in every process, because systems place programs and libraries at random addresses. On 64-bit
+    /// systems, addresses between 16 TiB and 64 TiB are rarely used (`1 << 44` to `1 << 46`). A view there may
+    /// be refused by a system with fewer addresses.
+    ///
+    /// # Errors
+    ///
+    /// Opening the view fails with `AddrInUse` if other memory is in the way, with `InvalidInput` if the address is not a
+    /// multiple of the page size, and with the error of the system if there is no such address.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::ErrorKind;
+    ///
+    /// use memsnap::{Snapshot, ViewOptions};
+    ///
+    /// # fn main() -> std::io::Result<()> {
+    /// let snapshot = Snapshot::from_slice(b"bytes")?;
+    /// let view = snapshot.view()?;
+    /// let mut options = ViewOptions::new();
+    /// options.at(view.as_ptr().addr());
+    /// assert_eq!(snapshot.view_with(&options).unwrap_err().kind(), ErrorKind::AddrInUse);
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn at(&mut self, address: usize) -> &mut Self {
+        self.settings.address = NonZeroUsize::new(address);
         self
     }
 

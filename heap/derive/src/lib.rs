@@ -1,4 +1,4 @@
-//! The derive macro for [`memsnap_heap::Snap`](https://docs.rs/memsnap-heap/latest/memsnap_heap/trait.Snap.html).
+//! The derive macros of the crate [`memsnap-heap`](https://docs.rs/memsnap-heap).
 
 use proc_macro2::TokenStream;
 use quote::{format_ident, quote};
@@ -11,19 +11,31 @@ use syn::{Data, DeriveInput, Error, GenericParam, Lifetime, Type, parse_macro_in
 #[proc_macro_derive(Snap)]
 pub fn derive_snap(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
     let input = parse_macro_input!(input as DeriveInput);
-    expand(&input).unwrap_or_else(Error::into_compile_error).into()
+    expand(&input, "Snap").unwrap_or_else(Error::into_compile_error).into()
 }
 
-fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
+/// Implements `memsnap_heap::Persist` for a struct or an enum that implements `Snap`.
+///
+/// All fields and type parameters must implement it.
+#[proc_macro_derive(Persist)]
+pub fn derive_persist(input: proc_macro::TokenStream) -> proc_macro::TokenStream {
+    let input = parse_macro_input!(input as DeriveInput);
+    expand(&input, "Persist").unwrap_or_else(Error::into_compile_error).into()
+}
+
+fn expand(input: &DeriveInput, name_of_trait: &str) -> syn::Result<TokenStream> {
+    let marker = format_ident!("{name_of_trait}");
     let name = &input.ident;
-    let fields = field_types(input)?;
+    let fields = field_types(input, name_of_trait)?;
     let mut lifetimes = input.generics.lifetimes();
     let brand = lifetimes.next().map(|parameter| parameter.lifetime.clone());
     if let Some(second) = lifetimes.next() {
         return Err(Error::new_spanned(
             second,
-            "`Snap` can be derived for types with one lifetime, which is the brand of their heap; values in a heap cannot \
-             borrow from elsewhere",
+            format!(
+                "`{name_of_trait}` can be derived for types with one lifetime, which is the brand of their heap; values in a \
+                 heap cannot borrow from elsewhere"
+            ),
         ));
     }
 
@@ -35,21 +47,21 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     });
     for parameter in &mut generics.params {
         if let GenericParam::Type(parameter) = parameter {
-            parameter.bounds.push(parse_quote!(::memsnap_heap::Snap<#brand>));
+            parameter.bounds.push(parse_quote!(::memsnap_heap::#marker<#brand>));
         }
     }
     let (impl_generics, _, where_clause) = generics.split_for_impl();
     let (own_impl_generics, type_generics, own_where_clause) = input.generics.split_for_impl();
-    let no_drop = format_ident!("{name}ImplementsDropAndCannotDeriveSnap");
+    let no_drop = format_ident!("{name}ImplementsDropAndCannotDerive{name_of_trait}");
     Ok(quote! {
         const _: () = {
             // SAFETY: whoever derives the trait promises its conditions. `check` below demands that all fields keep them.
             #[automatically_derived]
-            unsafe impl #impl_generics ::memsnap_heap::Snap<#brand> for #name #type_generics #where_clause {}
+            unsafe impl #impl_generics ::memsnap_heap::#marker<#brand> for #name #type_generics #where_clause {}
 
             #[allow(dead_code, non_snake_case)]
             fn check #impl_generics () #where_clause {
-                fn field<'field, T: ::memsnap_heap::Snap<'field> + ?::core::marker::Sized>() {}
+                fn field<'field, T: ::memsnap_heap::#marker<'field> + ?::core::marker::Sized>() {}
                 #(field::<#brand, #fields>();)*
             }
 
@@ -63,7 +75,7 @@ fn expand(input: &DeriveInput) -> syn::Result<TokenStream> {
     })
 }
 
-fn field_types(input: &DeriveInput) -> syn::Result<Vec<&Type>> {
+fn field_types<'a>(input: &'a DeriveInput, name_of_trait: &str) -> syn::Result<Vec<&'a Type>> {
     match &input.data {
         Data::Struct(data) => Ok(data.fields.iter().map(|field| &field.ty).collect()),
         Data::Enum(data) => Ok(data
@@ -73,7 +85,9 @@ fn field_types(input: &DeriveInput) -> syn::Result<Vec<&Type>> {
             .collect()),
         Data::Union(_) => Err(Error::new_spanned(
             &input.ident,
-            "`Snap` cannot be derived for unions; implement it with `unsafe impl` if the type keeps its promises",
+            format!(
+                "`{name_of_trait}` cannot be derived for unions; implement it with `unsafe impl` if the type keeps its promises"
+            ),
         )),
     }
 }

@@ -112,7 +112,7 @@ impl<T> Realm<T> {
     pub unsafe fn with_options(options: &HeapOptions, init: impl FnOnce() -> T) -> io::Result<Self> {
         // These allocate on first use, and keep what they allocate.
         let _ = (io::stdout().lock(), io::stderr().lock(), thread::current().id());
-        let state = State::new(options.arena()?, Layout::new::<T>())?;
+        let state = State::new(options.arena()?, Layout::new::<T>(), 0)?;
         let registration = Registration::new(state.base(), options.most())?;
         let realm = Self { state, registration, value: PhantomData };
         if !inside(realm.state.base(), routed) {

@@ -17,6 +17,7 @@
 
 use std::ffi::{CStr, c_void};
 use std::io::{self, Write};
+use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::process;
 use std::ptr::{self, NonNull};
@@ -31,6 +32,7 @@ use rustix::mm::{
 use super::code::synchronize;
 use super::page_size;
 use crate::access::Access;
+use crate::error::address_in_use;
 use crate::pages::{PageRange, PageSet};
 use crate::sys::HugePages;
 use crate::sys::system::{NO_REPLACE, NO_RESERVE, Owner, Shown, alignment};
@@ -91,15 +93,16 @@ impl Mapping {
 
     /// Maps one source at an address that satisfies `placement`.
     fn whole(pages: usize, source: Source<'_>, placement: &Placement) -> io::Result<Self> {
-        let &Placement { before, behind, huge_pages, ref name, .. } = placement;
-        let alignment = alignment(huge_pages, pages, source);
+        let &Placement { before, behind, address, huge_pages, ref name, .. } = placement;
+        // A given address cannot be aligned.
+        let alignment = if address.is_none() { alignment(huge_pages, pages, source) } else { 0 };
         let around = before.saturating_add(behind);
         // With `Auto` and nothing reserved around the mapping, `map_aligned` looks for an aligned address without
         // slack.
         let slack = if huge_pages == HugePages::Auto && around == 0 { 0 } else { alignment };
         let inaccessible = around.saturating_add(slack);
         let name = name.clone();
-        if inaccessible == 0 && pages > 0 {
+        if inaccessible == 0 && pages > 0 && address.is_none() {
             let (all, mut shown, shared_by) = (PageRange::new(0, pages), Shown::default(), sharer(source)?);
             let start = map_aligned(alignment, all, source)?;
             shown.set(all, source);
@@ -110,14 +113,19 @@ impl Mapping {
         }
         let mut mapping = Self::empty();
         (mapping.huge_pages, mapping.name) = (huge_pages, name);
-        if inaccessible == 0 {
+        if inaccessible == 0 && pages == 0 {
             return Ok(mapping);
         }
         let len = inaccessible.checked_add(pages).and_then(|total| total.checked_mul(page_size()));
         let len = len.filter(|&len| isize::try_from(len).is_ok()).ok_or(Errno::NOMEM)?;
-        call("mmap")?;
-        // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
-        let area = unsafe { reserve(ptr::null_mut(), len, MapFlags::empty()) }?;
+        let area = match address {
+            Some(address) => reserve_at(address, before * page_size(), len)?,
+            None => {
+                call("mmap")?;
+                // SAFETY: without MAP_FIXED the kernel picks an unused address, so no memory in use changes.
+                unsafe { reserve(ptr::null_mut(), len, MapFlags::empty()) }?
+            }
+        };
         mapping.before = before;
         if slack > 0 {
             let first = area.addr().get() + before * page_size();
@@ -473,6 +481,27 @@ unsafe fn reserve(address: *mut c_void, len: usize, flags: MapFlags) -> io::Resu
     // SAFETY: forwarded to the caller.
     let mapped = unsafe { mmap_anonymous(address, len, ProtFlags::empty(), flags) }?;
     NonNull::new(mapped.cast()).ok_or_else(|| io::Error::other("mmap returned address zero"))
+}
+
+/// Maps `len` inaccessible bytes, of which the first `before` bytes are before `address`.
+///
+/// Fails if other memory is there.
+fn reserve_at(address: NonZeroUsize, before: usize, len: usize) -> io::Result<NonNull<u8>> {
+    let in_use = || address_in_use(address.get(), len);
+    let wanted = address.get().checked_sub(before).ok_or_else(in_use)?;
+    call("mmap")?;
+    // SAFETY: with NO_REPLACE, or without MAP_FIXED, the kernel replaces no mapping, so no memory in use changes.
+    match unsafe { reserve(ptr::without_provenance_mut(wanted), len, NO_REPLACE) } {
+        Ok(area) if area.addr().get() == wanted => Ok(area),
+        Ok(elsewhere) => {
+            // This system treats the address as a hint, and it was in use.
+            // SAFETY: the mapping was made just now, and its address was not stored anywhere.
+            let _ = unsafe { munmap(elsewhere.as_ptr().cast(), len) };
+            Err(in_use())
+        }
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(in_use()),
+        Err(error) => Err(error),
+    }
 }
 
 /// What [`plug`] found.

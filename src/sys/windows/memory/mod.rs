@@ -15,6 +15,7 @@ use std::io;
 use std::ops::Deref;
 use std::ptr::{self, NonNull};
 
+use windows_sys::Win32::Foundation::ERROR_INVALID_ADDRESS;
 use windows_sys::Win32::System::Memory::{
     DiscardVirtualMemory, MEM_RELEASE, MEM_RESERVE, MEM_RESERVE_PLACEHOLDER, MEMORY_MAPPED_VIEW_ADDRESS,
     PAGE_NOACCESS, UnmapViewOfFile, VIRTUAL_FREE_TYPE, VirtualAlloc2, VirtualFree,
@@ -23,6 +24,7 @@ use windows_sys::Win32::System::Memory::{
 use super::page_size;
 use super::section::{checked, this_process};
 use crate::access::Access;
+use crate::error::address_in_use;
 use crate::pages::{PageRange, PageSet};
 use crate::sys::Populate;
 use crate::sys::{Entries, Overlay, Placement, Source, Span, call};
@@ -31,6 +33,9 @@ use crate::sys::{Entries, Overlay, Placement, Source, Span, call};
 ///
 /// They only work around Wine 10: if the first 64 KiB of a range are cut in two, it takes the range for free.
 const LEAD: usize = 1 << 16;
+
+/// What the address of a reserved range is a multiple of, in bytes.
+const GRANULARITY: usize = 1 << 16;
 
 /// An address range that belongs to its owner until it is dropped.
 ///
@@ -117,7 +122,7 @@ impl Mapping {
     /// Reserves the addresses of a mapping of `pages` pages, as one placeholder.
     fn reserve(pages: usize, placement: &Placement) -> io::Result<Self> {
         let mut mapping = Self::empty();
-        let &Placement { before, behind, .. } = placement;
+        let &Placement { before, behind, address, .. } = placement;
         if before == 0 && pages == 0 && behind == 0 {
             return Ok(mapping);
         }
@@ -125,20 +130,24 @@ impl Mapping {
         let total = [before, pages, behind].into_iter().try_fold(lead, usize::checked_add);
         let len = total.and_then(|total| total.checked_mul(page_size()));
         let len = len.filter(|&len| isize::try_from(len).is_ok()).ok_or(io::ErrorKind::OutOfMemory)?;
-        call("VirtualAlloc2")?;
-        let kind = MEM_RESERVE | MEM_RESERVE_PLACEHOLDER;
-        // SAFETY: the system picks an unused address, so no memory in use changes. No extended parameters are passed,
-        // as their number says.
-        let start = unsafe {
-            VirtualAlloc2(this_process(), ptr::null(), len, kind, PAGE_NOACCESS, ptr::null_mut(), 0)
+        let (start, lead) = match address {
+            Some(address) => {
+                // The addresses before the first page begin at a multiple of what the system can reserve.
+                let in_use = || address_in_use(address.get(), len);
+                let first = address.get().checked_sub((lead + before) * page_size()).ok_or_else(in_use)?;
+                let unaligned = first % GRANULARITY;
+                let start = reserve_placeholder(ptr::without_provenance(first - unaligned), len + unaligned)
+                    .map_err(|error| if is_in_use(&error) { in_use() } else { error })?;
+                (start, lead + unaligned / page_size())
+            }
+            None => (reserve_placeholder(ptr::null(), len)?, lead),
         };
-        let start = NonNull::new(start.cast::<u8>()).ok_or_else(io::Error::last_os_error)?;
         (mapping.before, mapping.behind) = (lead + before, behind);
         // SAFETY: the range has at least `before` pages, so the result is inside the allocation. Its length fits an
         // `isize`, as checked above.
         mapping.span.start = unsafe { start.add(mapping.before * page_size()) };
         mapping.span.pages = pages;
-        let range = PageRange::new(0, len / page_size());
+        let range = PageRange::new(0, mapping.before + pages + behind);
         mapping.regions.push(Region { range, content: Content::Placeholder });
         Ok(mapping)
     }
@@ -322,6 +331,21 @@ impl Mapping {
         let start = self.start.as_ptr().wrapping_sub(self.before * page_size());
         start.wrapping_add(page * page_size()).cast()
     }
+}
+
+/// Reserves `len` bytes as one placeholder, at `address` or, if that is null, where the system wants to.
+fn reserve_placeholder(address: *const c_void, len: usize) -> io::Result<NonNull<u8>> {
+    call("VirtualAlloc2")?;
+    let kind = MEM_RESERVE | MEM_RESERVE_PLACEHOLDER;
+    // SAFETY: the system reserves only unused addresses, so no memory in use changes. No extended parameters are passed,
+    // as their number says.
+    let start = unsafe { VirtualAlloc2(this_process(), address, len, kind, PAGE_NOACCESS, ptr::null_mut(), 0) };
+    NonNull::new(start.cast::<u8>()).ok_or_else(io::Error::last_os_error)
+}
+
+/// Whether a call failed because addresses are in use.
+fn is_in_use(error: &io::Error) -> bool {
+    error.raw_os_error() == i32::try_from(ERROR_INVALID_ADDRESS).ok()
 }
 
 impl Drop for Mapping {
