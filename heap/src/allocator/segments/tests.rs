@@ -1,16 +1,20 @@
 //! Tests of the allocator: random operations against a model, with the check after many of them.
 
-use super::state::{PAGE, SEGMENT};
+use super::state::{SEGMENT, UNIT};
 use super::*;
 use rand::{RngExt, SeedableRng};
 use rand_xoshiro::Xoshiro256PlusPlus as Rng;
 use std::alloc::{alloc_zeroed, dealloc};
 use std::cell::{Cell, RefCell};
 
+/// The base is at a multiple of a page, and of nothing more.
+const BEFORE: usize = super::state::ALIGN;
+
 /// An arena from the system's allocator.
 struct Fixture {
     base: NonNull<u8>,
-    whole: Layout,
+    /// The length of what `base` is in, which starts [`BEFORE`] it.
+    room: usize,
     len: Cell<usize>,
     /// How often the arena grows before it fails to.
     grows: Cell<usize>,
@@ -20,7 +24,7 @@ impl Grow for Fixture {
     fn grow(&self, len: usize) -> bool {
         assert!(len > self.len.get() && len.is_multiple_of(SEGMENT));
         let Some(left) = self.grows.get().checked_sub(1) else { return false };
-        if len > self.whole.size() {
+        if len > self.room {
             return false;
         }
         self.grows.set(left);
@@ -32,19 +36,23 @@ impl Grow for Fixture {
 impl Drop for Fixture {
     fn drop(&mut self) {
         // SAFETY: from `alloc_zeroed` with this layout.
-        unsafe { dealloc(self.base.as_ptr(), self.whole) };
+        unsafe { dealloc(self.base.as_ptr().wrapping_sub(BEFORE), Self::whole(self.room)) };
     }
 }
 
 impl Fixture {
-    /// The base is a multiple of a page, and of nothing more.
+    fn whole(room: usize) -> Layout {
+        Layout::from_size_align(BEFORE + room, 1 << 20).unwrap()
+    }
+
     fn new(segments: usize) -> Self {
-        let whole = Layout::from_size_align(segments * SEGMENT, memsnap::page_size().max(PAGE)).unwrap();
+        let room = segments * SEGMENT;
         // SAFETY: the size is not 0.
-        let base = NonNull::new(unsafe { alloc_zeroed(whole) }).unwrap();
+        let start = unsafe { alloc_zeroed(Self::whole(room)) };
+        let base = NonNull::new(start.wrapping_add(BEFORE)).unwrap();
         // SAFETY: so many zero bytes.
         unsafe { Segments::init(base) };
-        Self { base, whole, len: Cell::new(SEGMENT), grows: Cell::new(usize::MAX) }
+        Self { base, room, len: Cell::new(SEGMENT), grows: Cell::new(usize::MAX) }
     }
 
     fn allocate(&self, layout: Layout) -> Option<NonNull<u8>> {
@@ -84,7 +92,7 @@ impl Fixture {
     /// The bytes of the arena that can be used now.
     #[allow(clippy::mut_from_ref, reason = "callers have no other reference")]
     fn bytes(&self) -> &mut [u8] {
-        // SAFETY: `whole` is at least as long, and nobody refers to it.
+        // SAFETY: the room is at least as long, and nobody refers to it.
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len.get()) }
     }
 
@@ -120,11 +128,11 @@ struct Block {
 }
 
 impl Block {
-    /// Long blocks are filled at both ends and once in each page: all of it would take most of the time.
+    /// Long blocks are filled at both ends and once in each unit: all of it would take most of the time.
     fn places(size: usize) -> impl Iterator<Item = usize> {
         let ends = if size <= 512 { 0..size } else { 0..64 };
         let rest = if size <= 512 { 0..0 } else { 64..size };
-        ends.chain(rest.step_by(PAGE / 2 - 8)).chain([size - 1])
+        ends.chain(rest.step_by(UNIT / 2 - 8)).chain([size - 1])
     }
 
     fn fill(&self, from: usize) {
@@ -195,9 +203,9 @@ fn random(seed: u64, steps: usize, segments: usize, largest: u32) {
                     arena.len.set(bytes.len());
                     arena.bytes().copy_from_slice(bytes);
                     blocks.clone_from(then);
-                    let (end, rest) = (bytes.len(), arena.whole.size() - bytes.len());
+                    let (end, rest) = (bytes.len(), arena.room - bytes.len());
                     // New bytes are zero.
-                    // SAFETY: what is behind the arena, in `whole`.
+                    // SAFETY: what is behind the arena, in the room.
                     unsafe { arena.base.as_ptr().wrapping_add(end).write_bytes(0, rest) };
                 }
             }
@@ -216,14 +224,14 @@ fn random(seed: u64, steps: usize, segments: usize, largest: u32) {
 
 #[test]
 fn random_small() {
-    for seed in 0..if cfg!(miri) { 1 } else { 20 } {
+    for seed in 0..if cfg!(miri) { 1 } else { 8 } {
         random(seed, if cfg!(miri) { 300 } else { 4_000 }, 3, 13);
     }
 }
 
 #[test]
 fn random_all() {
-    for seed in 0..if cfg!(miri) { 1 } else { 20 } {
+    for seed in 0..if cfg!(miri) { 1 } else { 8 } {
         random(seed, if cfg!(miri) { 60 } else { 3_000 }, 12, 23);
     }
 }
