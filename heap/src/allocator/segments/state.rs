@@ -42,6 +42,8 @@ const _: () = {
 
 /// Where the head is in the arena.
 const HEAD: usize = HEADER + size_of::<Segment>();
+#[cfg(test)]
+pub(super) const HEAD_END: usize = HEAD + size_of::<Head>();
 
 /// Bins of free runs or rows: of those that are all zero, and of those that have dirty units.
 pub(super) const CLEAN: usize = 0;

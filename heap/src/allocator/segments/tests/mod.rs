@@ -1,5 +1,8 @@
 //! Tests of the allocator: random operations against a model, with the check after many of them.
 
+mod behaviour;
+mod damage;
+
 use super::state::{SEGMENT, UNIT};
 use super::*;
 use rand::{RngExt, SeedableRng};
