@@ -6,8 +6,8 @@ use super::super::Grow;
 use super::chunks::unlink;
 use super::rows;
 use super::state::{
-    ALIGN, Arena, DIRTY, Entry, PREFIX_UNITS, RUN_BINS, Segment, Span, UNIT, UNITS, first_unit, offset_of,
-    put, run_len, starts_segment, unit_at,
+    ALIGN, Arena, CLEAN, DIRTY, Entry, PREFIX_UNITS, RUN_BINS, Segment, Span, UNIT, UNITS, first_unit,
+    offset_of, put, run_len, starts_segment, unit_at,
 };
 use std::io;
 use std::ops::Range;
@@ -73,7 +73,7 @@ fn set_before(arena: Arena<'_>, unit: u32, free: u32) {
 /// Returns a free run of at least `units`: one with dirty units rather than a clean one, then a short one.
 fn find(arena: Arena<'_>, units: u32) -> Option<u32> {
     let (head, bin) = (arena.head(), bin_of(units));
-    [DIRTY, super::state::CLEAN].into_iter().find_map(|set| {
+    [DIRTY, CLEAN].into_iter().find_map(|set| {
         let bits = head.run_bits[set].get() >> bin;
         let mut unit = if bits & 1 == 1 { head.runs[set][bin].get() } else { 0 };
         for _ in 0..TRIES {

@@ -6,6 +6,7 @@
 use super::super::HEADER;
 use super::classes;
 use std::cell::Cell;
+use std::io::{self, Write};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
@@ -237,9 +238,9 @@ pub(super) fn starts_segment(unit: u32) -> bool {
 #[cold]
 #[inline(never)]
 pub(super) fn bug(what: &str) -> ! {
-    eprintln!(
-        "memsnap-heap: {what}; the process is aborted, because memory is not what its owner believes it is"
-    );
+    // If the message cannot be written, the process is aborted without it.
+    let _ =
+        writeln!(io::stderr(), "memsnap-heap: {what}; the process is aborted, because its memory is damaged");
     std::process::abort();
 }
 
