@@ -122,6 +122,16 @@ fn resize(arena: Arena<'_>, offset: usize, from: Place, to: Place, more: &impl G
     }
 }
 
+/// Makes what is free clean, in multiples of `system` units.
+fn release(
+    arena: Arena<'_>,
+    system: u32,
+    zero: &mut impl FnMut(Range<usize>) -> io::Result<()>,
+) -> io::Result<()> {
+    runs::release(arena, system, zero)?;
+    rows::release(arena, system, zero)
+}
+
 // SAFETY: a block is cut from a chunk, a run or a row, which are disjoint, in the arena, and without the prefixes (`check`
 // says so after each operation of the tests). Classes are multiples of the alignment, runs and rows are moved to it. All
 // links are numbers of units and segments.
@@ -180,9 +190,7 @@ unsafe impl ArenaAllocator for Segments {
     ) -> io::Result<()> {
         // SAFETY: as in `allocate`.
         let arena = unsafe { Arena::new(base) };
-        let system = unit_at(memsnap::page_size()).max(1);
-        runs::release(arena, system, &mut zero)?;
-        rows::release(arena, system, &mut zero)
+        release(arena, unit_at(memsnap::page_size()).max(1), &mut zero)
     }
 
     unsafe fn check(base: NonNull<u8>) -> Result<Usage, String> {
