@@ -1,17 +1,17 @@
 //! The check of the whole state.
 //!
-//! It first walks the segments and their pages, which finds all runs, chunks and rows, and then all lists, each of which
+//! It first walks the segments and their units, which finds all runs, chunks and rows, and then all lists, each of which
 //! has to have exactly the members that were found. The length of the arena is stored twice: nothing is read behind it.
 //!
 //! What it cannot find: a change to bits and the count of a chunk that fit together (a block that is free, but is in use
-//! to its owner), to the dirty pages of a free run that stays in its bin, to the mark of a used row's stale prefix, and to
-//! bytes without a meaning, as those of pages that are not the first one of a run.
+//! to its owner), to the dirty units of a free run that stays in its bin, to the mark of a used row's stale prefix, and to
+//! bytes without a meaning, as those of units that are not the first one of a run.
 
 use super::super::Usage;
 use super::chunks::{self, NEVER};
 use super::classes::{CLASSES, COUNT};
 use super::state::{
-    Arena, Entry, MAX_SEGMENTS, PAGE, PAGES, PREFIX, ROW_BINS, RUN_BINS, SEGMENT, Segment, Span, first_page,
+    Arena, Entry, MAX_SEGMENTS, PREFIX, ROW_BINS, RUN_BINS, SEGMENT, Segment, Span, UNIT, UNITS, first_unit,
 };
 use super::{rows, runs};
 use std::collections::{HashMap, HashSet};
@@ -76,9 +76,9 @@ fn walk_segments(arena: Arena<'_>, found: &mut Found) -> Result<(), String> {
             segment.stale.get()
         );
         match kind {
-            Segment::PAGED => {
-                ensure!(len == 1, "segment {at} is divided into pages and has the length {len}");
-                walk_pages(arena, at, found)?;
+            Segment::DIVIDED => {
+                ensure!(len == 1, "segment {at} is divided into units and has the length {len}");
+                walk_units(arena, at, found)?;
             }
             Segment::USED => {
                 ensure!(at > 0, "segment 0 belongs to a block");
@@ -114,105 +114,105 @@ fn span(from: u32, to: u32, start: u32, end: u32) -> Result<Span, String> {
     Ok(span)
 }
 
-fn walk_pages(arena: Arena<'_>, segment: u32, found: &mut Found) -> Result<(), String> {
-    let (first, end) = (first_page(segment), (segment + 1) * PAGES);
-    let (mut page, mut free) = (first, 0);
-    while page < end {
-        let entry = arena.entry(page);
+fn walk_units(arena: Arena<'_>, segment: u32, found: &mut Found) -> Result<(), String> {
+    let (first, end) = (first_unit(segment), (segment + 1) * UNITS);
+    let (mut unit, mut free) = (first, 0);
+    while unit < end {
+        let entry = arena.entry(unit);
         let before = entry.before.get();
         ensure!(
             u32::from(before) == free,
-            "page {page} has {before} free pages before it, but there are {free}"
+            "unit {unit} has {before} free units before it, but there are {free}"
         );
-        let pages = match entry.kind.get() {
+        let units = match entry.kind.get() {
             Entry::FREE => {
-                let pages = check_length(page, u32::from(entry.count.get()), end)?;
-                ensure!(free == 0, "the free run at page {page} has a free neighbour");
-                let dirty = span(entry.dirty().from, entry.dirty().to, page, page + pages)
-                    .map_err(|e| format!("run {page}: dirty pages {e}"))?;
-                found.runs.insert(page, (dirty.set(), runs::bin_of(pages)));
-                if segment > 0 && pages == runs::LONGEST {
-                    found.empty.insert(page);
+                let units = check_length(unit, u32::from(entry.count.get()), end)?;
+                ensure!(free == 0, "the free run at unit {unit} has a free neighbour");
+                let dirty = span(entry.dirty().from, entry.dirty().to, unit, unit + units)
+                    .map_err(|e| format!("run {unit}: dirty units {e}"))?;
+                found.runs.insert(unit, (dirty.set(), runs::bin_of(units)));
+                if segment > 0 && units == runs::LONGEST {
+                    found.empty.insert(unit);
                 }
-                free = pages;
-                pages
+                free = units;
+                units
             }
             Entry::RUN => {
                 free = 0;
-                let pages = check_length(page, u32::from(entry.count.get()), end)?;
+                let units = check_length(unit, u32::from(entry.count.get()), end)?;
                 found.usage.blocks += 1;
-                found.usage.used += pages as usize * PAGE;
-                pages
+                found.usage.used += units as usize * UNIT;
+                units
             }
             Entry::CHUNK => {
                 free = 0;
-                check_chunk(arena, page, end, found)?
+                check_chunk(arena, unit, end, found)?
             }
-            kind => return Err(format!("page {page} has the kind {kind}, but a run or a chunk starts here")),
+            kind => return Err(format!("unit {unit} has the kind {kind}, but a run or a chunk starts here")),
         };
-        check_inside(arena, page, pages)?;
-        page += pages;
+        check_inside(arena, unit, units)?;
+        unit += units;
     }
     Ok(())
 }
 
-fn check_length(page: u32, pages: u32, end: u32) -> Result<u32, String> {
+fn check_length(unit: u32, units: u32, end: u32) -> Result<u32, String> {
     ensure!(
-        (1..=end - page).contains(&pages),
-        "the run at page {page} has {pages} pages, and the segment ends at {end}"
+        (1..=end - unit).contains(&units),
+        "the run at unit {unit} has {units} units, and the segment ends at {end}"
     );
-    Ok(pages)
+    Ok(units)
 }
 
-/// Checks the pages of a run or chunk after the first one.
-fn check_inside(arena: Arena<'_>, page: u32, pages: u32) -> Result<(), String> {
-    let chunk = arena.entry(page).kind.get() == Entry::CHUNK;
-    for i in 1..pages {
-        let entry = arena.entry(page + i);
+/// Checks the units of a run or chunk after the first one.
+fn check_inside(arena: Arena<'_>, unit: u32, units: u32) -> Result<(), String> {
+    let chunk = arena.entry(unit).kind.get() == Entry::CHUNK;
+    for i in 1..units {
+        let entry = arena.entry(unit + i);
         let kind = entry.kind.get();
         let same = if chunk {
             kind == Entry::PART && u32::from(entry.class.get()) == i
         } else {
             kind == Entry::INSIDE
         };
-        ensure!(same, "page {} is inside of the run or chunk at {page}, but has the kind {kind}", page + i);
+        ensure!(same, "unit {} is inside of the run or chunk at {unit}, but has the kind {kind}", unit + i);
     }
     Ok(())
 }
 
-fn check_chunk(arena: Arena<'_>, page: u32, end: u32, found: &mut Found) -> Result<u32, String> {
-    let chunk = arena.entry(page);
+fn check_chunk(arena: Arena<'_>, unit: u32, end: u32, found: &mut Found) -> Result<u32, String> {
+    let chunk = arena.entry(unit);
     let class = usize::from(chunk.class.get());
-    ensure!(class < COUNT, "the chunk at page {page} is of class {class}, of {COUNT}");
+    ensure!(class < COUNT, "the chunk at unit {unit} is of class {class}, of {COUNT}");
     let size = &CLASSES[class];
-    let pages = check_length(page, u32::from(size.pages), end)?;
+    let units = check_length(unit, u32::from(size.units), end)?;
     let mut free = 0;
     for (word, all) in chunk.bits.iter().zip(chunks::all_free(size)) {
         ensure!(
             word.get() & !all == 0,
-            "the chunk at page {page} has bits behind its {} blocks",
+            "the chunk at unit {unit} has bits behind its {} blocks",
             size.capacity
         );
         free += word.get().count_ones();
     }
     let count = chunk.count.get();
-    ensure!(u32::from(count) == free, "the chunk at page {page} has {free} free blocks, but counts {count}");
+    ensure!(u32::from(count) == free, "the chunk at unit {unit} has {free} free blocks, but counts {count}");
     let trigger = chunk.trigger.get();
     if trigger == NEVER {
-        found.current.insert(page, class);
+        found.current.insert(unit, class);
     } else if trigger == size.capacity {
-        found.listed.insert(page, class);
+        found.listed.insert(unit, class);
     } else {
         ensure!(
             trigger == size.quarter && count < trigger,
-            "the chunk at page {page} is not listed with {count} of {} blocks free, and is to be at {trigger}",
+            "the chunk at unit {unit} is not listed with {count} of {} blocks free, and is to be at {trigger}",
             size.capacity
         );
     }
     let used = usize::from(size.capacity - count);
     found.usage.blocks += used;
     found.usage.used += used * size.size as usize;
-    Ok(pages)
+    Ok(units)
 }
 
 /// Walks a list. `node` returns the links of a member of it, or `None` if this does not belong there.
@@ -235,8 +235,8 @@ fn check_list(
     Ok(len)
 }
 
-fn links(arena: Arena<'_>, page: u32) -> (u32, u32) {
-    let entry = arena.entry(page);
+fn links(arena: Arena<'_>, unit: u32) -> (u32, u32) {
+    let entry = arena.entry(unit);
     (entry.next.get(), entry.prev.get())
 }
 
@@ -245,14 +245,14 @@ fn check_chunks(arena: Arena<'_>, found: &Found) -> Result<(), String> {
     let (mut listed, mut current) = (0, 0);
     for (class, size) in CLASSES.iter().enumerate() {
         let what = format!("the chunks of {} bytes", size.size);
-        listed += check_list(&what, head.listed[class].get(), found.listed.len(), |page| {
-            (found.listed.get(&page) == Some(&class)).then(|| links(arena, page))
+        listed += check_list(&what, head.listed[class].get(), found.listed.len(), |unit| {
+            (found.listed.get(&unit) == Some(&class)).then(|| links(arena, unit))
         })?;
-        let page = head.current[class].get();
-        if page != 0 {
+        let unit = head.current[class].get();
+        if unit != 0 {
             ensure!(
-                found.current.get(&page) == Some(&class),
-                "{what}: {page} is not the one to take blocks from"
+                found.current.get(&unit) == Some(&class),
+                "{what}: {unit} is not the one to take blocks from"
             );
             current += 1;
         }
@@ -276,8 +276,8 @@ fn check_runs(arena: Arena<'_>, found: &Found) -> Result<(), String> {
             let marked = bits >> bin & 1 == 1;
             ensure!(marked == (first.get() != 0), "free runs: the bit of bin {bin} in set {set} is {marked}");
             let what = format!("free runs, bin {bin} of set {set}");
-            listed += check_list(&what, first.get(), found.runs.len(), |page| {
-                (found.runs.get(&page) == Some(&(set, bin))).then(|| links(arena, page))
+            listed += check_list(&what, first.get(), found.runs.len(), |unit| {
+                (found.runs.get(&unit) == Some(&(set, bin))).then(|| links(arena, unit))
             })?;
         }
     }
@@ -289,7 +289,7 @@ fn check_runs(arena: Arena<'_>, found: &Found) -> Result<(), String> {
     } else {
         found.empty.len() == 1 && found.empty.contains(&spare)
     };
-    ensure!(same, "the spare segment is that of page {spare}, and {} segments are empty", found.empty.len());
+    ensure!(same, "the spare segment is that of unit {spare}, and {} segments are empty", found.empty.len());
     Ok(())
 }
 

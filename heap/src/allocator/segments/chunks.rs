@@ -8,13 +8,13 @@
 //! |---|---|---|
 //! | is current | [`NEVER`] | |
 //! | is not listed | a quarter of its blocks | it is listed |
-//! | is listed | all of its blocks | its pages are free again, if other chunks are listed |
+//! | is listed | all of its blocks | its units are free again, if other chunks are listed |
 //!
-//! The last listed chunk is kept: else a program that allocates and frees one block would take and give back pages.
+//! The last listed chunk is kept: else a program that allocates and frees one block would take and give back units.
 
 use super::super::Grow;
 use super::classes::{CLASSES, Class};
-use super::state::{Arena, Entry, PAGE, bug, offset_of, page_at};
+use super::state::{Arena, Entry, bug, offset_of, unit_at};
 use super::{runs, state};
 use std::cell::Cell;
 
@@ -24,12 +24,12 @@ pub(super) const NEVER: u16 = u16::MAX;
 /// Takes a block of a class. Returns its offset.
 #[inline]
 pub(super) fn allocate(arena: Arena<'_>, class: usize, more: &impl Grow) -> Option<usize> {
-    let page = arena.head().current[class].get();
-    if page != 0 {
+    let unit = arena.head().current[class].get();
+    if unit != 0 {
         // SAFETY: the current chunk is inside the arena.
-        let chunk = unsafe { arena.entry_unchecked(page) };
+        let chunk = unsafe { arena.entry_unchecked(unit) };
         if let Some(block) = take(chunk) {
-            return Some(offset_of(page) + block * CLASSES[class].size as usize);
+            return Some(offset_of(unit) + block * CLASSES[class].size as usize);
         }
     }
     refill(arena, class, more)
@@ -55,40 +55,40 @@ fn take(chunk: &Entry) -> Option<usize> {
 fn refill(arena: Arena<'_>, class: usize, more: &impl Grow) -> Option<usize> {
     let (head, size) = (arena.head(), &CLASSES[class]);
     let listed = head.listed[class].get();
-    let page = if listed == 0 {
+    let unit = if listed == 0 {
         make(arena, class, more)?
     } else {
         unlist(arena, class, listed);
         listed
     };
-    let full = head.current[class].replace(page);
+    let full = head.current[class].replace(unit);
     if full != 0 {
         arena.entry(full).trigger.set(size.quarter);
     }
-    let chunk = arena.entry(page);
+    let chunk = arena.entry(unit);
     chunk.trigger.set(NEVER);
     let block = take(chunk)?;
-    Some(offset_of(page) + block * size.size as usize)
+    Some(offset_of(unit) + block * size.size as usize)
 }
 
-/// Makes a chunk of free pages.
+/// Makes a chunk of free units.
 #[allow(clippy::cast_possible_truncation, reason = "a class is less than 35")]
 fn make(arena: Arena<'_>, class: usize, more: &impl Grow) -> Option<u32> {
     let size = &CLASSES[class];
-    let page = runs::allocate(arena, u32::from(size.pages), more)?;
-    let chunk = arena.entry(page);
+    let unit = runs::allocate(arena, u32::from(size.units), more)?;
+    let chunk = arena.entry(unit);
     chunk.kind.set(Entry::CHUNK);
     chunk.class.set(class as u8);
     chunk.count.set(size.capacity);
     for (word, bits) in chunk.bits.iter().zip(all_free(size)) {
         word.set(bits);
     }
-    for i in 1..size.pages {
-        let part = arena.entry(page + u32::from(i));
+    for i in 1..size.units {
+        let part = arena.entry(unit + u32::from(i));
         part.kind.set(Entry::PART);
         part.class.set(i);
     }
-    Some(page)
+    Some(unit)
 }
 
 /// Returns the bits of a chunk without blocks in use.
@@ -110,55 +110,55 @@ pub(super) unsafe fn deallocate(arena: Arena<'_>, offset: usize, class: usize) {
     if cfg!(debug_assertions) {
         plausible(arena, offset, class);
     }
-    let mut page = page_at(offset);
+    let mut unit = unit_at(offset);
     // SAFETY: a block in use is inside the arena.
-    let mut chunk = unsafe { arena.entry_unchecked(page) };
+    let mut chunk = unsafe { arena.entry_unchecked(unit) };
     if chunk.kind.get() == Entry::PART {
-        page -= u32::from(chunk.class.get());
-        // SAFETY: the first page of a chunk is inside the arena.
-        chunk = unsafe { arena.entry_unchecked(page) };
+        unit -= u32::from(chunk.class.get());
+        // SAFETY: the first unit of a chunk is inside the arena.
+        chunk = unsafe { arena.entry_unchecked(unit) };
     }
-    let block = CLASSES[class].block_at(offset - offset_of(page));
+    let block = CLASSES[class].block_at(offset - offset_of(unit));
     let word = &chunk.bits[block / 64 % 4];
     word.set(word.get() | 1 << (block % 64));
     let free = chunk.count.get().wrapping_add(1);
     chunk.count.set(free);
     if free >= chunk.trigger.get() {
-        triggered(arena, class, page);
+        triggered(arena, class, unit);
     }
 }
 
-/// Lists a chunk of which a quarter is free, or gives back the pages of one that is entirely free.
+/// Lists a chunk of which a quarter is free, or gives back the units of one that is entirely free.
 #[cold]
 #[inline(never)]
-fn triggered(arena: Arena<'_>, class: usize, page: u32) {
-    let (head, size, chunk) = (arena.head(), &CLASSES[class], arena.entry(page));
+fn triggered(arena: Arena<'_>, class: usize, unit: u32) {
+    let (head, size, chunk) = (arena.head(), &CLASSES[class], arena.entry(unit));
     let first = head.listed[class].get();
     if chunk.trigger.get() != size.capacity {
         chunk.trigger.set(size.capacity);
         chunk.next.set(first);
         state::put(&chunk.prev, 0);
         if first != 0 {
-            arena.entry(first).prev.set(page);
+            arena.entry(first).prev.set(unit);
         }
-        head.listed[class].set(page);
-    } else if first != page || chunk.next.get() != 0 {
-        unlist(arena, class, page);
-        for i in 1..u32::from(size.pages) {
-            arena.entry(page + i).kind.set(Entry::INSIDE);
+        head.listed[class].set(unit);
+    } else if first != unit || chunk.next.get() != 0 {
+        unlist(arena, class, unit);
+        for i in 1..u32::from(size.units) {
+            arena.entry(unit + i).kind.set(Entry::INSIDE);
         }
-        runs::free(arena, page, u32::from(size.pages));
+        runs::free(arena, unit, u32::from(size.units));
     }
 }
 
 /// Takes a chunk out of the list of its class.
-fn unlist(arena: Arena<'_>, class: usize, page: u32) {
-    unlink(arena, &arena.head().listed[class], page);
+fn unlist(arena: Arena<'_>, class: usize, unit: u32) {
+    unlink(arena, &arena.head().listed[class], unit);
 }
 
 /// Takes an entry out of a list.
-pub(super) fn unlink(arena: Arena<'_>, first: &Cell<u32>, page: u32) {
-    let entry = arena.entry(page);
+pub(super) fn unlink(arena: Arena<'_>, first: &Cell<u32>, unit: u32) {
+    let entry = arena.entry(unit);
     let (next, prev) = (entry.next.get(), entry.prev.get());
     if next != 0 {
         arena.entry(next).prev.set(prev);
@@ -176,12 +176,12 @@ fn plausible(arena: Arena<'_>, offset: usize, class: usize) {
     if offset >= arena.len() {
         bug("a block was freed that is not in the arena");
     }
-    let mut page = page_at(offset);
-    if arena.entry(page).kind.get() == Entry::PART {
-        page -= u32::from(arena.entry(page).class.get());
+    let mut unit = unit_at(offset);
+    if arena.entry(unit).kind.get() == Entry::PART {
+        unit -= u32::from(arena.entry(unit).class.get());
     }
-    let (chunk, size) = (arena.entry(page), &CLASSES[class]);
-    let within = offset - offset_of(page);
+    let (chunk, size) = (arena.entry(unit), &CLASSES[class]);
+    let within = offset - offset_of(unit);
     let block = size.block_at(within);
     if chunk.kind.get() != Entry::CHUNK || usize::from(chunk.class.get()) != class {
         bug("a block was freed with another layout than it was allocated with");
@@ -193,5 +193,3 @@ fn plausible(arena: Arena<'_>, offset: usize, class: usize) {
         bug("a block was freed twice");
     }
 }
-
-const _: () = assert!(PAGE / 16 <= 256);

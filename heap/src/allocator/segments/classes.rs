@@ -1,6 +1,6 @@
-//! Size classes: how many bytes a small block occupies, and the chunks of pages that such blocks are cut from.
+//! Size classes: how many bytes a small block occupies, and the chunks of units that such blocks are cut from.
 
-use super::state::PAGE;
+use super::state::{ALIGN, UNIT};
 use std::alloc::Layout;
 
 /// How many classes there are.
@@ -25,14 +25,14 @@ pub(super) struct Class {
     pub(super) capacity: u16,
     /// A chunk that is not listed is listed as soon as this many of its blocks are free.
     pub(super) quarter: u16,
-    /// How many pages a chunk has.
-    pub(super) pages: u8,
+    /// How many units a chunk has.
+    pub(super) units: u8,
 }
 
 impl Class {
     /// Returns the number of the block at `offset` in a chunk.
     ///
-    /// The product is exact: an offset is under 2^15 and the error of the reciprocal under 2^13 / 2^32.
+    /// The product is exact: an offset is under 2^16 and the error of the reciprocal under 2^13 / 2^32.
     #[inline]
     #[allow(clippy::cast_possible_truncation, reason = "an offset divided by the size")]
     pub(super) fn block_at(&self, offset: usize) -> usize {
@@ -52,29 +52,30 @@ const fn size(class: usize) -> usize {
     }
 }
 
-/// Chunks of one page up to 512 bytes. Above, as many pages as the size has eighths of a power of two, so that nothing
+/// Chunks of one unit up to 512 bytes. Above, as many units as the size has eighths of a power of two, so that nothing
 /// is left over.
-const fn pages(class: usize) -> usize {
+const fn units(class: usize) -> usize {
     if size(class) <= 512 { 1 } else { 5 + (class - 11) % 4 }
 }
 
 #[allow(
     clippy::cast_possible_truncation,
-    reason = "a size is at most 8 KiB, a chunk has at most 256 blocks, 8 pages"
+    reason = "a size is at most 8 KiB, a chunk has at most 256 blocks, 8 units"
 )]
 const fn classes() -> [Class; COUNT] {
-    const NONE: Class = Class { size: 0, reciprocal: 0, capacity: 0, quarter: 0, pages: 0 };
+    const NONE: Class = Class { size: 0, reciprocal: 0, capacity: 0, quarter: 0, units: 0 };
     let mut all = [NONE; COUNT];
     let mut class = 0;
     while class < COUNT {
-        let (size, pages) = (size(class), pages(class));
-        let capacity = pages * PAGE / size;
+        let (size, units) = (size(class), units(class));
+        // An entry has 256 bits. The rest of a chunk with more blocks is never touched.
+        let capacity = if size < 32 { ALIGN / size } else { units * UNIT / size };
         all[class] = Class {
             size: size as u32,
             reciprocal: (1u64 << 32).div_ceil(size as u64) as u32,
             capacity: capacity as u16,
             quarter: (capacity / 4) as u16,
-            pages: pages as u8,
+            units: units as u8,
         };
         class += 1;
     }
@@ -105,10 +106,10 @@ fn at_least(size: usize) -> usize {
     BEHIND_TABLE + (log as usize - 10) * 4 + (((size - 1) >> (log - 2)) & 3)
 }
 
-/// Returns the class of the blocks of a layout, or `None` if they are runs of pages.
+/// Returns the class of the blocks of a layout, or `None` if they are runs of units.
 #[inline]
 pub(super) fn class_of(layout: Layout) -> Option<usize> {
-    if layout.size() > LARGEST || layout.align() > PAGE {
+    if layout.size() > LARGEST || layout.align() > ALIGN {
         None
     } else if layout.align() <= 8 {
         Some(at_least(layout.size()))
@@ -117,7 +118,7 @@ pub(super) fn class_of(layout: Layout) -> Option<usize> {
     }
 }
 
-/// A chunk starts at a page, so its blocks are aligned if their size is a multiple of the alignment. Powers of two are.
+/// A chunk starts at a unit, so its blocks are aligned if their size is a multiple of the alignment. Powers of two are.
 #[inline]
 fn aligned(size: usize, align: usize) -> usize {
     let size = size.next_multiple_of(align);
@@ -133,6 +134,9 @@ fn aligned(size: usize, align: usize) -> usize {
 mod tests {
     use super::*;
 
+    /// Miri is slow.
+    const STEP: usize = if cfg!(miri) { 509 } else { 1 };
+
     #[test]
     fn sizes() {
         let sizes: Vec<usize> = CLASSES.iter().map(|c| c.size as usize).collect();
@@ -141,13 +145,14 @@ mod tests {
         assert_eq!(sizes[..20], first);
         assert_eq!(sizes[31..], [5120, 6144, 7168, 8192]);
         for (c, class) in CLASSES.iter().enumerate() {
-            let bytes = usize::from(class.pages) * PAGE;
-            assert_eq!(usize::from(class.capacity), bytes / sizes[c], "{}", sizes[c]);
+            let bytes = usize::from(class.units) * UNIT;
+            let used = if sizes[c] < 32 { ALIGN } else { bytes };
+            assert_eq!(usize::from(class.capacity), used / sizes[c], "{}", sizes[c]);
             assert!(class.capacity <= 256 && class.quarter > 0 && class.quarter < class.capacity);
             if sizes[c] > 512 {
                 assert_eq!(usize::from(class.capacity) * sizes[c], bytes);
             }
-            for offset in 0..bytes {
+            for offset in (0..bytes).step_by(STEP) {
                 assert_eq!(class.block_at(offset), offset / sizes[c]);
             }
         }
@@ -156,10 +161,10 @@ mod tests {
     #[test]
     fn layouts() {
         for align in (0..=13).map(|log| 1 << log) {
-            for bytes in 1..=LARGEST + 1 {
+            for bytes in (1..=LARGEST + 1).step_by(STEP) {
                 let class = class_of(Layout::from_size_align(bytes, align).unwrap());
                 let Some(class) = class else {
-                    assert!(bytes > LARGEST || align > PAGE, "{bytes} {align}");
+                    assert!(bytes > LARGEST || align > ALIGN, "{bytes} {align}");
                     continue;
                 };
                 let size = CLASSES[class].size as usize;

@@ -1,11 +1,11 @@
 //! The allocator that dirties few pages.
 //!
-//! The arena is a row of segments of 4 MiB. Each one starts with a prefix, which has an entry of 48 bytes for each page of
-//! the segment. What is free is written there, apart from the blocks, so that 4 KiB of entries speak for 85 pages. Memory
-//! that is free is never written.
+//! The arena is a row of segments of 4 MiB. Each one starts with a prefix, which has an entry of 48 bytes for each unit
+//! of 8 KiB. Entries say what is free, so that a free changes one of 85 entries in a page, rather than the page of the block.
+//! Free memory is never written.
 //!
-//! - Blocks of up to 8 KiB are cut from chunks of pages, each with blocks of one size ([`chunks`]).
-//! - Longer blocks, and chunks, are runs of pages inside a segment ([`runs`]).
+//! - Blocks of up to 8 KiB are cut from chunks of units, each with blocks of one size ([`chunks`]).
+//! - Longer blocks, and chunks, are runs of units inside a segment ([`runs`]).
 //! - Blocks that are too long for that are rows of segments ([`rows`]).
 //!
 //! Where a block is, is decided by its layout. In debug builds, freeing a block that cannot have been allocated with this
@@ -22,7 +22,7 @@ mod tests;
 
 use super::{ArenaAllocator, Grow, Usage};
 use classes::{CLASSES, class_of};
-use state::{Arena, Entry, PAGE, SEGMENT, Segment, bug, offset_of, page_at};
+use state::{ALIGN, Arena, Entry, SEGMENT, Segment, UNIT, bug, offset_of, unit_at};
 use std::alloc::Layout;
 use std::io;
 use std::ops::Range;
@@ -37,9 +37,9 @@ pub struct Segments;
 enum Place {
     /// In chunks of this class.
     Chunk(usize),
-    /// In a run of so many pages.
+    /// In a run of so many units.
     Run(u32),
-    /// In a row of segments: so many pages.
+    /// In a row of segments: so many units.
     Row(usize),
 }
 
@@ -50,10 +50,12 @@ fn place(layout: Layout) -> Place {
 
 #[inline(never)]
 fn place_large(layout: Layout) -> Place {
-    let pages = layout.size().div_ceil(PAGE);
-    match u32::try_from(pages) {
-        Ok(few) if runs::fits(pages, layout.align()) => Place::Run(few),
-        _ => Place::Row(pages),
+    // An arena starts at a multiple of `ALIGN`, so that a block of a higher alignment starts inside of its first unit.
+    let slack = if layout.align() > ALIGN { UNIT - ALIGN } else { 0 };
+    let units = (layout.size() + slack).div_ceil(UNIT);
+    match u32::try_from(units) {
+        Ok(few) if runs::fits(units, layout.align()) => Place::Run(few),
+        _ => Place::Row(units),
     }
 }
 
@@ -61,13 +63,12 @@ fn place_large(layout: Layout) -> Place {
 #[inline(never)]
 fn allocate_large(arena: Arena<'_>, layout: Layout, more: &impl Grow) -> Option<usize> {
     let align = layout.align();
-    let page = match place_large(layout) {
-        Place::Run(pages) if align > PAGE => runs::allocate_aligned(arena, pages, align, more),
-        Place::Run(pages) => runs::allocate(arena, pages, more),
-        Place::Row(pages) => rows::allocate(arena, pages, align, more),
+    match place_large(layout) {
+        Place::Run(units) if align > ALIGN => runs::allocate_aligned(arena, units, align, more),
+        Place::Run(units) => runs::allocate(arena, units, more).map(offset_of),
+        Place::Row(units) => rows::allocate(arena, units, align, more),
         Place::Chunk(_) => None,
-    };
-    page.map(offset_of)
+    }
 }
 
 /// Frees a block that is not in a chunk.
@@ -76,30 +77,30 @@ fn deallocate_large(arena: Arena<'_>, offset: usize, layout: Layout) {
     if cfg!(debug_assertions) {
         plausible(arena, offset, layout);
     }
-    let page = page_at(offset);
+    let unit = unit_at(offset);
     match place_large(layout) {
         Place::Row(_) => {
-            let segment = rows::row_at(page);
+            let segment = rows::row_at(unit);
             rows::free(arena, segment, arena.segment(segment).len.get());
         }
-        _ => runs::free(arena, page, u32::from(arena.entry(page).count.get())),
+        _ => runs::free(arena, unit, u32::from(arena.entry(unit).count.get())),
     }
 }
 
 /// Ends the process if a block that is not in a chunk cannot have been allocated with a layout.
 fn plausible(arena: Arena<'_>, offset: usize, layout: Layout) {
-    if offset >= arena.len() || !offset.is_multiple_of(PAGE) {
+    if offset >= arena.len() || !offset.is_multiple_of(ALIGN) {
         bug("a block was freed that is not in the arena");
     }
-    let page = page_at(offset);
+    let unit = unit_at(offset);
     let same = match place_large(layout) {
-        Place::Run(pages) => {
-            let run = arena.entry(page);
-            run.kind.get() == Entry::RUN && u32::from(run.count.get()) == pages
+        Place::Run(units) => {
+            let run = arena.entry(unit);
+            run.kind.get() == Entry::RUN && u32::from(run.count.get()) == units
         }
-        Place::Row(pages) => {
-            let row = arena.segment(rows::row_at(page));
-            row.kind.get() == Segment::USED && row.len.get() as usize == rows::len_of(page, pages)
+        Place::Row(units) => {
+            let row = arena.segment(rows::row_at(unit));
+            row.kind.get() == Segment::USED && row.len.get() as usize == rows::len_of(unit, units)
         }
         Place::Chunk(_) => false,
     };
@@ -111,19 +112,29 @@ fn plausible(arena: Arena<'_>, offset: usize, layout: Layout) {
 /// Changes the size of a block without moving it.
 #[inline(never)]
 fn resize(arena: Arena<'_>, offset: usize, from: Place, to: Place, more: &impl Grow) -> bool {
-    let page = page_at(offset);
+    let unit = unit_at(offset);
     match (from, to) {
-        (Place::Run(_), Place::Run(pages)) => runs::resize(arena, page, pages),
-        (Place::Row(_), Place::Row(pages)) => {
-            rows::resize(arena, rows::row_at(page), rows::len_of(page, pages), more)
+        (Place::Run(_), Place::Run(units)) => runs::resize(arena, unit, units),
+        (Place::Row(_), Place::Row(units)) => {
+            rows::resize(arena, rows::row_at(unit), rows::len_of(unit, units), more)
         }
         (from, to) => from == to,
     }
 }
 
+/// Makes what is free clean, in multiples of `system` units.
+fn release(
+    arena: Arena<'_>,
+    system: u32,
+    zero: &mut impl FnMut(Range<usize>) -> io::Result<()>,
+) -> io::Result<()> {
+    runs::release(arena, system, zero)?;
+    rows::release(arena, system, zero)
+}
+
 // SAFETY: a block is cut from a chunk, a run or a row, which are disjoint, in the arena, and without the prefixes (`check`
 // says so after each operation of the tests). Classes are multiples of the alignment, runs and rows are moved to it. All
-// links are numbers of pages and segments.
+// links are numbers of units and segments.
 unsafe impl ArenaAllocator for Segments {
     const NAME: &'static str = "segments";
     const FIRST: usize = SEGMENT;
@@ -179,9 +190,7 @@ unsafe impl ArenaAllocator for Segments {
     ) -> io::Result<()> {
         // SAFETY: as in `allocate`.
         let arena = unsafe { Arena::new(base) };
-        let system = page_at(memsnap::page_size()).max(1);
-        runs::release(arena, system, &mut zero)?;
-        rows::release(arena, system, &mut zero)
+        release(arena, unit_at(memsnap::page_size()).max(1), &mut zero)
     }
 
     unsafe fn check(base: NonNull<u8>) -> Result<Usage, String> {

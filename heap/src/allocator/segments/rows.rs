@@ -6,8 +6,8 @@
 use super::super::Grow;
 use super::runs;
 use super::state::{
-    Arena, CLEAN, DIRTY, MAX_SEGMENTS, PAGE, PAGES, PREFIX, PREFIX_PAGES, ROW_BINS, SEGMENT, Segment, Span,
-    offset_of, page_at, put,
+    Arena, CLEAN, DIRTY, MAX_SEGMENTS, PREFIX, PREFIX_UNITS, ROW_BINS, SEGMENT, Segment, Span, UNITS,
+    offset_of, put, unit_at,
 };
 use std::io;
 use std::ops::Range;
@@ -153,7 +153,7 @@ fn leave(arena: Arena<'_>, segment: u32, end: u32, dirty: Span) {
     set_before(arena, end, end - segment);
 }
 
-/// Takes one segment to be divided into pages. Its entries are zero. Also returns whether its pages may be dirty.
+/// Takes one segment to be divided into units. Its entries are zero. Also returns whether its units may be dirty.
 pub(super) fn take_one(arena: Arena<'_>, more: &impl Grow) -> Option<(u32, bool)> {
     let segment = find_or_grow(arena, 1, more)?;
     let dirty = carve(arena, segment, 0, 1);
@@ -163,29 +163,30 @@ pub(super) fn take_one(arena: Arena<'_>, more: &impl Grow) -> Option<(u32, bool)
     Some((segment, dirty))
 }
 
-/// Returns the first segment of the row whose block starts at a page.
+/// Returns the first segment of the row whose block starts at a unit.
 ///
 /// A block never starts in the prefix of its own first segment.
-pub(super) fn row_at(page: u32) -> u32 {
-    page.saturating_sub(PREFIX_PAGES) / PAGES
+pub(super) fn row_at(unit: u32) -> u32 {
+    unit.saturating_sub(PREFIX_UNITS) / UNITS
 }
 
-/// Returns how many segments a block has, from its first page.
-pub(super) fn len_of(page: u32, pages: usize) -> usize {
-    (page as usize + pages).div_ceil(PAGES as usize) - row_at(page) as usize
+/// Returns how many segments a block has, from its first unit.
+pub(super) fn len_of(unit: u32, units: usize) -> usize {
+    (unit as usize + units).div_ceil(UNITS as usize) - row_at(unit) as usize
 }
 
-/// Allocates a row. Returns the first page of the block.
-pub(super) fn allocate(arena: Arena<'_>, pages: usize, align: usize, more: &impl Grow) -> Option<u32> {
-    let spare = if align > PAGE { align / PAGE - 1 } else { 0 };
-    let all = pages.checked_add(spare)?.checked_add(PREFIX_PAGES as usize)?.div_ceil(PAGES as usize);
+/// Allocates a row. Returns the offset of the block.
+pub(super) fn allocate(arena: Arena<'_>, units: usize, align: usize, more: &impl Grow) -> Option<usize> {
+    let all =
+        units.checked_add(runs::spare(align))?.checked_add(PREFIX_UNITS as usize)?.div_ceil(UNITS as usize);
     let all = u32::try_from(all).ok().filter(|&all| all <= MAX_SEGMENTS)?;
     let segment = find_or_grow(arena, all, more)?;
     let at = arena.address() + segment as usize * SEGMENT + PREFIX;
-    let page = page_at(at.next_multiple_of(align) - arena.address());
-    let len = u32::try_from(len_of(page, pages)).ok()?;
-    carve(arena, segment, row_at(page) - segment, len);
-    Some(page)
+    let offset = at.next_multiple_of(align) - arena.address();
+    let unit = unit_at(offset);
+    let len = u32::try_from(len_of(unit, units)).ok()?;
+    carve(arena, segment, row_at(unit) - segment, len);
+    Some(offset)
 }
 
 /// Frees segments, and joins them with the free rows on both sides.
@@ -250,8 +251,8 @@ pub(super) fn release(
         while segment != 0 {
             let row = arena.segment(segment);
             let (next, dirty) = (row.next.get(), dirty_of(row));
-            let keep = if dirty.from == segment { PREFIX_PAGES.next_multiple_of(system) } else { 0 };
-            zero(offset_of(dirty.from * PAGES + keep)..dirty.to as usize * SEGMENT)?;
+            let keep = if dirty.from == segment { PREFIX_UNITS.next_multiple_of(system) } else { 0 };
+            zero(offset_of(dirty.from * UNITS + keep)..dirty.to as usize * SEGMENT)?;
             let (len, _, stale) = remove(arena, segment);
             insert(arena, segment, len, Span::EMPTY, stale);
             segment = next;
@@ -260,4 +261,4 @@ pub(super) fn release(
     Ok(())
 }
 
-const _: () = assert!(runs::LONGEST < PAGES);
+const _: () = assert!(runs::LONGEST < UNITS);

@@ -1,165 +1,174 @@
-//! Runs of pages inside a segment.
+//! Runs of units inside a segment.
 //!
-//! Two free runs are never neighbours. A free run is in the bin of its length, with the first page of it as the node.
+//! Two free runs are never neighbours. A free run is in the bin of its length, with the first unit of it as the node.
 
 use super::super::Grow;
 use super::chunks::unlink;
 use super::rows;
 use super::state::{
-    Arena, DIRTY, Entry, PAGE, PAGES, PREFIX_PAGES, RUN_BINS, Segment, Span, first_page, offset_of, put,
-    run_len, starts_segment,
+    ALIGN, Arena, CLEAN, DIRTY, Entry, PREFIX_UNITS, RUN_BINS, Segment, Span, UNIT, UNITS, first_unit,
+    offset_of, put, run_len, starts_segment, unit_at,
 };
 use std::io;
 use std::ops::Range;
 
-/// The pages of the longest run.
-pub(super) const LONGEST: u32 = PAGES - PREFIX_PAGES;
+/// The units of the longest run.
+pub(super) const LONGEST: u32 = UNITS - PREFIX_UNITS;
 
-/// A run with fewer dirty pages than this is not made clean: a system call costs more than it would give back.
-const WORTH: u32 = 16;
+/// A run with fewer dirty units than this is not made clean: a system call costs more than it would give back.
+const WORTH: u32 = 8;
 
 /// How many runs of one bin are looked at that may be too short.
 const TRIES: u32 = 8;
 
-/// Returns the bin of a run: exact up to 8 pages, then four bins for each doubling.
-pub(super) fn bin_of(pages: u32) -> usize {
-    if pages < 8 {
-        return pages.saturating_sub(1) as usize;
+/// Returns the bin of a run: exact up to 8 units, then four bins for each doubling.
+pub(super) fn bin_of(units: u32) -> usize {
+    if units < 8 {
+        return units.saturating_sub(1) as usize;
     }
-    let log = pages.ilog2();
-    7 + (log as usize - 3) * 4 + (pages >> (log - 2) & 3) as usize
+    let log = units.ilog2();
+    7 + (log as usize - 3) * 4 + (units >> (log - 2) & 3) as usize
 }
 
-/// Makes a free run, which is the first page's entry from now on, and puts it into its bin.
-fn insert(arena: Arena<'_>, page: u32, pages: u32, dirty: Span) {
-    let (head, run) = (arena.head(), arena.entry(page));
-    let (set, bin) = (dirty.set(), bin_of(pages));
-    let first = head.runs[set][bin].replace(page);
+/// Makes a free run, which is the first unit's entry from now on, and puts it into its bin.
+fn insert(arena: Arena<'_>, unit: u32, units: u32, dirty: Span) {
+    let (head, run) = (arena.head(), arena.entry(unit));
+    let (set, bin) = (dirty.set(), bin_of(units));
+    let first = head.runs[set][bin].replace(unit);
     if first == 0 {
         head.run_bits[set].set(head.run_bits[set].get() | 1 << bin);
     } else {
-        arena.entry(first).prev.set(page);
+        arena.entry(first).prev.set(unit);
     }
     run.kind.set(Entry::FREE);
-    run.count.set(run_len(pages));
+    run.count.set(run_len(units));
     run.next.set(first);
     run.prev.set(0);
     run.set_dirty(dirty);
 }
 
 /// Takes a free run out of its bin.
-fn remove(arena: Arena<'_>, page: u32) -> (u32, Span) {
-    let (head, run) = (arena.head(), arena.entry(page));
-    let (pages, dirty) = (u32::from(run.count.get()), run.dirty());
-    let (set, bin) = (dirty.set(), bin_of(pages));
+fn remove(arena: Arena<'_>, unit: u32) -> (u32, Span) {
+    let (head, run) = (arena.head(), arena.entry(unit));
+    let (units, dirty) = (u32::from(run.count.get()), run.dirty());
+    let (set, bin) = (dirty.set(), bin_of(units));
     let first = &head.runs[set][bin];
-    unlink(arena, first, page);
+    unlink(arena, first, unit);
     if first.get() == 0 {
         head.run_bits[set].set(head.run_bits[set].get() & !(1 << bin));
     }
-    if head.spare.get() == page {
+    if head.spare.get() == unit {
         head.spare.set(0);
     }
-    (pages, dirty)
+    (units, dirty)
 }
 
 /// Tells what is behind a run how much before it is free.
-fn set_before(arena: Arena<'_>, page: u32, free: u32) {
-    if !starts_segment(page) {
-        put(&arena.entry(page).before, run_len(free));
+fn set_before(arena: Arena<'_>, unit: u32, free: u32) {
+    if !starts_segment(unit) {
+        put(&arena.entry(unit).before, run_len(free));
     }
 }
 
-/// Returns a free run of at least `pages`: one with dirty pages rather than a clean one, then a short one.
-fn find(arena: Arena<'_>, pages: u32) -> Option<u32> {
-    let (head, bin) = (arena.head(), bin_of(pages));
-    [DIRTY, super::state::CLEAN].into_iter().find_map(|set| {
+/// Returns a free run of at least `units`: one with dirty units rather than a clean one, then a short one.
+fn find(arena: Arena<'_>, units: u32) -> Option<u32> {
+    let (head, bin) = (arena.head(), bin_of(units));
+    [DIRTY, CLEAN].into_iter().find_map(|set| {
         let bits = head.run_bits[set].get() >> bin;
-        let mut page = if bits & 1 == 1 { head.runs[set][bin].get() } else { 0 };
+        let mut unit = if bits & 1 == 1 { head.runs[set][bin].get() } else { 0 };
         for _ in 0..TRIES {
-            if page == 0 {
+            if unit == 0 {
                 break;
             }
-            let run = arena.entry(page);
-            if u32::from(run.count.get()) >= pages {
-                return Some(page);
+            let run = arena.entry(unit);
+            if u32::from(run.count.get()) >= units {
+                return Some(unit);
             }
-            page = run.next.get();
+            unit = run.next.get();
         }
         let longer = bits & !1;
         (longer != 0).then(|| head.runs[set][bin + longer.trailing_zeros() as usize].get())
     })
 }
 
-/// Returns a free run of at least `pages`, in a segment that is divided for it if necessary.
-fn find_or_divide(arena: Arena<'_>, pages: u32, more: &impl Grow) -> Option<u32> {
-    if let Some(page) = find(arena, pages) {
-        return Some(page);
+/// Returns a free run of at least `units`, in a segment that is divided for it if necessary.
+fn find_or_divide(arena: Arena<'_>, units: u32, more: &impl Grow) -> Option<u32> {
+    if let Some(unit) = find(arena, units) {
+        return Some(unit);
     }
     let (segment, dirty) = rows::take_one(arena, more)?;
     divide(arena, segment, dirty);
-    Some(first_page(segment))
+    Some(first_unit(segment))
 }
 
-/// Makes all pages of a segment a free run. Its entries are zero.
+/// Makes all units of a segment a free run. Its entries are zero.
 pub(super) fn divide(arena: Arena<'_>, segment: u32, dirty: bool) {
     let state = arena.segment(segment);
-    state.kind.set(Segment::PAGED);
+    state.kind.set(Segment::DIVIDED);
     state.len.set(1);
-    let (from, to) = (first_page(segment), (segment + 1) * PAGES);
+    let (from, to) = (first_unit(segment), (segment + 1) * UNITS);
     insert(arena, from, to - from, if dirty { Span::new(from, to) } else { Span::EMPTY });
 }
 
-/// Takes `pages` out of a free run, `lead` pages behind its start. What is left on both sides stays free.
-fn carve(arena: Arena<'_>, page: u32, lead: u32, pages: u32) {
-    let (all, dirty) = remove(arena, page);
-    let (start, end) = (page + lead, page + all);
+/// Takes `units` out of a free run, `lead` units behind its start. What is left on both sides stays free.
+fn carve(arena: Arena<'_>, unit: u32, lead: u32, units: u32) {
+    let (all, dirty) = remove(arena, unit);
+    let (start, end) = (unit + lead, unit + all);
     if lead > 0 {
-        insert(arena, page, lead, dirty.within(page, start));
+        insert(arena, unit, lead, dirty.within(unit, start));
     }
     let run = arena.entry(start);
     run.kind.set(Entry::RUN);
-    run.count.set(run_len(pages));
+    run.count.set(run_len(units));
     put(&run.before, run_len(lead));
-    leave(arena, start + pages, end, dirty);
+    leave(arena, start + units, end, dirty);
 }
 
 /// Makes what a run was shortened by a free run. No free run is behind it.
-fn leave(arena: Arena<'_>, page: u32, end: u32, dirty: Span) {
-    if page < end {
-        put(&arena.entry(page).before, 0);
-        insert(arena, page, end - page, dirty.within(page, end));
+fn leave(arena: Arena<'_>, unit: u32, end: u32, dirty: Span) {
+    if unit < end {
+        put(&arena.entry(unit).before, 0);
+        insert(arena, unit, end - unit, dirty.within(unit, end));
     }
-    set_before(arena, end, end - page);
+    set_before(arena, end, end - unit);
 }
 
-/// Allocates a run. Returns its first page.
-pub(super) fn allocate(arena: Arena<'_>, pages: u32, more: &impl Grow) -> Option<u32> {
-    let page = find_or_divide(arena, pages, more)?;
-    carve(arena, page, 0, pages);
-    Some(page)
+/// Allocates a run. Returns its first unit.
+pub(super) fn allocate(arena: Arena<'_>, units: u32, more: &impl Grow) -> Option<u32> {
+    let unit = find_or_divide(arena, units, more)?;
+    carve(arena, unit, 0, units);
+    Some(unit)
 }
 
-/// Whether a run of so many pages with this alignment is in a segment, wherever the segment is.
-pub(super) fn fits(pages: usize, align: usize) -> bool {
-    let spare = if align > PAGE { align / PAGE - 1 } else { 0 };
-    pages.saturating_add(spare) <= LONGEST as usize
+/// Returns how many more units are searched for, so that a block of this alignment is somewhere inside.
+pub(super) fn spare(align: usize) -> usize {
+    if align > ALIGN { align / UNIT - 1 } else { 0 }
 }
 
-/// Allocates a run at a multiple of `align`, which is more than a page. [`fits`] says that there can be one.
-pub(super) fn allocate_aligned(arena: Arena<'_>, pages: u32, align: usize, more: &impl Grow) -> Option<u32> {
-    let spare = super::state::page_at(align) - 1;
-    let page = find_or_divide(arena, pages + spare, more)?;
-    let at = arena.address() + offset_of(page);
-    let lead = super::state::page_at(at.next_multiple_of(align) - at);
-    carve(arena, page, lead, pages);
-    Some(page + lead)
+/// Whether a run of so many units with this alignment is in a segment, wherever the segment is.
+pub(super) fn fits(units: usize, align: usize) -> bool {
+    units.saturating_add(spare(align)) <= LONGEST as usize
 }
 
-/// Frees the pages of a run or chunk, and joins them with the free runs on both sides.
-pub(super) fn free(arena: Arena<'_>, page: u32, pages: u32) {
-    let entry = arena.entry(page);
-    let (mut start, mut end) = (page, page + pages);
+/// Allocates a run with a multiple of `align`, which is more than [`ALIGN`]. [`fits`] says that there can be one. Returns
+/// the offset of this multiple, which is in the first unit of the run.
+pub(super) fn allocate_aligned(
+    arena: Arena<'_>,
+    units: u32,
+    align: usize,
+    more: &impl Grow,
+) -> Option<usize> {
+    let unit = find_or_divide(arena, units + unit_at(align) - 1, more)?;
+    let at = arena.address() + offset_of(unit);
+    let offset = at.next_multiple_of(align) - arena.address();
+    carve(arena, unit, unit_at(offset) - unit, units);
+    Some(offset)
+}
+
+/// Frees the units of a run or chunk, and joins them with the free runs on both sides.
+pub(super) fn free(arena: Arena<'_>, unit: u32, units: u32) {
+    let entry = arena.entry(unit);
+    let (mut start, mut end) = (unit, unit + units);
     let mut dirty = Span::new(start, end);
     entry.kind.set(Entry::INSIDE);
     let before = u32::from(entry.before.get());
@@ -173,11 +182,11 @@ pub(super) fn free(arena: Arena<'_>, page: u32, pages: u32) {
         dirty = dirty.join(its);
         end += behind;
     }
-    let segment = page / PAGES;
+    let segment = unit / UNITS;
     if end - start == LONGEST && segment != 0 {
         let spare = &arena.head().spare;
         if spare.get() != 0 {
-            // Two runs of LONGEST pages are two whole segments: one is enough for what comes.
+            // Two runs of LONGEST units are two whole segments: one is enough for what comes.
             arena.segment(segment).stale.set(1);
             return rows::free(arena, segment, 1);
         }
@@ -188,31 +197,31 @@ pub(super) fn free(arena: Arena<'_>, page: u32, pages: u32) {
 }
 
 /// Changes the length of a run in place.
-pub(super) fn resize(arena: Arena<'_>, page: u32, pages: u32) -> bool {
-    let run = arena.entry(page);
-    let (now, end) = (u32::from(run.count.get()), page + u32::from(run.count.get()));
-    if pages < now {
-        run.count.set(run_len(pages));
-        let rest = arena.entry(page + pages);
+pub(super) fn resize(arena: Arena<'_>, unit: u32, units: u32) -> bool {
+    let run = arena.entry(unit);
+    let (now, end) = (u32::from(run.count.get()), unit + u32::from(run.count.get()));
+    if units < now {
+        run.count.set(run_len(units));
+        let rest = arena.entry(unit + units);
         put(&rest.before, 0);
-        free(arena, page + pages, now - pages);
-    } else if pages > now {
+        free(arena, unit + units, now - units);
+    } else if units > now {
         if starts_segment(end) {
             return false;
         }
         let behind = arena.entry(end);
-        if behind.kind.get() != Entry::FREE || now + u32::from(behind.count.get()) < pages {
+        if behind.kind.get() != Entry::FREE || now + u32::from(behind.count.get()) < units {
             return false;
         }
         let (all, dirty) = remove(arena, end);
         behind.kind.set(Entry::INSIDE);
-        run.count.set(run_len(pages));
-        leave(arena, page + pages, end + all, dirty);
+        run.count.set(run_len(units));
+        leave(arena, unit + units, end + all, dirty);
     }
     true
 }
 
-/// Passes the dirty pages of long free runs to `zero`, as whole pages of the system, and makes these runs clean.
+/// Passes the dirty units of long free runs to `zero`, as whole pages of the system, and makes these runs clean.
 ///
 /// What is left over at the ends of a run shares a system page with something in use. Once that is freed, too, the whole
 /// system page is passed.
@@ -222,21 +231,21 @@ pub(super) fn release(
     zero: &mut impl FnMut(Range<usize>) -> io::Result<()>,
 ) -> io::Result<()> {
     for bin in bin_of(WORTH)..RUN_BINS {
-        let mut page = arena.head().runs[DIRTY][bin].get();
-        while page != 0 {
-            let run = arena.entry(page);
+        let mut unit = arena.head().runs[DIRTY][bin].get();
+        while unit != 0 {
+            let run = arena.entry(unit);
             let next = run.next.get();
-            let (dirty, end) = (run.dirty(), page + u32::from(run.count.get()));
-            let from = (dirty.from / system * system).max(page).next_multiple_of(system);
+            let (dirty, end) = (run.dirty(), unit + u32::from(run.count.get()));
+            let from = (dirty.from / system * system).max(unit).next_multiple_of(system);
             let to = dirty.to.next_multiple_of(system).min(end) / system * system;
             if from < to && to - from >= WORTH {
                 zero(offset_of(from)..offset_of(to))?;
                 let spare = arena.head().spare.get();
-                let (pages, _) = remove(arena, page);
-                insert(arena, page, pages, Span::EMPTY);
+                let (units, _) = remove(arena, unit);
+                insert(arena, unit, units, Span::EMPTY);
                 put(&arena.head().spare, spare);
             }
-            page = next;
+            unit = next;
         }
     }
     Ok(())

@@ -1,44 +1,52 @@
 //! The allocator's state: where it is in the arena, and access to it.
 //!
-//! All fields are cells, so that one part of the state can be reached twice. All links are numbers of pages or segments.
-//! The number 0 means none: page 0 and segment 0 are never in a list.
+//! All fields are cells, so that one part of the state can be reached twice. All links are numbers of units or segments.
+//! The number 0 means none: unit 0 and segment 0 are never in a list.
 
 use super::super::HEADER;
 use super::classes;
 use std::cell::Cell;
+use std::io::{self, Write};
 use std::marker::PhantomData;
 use std::ptr::NonNull;
 
-/// The unit of allocation, whatever the system's page size is.
-pub(super) const PAGE: usize = 4 << 10;
+/// The unit of runs and chunks, whatever the system's page size is. Units of 8 KiB need half as many pages of entries as
+/// units of 4 KiB, and most entries are changed by frees of random blocks.
+pub(super) const UNIT: usize = 8 << 10;
+/// What the arena is aligned to, at least. No offset says more about the alignment of an address.
+pub(super) const ALIGN: usize = 4 << 10;
 /// The length of a segment in bytes.
 pub(super) const SEGMENT: usize = 4 << 20;
-/// The length of a segment in pages.
-pub(super) const PAGES: u32 = 1 << 10;
-/// The bytes at the start of a segment that hold state: one entry for each page.
-pub(super) const PREFIX: usize = size_of::<Entry>() * PAGES as usize;
-/// The pages of the prefix. They need no entries, whose place holds the heads.
-pub(super) const PREFIX_PAGES: u32 = 12;
-/// The first page of segment 0 that can be allocated. Its prefix has more state, in place of the entries before.
-const FIRST_PAGE: u32 = 20;
-/// The largest number of segments: pages have 32-bit numbers.
-pub(super) const MAX_SEGMENTS: u32 = (1 << 22) - 1;
-/// How many bins there are for runs of pages.
-pub(super) const RUN_BINS: usize = 35;
+/// The length of a segment in units.
+pub(super) const UNITS: u32 = 1 << 9;
+/// The bytes at the start of a segment that hold state: one entry for each unit.
+pub(super) const PREFIX: usize = PREFIX_UNITS as usize * UNIT;
+/// How many bytes of it the entries are.
+const ENTRIES: usize = UNITS as usize * size_of::<Entry>();
+/// The units of the prefix. They need no entries, whose place holds the heads.
+pub(super) const PREFIX_UNITS: u32 = 4;
+/// The first unit of segment 0 that can be allocated. Its prefix has more state, in place of the entries before.
+const FIRST_UNIT: u32 = 19;
+/// The largest number of segments: units have 32-bit numbers.
+pub(super) const MAX_SEGMENTS: u32 = (1 << 23) - 1;
+/// How many bins there are for runs of units.
+pub(super) const RUN_BINS: usize = 31;
 /// How many bins there are for rows of segments.
-pub(super) const ROW_BINS: usize = 22;
+pub(super) const ROW_BINS: usize = 23;
 
 const _: () = {
-    assert!(PREFIX == PREFIX_PAGES as usize * PAGE);
-    assert!(HEADER + size_of::<Segment>() <= PREFIX_PAGES as usize * size_of::<Entry>());
-    assert!(HEAD + size_of::<Head>() <= FIRST_PAGE as usize * size_of::<Entry>());
+    assert!(ENTRIES <= PREFIX);
+    assert!(HEADER + size_of::<Segment>() <= PREFIX_UNITS as usize * size_of::<Entry>());
+    assert!(HEAD + size_of::<Head>() <= FIRST_UNIT as usize * size_of::<Entry>());
     assert!(HEADER.is_multiple_of(16) && align_of::<Head>() <= 8 && align_of::<Entry>() == 8);
 };
 
 /// Where the head is in the arena.
 const HEAD: usize = HEADER + size_of::<Segment>();
+#[cfg(test)]
+pub(super) const HEAD_END: usize = HEAD + size_of::<Head>();
 
-/// Bins of free runs or rows: of those that are all zero, and of those that have dirty pages.
+/// Bins of free runs or rows: of those that are all zero, and of those that have dirty units.
 pub(super) const CLEAN: usize = 0;
 pub(super) const DIRTY: usize = 1;
 
@@ -86,15 +94,15 @@ pub(super) struct Segment {
 }
 
 impl Segment {
-    /// A segment that is divided into pages.
-    pub(super) const PAGED: u32 = 1;
+    /// A segment that is divided into units.
+    pub(super) const DIVIDED: u32 = 1;
     /// A row with one block.
     pub(super) const USED: u32 = 2;
     /// A free row.
     pub(super) const FREE: u32 = 3;
 }
 
-/// What a page is.
+/// What a unit is.
 #[repr(C)]
 pub(super) struct Entry {
     /// Of a chunk: one bit for each block, which is set if the block is free. Of a free run: see [`Entry::dirty`].
@@ -102,31 +110,31 @@ pub(super) struct Entry {
     /// The list of chunks or of free runs.
     pub(super) next: Cell<u32>,
     pub(super) prev: Cell<u32>,
-    /// Of a chunk: how many blocks are free. Of a run: how many pages it has.
+    /// Of a chunk: how many blocks are free. Of a run: how many units it has.
     pub(super) count: Cell<u16>,
     /// Of a chunk: see `chunks`.
     pub(super) trigger: Cell<u16>,
-    /// Of the first page of a run or chunk: the length of the free run before it.
+    /// Of the first unit of a run or chunk: the length of the free run before it.
     pub(super) before: Cell<u16>,
     /// One of the constants below.
     pub(super) kind: Cell<u8>,
-    /// Of a chunk: its class. Of a later page of a chunk: how far the first one is before it.
+    /// Of a chunk: its class. Of a later unit of a chunk: how far the first one is before it.
     pub(super) class: Cell<u8>,
 }
 
 impl Entry {
-    /// Not the first page of a run. Also what zero bytes mean.
+    /// Not the first unit of a run. Also what zero bytes mean.
     pub(super) const INSIDE: u8 = 0;
-    /// The first page of a free run.
+    /// The first unit of a free run.
     pub(super) const FREE: u8 = 1;
-    /// The first page of a run with one block.
+    /// The first unit of a run with one block.
     pub(super) const RUN: u8 = 2;
-    /// The first page of a chunk.
+    /// The first unit of a chunk.
     pub(super) const CHUNK: u8 = 3;
-    /// Another page of a chunk.
+    /// Another unit of a chunk.
     pub(super) const PART: u8 = 4;
 
-    /// The pages of a free run that may not be zero.
+    /// The units of a free run that may not be zero.
     #[inline]
     pub(super) fn dirty(&self) -> Span {
         let both = self.bits[0].get();
@@ -144,7 +152,7 @@ fn low_half(value: u64) -> u32 {
     value as u32
 }
 
-/// A range of pages or segments. The empty one is from 0 to 0.
+/// A range of units or segments. The empty one is from 0 to 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Span {
     pub(super) from: u32,
@@ -182,13 +190,13 @@ impl Span {
         }
     }
 
-    /// The set of bins for a free run or row with these dirty pages.
+    /// The set of bins for a free run or row with these dirty units.
     pub(super) fn set(self) -> usize {
         if self.is_empty() { CLEAN } else { DIRTY }
     }
 }
 
-/// Writes a value that changes. A page that is only read is not copied.
+/// Writes a value if it is another one: a page that is only read does not become dirty.
 #[inline]
 pub(super) fn put<T: Copy + PartialEq>(cell: &Cell<T>, value: T) {
     if cell.get() != value {
@@ -196,46 +204,43 @@ pub(super) fn put<T: Copy + PartialEq>(cell: &Cell<T>, value: T) {
     }
 }
 
-/// Returns the page at an offset in the arena.
+/// Returns the unit at an offset in the arena.
 #[inline]
-#[allow(clippy::cast_possible_truncation, reason = "an arena has less than 2^32 pages: MAX_SEGMENTS")]
-pub(super) fn page_at(offset: usize) -> u32 {
-    (offset / PAGE) as u32
+#[allow(clippy::cast_possible_truncation, reason = "an arena has less than 2^32 units: MAX_SEGMENTS")]
+pub(super) fn unit_at(offset: usize) -> u32 {
+    (offset / UNIT) as u32
 }
 
-/// Returns the offset of a page in the arena.
+/// Returns the offset of a unit in the arena.
 #[inline]
-pub(super) fn offset_of(page: u32) -> usize {
-    page as usize * PAGE
+pub(super) fn offset_of(unit: u32) -> usize {
+    unit as usize * UNIT
 }
 
-/// Returns the number of pages in a segment that `pages` is less than or equal to.
+/// Returns the length of a run as entries have it.
 #[inline]
-#[allow(
-    clippy::cast_possible_truncation,
-    reason = "callers pass lengths of runs, which have less than 2^10 pages"
-)]
-pub(super) fn run_len(pages: u32) -> u16 {
-    pages as u16
+#[allow(clippy::cast_possible_truncation, reason = "a run has less than 2^9 units")]
+pub(super) fn run_len(units: u32) -> u16 {
+    units as u16
 }
 
-/// Returns the first page of a segment that can be allocated.
-pub(super) fn first_page(segment: u32) -> u32 {
-    if segment == 0 { FIRST_PAGE } else { segment * PAGES + PREFIX_PAGES }
+/// Returns the first unit of a segment that can be allocated.
+pub(super) fn first_unit(segment: u32) -> u32 {
+    if segment == 0 { FIRST_UNIT } else { segment * UNITS + PREFIX_UNITS }
 }
 
-/// Whether a page is the first one of a segment, or the end of the arena.
-pub(super) fn starts_segment(page: u32) -> bool {
-    page.is_multiple_of(PAGES)
+/// Whether a unit is the first one of a segment, or the end of the arena.
+pub(super) fn starts_segment(unit: u32) -> bool {
+    unit.is_multiple_of(UNITS)
 }
 
 /// Ends the process because of a bug: a panic would unwind through a caller that does not expect one.
 #[cold]
 #[inline(never)]
 pub(super) fn bug(what: &str) -> ! {
-    eprintln!(
-        "memsnap-heap: {what}; the process is aborted, because memory is not what its owner believes it is"
-    );
+    // If the message cannot be written, the process is aborted without it.
+    let _ =
+        writeln!(io::stderr(), "memsnap-heap: {what}; the process is aborted, because its memory is damaged");
     std::process::abort();
 }
 
@@ -249,8 +254,8 @@ pub(super) struct Arena<'a> {
 impl<'a> Arena<'a> {
     /// # Safety
     ///
-    /// `base` is the start of an arena, which is valid for reads and writes of its length and aligned to a page. For
-    /// `'a`, its state is only accessed with values made here, on one thread. At least the length in the head is right.
+    /// `base` is the start of an arena, which is valid for reads and writes of its length and aligned to
+    /// [`ALIGN`]. For `'a`, its state is only accessed with values made here, on one thread. At least the length in the head is right.
     #[inline]
     pub(super) unsafe fn new(base: NonNull<u8>) -> Self {
         Self { base, state: PhantomData }
@@ -258,41 +263,41 @@ impl<'a> Arena<'a> {
 
     #[inline]
     pub(super) fn head(self) -> &'a Head {
-        // SAFETY: the head is in the first page of the arena (an assertion above), so the sum is inside of it.
+        // SAFETY: the head is in the first unit of the arena (an assertion above), so the sum is inside of it.
         let head = unsafe { self.base.add(HEAD) };
-        // SAFETY: `base` is aligned to a page and `HEAD` to the head. The bytes are initialized (an arena starts as zeros)
+        // SAFETY: `base` is aligned to `ALIGN` and `HEAD` to the head. The bytes are initialized (an arena starts as zeros)
         // and all are valid. All fields are cells, and other references to them are of the same type.
         unsafe { head.cast::<Head>().as_ref() }
     }
 
-    /// Returns the state of a segment that is the first one of a row, or divided into pages, or about to be either.
+    /// Returns the state of a segment that is the first one of a row, or divided into units, or about to be either.
     pub(super) fn segment(self, segment: u32) -> &'a Segment {
         if segment >= self.head().segments.get() {
             bug("a segment behind the end of the arena");
         }
         // SAFETY: the segment is inside the arena, so the sum is, too.
         let state = unsafe { self.base.add(segment as usize * SEGMENT + HEADER) };
-        // SAFETY: as in `head`. No block overlaps the first page of such a segment.
+        // SAFETY: as in `head`. No block overlaps the first unit of such a segment.
         unsafe { state.cast::<Segment>().as_ref() }
     }
 
-    /// Returns the entry of a page of a segment that is divided into pages.
+    /// Returns the entry of a unit of a segment that is divided into units.
     #[inline]
-    pub(super) fn entry(self, page: u32) -> &'a Entry {
-        if page / PAGES >= self.head().segments.get() {
-            bug("a page behind the end of the arena");
+    pub(super) fn entry(self, unit: u32) -> &'a Entry {
+        if unit / UNITS >= self.head().segments.get() {
+            bug("a unit behind the end of the arena");
         }
         // SAFETY: just checked.
-        unsafe { self.entry_unchecked(page) }
+        unsafe { self.entry_unchecked(unit) }
     }
 
     /// # Safety
     ///
-    /// The page is inside the arena.
+    /// The unit is inside the arena.
     #[inline]
-    pub(super) unsafe fn entry_unchecked(self, page: u32) -> &'a Entry {
-        let offset = (page / PAGES) as usize * SEGMENT + (page % PAGES) as usize * size_of::<Entry>();
-        // SAFETY: the page is inside the arena (a condition), and so is the prefix of its segment.
+    pub(super) unsafe fn entry_unchecked(self, unit: u32) -> &'a Entry {
+        let offset = (unit / UNITS) as usize * SEGMENT + (unit % UNITS) as usize * size_of::<Entry>();
+        // SAFETY: the unit is inside the arena (a condition), and so is the prefix of its segment.
         let entry = unsafe { self.base.add(offset) };
         // SAFETY: as in `head`: offsets of entries are multiples of 8. No block overlaps the prefix of such a segment.
         unsafe { entry.cast::<Entry>().as_ref() }
@@ -300,11 +305,11 @@ impl<'a> Arena<'a> {
 
     /// Makes the entries of a segment zero. Nothing in the segment is in use.
     pub(super) fn clear_entries(self, segment: u32) {
-        let from = PREFIX_PAGES as usize * size_of::<Entry>();
+        let from = PREFIX_UNITS as usize * size_of::<Entry>();
         // SAFETY: callers pass a segment inside the arena: `segment` gave them its state.
         let entries = unsafe { self.base.add(segment as usize * SEGMENT + from) };
         // SAFETY: the prefix is inside the segment, and nothing refers to its entries now.
-        unsafe { entries.write_bytes(0, PREFIX - from) };
+        unsafe { entries.write_bytes(0, ENTRIES - from) };
     }
 
     /// Returns the address of a block.
