@@ -1,8 +1,10 @@
-//! A store in memory with a clock that can be set forward. It loses the connection after a number of requests, calls
-//! functions of a test before it writes an object, and remembers what it wrote and deleted.
-#![allow(dead_code, reason = "each test file uses a part")]
+//! `Odd`: a store in memory that loses the connection, ignores conditions, fails, is slow, or returns wrong lengths.
+//!
+//! Its clock can be set forward. It calls functions of a test before it writes an object, and remembers what it wrote and
+//! deleted. The unit tests of remotes include this file too.
+#![allow(dead_code, reason = "each test uses a part")]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::ops::Range;
 use std::pin::Pin;
@@ -12,19 +14,43 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
-use futures::{FutureExt, StreamExt};
-use memsnap_store::{Remote, RemoteOptions};
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, Result,
 };
 
-pub(crate) struct Failing {
-    inner: Arc<InMemory>,
-    /// The number of requests that are still answered.
-    left: AtomicUsize,
+/// The behaviour of the store.
+#[derive(Debug)]
+pub(crate) enum Odds {
+    /// It is an ordinary store.
+    None,
+    /// Objects are overwritten, whatever the condition.
+    IgnoresConditions,
+    /// The client does not support conditional requests.
+    LacksConditions,
+    /// Each request for each object fails once.
+    FailsOnce(Mutex<HashSet<String>>),
+    /// The request with this number fails, before or after it had its effect.
+    Fails { number: usize, after: bool },
+    /// The connection is lost after this many requests.
+    LosesConnection { after: usize },
+    /// Each answer takes this long.
+    Slow(Duration),
+    /// Objects claim to have this length, and have no end.
+    Endless { claimed: u64 },
+    /// Answers end after this many bytes.
+    Cut(usize),
+    /// Each request panics.
+    Panics,
+}
+
+pub(crate) struct Odd {
+    pub(crate) inner: Arc<InMemory>,
+    odds: Odds,
+    requests: AtomicUsize,
     /// The objects that were written, in this order. Those that were deleted begin with `delete `.
     written: Mutex<Vec<String>>,
     /// By how much the clock is ahead of that of this machine.
@@ -35,35 +61,36 @@ pub(crate) struct Failing {
     hooks: Mutex<Vec<(String, Hook)>>,
     /// How long the deletion of a page of packs takes.
     delete_time: Mutex<Duration>,
-    ignores_conditions: bool,
 }
 
 type Hook = Box<dyn FnOnce() + Send>;
-
 type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T>> + Send + 'a>>;
 
-impl Failing {
-    /// Returns a store that answers a number of requests, and no others.
-    pub(crate) fn new(inner: Arc<InMemory>, requests: usize) -> Arc<Self> {
-        Arc::new(Self::new_at(inner, requests, false))
+impl Odd {
+    pub(crate) fn new(odds: Odds) -> Arc<Self> {
+        Self::with(Arc::default(), odds)
     }
 
-    /// Returns a store that answers all requests, and ignores conditions.
-    pub(crate) fn without_conditions() -> Arc<Self> {
-        Arc::new(Self::new_at(Arc::default(), usize::MAX, true))
-    }
-
-    fn new_at(inner: Arc<InMemory>, requests: usize, ignores_conditions: bool) -> Self {
-        Self {
+    /// Returns a store with the objects of `inner`.
+    pub(crate) fn with(inner: Arc<InMemory>, odds: Odds) -> Arc<Self> {
+        Arc::new(Self {
             inner,
-            left: requests.into(),
+            odds,
+            requests: AtomicUsize::new(0),
             written: Mutex::default(),
             ahead: Mutex::default(),
             stamps: Mutex::default(),
             hooks: Mutex::default(),
             delete_time: Mutex::default(),
-            ignores_conditions,
-        }
+        })
+    }
+
+    pub(crate) fn requests(&self) -> usize {
+        self.requests.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn written(&self) -> Vec<String> {
+        self.written.lock().unwrap().clone()
     }
 
     /// Sets the clock of the store forward.
@@ -81,9 +108,46 @@ impl Failing {
         self.hooks.lock().unwrap().push((path.into(), Box::new(hook)));
     }
 
+    /// Counts a request. Fails if it does not arrive.
+    fn count(&self) -> Result<usize> {
+        let number = self.requests.fetch_add(1, Ordering::Relaxed);
+        match self.odds {
+            Odds::LosesConnection { after } if number >= after => Err(fault("the connection was lost")),
+            Odds::Fails { number: failing, after: false } if failing == number => Err(fault("injected")),
+            _ => Ok(number),
+        }
+    }
+
+    /// Counts a listing or a deletion. These have no effect before they fail.
+    fn count_stream(&self) -> Result<()> {
+        let number = self.count()?;
+        match self.odds {
+            Odds::Fails { number: failing, .. } if failing == number => Err(fault("injected")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs a request with the behaviour that all requests have.
+    async fn request<T>(&self, mut what: String, request: impl Future<Output = Result<T>>) -> Result<T> {
+        let number = self.count()?;
+        if let Some((before, _random)) = what.split_once("/probe/") {
+            what = before.to_owned();
+        }
+        match &self.odds {
+            Odds::FailsOnce(seen) if seen.lock().unwrap().insert(what) => return Err(fault("injected")),
+            Odds::Fails { number: failing, .. } if *failing == number => {
+                let _lost = request.await;
+                return Err(fault("injected"));
+            }
+            Odds::Slow(time) => tokio::time::sleep(*time).await,
+            Odds::Panics => panic!("injected"),
+            _ => {}
+        }
+        request.await
+    }
+
     /// Notes that an object is about to be written.
-    fn write(&self, path: &Path) -> Result<()> {
-        self.take()?;
+    fn write(&self, path: &Path) {
         let mut hooks = self.hooks.lock().unwrap();
         let hook = hooks.iter().position(|(start, _)| path.as_ref().starts_with(start));
         let hook = hook.map(|number| hooks.remove(number).1);
@@ -94,7 +158,6 @@ impl Failing {
         }
         self.written.lock().unwrap().push(path.to_string());
         self.stamps.lock().unwrap().insert(path.to_string(), *self.ahead.lock().unwrap());
-        Ok(())
     }
 
     /// Gives an object the time of the clock of this store.
@@ -105,36 +168,51 @@ impl Failing {
         meta
     }
 
-    pub(crate) fn remote(self: &Arc<Self>) -> memsnap_store::Result<Remote> {
-        Remote::with_store(self.clone(), "", &RemoteOptions::new())
-    }
-
-    pub(crate) fn written(&self) -> Vec<String> {
-        self.written.lock().unwrap().clone()
-    }
-
-    fn take(&self) -> Result<()> {
-        match self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)) {
-            Ok(_) => Ok(()),
-            Err(_) => Err(Error::Generic { store: "failing", source: "the connection was lost".into() }),
+    fn alter(&self, mut result: GetResult) -> GetResult {
+        result.meta = self.stamp(result.meta);
+        match &self.odds {
+            Odds::Endless { claimed } => {
+                result.meta.size = *claimed;
+                let chunks = stream::repeat_with(|| Ok(Bytes::from(vec![7; 1000])));
+                result.payload = GetResultPayload::Stream(chunks.boxed());
+            }
+            Odds::Cut(len) => {
+                let len = *len;
+                let meta = result.meta.clone();
+                let (range, attributes) = (result.range.clone(), result.attributes.clone());
+                let cut = result.into_stream().map_ok(move |chunk| chunk.slice(..len.min(chunk.len())));
+                return GetResult {
+                    payload: GetResultPayload::Stream(cut.boxed()),
+                    meta,
+                    range,
+                    attributes,
+                    extensions: Default::default(),
+                };
+            }
+            _ => {}
         }
+        result
     }
 }
 
-impl fmt::Debug for Failing {
+fn fault(what: &str) -> Error {
+    Error::Generic { store: "odd", source: what.into() }
+}
+
+impl fmt::Debug for Odd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Failing")
+        f.write_str("Odd")
     }
 }
 
-impl fmt::Display for Failing {
+impl fmt::Display for Odd {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("failing")
+        f.write_str("odd")
     }
 }
 
 // The form that the macro `async_trait` gives the functions of the trait.
-impl ObjectStore for Failing {
+impl ObjectStore for Odd {
     fn put_opts<'a, 'b, 'c>(
         &'a self,
         path: &'b Path,
@@ -146,11 +224,23 @@ impl ObjectStore for Failing {
         'b: 'c,
     {
         async move {
-            self.write(path)?;
-            if self.ignores_conditions {
-                options.mode = PutMode::Overwrite;
+            if matches!(options.mode, PutMode::Create) {
+                match self.odds {
+                    Odds::IgnoresConditions => options.mode = PutMode::Overwrite,
+                    Odds::LacksConditions => {
+                        return Err(Error::NotImplemented {
+                            operation: "create".into(),
+                            implementer: "odd".into(),
+                        });
+                    }
+                    _ => {}
+                }
             }
-            self.inner.put_opts(path, payload, options).await
+            let put = async {
+                self.write(path);
+                self.inner.put_opts(path, payload, options).await
+            };
+            self.request(format!("put {path}"), put).await
         }
         .boxed()
     }
@@ -165,8 +255,11 @@ impl ObjectStore for Failing {
         'b: 'c,
     {
         async move {
-            self.write(path)?;
-            self.inner.put_multipart_opts(path, options).await
+            let put = async {
+                self.write(path);
+                self.inner.put_multipart_opts(path, options).await
+            };
+            self.request(format!("parts {path}"), put).await
         }
         .boxed()
     }
@@ -177,10 +270,8 @@ impl ObjectStore for Failing {
         'b: 'c,
     {
         async move {
-            self.take()?;
-            let mut result = self.inner.get_opts(path, options).await?;
-            result.meta = self.stamp(result.meta);
-            Ok(result)
+            let what = format!("get {path} {}", options.head);
+            self.request(what, self.inner.get_opts(path, options)).await.map(|result| self.alter(result))
         }
         .boxed()
     }
@@ -195,15 +286,12 @@ impl ObjectStore for Failing {
         'b: 'd,
         'c: 'd,
     {
-        async move {
-            self.take()?;
-            self.inner.get_ranges(path, ranges).await
-        }
-        .boxed()
+        async move { self.request(format!("ranges {path}"), self.inner.get_ranges(path, ranges)).await }
+            .boxed()
     }
 
     fn delete_stream(&self, paths: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
-        if let Err(error) = self.take() {
+        if let Err(error) = self.count_stream() {
             return stream::iter([Err(error)]).boxed();
         }
         // The requests of this crate name all objects at once.
@@ -217,7 +305,7 @@ impl ObjectStore for Failing {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        match self.take() {
+        match self.count_stream() {
             Ok(()) => {
                 // The store is in memory, so the listing is there at once.
                 let listed: Vec<_> = self.inner.list(prefix).collect().now_or_never().unwrap_or_default();
