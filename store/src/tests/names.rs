@@ -89,7 +89,8 @@ fn repositories_with_such_names_stay_readable() {
         repository.remove_name(name).unwrap();
     }
     assert_eq!(repository.names().unwrap().len(), 2);
-    assert_eq!(storage.list("names").unwrap().len(), 2);
+    // On Windows, these files cannot exist, and so are not deleted.
+    assert_eq!(storage.list("names").unwrap().len(), if cfg!(windows) { 4 } else { 2 });
 }
 
 #[cfg(feature = "remote")]
