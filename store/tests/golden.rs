@@ -298,16 +298,16 @@ fn the_fixture_has_all_kinds_of_files() {
     assert!(files["config"].starts_with(b"{\"format\":1,\"repository\":\""), "{:?}", files["config"]);
     let (mut depths, mut encodings) = (BTreeMap::<usize, usize>::new(), [0, 0]);
     for (path, bytes) in &files {
-        if path.starts_with("manifests/") {
+        if let Some(id) = path.strip_prefix("manifests/") {
             assert_eq!(bytes[..12], *b"memsnapM\x01\0\0\0", "{path}");
-            assert_eq!(blake3::hash(bytes).to_string(), path["manifests/".len()..]);
+            assert_eq!(blake3::hash(bytes).to_string(), *id);
             let (has_base, depth) = (bytes[12] & 2 != 0, number(bytes, 104, 4));
             assert_eq!(has_base, depth > 0);
             *depths.entry(depth).or_default() += 1;
         }
-        if path.starts_with("packs/") {
+        if let Some(id) = path.strip_prefix("packs/") {
             assert_eq!(bytes[..12], *b"memsnapP\x01\0\0\0", "{path}");
-            assert_eq!(blake3::hash(bytes).to_string(), path["packs/".len()..]);
+            assert_eq!(blake3::hash(bytes).to_string(), *id);
             let (frames, blocks) = (number(bytes, bytes.len() - 48, 4), number(bytes, bytes.len() - 44, 4));
             let table = bytes.len() - 48 - 32 * blocks - 8 * frames;
             (0..frames).for_each(|n| encodings[usize::from(bytes[table + 8 * n + 5])] += 1);
