@@ -54,6 +54,8 @@ use_cross_tools() {
         target=$machine-unknown-linux-gnu
         flags "$target" -Ctarget-feature=+crt-static -Crelocation-model=static
         linker "$target" "$cache/bin/$machine-linux-gnu-gcc"
+        # Compiles the same C code.
+        export "CC_${target//-/_}=$cache/bin/$machine-linux-gnu-gcc"
     done
     flags x86_64-unknown-linux-musl
     runner aarch64-unknown-linux-gnu "$here/vm-runner aarch64"

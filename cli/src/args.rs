@@ -18,6 +18,8 @@ use crate::remote;
 #[derive(Parser, Debug)]
 #[command(
     name = "memsnap",
+    // Otherwise, the texts of Windows mix `memsnap.exe` with the `memsnap` of the examples.
+    bin_name = "memsnap",
     version,
     after_help = "Exit codes: 0 done, 1 refused, failed or damaged, 2 wrong usage.\n\
         Results are printed to the standard output, messages and progress bars to the standard error."

@@ -23,10 +23,15 @@ pub(crate) fn open(path: &Path, diff: bool) -> Result<File, Failure> {
     if path.as_os_str() == "-" {
         return standard_input(diff);
     }
-    let file = File::open(path).map_err(Failure::file("open", path))?;
+    let folder = || Failure::new(format!("cannot save {}: it is a folder", path.display()));
+    let file = File::open(path).map_err(|error| match path.is_dir() {
+        // Windows refuses to open a folder, and says that access is denied.
+        true => folder(),
+        false => Failure::file("open", path)(error),
+    })?;
     let kind = file.metadata().map_err(Failure::file("read the type of", path))?.file_type();
     if kind.is_dir() {
-        return Err(Failure::new(format!("cannot save {}: it is a folder", path.display())));
+        return Err(folder());
     }
     if kind.is_file() {
         return Ok(file);

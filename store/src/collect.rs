@@ -14,7 +14,7 @@ use crate::format::pack::{Contents, Encoder, FRAME_BLOCKS, read_contents};
 use crate::id::Id;
 use crate::index::{self, ManifestRow, PackRow, Place};
 use crate::inner::{Inner, is_temporary, now};
-use crate::name::is_safe;
+use crate::name::{has_file, is_safe};
 use crate::save::write_name;
 use crate::sink::Sink;
 
@@ -421,7 +421,7 @@ fn write_names(inner: &Inner) -> Result<()> {
             inner.storage.remove(&path).map_err(Error::file("cannot remove", inner.path(&path)))?;
         }
     }
-    for (name, id) in &names {
+    for (name, id) in names.iter().filter(|(name, _)| has_file(name)) {
         if crate::repair::read_name(inner, name)? != Some(*id) {
             write_name(inner, name, *id)?;
         }

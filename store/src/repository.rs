@@ -21,7 +21,7 @@ use crate::inner::{INDEX, Inner, TURN, WAIT, WRITER, is_temporary, resolve, time
 use crate::load::Load;
 use crate::manifest::{Manifest, Summary};
 use crate::map;
-use crate::name::check_name;
+use crate::name::{check_name, has_file};
 use crate::repair::{Repaired, repair};
 use crate::save::{Save, write_name};
 use crate::saved::Saved;
@@ -411,6 +411,7 @@ impl Repository {
     pub fn set_name(&self, name: &str, id: impl Into<Reference>) -> Result<Id> {
         check_name(name)?;
         let _lock = self.inner.lock_writer()?;
+        self.inner.read(|index| index.check_case(name))?;
         let (id, _) = self.inner.resolve(&id.into())?;
         write_name(&self.inner, name, id)?;
         self.inner.change(|index| index.set_name(name, Some(&id)))?;
@@ -490,7 +491,7 @@ fn has_only_left_overs(path: &Path) -> io::Result<bool> {
 
 /// Deletes the files that tell `repair` about names.
 fn remove_name_files(inner: &Inner, names: &[String]) -> Result<()> {
-    for name in names {
+    for name in names.iter().filter(|name| has_file(name)) {
         let path = format!("names/{name}");
         match inner.storage.remove(&path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {

@@ -108,7 +108,9 @@ impl<'a, S> Save<'a, S> {
     /// The name moves in the same transaction in which the snapshot becomes visible.
     ///
     /// A name has 1 to 128 ASCII letters, digits and characters of `._-+@=`. It does not begin with `.` or `-`, does not
-    /// end with `.`, and is not an id.
+    /// end with `.`, and is not an id. Windows reserves `con`, `nul`, `aux`, `prn`, `com0` to `com9` and `lpt0` to `lpt9`,
+    /// also with an extension, such as `con.img`. These are refused on all systems, and so is a new name that differs
+    /// only in case from an existing one.
     pub fn name(mut self, name: impl Into<String>) -> Self {
         self.name = Some(name.into());
         self
@@ -132,6 +134,9 @@ impl<'a, S> Save<'a, S> {
             )));
         }
         let _lock = self.inner.lock_writer()?;
+        if let Some(name) = &self.name {
+            self.inner.read(|index| index.check_case(name))?;
+        }
         let parent = match &self.parent {
             Parent::None => None,
             Parent::Loaded(saved) => Some(self.inner.resolve(&saved.id().into())?),

@@ -2,20 +2,21 @@
 #![cfg(feature = "remote")]
 
 mod common;
-#[path = "common/failing.rs"]
-mod failing;
+#[path = "common/odd.rs"]
+mod odd;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::transfer::{self, at_once};
 use common::{BLOCK, Machine, change, noise};
-use failing::Failing;
 use memsnap_store::{Error, Remote, RemoteOptions};
+use object_store::ObjectStore;
 use object_store::memory::InMemory;
+use odd::{Odd, Odds};
 
-fn open(store: &Arc<InMemory>) -> Remote {
-    Remote::with_store(store.clone(), "prefix", &RemoteOptions::new()).unwrap()
+fn open<S: ObjectStore>(store: &Arc<S>) -> Remote {
+    Remote::with_store(store.clone(), "", &RemoteOptions::new()).unwrap()
 }
 
 fn in_memory(test: fn(transfer::Open<'_>)) {
@@ -68,9 +69,9 @@ fn a_push_that_was_interrupted_can_be_started_again() {
     let mut interrupted = 0;
     for requests in 0.. {
         let store = Arc::new(InMemory::new());
-        Failing::new(store.clone(), 100).remote().unwrap();
-        let failing = Failing::new(store.clone(), 1 + requests);
-        let remote = failing.remote().unwrap();
+        open(&Odd::with(store.clone(), Odds::None));
+        let failing = Odd::with(store.clone(), Odds::LosesConnection { after: 1 + requests });
+        let remote = open(&failing);
         let result = here.repository.push(&remote, child.id()).name("child").run();
         here.check();
         let left_over = std::fs::read_dir(here.path().join("tmp")).unwrap().count();
@@ -84,8 +85,8 @@ fn a_push_that_was_interrupted_can_be_started_again() {
             }
         };
         let there = Machine::new();
-        let good_store = Failing::new(store.clone(), usize::MAX);
-        let good = good_store.remote().unwrap();
+        let good_store = Odd::with(store.clone(), Odds::None);
+        let good = open(&good_store);
         // A snapshot is complete, or it is not listed.
         match there.repository.pull(&good, child.id()).run() {
             Ok(_) => assert!(there.bytes(child.id()) == bytes),
@@ -116,8 +117,8 @@ fn objects_are_written_before_those_that_need_them() {
     let base = here.save(&bytes, None, "base");
     change(&mut bytes, 2, 6);
     let child = here.save(&bytes, Some(&base), "child");
-    let failing = Failing::new(Arc::default(), usize::MAX);
-    let remote = failing.remote().unwrap();
+    let failing = Odd::new(Odds::None);
+    let remote = open(&failing);
     here.repository.push(&remote, child.id()).name("child").run().unwrap();
     let written = failing.written();
     let position = |wanted: &str| {
@@ -147,15 +148,15 @@ fn packs_that_arrived_are_used() {
     let bytes = noise(3, blocks);
     let id = here.save(&bytes, None, "large").id();
     let store: Arc<InMemory> = Arc::default();
-    Failing::new(store.clone(), 100).remote().unwrap();
+    open(&Odd::with(store.clone(), Odds::None));
     // The configuration, a lease and its time, collectors, packs and places; then each pack is an upload in 8 MiB parts.
-    let failing = Failing::new(store.clone(), 8);
-    let remote = failing.remote().unwrap();
+    let failing = Odd::with(store.clone(), Odds::LosesConnection { after: 8 });
+    let remote = open(&failing);
     here.repository.push(&remote, id).run().unwrap_err();
     let arrived = failing.written().iter().filter(|path| path.starts_with("packs/")).count();
     assert!((1..3).contains(&arrived), "{:?}", failing.written());
 
-    let remote = Failing::new(store.clone(), usize::MAX).remote().unwrap();
+    let remote = open(&Odd::with(store.clone(), Odds::None));
     let before = remote.traffic();
     here.repository.push(&remote, id).run().unwrap();
     let sent = remote.traffic().sent - before.sent;

@@ -3,24 +3,28 @@
 #![cfg(feature = "remote")]
 
 mod common;
-#[path = "common/failing.rs"]
-mod failing;
+#[path = "common/odd.rs"]
+mod odd;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use common::{BLOCK, Machine, noise};
-use failing::Failing;
 use memsnap::Snapshot;
 use memsnap_store::{Collect, Error, Id, Remote, RemoteOptions};
 use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
+use odd::{Odd, Odds};
 
 /// Writes an object without the code under test.
 fn write(store: &impl ObjectStore, path: &str, bytes: impl Into<Vec<u8>>) {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(store.put(&Path::from(path), bytes.into().into())).unwrap();
+}
+
+fn open(store: &Arc<Odd>) -> Remote {
+    Remote::with_store(store.clone(), "", &RemoteOptions::new()).unwrap()
 }
 
 const HOUR: Duration = Duration::from_secs(60 * 60);
@@ -32,9 +36,9 @@ fn twins(here: &Machine, bytes: &[u8]) -> [Id; 2] {
 }
 
 /// Checks that a machine that knows nothing gets the bytes of a snapshot.
-fn check_pull(store: &Arc<Failing>, id: Id, bytes: &[u8]) {
+fn check_pull(store: &Arc<Odd>, id: Id, bytes: &[u8]) {
     let there = Machine::new();
-    there.repository.pull(&store.remote().unwrap(), id).run().unwrap();
+    there.repository.pull(&open(store), id).run().unwrap();
     assert!(there.bytes(id) == bytes);
     there.check();
 }
@@ -46,8 +50,8 @@ fn check_pull(store: &Arc<Failing>, id: Id, bytes: &[u8]) {
 fn a_push_that_is_repeated_after_its_lease_ended_sends_the_packs_again() {
     let (here, bytes) = (Machine::new(), noise(1, 100));
     let [first, second] = twins(&here, &bytes);
-    let store = Failing::new(Arc::default(), usize::MAX);
-    let remote = store.remote().unwrap();
+    let store = Odd::new(Odds::None);
+    let remote = open(&store);
     here.repository.push(&remote, first).run().unwrap();
     remote.remove(first).unwrap();
     let grace = Collect::new().grace(HOUR);
@@ -56,7 +60,7 @@ fn a_push_that_is_repeated_after_its_lease_ended_sends_the_packs_again() {
     let other = store.clone();
     store.before(format!("manifests/{second}"), move || {
         other.advance(2 * HOUR);
-        let collected = other.remote().unwrap().collect(&Collect::new().grace(HOUR)).unwrap();
+        let collected = open(&other).collect(&Collect::new().grace(HOUR)).unwrap();
         assert_eq!((collected.packs, collected.manifests), (1, 1));
     });
     let error = here.repository.push(&remote, second).run().unwrap_err();
@@ -76,15 +80,15 @@ fn a_push_in_a_machine_that_was_restored_notices_that_its_lease_has_ended() {
     let [first, second] = twins(&here, &bytes);
     // The machine stops before the last renewal of the lease, or between this and the write of the snapshot.
     for stopped_at in ["leases/", "snapshots/"] {
-        let store = Failing::new(Arc::default(), usize::MAX);
-        let remote = store.remote().unwrap();
+        let store = Odd::new(Odds::None);
+        let remote = open(&store);
         here.repository.push(&remote, first).run().unwrap();
         remote.remove(first).unwrap();
         remote.collect(&Collect::new().grace(HOUR)).unwrap();
         let other = store.clone();
         let stop = move || {
             other.advance(2 * HOUR);
-            other.remote().unwrap().collect(&Collect::new().grace(HOUR)).unwrap();
+            open(&other).collect(&Collect::new().grace(HOUR)).unwrap();
         };
         let again = store.clone();
         store.before("places/", move || again.before(stopped_at, stop));
@@ -102,7 +106,7 @@ fn a_push_in_a_machine_that_was_restored_notices_that_its_lease_has_ended() {
 #[test]
 fn a_collector_renews_its_announcement_between_the_pages_that_it_deletes() {
     let inner: Arc<InMemory> = Arc::default();
-    let store = Failing::new(inner.clone(), usize::MAX);
+    let store = Odd::with(inner.clone(), Odds::None);
     let second = Duration::from_secs(1);
     // The shortest term is 10 s, and a renewal is due after about 1.4 s.
     let options = RemoteOptions::new().lease_term(10 * second).timeout(4 * second).retry_for(second);
@@ -130,8 +134,8 @@ fn a_collector_renews_its_announcement_between_the_pages_that_it_deletes() {
 #[test]
 fn damage_that_others_have_caused_does_not_prevent_a_push() {
     let inner: Arc<InMemory> = Arc::default();
-    let store = Failing::new(inner.clone(), usize::MAX);
-    let remote = store.remote().unwrap();
+    let store = Odd::with(inner.clone(), Odds::None);
+    let remote = open(&store);
     let other = Machine::new();
     let damaged = ["manifests", "places"].map(|folder| {
         let id = other.save(&noise(folder.len() as u64, 3), None, folder).id();
@@ -157,8 +161,8 @@ fn damage_that_others_have_caused_does_not_prevent_a_push() {
 #[test]
 fn a_damaged_index_of_a_remote_is_made_again() {
     let (here, bytes) = (Machine::new(), noise(4, 600));
-    let store = Failing::new(Arc::default(), usize::MAX);
-    let remote = store.remote().unwrap();
+    let store = Odd::new(Odds::None);
+    let remote = open(&store);
     here.save(&bytes[..500 * BLOCK], None, "first");
     here.repository.push(&remote, "first").run().unwrap();
     let cache = std::fs::read_dir(here.path().join("cache")).unwrap();
@@ -190,8 +194,8 @@ fn a_damaged_index_of_a_remote_is_made_again() {
 fn a_name_that_is_too_long_for_a_remote_is_refused_before_anything_is_sent() {
     let here = Machine::new();
     let id = here.save(&noise(6, 10), None, "x").id();
-    let store = Failing::new(Arc::default(), usize::MAX);
-    let remote = store.remote().unwrap();
+    let store = Odd::new(Odds::None);
+    let remote = open(&store);
     let before = remote.traffic();
     let error = here.repository.push(&remote, id).name("=".repeat(128)).run().unwrap_err();
     assert!(matches!(error, Error::Invalid { .. }), "{error}");
@@ -202,8 +206,8 @@ fn a_name_that_is_too_long_for_a_remote_is_refused_before_anything_is_sent() {
 #[test]
 fn a_collection_makes_two_requests_for_each_manifest() {
     let here = Machine::new();
-    let store = Failing::new(Arc::default(), usize::MAX);
-    let remote = store.remote().unwrap();
+    let store = Odd::new(Odds::None);
+    let remote = open(&store);
     let mut bytes = noise(7, 40);
     let mut saved = here.save(&bytes, None, "0");
     for number in 1..50_u64 {

@@ -36,7 +36,9 @@ impl Bench {
 
     /// Returns a command that has not run.
     pub(crate) fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_memsnap"));
+        // Under Wine, the path that cargo gives has no drive. The temporary folder may be on another one.
+        let program = std::path::absolute(env!("CARGO_BIN_EXE_memsnap")).unwrap();
+        let mut command = Command::new(program);
         command.args(args).current_dir(self.0.path());
         command
     }

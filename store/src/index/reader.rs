@@ -7,7 +7,7 @@ use redb::{ReadTransaction, ReadableTable};
 
 use crate::error::Result;
 use crate::id::Id;
-use crate::name::is_safe;
+use crate::name::{differ_only_in_case, is_safe, same_but_for_case};
 
 use super::gate::Stop;
 use super::row::{ManifestRow, PackRow, Place, Row};
@@ -143,6 +143,19 @@ impl Reader {
             }
             Ok(names)
         })
+    }
+
+    /// Fails if `name` is new and differs only in case from an existing name.
+    ///
+    /// Some systems would keep both in one file. Names that exist can be moved: an older version may have made two.
+    pub(crate) fn check_case(&self, name: &str) -> Result<()> {
+        if self.name(name)?.is_some() {
+            return Ok(());
+        }
+        match self.names()?.iter().find(|(other, _)| differ_only_in_case(name, other)) {
+            Some((other, _)) => Err(same_but_for_case(name, other)),
+            None => Ok(()),
+        }
     }
 
     /// Visits all places, run by run, the newest run first. Within a run, the hashes ascend.

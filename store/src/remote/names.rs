@@ -21,6 +21,7 @@ use super::Remote;
 use super::objects::Object;
 use crate::error::{Error, Result};
 use crate::id::Id;
+use crate::name::{differ_only_in_case, same_but_for_case};
 
 /// The longest name of the folder of a name. Most file systems allow file names of up to 255 bytes.
 const MAX_NAME: usize = 240;
@@ -152,6 +153,7 @@ impl Remote {
     ///
     /// Returns [`Error::Conflict`] if the name does not stand for `expected`.
     pub(crate) fn move_name(&self, name: &str, expected: Option<Id>, id: Id) -> Result<RemoteName> {
+        self.check_case(name)?;
         let (current, seen) = self.current(name)?;
         if let Some(current) = &current
             && current.id == id
@@ -165,6 +167,28 @@ impl Remote {
         }
         self.append(name, &seen, id)?;
         self.name(name)?.ok_or_else(conflict)
+    }
+
+    /// Fails if the remote is a folder, and the name is new and differs only in case from another one.
+    ///
+    /// Some systems would keep the entries of both in one folder. An object store tells them apart.
+    fn check_case(&self, name: &str) -> Result<()> {
+        if !self.url().starts_with("file:") {
+            return Ok(());
+        }
+        let (mut exists, mut other) = (false, None);
+        self.objects.list("names", |object| {
+            let found = self.parse_entry(&object)?.0;
+            exists |= found == name;
+            if differ_only_in_case(name, &found) {
+                other = Some(found);
+            }
+            Ok(())
+        })?;
+        match other {
+            Some(other) if !exists => Err(same_but_for_case(name, &other)),
+            _ => Ok(()),
+        }
     }
 
     /// Removes a name if it stands for `id` alone. Returns whether it did.

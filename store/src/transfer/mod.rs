@@ -19,7 +19,7 @@ use crate::error::{Error, Result};
 use crate::id::{Id, Reference};
 use crate::inner::{Inner, time};
 use crate::manifest::Summary;
-use crate::name::check_name;
+use crate::name::{can_exist, check_name};
 use crate::progress::{Observer, Progress};
 use crate::remote::{Remote, check_remote_name};
 use crate::repository::Repository;
@@ -185,7 +185,7 @@ impl Remote {
         let unknown = || Error::NotFound { kind: "snapshot", reference: format!("{id} in {}", self.url()) };
         let digits = match &id {
             Reference::Id(id) => id.to_string(),
-            Reference::Text(text) if check_name(text).is_ok() => match self.name(text)? {
+            Reference::Text(text) if can_exist(text) => match self.name(text)? {
                 Some(name) => name.id.to_string(),
                 None => text.clone(),
             },

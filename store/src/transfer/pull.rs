@@ -63,6 +63,9 @@ fn pull_id(
     observer: &mut Observer<'_>,
 ) -> Result<u64> {
     let _lock = inner.lock_writer()?;
+    if let Some(name) = name {
+        inner.read(|index| index.check_case(name))?;
+    }
     let missing = missing_manifests(inner, remote, id)?;
     let total = missing
         .iter()

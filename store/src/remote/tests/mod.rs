@@ -2,7 +2,8 @@
 //!
 //! They use odd stores, hostile contents, lost connections, and calls in a runtime.
 
-mod stores;
+#[path = "../../../tests/common/odd.rs"]
+mod odd;
 
 use std::io::{Cursor, Read};
 use std::net::TcpListener;
@@ -13,7 +14,7 @@ use object_store::memory::InMemory;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt};
 
-use self::stores::{Odd, Odds};
+use self::odd::{Odd, Odds};
 use super::names::Entry;
 use super::{Remote, RemoteOptions, kit};
 use crate::error::{Error, Result};
@@ -33,7 +34,7 @@ fn write(store: &impl ObjectStore, path: &str, bytes: impl Into<Vec<u8>>) {
 fn odd(odds: Odds) -> (Arc<Odd>, Remote) {
     let inner = InMemory::new();
     write(&inner, "a/prefix/config", format!(r#"{{"format":1,"repository":"{}"}}"#, "ab".repeat(16)));
-    let store = Arc::new(Odd::with(inner, odds));
+    let store = Odd::with(Arc::new(inner), odds);
     let options =
         RemoteOptions::new().timeout(Duration::from_millis(200)).retry_for(Duration::from_millis(100));
     let remote = Remote::with_store(store.clone(), "a/prefix", &options).unwrap();
@@ -61,7 +62,7 @@ fn a_store_in_memory_passes_the_kit() {
 
 #[test]
 fn a_store_that_ignores_conditions_passes_the_kit() {
-    let store = Arc::new(Odd::new(Odds::IgnoresConditions));
+    let store = Odd::new(Odds::IgnoresConditions);
     kit::all(&|| remote(&store));
     kit::movers_at_once_lose_nothing(&remote(&store).unwrap(), &remote(&store).unwrap());
     assert!(!remote(&store).unwrap().honours_conditions().unwrap());
@@ -134,10 +135,10 @@ fn plain(number: u64) -> Entry {
 /// which was told that it had moved the name.
 #[test]
 fn a_mover_does_not_hide_an_entry_that_it_has_not_seen() {
-    let store = Arc::new(Odd::new(Odds::IgnoresConditions));
+    let store = Odd::new(Odds::IgnoresConditions);
     let remote = remote(&store).unwrap();
     let write_entry = |number: u64, mover: u64, text: &str| {
-        write(&store.inner, &format!("a/prefix/names/n/{number:020}-{mover:016x}"), id(text).to_string());
+        write(&*store.inner, &format!("a/prefix/names/n/{number:020}-{mover:016x}"), id(text).to_string());
     };
     write_entry(1, 0, "base");
     write_entry(2, 1, "first");
@@ -160,10 +161,10 @@ fn a_mover_does_not_hide_an_entry_that_it_has_not_seen() {
 /// A mover decided on a number, and was stopped before it wrote its entry. Others moved the name meanwhile.
 #[test]
 fn a_move_that_comes_too_late_is_refused() {
-    let store = Arc::new(Odd::new(Odds::IgnoresConditions));
+    let store = Odd::new(Odds::IgnoresConditions);
     let ignored = remote(&store).unwrap();
     for (number, text) in [(1, "base"), (2, "second"), (3, "third")] {
-        write(&store.inner, &format!("a/prefix/names/n/{number:020}-{number:016x}"), id(text).to_string());
+        write(&*store.inner, &format!("a/prefix/names/n/{number:020}-{number:016x}"), id(text).to_string());
     }
     let late = ignored.append("n", &[entry(1, 1)], id("late"));
     assert!(matches!(late, Err(Error::Conflict { .. })), "{late:?}");
@@ -187,7 +188,7 @@ fn a_move_that_comes_too_late_is_refused() {
 
 #[test]
 fn each_request_may_fail_once() {
-    let store = Arc::new(Odd::new(Odds::FailsOnce(Mutex::default())));
+    let store = Odd::new(Odds::FailsOnce(Mutex::default()));
     let error = remote(&store).unwrap_err();
     assert!(matches!(&error, Error::Remote { object, .. } if object == "odd/a/prefix/config"), "{error}");
     assert!(error.to_string().ends_with("check the connection and the settings, then try again"), "{error}");
@@ -234,7 +235,7 @@ fn a_move_can_be_repeated_after_any_failure() {
 #[test]
 fn a_slow_store_fails_within_the_time_limit() {
     let inner = InMemory::new();
-    let store = Arc::new(Odd::with(inner, Odds::Slow(Duration::from_secs(600))));
+    let store = Odd::with(Arc::new(inner), Odds::Slow(Duration::from_secs(600)));
     let options =
         RemoteOptions::new().timeout(Duration::from_millis(200)).retry_for(Duration::from_millis(100));
     let began = Instant::now();
@@ -273,7 +274,7 @@ fn a_lost_connection_is_an_error_within_the_time_limit() {
 
 #[test]
 fn a_panic_in_a_store_is_an_error() {
-    let store = Arc::new(Odd::new(Odds::Panics));
+    let store = Odd::new(Odds::Panics);
     let error = remote(&store).unwrap_err();
     assert!(error.to_string().contains("the request was abandoned"), "{error}");
 }
@@ -281,8 +282,8 @@ fn a_panic_in_a_store_is_an_error() {
 #[test]
 fn objects_are_no_longer_than_allowed() {
     for claimed in [0, 10, 1000, u64::MAX] {
-        let store = Arc::new(Odd::new(Odds::Endless { claimed }));
-        write(&store.inner, "a/prefix/config", "{}");
+        let store = Odd::new(Odds::Endless { claimed });
+        write(&*store.inner, "a/prefix/config", "{}");
         let error = remote(&store).unwrap_err();
         assert!(matches!(error, Error::Damaged { .. }), "{error}");
     }
@@ -402,7 +403,7 @@ fn reading_needs_no_right_to_write() {
     let inner = InMemory::new();
     write(&inner, "a/prefix/config", format!(r#"{{"format":1,"repository":"{}"}}"#, "ab".repeat(16)));
     write(&inner, "a/prefix/names/n/00000000000000000001", id("x").to_string());
-    let store = Arc::new(Odd::with(inner, Odds::FailsOnce(Mutex::default())));
+    let store = Odd::with(Arc::new(inner), Odds::FailsOnce(Mutex::default()));
     let remote = (0..2).find_map(|_| remote(&store).ok()).unwrap();
     let name = (0..2).find_map(|_| remote.name("n").ok()).unwrap();
     assert_eq!(name.unwrap().id, id("x"));
