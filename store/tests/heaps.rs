@@ -1,4 +1,4 @@
-//! Heaps that another process of this program saved.
+//! Heaps of the crate `memsnap-heap` that another process of this program saved.
 
 use std::env;
 use std::io::ErrorKind;
