@@ -89,7 +89,7 @@ pub(super) struct Segment {
     pub(super) prev: Cell<u32>,
     /// The segments of a free row that may not be zero. The first one's state does not count.
     pub(super) dirty: [Cell<u32>; 2],
-    /// Whether the rest of the prefix may not be zero. Nothing else says so of the first segment of a row.
+    /// Whether entries of the prefix may not be zero: `dirty` does not tell that of the first segment of a row.
     pub(super) stale: Cell<u32>,
 }
 
