@@ -157,7 +157,7 @@ fn leave(arena: Arena<'_>, segment: u32, end: u32, dirty: Span) {
 pub(super) fn take_one(arena: Arena<'_>, more: &impl Grow) -> Option<(u32, bool)> {
     let segment = find_or_grow(arena, 1, more)?;
     let dirty = carve(arena, segment, 0, 1);
-    if dirty || arena.segment(segment).stale.get() != 0 {
+    if arena.segment(segment).stale.get() != 0 {
         arena.clear_entries(segment);
     }
     Some((segment, dirty))

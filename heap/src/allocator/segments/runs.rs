@@ -150,8 +150,8 @@ pub(super) fn fits(units: usize, align: usize) -> bool {
     units.saturating_add(spare(align)) <= LONGEST as usize
 }
 
-/// Allocates a run with a multiple of `align`, which is more than [`ALIGN`]. [`fits`] says that there can be one. Returns
-/// the offset of this multiple, which is in the first unit of the run.
+/// Allocates a run with a multiple of `align`, which is more than [`ALIGN`], in its first unit. Returns the offset
+/// of this multiple. [`fits`] is true for the length and alignment.
 pub(super) fn allocate_aligned(
     arena: Arena<'_>,
     units: u32,

@@ -153,6 +153,27 @@ fn freed_rows_are_divided_again() {
     assert_eq!(arena.check().blocks, 0);
 }
 
+/// What was inside a row has the bytes of its block where entries belong. `release` leaves those of the first segment.
+#[test]
+fn entries_are_cleared() {
+    for joined in [false, true] {
+        let arena = Fixture::new(12);
+        let (first, second) = (arena.filled(bytes(15 * MIB)), arena.filled(bytes(5 * MIB)));
+        assert!(arena.resize(first.at, bytes(15 * MIB), 4 * MIB));
+        arena.release(usize::MAX).0.unwrap();
+        if joined {
+            arena.free(second.at, second.layout);
+            arena.release(usize::MAX).0.unwrap();
+        }
+        arena.check_clean();
+        arena.grows.set(0);
+        for _ in 0..if joined { 15 } else { 9 } {
+            arena.allocate(bytes(MIB)).unwrap();
+            arena.check();
+        }
+    }
+}
+
 #[test]
 fn resize_in_place() {
     let arena = Fixture::new(16);
