@@ -153,6 +153,24 @@ fn freed_rows_are_divided_again() {
     assert_eq!(arena.check().blocks, 0);
 }
 
+#[test]
+fn alignments_beyond_a_page() {
+    for align in [8 * KIB, 64 * KIB, MIB, 4 * MIB, 8 * MIB] {
+        let arena = Fixture::new(20);
+        let layouts =
+            [1, 20 * KIB, MIB, 5 * MIB, 9 * MIB].map(|size| Layout::from_size_align(size, align).unwrap());
+        let mut blocks = layouts.map(|layout| arena.filled(layout));
+        assert_eq!(arena.check().blocks, blocks.len());
+        assert!(arena.resize(blocks[3].at, layouts[3], 5 * MIB - 1));
+        blocks[3].layout = Layout::from_size_align(5 * MIB - 1, align).unwrap();
+        for block in blocks {
+            block.verify(usize::MAX);
+            arena.free(block.at, block.layout);
+            arena.check();
+        }
+    }
+}
+
 /// What was inside a row has the bytes of its block where entries belong. `release` leaves those of the first segment.
 #[test]
 fn entries_are_cleared() {
