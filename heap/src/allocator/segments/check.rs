@@ -1,11 +1,16 @@
 //! The check of the whole state.
 //!
-//! It first walks the segments and their units, which finds all runs, chunks and rows, and then all lists, each of which
-//! has to have exactly the members that were found. The length of the arena is stored twice: nothing is read behind it.
+//! It walks the segments and their units first, and finds all runs, chunks and rows. Then it walks all lists: each must
+//! have exactly the members that were found. The length of the arena is stored twice, so that a damaged length is found
+//! before anything behind the end of the arena is read.
 //!
-//! What it cannot find: a change to bits and the count of a chunk that fit together (a block that is free, but is in use
-//! to its owner), to the dirty units of a free run that stays in its bin, to the mark of a used row's stale prefix, and to
-//! bytes without a meaning, as those of units that are not the first one of a run.
+//! It cannot find these changes:
+//!
+//! - bits and the count of a chunk that fit each other: a block is free that has an owner, or the other way round
+//! - another class of a chunk that is not listed, if blocks of both classes are as many
+//! - the dirty units of a free run or the dirty segments of a free row, if it stays in its bin
+//! - the mark of a stale prefix
+//! - bytes without a meaning, such as most of the entry of a unit that is not the first one of its run
 
 use super::super::Usage;
 use super::chunks::{self, NEVER};

@@ -1,8 +1,8 @@
 //! Small blocks, cut from chunks of one class.
 //!
-//! Blocks are taken from the *current* chunk of their class until it is full, even if blocks are free elsewhere: so
-//! blocks that are allocated one after the other are in few pages. Then the next *listed* chunk becomes current. A chunk
-//! is listed once a quarter of it is free. `Entry::trigger` is the number of free blocks at which something happens:
+//! Blocks are taken from the *current* chunk of their class until it is full, even if blocks are free elsewhere. Blocks
+//! that are allocated one after the other are in few pages then. After that, the next *listed* chunk becomes current. A
+//! chunk is listed once a quarter of it is free. `Entry::trigger` is the number of free blocks at which something happens:
 //!
 //! | the chunk | its trigger | what happens |
 //! |---|---|---|

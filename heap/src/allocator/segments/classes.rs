@@ -52,8 +52,8 @@ const fn size(class: usize) -> usize {
     }
 }
 
-/// Chunks of one unit up to 512 bytes. Above, as many units as the size has eighths of a power of two, so that nothing
-/// is left over.
+/// A chunk has one unit for blocks of up to 512 bytes. For longer ones it has as many units as the size has eighths of a
+/// power of two, so that blocks fill the chunk.
 const fn units(class: usize) -> usize {
     if size(class) <= 512 { 1 } else { 5 + (class - 11) % 4 }
 }

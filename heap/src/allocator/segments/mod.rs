@@ -1,15 +1,15 @@
 //! The allocator that dirties few pages.
 //!
 //! The arena is a row of segments of 4 MiB. Each one starts with a prefix, which has an entry of 48 bytes for each unit
-//! of 8 KiB. Entries say what is free, so that a free changes one of 85 entries in a page, rather than the page of the block.
-//! Free memory is never written.
+//! of 8 KiB. Entries say what is free, and a page has 85 of them. So many frees change the same
+//! pages, and none changes the page of its block. Free memory is never written.
 //!
 //! - Blocks of up to 8 KiB are cut from chunks of units, each with blocks of one size ([`chunks`]).
 //! - Longer blocks, and chunks, are runs of units inside a segment ([`runs`]).
 //! - Blocks that are too long for that are rows of segments ([`rows`]).
 //!
-//! Where a block is, is decided by its layout. In debug builds, freeing a block that cannot have been allocated with this
-//! layout prints a message and aborts the process.
+//! The layout of a block decides which of these it is. In debug builds, freeing a block that cannot have been allocated
+//! with its layout prints a message and aborts the process, as the standard library does for such bugs.
 
 mod check;
 mod chunks;
@@ -28,7 +28,9 @@ use std::io;
 use std::ops::Range;
 use std::ptr::NonNull;
 
-/// The allocator of [segments](self).
+/// An allocator that changes few pages: it keeps apart from the blocks which of them are free.
+///
+/// In debug builds, freeing a block twice or with another layout prints a message and aborts the process.
 #[derive(Clone, Copy, Debug)]
 pub struct Segments;
 
@@ -132,8 +134,8 @@ fn release(
     rows::release(arena, system, zero)
 }
 
-// SAFETY: a block is cut from a chunk, a run or a row, which are disjoint, in the arena, and without the prefixes (`check`
-// says so after each operation of the tests). Classes are multiples of the alignment, runs and rows are moved to it. All
+// SAFETY: a block is cut from a chunk, a run or a row, which are disjoint, in the arena, and outside of the prefixes
+// (the tests call `check`, which says so). Classes are multiples of the alignment, runs and rows are moved to it. All
 // links are numbers of units and segments.
 unsafe impl ArenaAllocator for Segments {
     const NAME: &'static str = "segments";

@@ -60,7 +60,7 @@ fn remove(arena: Arena<'_>, segment: u32) -> (u32, Span, bool) {
     (len, dirty, row.stale.get() != 0)
 }
 
-/// Tells what is behind a row how much before it is free.
+/// Stores behind a free row how long the row is.
 fn set_before(arena: Arena<'_>, segment: u32, free: u32) {
     if segment == arena.head().segments.get() {
         put(&arena.head().last_free, free);
@@ -97,7 +97,7 @@ fn find_or_grow(arena: Arena<'_>, len: u32, more: &impl Grow) -> Option<u32> {
     })
 }
 
-/// Makes the arena longer by an eighth, or by `least` segments if that is more or the eighth is not to be had.
+/// Makes the arena longer by an eighth, or by `least` segments if that is more, or if growing by an eighth fails.
 fn grow(arena: Arena<'_>, least: u32, more: &impl Grow) -> Option<()> {
     let head = arena.head();
     let (now, last) = (head.segments.get(), head.last_free.get());
@@ -144,7 +144,7 @@ fn carve(arena: Arena<'_>, segment: u32, lead: u32, len: u32) -> bool {
     dirty.contains(start)
 }
 
-/// Makes what a row was shortened by a free row. No free row is behind it.
+/// Makes a free row of what another row was shortened by. No free row is behind it.
 fn leave(arena: Arena<'_>, segment: u32, end: u32, dirty: Span) {
     if segment < end {
         put(&arena.segment(segment).before, 0);
@@ -157,7 +157,7 @@ fn leave(arena: Arena<'_>, segment: u32, end: u32, dirty: Span) {
 pub(super) fn take_one(arena: Arena<'_>, more: &impl Grow) -> Option<(u32, bool)> {
     let segment = find_or_grow(arena, 1, more)?;
     let dirty = carve(arena, segment, 0, 1);
-    if dirty || arena.segment(segment).stale.get() != 0 {
+    if arena.segment(segment).stale.get() != 0 {
         arena.clear_entries(segment);
     }
     Some((segment, dirty))

@@ -30,7 +30,7 @@ pub(super) fn bin_of(units: u32) -> usize {
     7 + (log as usize - 3) * 4 + (units >> (log - 2) & 3) as usize
 }
 
-/// Makes a free run, which is the first unit's entry from now on, and puts it into its bin.
+/// Makes a free run, whose state is in the entry of its first unit, and puts it into its bin.
 fn insert(arena: Arena<'_>, unit: u32, units: u32, dirty: Span) {
     let (head, run) = (arena.head(), arena.entry(unit));
     let (set, bin) = (dirty.set(), bin_of(units));
@@ -63,7 +63,7 @@ fn remove(arena: Arena<'_>, unit: u32) -> (u32, Span) {
     (units, dirty)
 }
 
-/// Tells what is behind a run how much before it is free.
+/// Stores in the entry behind a free run how long the run is.
 fn set_before(arena: Arena<'_>, unit: u32, free: u32) {
     if !starts_segment(unit) {
         put(&arena.entry(unit).before, run_len(free));
@@ -124,7 +124,7 @@ fn carve(arena: Arena<'_>, unit: u32, lead: u32, units: u32) {
     leave(arena, start + units, end, dirty);
 }
 
-/// Makes what a run was shortened by a free run. No free run is behind it.
+/// Makes a free run of what another run was shortened by. No free run is behind it.
 fn leave(arena: Arena<'_>, unit: u32, end: u32, dirty: Span) {
     if unit < end {
         put(&arena.entry(unit).before, 0);
@@ -150,8 +150,8 @@ pub(super) fn fits(units: usize, align: usize) -> bool {
     units.saturating_add(spare(align)) <= LONGEST as usize
 }
 
-/// Allocates a run with a multiple of `align`, which is more than [`ALIGN`]. [`fits`] says that there can be one. Returns
-/// the offset of this multiple, which is in the first unit of the run.
+/// Allocates a run with a multiple of `align`, which is more than [`ALIGN`], in its first unit. Returns the offset
+/// of this multiple. [`fits`] is true for the length and alignment.
 pub(super) fn allocate_aligned(
     arena: Arena<'_>,
     units: u32,
@@ -186,7 +186,8 @@ pub(super) fn free(arena: Arena<'_>, unit: u32, units: u32) {
     if end - start == LONGEST && segment != 0 {
         let spare = &arena.head().spare;
         if spare.get() != 0 {
-            // Two runs of LONGEST units are two whole segments: one is enough for what comes.
+            // One free segment stays divided: else a program that allocates and frees a block at the end of what is in
+            // use would divide a segment each time.
             arena.segment(segment).stale.set(1);
             return rows::free(arena, segment, 1);
         }
@@ -223,8 +224,8 @@ pub(super) fn resize(arena: Arena<'_>, unit: u32, units: u32) -> bool {
 
 /// Passes the dirty units of long free runs to `zero`, as whole pages of the system, and makes these runs clean.
 ///
-/// What is left over at the ends of a run shares a system page with something in use. Once that is freed, too, the whole
-/// system page is passed.
+/// What is left over at the ends of a run shares a system page with a block. It counts as clean from now on: once the
+/// block is freed, the whole system page is passed.
 pub(super) fn release(
     arena: Arena<'_>,
     system: u32,

@@ -1,7 +1,7 @@
 //! The allocator's state: where it is in the arena, and access to it.
 //!
-//! All fields are cells, so that one part of the state can be reached twice. All links are numbers of units or segments.
-//! The number 0 means none: unit 0 and segment 0 are never in a list.
+//! All fields are cells, so that two references to one part of the state may exist. All links are numbers of units or
+//! segments. The number 0 means none: unit 0 and segment 0 are never in a list.
 
 use super::super::HEADER;
 use super::classes;
@@ -75,7 +75,7 @@ pub(super) struct Head {
     pub(super) rows: [[Cell<u32>; ROW_BINS]; 2],
 }
 
-/// What a segment is. Only the first segment of a row has this state: in the other ones, its place belongs to the block.
+/// What a segment is. Only the first segment of a row has this state: in the others, the block is in its place.
 #[repr(C)]
 pub(super) struct Segment {
     /// One of the constants below.
@@ -89,7 +89,7 @@ pub(super) struct Segment {
     pub(super) prev: Cell<u32>,
     /// The segments of a free row that may not be zero. The first one's state does not count.
     pub(super) dirty: [Cell<u32>; 2],
-    /// Whether the rest of the prefix may not be zero. Nothing else says so of the first segment of a row.
+    /// Whether entries of the prefix may not be zero: `dirty` does not tell that of the first segment of a row.
     pub(super) stale: Cell<u32>,
 }
 
@@ -254,8 +254,8 @@ pub(super) struct Arena<'a> {
 impl<'a> Arena<'a> {
     /// # Safety
     ///
-    /// `base` is the start of an arena, which is valid for reads and writes of its length and aligned to
-    /// [`ALIGN`]. For `'a`, its state is only accessed with values made here, on one thread. At least the length in the head is right.
+    /// `base` is the start of an arena, which is valid for reads and writes of its length, and is aligned to [`ALIGN`].
+    /// The length in the head is right. For `'a`, the state is only accessed with values made here, on one thread.
     #[inline]
     pub(super) unsafe fn new(base: NonNull<u8>) -> Self {
         Self { base, state: PhantomData }
@@ -265,8 +265,8 @@ impl<'a> Arena<'a> {
     pub(super) fn head(self) -> &'a Head {
         // SAFETY: the head is in the first unit of the arena (an assertion above), so the sum is inside of it.
         let head = unsafe { self.base.add(HEAD) };
-        // SAFETY: `base` is aligned to `ALIGN` and `HEAD` to the head. The bytes are initialized (an arena starts as zeros)
-        // and all are valid. All fields are cells, and other references to them are of the same type.
+        // SAFETY: `base` is aligned to `ALIGN` and `HEAD` to the head. The bytes are initialized, for an arena starts as
+        // zeros, and any bytes are valid. All fields are cells, and other references to them are of the same type.
         unsafe { head.cast::<Head>().as_ref() }
     }
 

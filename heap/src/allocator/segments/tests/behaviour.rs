@@ -26,6 +26,7 @@ impl Fixture {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "slow, and like the random tests")]
 fn exhaustion_changes_nothing() {
     let arena = Fixture::new(3);
     let failing = [
@@ -58,13 +59,10 @@ fn exhaustion_changes_nothing() {
                     }
                 }
             }
-            if cfg!(miri) && blocks.len() % 8 == 7 {
-                break;
-            }
         }
         assert_eq!(arena.check().blocks, blocks.len());
     }
-    assert!(cfg!(miri) || arena.len.get() == 3 * SEGMENT);
+    assert_eq!(arena.len.get(), 3 * SEGMENT);
     for (block, layout) in blocks {
         arena.free(block, layout);
     }
@@ -72,6 +70,7 @@ fn exhaustion_changes_nothing() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "slow, and like the random tests")]
 fn growth_takes_an_eighth_or_what_is_there() {
     let arena = Fixture::new(19);
     let mut lengths = Vec::new();
@@ -99,6 +98,7 @@ fn one_block_changes_one_page_of_state() {
 }
 
 #[test]
+#[cfg_attr(miri, ignore = "slow, and like the random tests")]
 fn free_memory_is_released_once() {
     let arena = Fixture::new(8);
     assert!(arena.release(usize::MAX).1.is_empty());
@@ -135,6 +135,7 @@ fn free_memory_is_released_once() {
 
 /// A segment that was inside a block has bytes of it where its state belongs.
 #[test]
+#[cfg_attr(miri, ignore = "slow, and like the random tests")]
 fn freed_rows_are_divided_again() {
     let arena = Fixture::new(8);
     let row = arena.filled(bytes(15 * MIB));
@@ -142,7 +143,7 @@ fn freed_rows_are_divided_again() {
     arena.free(row.at, row.layout);
     arena.grows.set(0);
     let blocks: Vec<_> = (0..10).map(|_| arena.filled(bytes(MIB))).collect();
-    let small: Vec<_> = (0..if cfg!(miri) { 5 } else { 5_000 }).map(|_| arena.filled(bytes(700))).collect();
+    let small: Vec<_> = (0..5_000).map(|_| arena.filled(bytes(700))).collect();
     assert_eq!(arena.check().blocks, blocks.len() + small.len());
     for block in blocks.iter().chain(&small) {
         arena.free(block.at, block.layout);
@@ -151,6 +152,47 @@ fn freed_rows_are_divided_again() {
     let row = arena.filled(bytes(11 * MIB));
     arena.free(row.at, row.layout);
     assert_eq!(arena.check().blocks, 0);
+}
+
+#[test]
+#[cfg_attr(miri, ignore = "slow, and like the random tests")]
+fn alignments_beyond_a_page() {
+    for align in [8 * KIB, 64 * KIB, MIB, 4 * MIB, 8 * MIB] {
+        let arena = Fixture::new(20);
+        let layouts =
+            [1, 20 * KIB, MIB, 5 * MIB, 9 * MIB].map(|size| Layout::from_size_align(size, align).unwrap());
+        let mut blocks = layouts.map(|layout| arena.filled(layout));
+        assert_eq!(arena.check().blocks, blocks.len());
+        assert!(arena.resize(blocks[3].at, layouts[3], 5 * MIB - 1));
+        blocks[3].layout = Layout::from_size_align(5 * MIB - 1, align).unwrap();
+        for block in blocks {
+            block.verify(usize::MAX);
+            arena.free(block.at, block.layout);
+            arena.check();
+        }
+    }
+}
+
+/// What was inside a row has the bytes of its block where entries belong. `release` leaves those of the first segment.
+#[test]
+#[cfg_attr(miri, ignore = "slow, and like the random tests")]
+fn entries_are_cleared() {
+    for joined in [false, true] {
+        let arena = Fixture::new(12);
+        let (first, second) = (arena.filled(bytes(15 * MIB)), arena.filled(bytes(5 * MIB)));
+        assert!(arena.resize(first.at, bytes(15 * MIB), 4 * MIB));
+        arena.release(usize::MAX).0.unwrap();
+        if joined {
+            arena.free(second.at, second.layout);
+            arena.release(usize::MAX).0.unwrap();
+        }
+        arena.check_clean();
+        arena.grows.set(0);
+        for _ in 0..if joined { 15 } else { 9 } {
+            arena.allocate(bytes(MIB)).unwrap();
+            arena.check();
+        }
+    }
 }
 
 #[test]

@@ -10,8 +10,9 @@ use rand_xoshiro::Xoshiro256PlusPlus as Rng;
 use std::alloc::{alloc_zeroed, dealloc};
 use std::cell::Cell;
 
-/// The base is at a multiple of a page, and of nothing more.
-const BEFORE: usize = ALIGN;
+/// The base is so far behind a multiple of a segment, and so is a multiple of a page and of nothing more. Blocks with the
+/// alignment of a segment start where the prefix of another segment would be.
+const BEFORE: usize = SEGMENT - 3 * ALIGN;
 
 /// An arena from the system's allocator.
 struct Fixture {
@@ -45,7 +46,7 @@ impl Drop for Fixture {
 
 impl Fixture {
     fn whole(room: usize) -> Layout {
-        Layout::from_size_align(BEFORE + room, 1 << 20).unwrap()
+        Layout::from_size_align(BEFORE + room, SEGMENT).unwrap()
     }
 
     fn new(segments: usize) -> Self {
