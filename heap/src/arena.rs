@@ -5,7 +5,7 @@ use std::arch::asm;
 use std::io;
 use std::ptr::NonNull;
 
-use crate::allocator::segments::Segments;
+use crate::allocator::Segments;
 use crate::allocator::{ArenaAllocator, Grow, HEADER, Usage};
 use crate::memory::{Image, Memory};
 

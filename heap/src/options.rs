@@ -5,7 +5,7 @@ use std::io;
 use memsnap::{HugePages, Snapshot, Tracking, ViewOptions};
 
 use crate::allocator::ArenaAllocator;
-use crate::allocator::segments::Segments;
+use crate::allocator::Segments;
 use crate::arena::Arena;
 use crate::memory::Memory;
 

@@ -2,7 +2,9 @@
 //!
 //! A mark of the arena is then a mark of the allocator, and going back to it frees what was allocated since.
 
-pub mod segments;
+mod segments;
+
+pub use segments::Segments;
 
 use std::alloc::Layout;
 use std::io;
