@@ -62,7 +62,9 @@ impl Movers {
     }
 }
 
-fn spawn(world: &mut World, number: u32, random: &mut Xoshiro256PlusPlus) {
+/// Makes an entity. What it is depends on its number and the frame only, and not on the order of entities.
+fn spawn(world: &mut World, number: u32, frame: u32) {
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(u64::from(frame) << 32 | u64::from(number));
     let components = (
         Position([number as f32, 0.0, 0.0]),
         Velocity([random.random(), random.random(), 0.0]),
@@ -83,10 +85,9 @@ fn spawn(world: &mut World, number: u32, random: &mut Xoshiro256PlusPlus) {
 
 /// Makes the world.
 fn build() -> World {
-    let mut random = Xoshiro256PlusPlus::seed_from_u64(3);
     let mut world = World::new();
     for number in 0..ENTITIES {
-        spawn(&mut world, number, &mut random);
+        spawn(&mut world, number, 0);
     }
     world
 }
@@ -120,7 +121,6 @@ fn step(world: &mut World, frame: u32, movers: Movers) {
             health.points = (health.points - 1).rem_euclid(health.most);
         }
     }
-    let mut random = Xoshiro256PlusPlus::seed_from_u64(u64::from(frame));
     let dying = world.query_mut::<(Entity, &Number)>().into_iter();
     let dying: Vec<_> = dying
         .filter(|(_, number)| number.0 % 2000 == frame % 2000)
@@ -128,7 +128,7 @@ fn step(world: &mut World, frame: u32, movers: Movers) {
         .collect();
     for (entity, number) in dying {
         if world.despawn(entity).is_ok() {
-            spawn(world, number, &mut random);
+            spawn(world, number, frame);
         }
     }
 }

@@ -51,6 +51,8 @@ pub struct Game<W: World> {
     pub loads: Times,
     /// The times to go back, compute the frames again, and save each.
     pub returns: Times,
+    /// How many times the game went back.
+    pub played: usize,
     /// How many returns ended in the same state, bit by bit.
     pub exact: usize,
 }
@@ -64,7 +66,7 @@ impl<W: World> Game<W> {
     pub fn new(mut world: W) -> Result<Self> {
         let saved = VecDeque::from([world.save()?]);
         let (frames, saves, loads, returns) = Default::default();
-        let mut game = Self { world, frame: 0, saved, frames, saves, loads, returns, exact: 0 };
+        let mut game = Self { world, frame: 0, saved, frames, saves, loads, returns, played: 0, exact: 0 };
         for _ in 0..BACK {
             game.next()?;
         }
@@ -88,6 +90,7 @@ impl<W: World> Game<W> {
             (0..BACK).try_for_each(|_| self.next().map(drop))
         });
         played?;
+        self.played += 1;
         self.exact += usize::from(self.world.hash() == before);
         if counted {
             self.frames.push(all);

@@ -16,7 +16,7 @@ pub(crate) fn run(size: &Size, results: &mut Results) -> Result<()> {
     hecs::play(&mut subject, &mut serialized, [returns; 2])?;
     let awake = subject.world().awake();
     ensure!(awake == usize::try_from(ACTIVE)?, "{awake} bodies move instead of {ACTIVE}");
-    hecs::add(NAME, &subject, returns, results);
-    hecs::add(NAME, &serialized, returns, results);
+    hecs::add(NAME, &subject, results);
+    hecs::add(NAME, &serialized, results);
     Ok(())
 }
