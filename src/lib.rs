@@ -4,6 +4,7 @@
 //! [embedding]: guide::embedding
 //! [failure]: guide::failure
 //! [fuzzing]: guide::fuzzing
+//! [heaps]: guide::heaps
 //! [platforms]: guide::platforms
 //! [sandboxes]: guide::sandboxes
 //! [saving]: guide::saving

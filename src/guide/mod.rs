@@ -12,6 +12,7 @@
 //! | [`databases`] | in-memory databases, consistent backups, and data for tests |
 //! | [`undo`] | undo histories, rollback in games, search over states |
 //! | [`sharing`] | snapshots for several threads and several processes |
+//! | [`heaps`] | vectors, hash maps and other Rust values that can be rolled back, with the crate `memsnap-heap` |
 //! | [`saving`] | snapshots on disk and on other machines, with the crate `memsnap-store` |
 //! | [`tuning`] | what each call costs, which option changes it, and how to measure |
 //! | [`platforms`] | differences between operating systems |
@@ -70,6 +71,11 @@ pub mod undo {}
 
 #[doc = include_str!("sharing.md")]
 pub mod sharing {}
+
+// The programs of this chapter need memsnap-heap, whose tests run them.
+#[cfg_attr(not(doctest), doc = include_str!("heaps.md"))]
+#[cfg_attr(doctest, doc = "Values that can be rolled back.")]
+pub mod heaps {}
 
 // The programs of this chapter need memsnap-store, whose tests run them.
 #[cfg_attr(not(doctest), doc = include_str!("saving.md"))]
