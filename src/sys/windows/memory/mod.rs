@@ -339,7 +339,8 @@ fn reserve_placeholder(address: *const c_void, len: usize) -> io::Result<NonNull
     let kind = MEM_RESERVE | MEM_RESERVE_PLACEHOLDER;
     // SAFETY: the system reserves only unused addresses, so no memory in use changes. No extended parameters are passed,
     // as their number says.
-    let start = unsafe { VirtualAlloc2(this_process(), address, len, kind, PAGE_NOACCESS, ptr::null_mut(), 0) };
+    let start =
+        unsafe { VirtualAlloc2(this_process(), address, len, kind, PAGE_NOACCESS, ptr::null_mut(), 0) };
     NonNull::new(start.cast::<u8>()).ok_or_else(io::Error::last_os_error)
 }
 
