@@ -118,16 +118,11 @@ pub(super) fn class_of(layout: Layout) -> Option<usize> {
     }
 }
 
-/// A chunk starts at a unit, so its blocks are aligned if their size is a multiple of the alignment. Powers of two are.
+/// A chunk starts at a unit, so its blocks are aligned if their size is a multiple of the alignment. The smallest class for
+/// a multiple of a power of two is one itself (the test `layouts` tries all).
 #[inline]
 fn aligned(size: usize, align: usize) -> usize {
-    let size = size.next_multiple_of(align);
-    let class = at_least(size);
-    if (CLASSES[class].size as usize).is_multiple_of(align) {
-        class
-    } else {
-        at_least(size.next_power_of_two())
-    }
+    at_least(size.next_multiple_of(align))
 }
 
 #[cfg(test)]

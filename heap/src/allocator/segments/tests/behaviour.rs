@@ -157,8 +157,9 @@ fn freed_rows_are_divided_again() {
 #[test]
 #[cfg_attr(miri, ignore = "slow, and like the random tests")]
 fn alignments_beyond_a_page() {
-    for align in [8 * KIB, 64 * KIB, MIB, 4 * MIB, 8 * MIB] {
-        let arena = Fixture::new(20);
+    let aligns = [8 * KIB, 64 * KIB, MIB, 4 * MIB, 8 * MIB];
+    for (before, align) in [BEFORE, 0].into_iter().flat_map(|before| aligns.map(|align| (before, align))) {
+        let arena = Fixture::behind(before, 20);
         let layouts =
             [1, 20 * KIB, MIB, 5 * MIB, 9 * MIB].map(|size| Layout::from_size_align(size, align).unwrap());
         let mut blocks = layouts.map(|layout| arena.filled(layout));

@@ -17,7 +17,8 @@ const BEFORE: usize = SEGMENT - 3 * ALIGN;
 /// An arena from the system's allocator.
 struct Fixture {
     base: NonNull<u8>,
-    /// The length of what `base` is in, which starts [`BEFORE`] it.
+    /// How far behind a multiple of a segment the base is, and how many bytes may be used from there.
+    before: usize,
     room: usize,
     len: Cell<usize>,
     /// How often the arena grows before it fails to.
@@ -40,23 +41,27 @@ impl Grow for Fixture {
 impl Drop for Fixture {
     fn drop(&mut self) {
         // SAFETY: from `alloc_zeroed` with this layout.
-        unsafe { dealloc(self.base.as_ptr().wrapping_sub(BEFORE), Self::whole(self.room)) };
+        unsafe { dealloc(self.base.as_ptr().wrapping_sub(self.before), Self::whole(self.before, self.room)) };
     }
 }
 
 impl Fixture {
-    fn whole(room: usize) -> Layout {
-        Layout::from_size_align(BEFORE + room, SEGMENT).unwrap()
+    fn whole(before: usize, room: usize) -> Layout {
+        Layout::from_size_align(before + room, SEGMENT).unwrap()
     }
 
     fn new(segments: usize) -> Self {
+        Self::behind(BEFORE, segments)
+    }
+
+    fn behind(before: usize, segments: usize) -> Self {
         let room = segments * SEGMENT;
         // SAFETY: the size is not 0.
-        let start = unsafe { alloc_zeroed(Self::whole(room)) };
-        let base = NonNull::new(start.wrapping_add(BEFORE)).unwrap();
+        let start = unsafe { alloc_zeroed(Self::whole(before, room)) };
+        let base = NonNull::new(start.wrapping_add(before)).unwrap();
         // SAFETY: so many zero bytes.
         unsafe { Segments::init(base) };
-        Self { base, room, len: Cell::new(SEGMENT), grows: Cell::new(usize::MAX) }
+        Self { base, before, room, len: Cell::new(SEGMENT), grows: Cell::new(usize::MAX) }
     }
 
     fn allocate(&self, layout: Layout) -> Option<NonNull<u8>> {
