@@ -152,15 +152,18 @@ where
     /// }
     ///
     /// # fn main() -> std::io::Result<()> {
-    /// let mut heap = Heap::<Numbers>::new(|memory| Vec::new_in(memory))?;
+    /// let mut options = HeapOptions::new();
+    /// # #[cfg(target_pointer_width = "64")]
+    /// options.address(0x2100_0000_0000); // addresses that programs rarely use
+    /// let mut heap = Heap::<Numbers>::with_options(&options, |memory| Vec::new_in(memory))?;
     /// heap.with_mut(|numbers, _| numbers.extend([1, 2, 3]));
     /// let mark = heap.mark()?;
     /// # if mark.snapshot().is_none() { return Ok(()) }
     /// let snapshot = mark.snapshot().expect("the heap is not boxed").clone();
-    /// drop(heap); // its address is free again
+    /// drop(heap); // the addresses are free again
     ///
     /// // SAFETY: the snapshot is one of a heap of the same type, and was made by this process.
-    /// let again = unsafe { Heap::<Numbers>::open(&HeapOptions::new(), snapshot) }?;
+    /// let again = unsafe { Heap::<Numbers>::open(&options, snapshot) }?;
     /// assert_eq!(again.with(|numbers| numbers.iter().sum::<u64>()), 6);
     /// # Ok(())
     /// # }
