@@ -7,6 +7,7 @@ use std::mem;
 use std::ptr::NonNull;
 
 use crate::allocator::{ArenaAllocator, Grow, HEADER, Segments, Usage};
+use crate::current::outside;
 use crate::memory::{Image, Memory};
 
 /// The first bytes of an arena. The allocator's state follows.
@@ -74,22 +75,25 @@ impl Arena {
     /// # Safety
     ///
     /// All bytes of the memory are those that an arena of this version had, at this address.
-    pub(crate) unsafe fn open(mut memory: Memory) -> Self {
-        let base = memory.base();
-        let arena = Self { memory: NonNull::from(Box::leak(Box::new(memory))), base };
+    pub(crate) unsafe fn open(memory: Memory) -> Self {
+        let arena = Self::of(memory);
         arena.connect();
         arena
     }
 
     /// Makes an empty arena of memory that has [`Segments::FIRST`] zero bytes.
-    pub(crate) fn new(mut memory: Memory) -> Self {
+    pub(crate) fn new(memory: Memory) -> Self {
         debug_assert_eq!(memory.len(), Segments::FIRST);
-        let base = memory.base();
-        let arena = Self { memory: NonNull::from(Box::leak(Box::new(memory))), base };
+        let arena = Self::of(memory);
         arena.connect();
         // SAFETY: the memory has this length and is zero behind the header. Nothing else refers to it.
-        unsafe { Segments::init(base) };
+        unsafe { Segments::init(arena.base) };
         arena
+    }
+
+    fn of(mut memory: Memory) -> Self {
+        let base = memory.base();
+        Self { memory: NonNull::from(outside(|| Box::leak(Box::new(memory)))), base }
     }
 
     /// Writes where the value is to the header.
@@ -179,7 +183,7 @@ impl Arena {
 impl Drop for Arena {
     fn drop(&mut self) {
         // SAFETY: the pointer came from a `Box`, and no other use of it follows.
-        drop(unsafe { Box::from_raw(self.memory.as_ptr()) });
+        outside(|| drop(unsafe { Box::from_raw(self.memory.as_ptr()) }));
     }
 }
 

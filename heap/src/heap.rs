@@ -172,7 +172,7 @@ impl<R: Root> Heap<R> {
     ///
     /// # Panics
     ///
-    /// As for [`with`](Self::with).
+    /// If `f` panics.
     ///
     /// # Examples
     ///

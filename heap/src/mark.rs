@@ -28,10 +28,7 @@ impl<R> Mark<R> {
     /// [boxed](crate::HeapOptions::boxed).
     #[must_use]
     pub fn snapshot(&self) -> Option<&Snapshot> {
-        match &self.image {
-            Image::Mapped(snapshot) => Some(snapshot),
-            Image::Boxed(_) => None,
-        }
+        self.image.snapshot()
     }
 }
 

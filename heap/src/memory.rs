@@ -3,7 +3,7 @@
 //! Miri cannot run system calls, so it uses the latter. An image of it is a copy.
 
 use std::io;
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::ops::Range;
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -21,9 +21,34 @@ pub(crate) enum Memory {
 
 /// A kept state of a [`Memory`].
 #[derive(Clone)]
-pub(crate) enum Image {
+pub(crate) struct Image(ManuallyDrop<Kept>);
+
+#[derive(Clone)]
+enum Kept {
     Mapped(Snapshot),
     Boxed(Arc<[MaybeUninit<u8>]>),
+}
+
+impl Image {
+    fn new(kept: Kept) -> Self {
+        Self(ManuallyDrop::new(kept))
+    }
+
+    /// The snapshot, unless the memory is boxed.
+    pub(crate) fn snapshot(&self) -> Option<&Snapshot> {
+        match &*self.0 {
+            Kept::Mapped(snapshot) => Some(snapshot),
+            Kept::Boxed(_) => None,
+        }
+    }
+}
+
+impl Drop for Image {
+    /// Memory that memsnap allocates meanwhile, to list the free pages of its store, may outlive the call.
+    fn drop(&mut self) {
+        // SAFETY: the value is being dropped, so nothing uses it afterwards.
+        outside(|| unsafe { ManuallyDrop::drop(&mut self.0) });
+    }
 }
 
 impl Memory {
@@ -71,16 +96,16 @@ impl Memory {
     /// Keeps the current state.
     pub(crate) fn take(&mut self) -> io::Result<Image> {
         outside(|| match self {
-            Self::Mapped(view) => view.take_snapshot().map(Image::Mapped),
-            Self::Boxed(boxed) => Ok(Image::Boxed(boxed.copy())),
+            Self::Mapped(view) => view.take_snapshot().map(Kept::Mapped).map(Image::new),
+            Self::Boxed(boxed) => Ok(Image::new(Kept::Boxed(boxed.copy()))),
         })
     }
 
     /// Puts a kept state back. After an error, the memory is a mixture of two states until a call succeeds.
     pub(crate) fn put_back(&mut self, image: &Image) -> io::Result<()> {
-        outside(|| match (self, image) {
-            (Self::Mapped(view), Image::Mapped(snapshot)) => view.restore_to(snapshot),
-            (Self::Boxed(boxed), Image::Boxed(copy)) => boxed.put_back(copy),
+        outside(|| match (self, &*image.0) {
+            (Self::Mapped(view), Kept::Mapped(snapshot)) => view.restore_to(snapshot),
+            (Self::Boxed(boxed), Kept::Boxed(copy)) => boxed.put_back(copy),
             _ => Err(io::Error::new(
                 io::ErrorKind::InvalidInput,
                 "going back to a mark: it is of a heap with another kind of memory; use a mark of this heap",

@@ -7,6 +7,7 @@ use memsnap::{HugePages, Snapshot, Tracking, ViewOptions};
 use crate::allocator::{ArenaAllocator, Segments};
 
 use crate::arena::Arena;
+use crate::current::outside;
 use crate::memory::Memory;
 
 /// The addresses that a heap reserves if the program does not say how many.
@@ -132,7 +133,7 @@ impl HeapOptions {
         } else {
             let mut view = self.view.clone();
             view.reserve(self.most());
-            Memory::map(Snapshot::zeroed(Segments::FIRST)?, &view)?
+            Memory::map(outside(|| Snapshot::zeroed(Segments::FIRST))?, &view)?
         };
         Ok(Arena::new(memory))
     }

@@ -65,6 +65,20 @@ plain!(
 );
 plain!(std::net::IpAddr, std::net::Ipv4Addr, std::net::Ipv6Addr, std::net::SocketAddr);
 
+plain!(
+    std::sync::atomic::AtomicBool,
+    std::sync::atomic::AtomicU8,
+    std::sync::atomic::AtomicU16,
+    std::sync::atomic::AtomicU32,
+    std::sync::atomic::AtomicUsize,
+    std::sync::atomic::AtomicI8,
+    std::sync::atomic::AtomicI16,
+    std::sync::atomic::AtomicI32,
+    std::sync::atomic::AtomicIsize,
+);
+#[cfg(target_has_atomic = "64")]
+plain!(std::sync::atomic::AtomicU64, std::sync::atomic::AtomicI64);
+
 macro_rules! of_parts {
     ($($type:ident<$($part:ident),*>),* $(,)?) => {
         $(
@@ -94,7 +108,10 @@ macro_rules! tuples {
     };
 }
 
-tuples! { A; A B; A B C; A B C D; A B C D E; A B C D E F; A B C D E F G; A B C D E F G H; }
+tuples! {
+    A; A B; A B C; A B C D; A B C D E; A B C D E F; A B C D E F G; A B C D E F G H; A B C D E F G H I;
+    A B C D E F G H I J; A B C D E F G H I J K; A B C D E F G H I J K L;
+}
 
 // SAFETY: the value consists of its parts, which make the promises.
 unsafe impl<'h, T: Persist<'h>, const N: usize> Persist<'h> for [T; N] {}

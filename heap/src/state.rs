@@ -72,7 +72,10 @@ impl State {
                 "marking a heap: going back to a mark failed before, so the heap has no state; go back to a mark first",
             ));
         }
-        Ok(Mark { image: self.arena.mark()?, heap: self.number, root: PhantomData })
+        let marked = self.arena.mark();
+        // On Windows, returning free memory to the system can fail and leave no bytes.
+        self.broken = self.arena.memory().len() == 0;
+        Ok(Mark { image: marked?, heap: self.number, root: PhantomData })
     }
 
     pub(crate) fn back_to<R>(&mut self, mark: &Mark<R>) -> io::Result<()> {
@@ -98,5 +101,41 @@ impl State {
 
     pub(crate) fn check(&self) -> Result<crate::allocator::Usage, String> {
         self.arena.check()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{self, AssertUnwindSafe};
+
+    use super::*;
+    use crate::options::HeapOptions;
+
+    fn state(boxed: bool) -> State {
+        let mut options = HeapOptions::new();
+        options.address_space(16 << 20).boxed(boxed);
+        State::new(options.arena().unwrap(), Layout::new::<u64>(), 0).unwrap()
+    }
+
+    /// After a return that failed, the arena may be a mixture of two states, so no value of it may be used. A failure is
+    /// made by a mark that is of another kind of memory, and claims to be of this heap.
+    #[test]
+    fn after_a_return_that_failed_the_value_cannot_be_used_until_one_succeeds() {
+        if cfg!(miri) {
+            return println!("skipped: state: Miri cannot map memory");
+        }
+        let (mut heap, mut other) = (state(true), state(false));
+        let good: Mark<()> = heap.mark().unwrap();
+        let bad = Mark { heap: heap.number, ..other.mark::<()>().unwrap() };
+        assert!(heap.back_to(&bad).is_err());
+        assert!(panic::catch_unwind(AssertUnwindSafe(|| heap.root())).is_err());
+        let refused = heap.mark::<()>().unwrap_err().to_string();
+        assert!(refused.contains("go back to a mark first"), "{refused}");
+        // A mark of another heap changes nothing.
+        assert!(heap.back_to(&other.mark::<()>().unwrap()).is_err());
+        assert!(panic::catch_unwind(AssertUnwindSafe(|| heap.root())).is_err());
+        heap.back_to(&good).unwrap();
+        heap.root();
+        heap.mark::<()>().unwrap();
     }
 }

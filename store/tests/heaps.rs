@@ -32,12 +32,12 @@ fn node<'h>(depth: u32, memory: memsnap_heap::In<'h>) -> Node<'h> {
     let mut children = Vec::new_in(memory);
     (0..depth).for_each(|below| children.push(node(below, memory)));
     let name = String::from_str_in(&format!("node of depth {depth}"), memory);
-    Node { name, children, next: (depth % 2 == 0).then(|| Box::new_in(depth, memory)) }
+    Node { name, children, next: depth.is_multiple_of(2).then(|| Box::new_in(depth, memory)) }
 }
 
 fn is_whole(node: &Node<'_>, depth: u32) -> bool {
     node.name == format!("node of depth {depth}")
-        && node.next.as_deref().copied() == (depth % 2 == 0).then_some(depth)
+        && node.next.as_deref().copied() == depth.is_multiple_of(2).then_some(depth)
         && node.children.len() == depth as usize
         && node.children.iter().zip(0..).all(|(child, below)| is_whole(child, below))
 }

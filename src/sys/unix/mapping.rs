@@ -17,7 +17,6 @@
 
 use std::ffi::{CStr, c_void};
 use std::io::{self, Write};
-use std::num::NonZeroUsize;
 use std::ops::Deref;
 use std::process;
 use std::ptr::{self, NonNull};
@@ -31,8 +30,8 @@ use rustix::mm::{
 
 use super::code::synchronize;
 use super::page_size;
+use super::reserve::{reserve, reserve_at};
 use crate::access::Access;
-use crate::error::address_in_use;
 use crate::pages::{PageRange, PageSet};
 use crate::sys::HugePages;
 use crate::sys::system::{NO_REPLACE, NO_RESERVE, Owner, Shown, alignment};
@@ -469,39 +468,6 @@ fn map_aligned(alignment: usize, range: PageRange, source: Source<'_>) -> io::Re
         LAST.store(address, Ordering::Relaxed);
     }
     Ok(start)
-}
-
-/// Maps `len` inaccessible bytes, which take address space but no memory.
-///
-/// # Safety
-///
-/// As for [`map`].
-unsafe fn reserve(address: *mut c_void, len: usize, flags: MapFlags) -> io::Result<NonNull<u8>> {
-    let flags = MapFlags::PRIVATE | NO_RESERVE | flags;
-    // SAFETY: forwarded to the caller.
-    let mapped = unsafe { mmap_anonymous(address, len, ProtFlags::empty(), flags) }?;
-    NonNull::new(mapped.cast()).ok_or_else(|| io::Error::other("mmap returned address zero"))
-}
-
-/// Maps `len` inaccessible bytes, of which the first `before` bytes are before `address`.
-///
-/// Fails if other memory is there.
-fn reserve_at(address: NonZeroUsize, before: usize, len: usize) -> io::Result<NonNull<u8>> {
-    let in_use = || address_in_use(address.get(), len);
-    let wanted = address.get().checked_sub(before).ok_or_else(in_use)?;
-    call("mmap")?;
-    // SAFETY: with NO_REPLACE, or without MAP_FIXED, the kernel replaces no mapping, so no memory in use changes.
-    match unsafe { reserve(ptr::without_provenance_mut(wanted), len, NO_REPLACE) } {
-        Ok(area) if area.addr().get() == wanted => Ok(area),
-        Ok(elsewhere) => {
-            // This system treats the address as a hint, and it was in use.
-            // SAFETY: the mapping was made just now, and its address was not stored anywhere.
-            let _ = unsafe { munmap(elsewhere.as_ptr().cast(), len) };
-            Err(in_use())
-        }
-        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Err(in_use()),
-        Err(error) => Err(error),
-    }
 }
 
 /// What [`plug`] found.

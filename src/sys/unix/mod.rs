@@ -24,6 +24,7 @@ mod file;
 mod identity;
 mod keys;
 mod mapping;
+mod reserve;
 pub(in crate::sys) mod source;
 
 pub(crate) use code::RUNS_CODE;
