@@ -8,6 +8,7 @@ mod folders;
 mod format;
 mod healing;
 mod hostile;
+mod locks;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -56,9 +56,11 @@ pub struct Verified {
 }
 
 pub(crate) fn verify(inner: &Inner, depth: Depth) -> Result<Verified> {
-    // A writer could replace packs after they were listed.
-    let _lock = inner.lock_reader()?;
-    let (manifests, packs) = inner.read(|index| Ok((index.manifests()?, index.packs()?)))?;
+    // A collection could delete packs after they were listed.
+    let _files = inner.keep_files()?;
+    // A save can add a snapshot and its name meanwhile, so all of these are from the same time.
+    let (manifests, packs, names) =
+        inner.read(|index| Ok((index.manifests()?, index.packs()?, index.names()?)))?;
     let mut found = Verified::default();
     let rows: HashMap<Id, &ManifestRow> = manifests.iter().map(|(id, row)| (*id, row)).collect();
     let mut places = Places::new(inner, &packs);
@@ -78,7 +80,7 @@ pub(crate) fn verify(inner: &Inner, depth: Depth) -> Result<Verified> {
             Err(error) => found.problems.push(error.to_string()),
         }
     }
-    for (name, id) in inner.read(|index| index.names())? {
+    for (name, id) in names {
         if !rows.get(&id).is_some_and(|row| row.listed) {
             found.problems.push(format!("index.redb is damaged: the name {name} stands for no snapshot"));
         }
@@ -143,8 +145,12 @@ impl<'a> Places<'a> {
         for (hash, place) in &blocks {
             let wrong = || Error::damaged("index.redb", format!("the place of the block {hash} is wrong"));
             if !self.contents.contains_key(&place.pack) {
-                let row = self.rows.get(&place.pack).ok_or_else(wrong)?;
-                let contents = pack_contents(self.inner, &row.id)?;
+                let pack = match self.rows.get(&place.pack) {
+                    Some(row) => row.id,
+                    // A save or a pull has added the pack since the packs were listed.
+                    None => self.inner.read(|index| index.pack(place.pack))?.ok_or_else(wrong)?.id,
+                };
+                let contents = pack_contents(self.inner, &pack)?;
                 if self.contents.len() >= KEPT {
                     self.contents.clear();
                 }

@@ -46,6 +46,15 @@ impl<'i> Writer<'i> {
         })
     }
 
+    /// Returns the number of a pack.
+    pub(crate) fn pack_number(&self, id: &Id) -> Result<Option<u32>> {
+        self.run(|transaction| {
+            let ids = transaction.open_table(PACK_IDS)?;
+            let value = ids.get(id.as_bytes())?;
+            Ok(value.map(|value| u32::from_value("pack_ids", id.as_bytes(), value.value())).transpose()?)
+        })
+    }
+
     /// Adds packs, and places of blocks in them. `entries` need not be sorted.
     ///
     /// If the index already has a place of a block, the new place replaces it.
