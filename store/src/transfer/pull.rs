@@ -164,8 +164,11 @@ fn missing_manifests<'a>(
             let what = format!("its depth is {}, which does not fit that of its base {id}", header.depth);
             return Err(Error::damaged(remote.objects().full(&manifest_path(above)), what));
         }
-        let Some((fetched, header)) = fetched else { break };
+        let Some((fetched, mut header)) = fetched else { break };
         next = header.base;
+        // They may be long, and a chain has many manifests. The manifest itself is in a file.
+        header.labels.clear();
+        header.attachments.clear();
         missing.push((id, fetched, header));
     }
     Ok(missing)
