@@ -23,7 +23,7 @@ pub enum Depth {
     /// Checks manifests, the index, and the lists of blocks of the packs.
     ///
     /// The hash of each manifest has to be its id, the index has to have all blocks that the manifests list, and the
-    /// lists of blocks of the packs have to agree with the index.
+    /// places in the index have to agree with the lists of blocks of the packs.
     Structure,
     /// Checks the structure, and compares every pack and every block with its hash.
     Data,
@@ -185,19 +185,32 @@ fn check_pack(inner: &Inner, number: u32, row: &PackRow, depth: Depth) -> Result
             format!("it has {} blocks instead of {}", contents.hashes.len(), row.blocks),
         ));
     }
-    let mut entries: Vec<_> = places(number, &contents).collect();
-    entries.sort_unstable_by_key(|entry| entry.0);
-    let hashes: Vec<Id> = entries.iter().map(|entry| entry.0).collect();
-    for ((hash, place), found) in entries.iter().zip(inner.read(|index| index.find(&hashes))?) {
-        let agrees = found.is_some_and(|found| found.pack != number || found.offset == place.offset);
-        if !agrees {
-            return Err(Error::damaged("index.redb", format!("it does not have the block {hash} of {path}")));
-        }
-    }
+    check_places(inner, number, &contents)?;
     if depth == Depth::Data {
         check_data(inner, &*file, row.id)?;
     }
     Ok(contents.hashes.len() as u64)
+}
+
+/// Checks that the places of blocks in a pack agree with the list of its blocks.
+///
+/// A block may have its place in another pack, or no place. The index loses the place of a block that nothing needs if
+/// the block was stored a second time and a collection deletes the second pack. [`check_manifest`] checks that each
+/// needed block has a place.
+fn check_places(inner: &Inner, number: u32, contents: &Contents) -> Result<()> {
+    let mut entries: Vec<_> = places(number, contents).collect();
+    entries.sort_unstable_by_key(|entry| entry.0);
+    // A pull copies whole frames, so a pack can have a block twice.
+    let blocks: Vec<&[(Id, Place)]> = entries.chunk_by(|a, b| a.0 == b.0).collect();
+    let hashes: Vec<Id> = blocks.iter().map(|same| same[0].0).collect();
+    for (same, found) in blocks.iter().zip(inner.read(|index| index.find(&hashes))?) {
+        let Some(found) = found.filter(|found| found.pack == number) else { continue };
+        if !same.iter().any(|(_, place)| *place == found) {
+            let what = format!("the place of the block {} is wrong", same[0].0);
+            return Err(Error::damaged("index.redb", what));
+        }
+    }
+    Ok(())
 }
 
 /// Reads all of a pack, and compares it with its name, and its blocks with their hashes.

@@ -76,7 +76,8 @@ impl<'i> Writer<'i> {
 
     /// Removes packs, and all places in them.
     ///
-    /// If a block was also in another pack, the index may not have its place there any more, and so lack the block.
+    /// A block that had its place in one of these packs can also be in another pack. The index may then have no place of
+    /// it. So the caller adds new places of the blocks that are needed, in the same transaction.
     pub(crate) fn remove_packs(&mut self, packs: &BTreeSet<u32>) -> Result<()> {
         if packs.is_empty() {
             return Ok(());
