@@ -216,21 +216,18 @@ impl Iterator for Entries {
 /// A block in which two snapshots differ: its number, and its hash in the second one, if not zero.
 pub(crate) type Difference = Entry;
 
+type Differences = Box<dyn Iterator<Item = Result<Difference>>>;
+
 /// Returns the blocks in which `to` differs from `from`, in ascending order, within the length of `to`.
 ///
 /// If `exact` is false, the result may contain blocks that are equal. This can save reading a manifest that both chains
 /// have in common.
-pub(crate) fn differences(
-    storage: &dyn Storage,
-    from: Id,
-    to: Id,
-    exact: bool,
-) -> Result<Box<dyn Iterator<Item = Result<Difference>>>> {
+pub(crate) fn differences(storage: &dyn Storage, from: Id, to: Id, exact: bool) -> Result<Differences> {
     if from == to {
         return Ok(Box::new(std::iter::empty()));
     }
-    if !exact && let Some(found) = above_common(storage, from, to)? {
-        return Ok(Box::new(found.into_iter().map(Ok)));
+    if !exact && let Some(found) = above_common(storage, from, to, KEPT)? {
+        return Ok(found);
     }
     let (from, to) = (Chain::open(storage, from)?, Chain::open(storage, to)?);
     let limit = to.top().map_or(0, |top| blocks(top.len));
@@ -238,60 +235,124 @@ pub(crate) fn differences(
     Ok(Box::new(joined.filter(move |entry| entry.as_ref().map_or(true, |entry| entry.0 < limit))))
 }
 
+/// The number of blocks that [`above_common`] keeps in memory: 3 MiB of them.
+pub(crate) const KEPT: usize = 1 << 16;
+
 /// Returns the blocks that the manifests above the common one list.
 ///
-/// Returns `None` if these are not all differences.
-fn above_common(storage: &dyn Storage, from: Id, to: Id) -> Result<Option<Vec<Difference>>> {
-    let (mut a, mut b) = (Some(from), Some(to));
-    let mut seen = Vec::new();
-    // Headers are read twice, which is cheap because chains are short.
-    while let Some(id) = a {
-        let above = seen.last().copied();
-        seen.push(id);
-        a = open_below(storage, above, id)?.header.base.filter(|_| seen.len() <= MAX_DEPTH as usize);
-    }
-    let (mut depth, mut above) = (0, None);
-    while let Some(id) = b.filter(|id| !seen.contains(id)) {
-        depth += 1;
-        b = open_below(storage, above, id)?.header.base.filter(|_| depth <= MAX_DEPTH);
-        above = Some(id);
-    }
-    let Some(common) = b else { return Ok(None) };
-    let (from, to) =
-        (Chain::open_to(storage, from, Some(common))?, Chain::open_to(storage, to, Some(common))?);
-    if to.layers.is_empty() {
-        return Ok(None); // No reader would compare the manifest of `to` with its id.
-    }
-    // No manifest may be shorter than the common one. Otherwise, blocks after its end differ without being listed.
-    let mut len = open_manifest(storage, common)?.header.len;
-    // The common manifest was not compared with its id, so its length may be wrong. This does not matter if all lengths
-    // are equal.
-    if from.layers.iter().chain(&to.layers).any(|layer| layer.header.len != len) {
-        len = checked_header(storage, common)?.len;
-    }
-    if from.layers.iter().chain(&to.layers).any(|layer| layer.header.len < len) {
-        return Ok(None);
-    }
-    let limit = to.top().map_or(blocks(len), |top| blocks(top.len));
-    let mut found = Vec::new();
-    let mut to = to.entries()?.peekable();
-    for entry in from.entries()? {
-        let (block, _) = entry?;
-        while let Some(entry) = to.next_if(|entry| entry.as_ref().map_or(true, |entry| entry.0 <= block)) {
-            found.push(entry?);
+/// Returns `None` if these are not all differences. This is known only at their end. So all are read before the first one
+/// is returned. If there are more than `kept`, they are read again while the caller uses them, which saves their memory.
+pub(crate) fn above_common(
+    storage: &dyn Storage,
+    from: Id,
+    to: Id,
+    kept: usize,
+) -> Result<Option<Differences>> {
+    let Some(above) = Above::open(storage, from, to)? else { return Ok(None) };
+    let (mut found, mut count) = (Vec::new(), 0);
+    for entry in above {
+        let Some(entry) = entry? else { return Ok(None) };
+        count += 1;
+        if count <= kept {
+            found.push(entry);
         }
-        let listed = found.last().is_some_and(|last| last.0 == block);
-        if !listed && block < blocks(len) {
+    }
+    if count <= kept {
+        return Ok(Some(Box::new(found.into_iter().map(Ok))));
+    }
+    drop(found);
+    let changed =
+        move || Error::damaged(manifest_path(&to), "it or a manifest of its chain has changed meanwhile");
+    let again = Above::open(storage, from, to)?.ok_or_else(changed)?;
+    Ok(Some(Box::new(again.map(move |entry| entry?.ok_or_else(changed)))))
+}
+
+/// The blocks that two chains list above their common manifest.
+///
+/// An entry is `None` if the first chain lists a block that the second one does not, because the common manifest would
+/// have to be read to know whether it differs. The caller stops there.
+struct Above {
+    from: Entries,
+    to: std::iter::Peekable<Entries>,
+    /// A block of `from` that comes after those of `to` that were returned.
+    next: Option<u64>,
+    /// The number of blocks of the common manifest, and of `to`.
+    common: u64,
+    limit: u64,
+}
+
+impl Above {
+    fn next_entry(&mut self) -> Result<Option<Option<Difference>>> {
+        loop {
+            let block = match self.next.take() {
+                Some(block) => Some(block),
+                None => self.from.next().transpose()?.map(|entry| entry.0),
+            };
+            let Some(block) = block else { return Ok(self.to.next().transpose()?.map(Some)) };
+            if let Some(entry) =
+                self.to.next_if(|entry| entry.as_ref().map_or(true, |entry| entry.0 <= block))
+            {
+                let entry = entry?;
+                self.next = Some(block).filter(|block| entry.0 < *block);
+                return Ok(Some(Some(entry)));
+            }
+            if block < self.common {
+                return Ok(Some(None));
+            }
+            if block < self.limit {
+                return Ok(Some(Some((block, None)))); // The common manifest ends before the block.
+            }
+        }
+    }
+}
+
+impl Iterator for Above {
+    type Item = Result<Option<Difference>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.next_entry().transpose()
+    }
+}
+
+impl Above {
+    /// Finds the common manifest, and opens the chains above it.
+    ///
+    /// Returns `None` if there is none, or if the chains above it do not list all differences.
+    fn open(storage: &dyn Storage, from: Id, to: Id) -> Result<Option<Self>> {
+        let (mut a, mut b) = (Some(from), Some(to));
+        let mut seen = Vec::new();
+        // Headers are read twice, which is cheap because chains are short.
+        while let Some(id) = a {
+            let above = seen.last().copied();
+            seen.push(id);
+            a = open_below(storage, above, id)?.header.base.filter(|_| seen.len() <= MAX_DEPTH as usize);
+        }
+        let (mut depth, mut above) = (0, None);
+        while let Some(id) = b.filter(|id| !seen.contains(id)) {
+            depth += 1;
+            b = open_below(storage, above, id)?.header.base.filter(|_| depth <= MAX_DEPTH);
+            above = Some(id);
+        }
+        let Some(common) = b else { return Ok(None) };
+        let (from, to) =
+            (Chain::open_to(storage, from, Some(common))?, Chain::open_to(storage, to, Some(common))?);
+        if to.layers.is_empty() {
+            return Ok(None); // No reader would compare the manifest of `to` with its id.
+        }
+        // No manifest may be shorter than the common one. Otherwise, blocks after its end differ without being listed.
+        let mut len = open_manifest(storage, common)?.header.len;
+        // The common manifest was not compared with its id, so its length may be wrong. This does not matter if all lengths
+        // are equal.
+        if from.layers.iter().chain(&to.layers).any(|layer| layer.header.len != len) {
+            len = checked_header(storage, common)?.len;
+        }
+        if from.layers.iter().chain(&to.layers).any(|layer| layer.header.len < len) {
             return Ok(None);
         }
-        if !listed && block < limit {
-            found.push((block, None)); // `to` does not list the block, and the common manifest ends before it.
-        }
+        let limit = to.top().map_or(blocks(len), |top| blocks(top.len));
+        let (from, to) = (from.entries()?, to.entries()?.peekable());
+        Ok(Some(Self { from, to, next: None, common: blocks(len), limit }))
     }
-    for entry in to {
-        found.push(entry?);
-    }
-    Ok(Some(found))
 }
 
 /// Merges two lists of blocks that are not zero, and returns the blocks that differ.

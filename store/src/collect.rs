@@ -112,7 +112,9 @@ pub struct Collected {
 }
 
 pub(crate) fn collect(inner: &Inner, options: &Collect) -> Result<Collected> {
-    let _lock = inner.lock_writer()?;
+    // In this order: savers need not wait for as long as a push or a pull runs.
+    let _files = inner.lock_files()?;
+    let _writer = inner.lock_writer()?;
     let (manifests, packs) = inner.read(|index| Ok((index.manifests()?, index.packs()?)))?;
     let before = now().saturating_sub(u64::try_from(options.grace.as_millis()).unwrap_or(u64::MAX));
     let (needed, unneeded) = divide(manifests, |row| row.created > before && !options.grace.is_zero())?;
@@ -373,7 +375,7 @@ fn orphans(inner: &Inner, folder: &str, known: &BTreeSet<Id>, grace: Duration) -
 
 /// Returns the files in `tmp`, which were left by processes that have ended.
 ///
-/// The caller holds the lock of the writer, so no process is writing them.
+/// The caller holds the locks of the files and of the writer, so no process is writing them.
 fn temporary(inner: &Inner) -> Result<Vec<String>> {
     let listed = inner.storage.list("tmp").map_err(Error::file("cannot list", inner.path("tmp")))?;
     let ours = listed.into_iter().filter(|file| is_temporary(&file.name));

@@ -103,7 +103,7 @@ pub enum Error {
     Busy {
         /// The folder or URL.
         place: String,
-        /// What was waited for.
+        /// What was waited for: a lock and the operations that may hold it, or the end of an operation.
         lock: &'static str,
         /// How long, in seconds.
         seconds: u64,

@@ -9,8 +9,14 @@ use crate::id::{Id, Reference};
 use crate::index::{self, Index, ManifestRow, Reader, Writer};
 use crate::storage::{DatabaseMode, Lock, Locked, Storage};
 
-/// The lock of a writer. It is held for a whole operation.
+/// The lock of a writer: of a save, a removal, a change of a name, a collection, and of each transaction of a pull.
 pub(crate) const WRITER: &str = "lock";
+
+/// The lock of the files. A push, a pull and a verification hold it shared, so that no file that they read or have
+/// written is deleted. A collection and a repair hold it exclusively.
+///
+/// An operation that holds this lock and that of the writer has locked this one first.
+pub(crate) const FILES: &str = "files.lock";
 
 /// The lock of the index. It is held while the index is open.
 pub(crate) const INDEX: &str = "index.lock";
@@ -44,14 +50,27 @@ impl Inner {
 
     /// Locks the repository against other writers, in this process and in others.
     pub(crate) fn lock_writer(&self) -> Result<Box<dyn Locked>> {
-        self.lock(WRITER, Lock::Exclusive, "the lock of the writer")
+        self.lock_writer_within(self.wait)
     }
 
-    /// Locks the repository against writers, but not against readers.
+    /// Does the same as [`lock_writer`](Self::lock_writer), but waits for another time.
+    pub(crate) fn lock_writer_within(&self, wait: Duration) -> Result<Box<dyn Locked>> {
+        let what = "`lock`, which a save, a collection or another writer holds";
+        self.lock_within(WRITER, Lock::Exclusive, wait, what)
+    }
+
+    /// Makes collections and repairs wait, so that the packs and manifests in the index stay there.
     ///
-    /// Used by long operations that read everything.
-    pub(crate) fn lock_reader(&self) -> Result<Box<dyn Locked>> {
-        self.lock(WRITER, Lock::Shared, "the lock of the writer")
+    /// Others may add packs and manifests meanwhile, and new places of blocks may replace those in the index. The numbers
+    /// of packs stay the same.
+    pub(crate) fn keep_files(&self) -> Result<Box<dyn Locked>> {
+        self.lock(FILES, Lock::Shared, "`files.lock`, which a collection or a repair holds")
+    }
+
+    /// Locks the files against pushes, pulls, verifications, and other collections and repairs.
+    pub(crate) fn lock_files(&self) -> Result<Box<dyn Locked>> {
+        let what = "`files.lock`, which a push, a pull, a verification, another collection or a repair holds";
+        self.lock(FILES, Lock::Exclusive, what)
     }
 
     /// Calls `read` with the index, which is open and locked against writers meanwhile.
@@ -85,16 +104,28 @@ impl Inner {
     }
 
     fn lock_in_turn(&self, kind: Lock) -> Result<Box<dyn Locked>> {
-        let _turn = self.lock(TURN, kind, "the lock of the index")?;
-        self.lock(INDEX, kind, "the lock of the index")
+        let what = "`index.lock`, which another reader or writer of the index holds";
+        let _turn = self.lock(TURN, kind, what)?;
+        self.lock(INDEX, kind, what)
     }
 
-    fn lock(&self, path: &str, kind: Lock, what: &'static str) -> Result<Box<dyn Locked>> {
-        let locked = self.storage.lock(path, kind, self.wait);
+    /// Locks a file of the repository. `what` is what an error says was waited for.
+    pub(crate) fn lock(&self, path: &str, kind: Lock, what: &'static str) -> Result<Box<dyn Locked>> {
+        self.lock_within(path, kind, self.wait, what)
+    }
+
+    fn lock_within(
+        &self,
+        path: &str,
+        kind: Lock,
+        wait: Duration,
+        what: &'static str,
+    ) -> Result<Box<dyn Locked>> {
+        let locked = self.storage.lock(path, kind, wait);
         locked.map_err(Error::file("cannot lock", self.path(path)))?.ok_or_else(|| Error::Busy {
             place: self.path("").display().to_string(),
             lock: what,
-            seconds: self.wait.as_secs(),
+            seconds: wait.as_secs(),
         })
     }
 

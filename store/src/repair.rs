@@ -60,6 +60,7 @@ pub struct Repaired {
 }
 
 pub(crate) fn repair(inner: &Inner) -> Result<Repaired> {
+    let _files = inner.lock_files()?;
     let _writer = inner.lock_writer()?;
     let _index = inner.lock_index()?;
     let path = inner.temporary("redb");

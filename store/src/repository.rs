@@ -17,7 +17,7 @@ use crate::extract::Extract;
 use crate::format::BLOCK;
 use crate::id::{Id, Reference};
 use crate::index::{self, Index, ManifestRow};
-use crate::inner::{INDEX, Inner, TURN, WAIT, WRITER, is_temporary, resolve, time};
+use crate::inner::{FILES, INDEX, Inner, TURN, WAIT, WRITER, is_temporary, resolve, time};
 use crate::load::Load;
 use crate::manifest::{Manifest, Summary};
 use crate::map;
@@ -53,7 +53,8 @@ struct Version {
 /// A repository: a folder with saved snapshots.
 ///
 /// Threads can share a `Repository`. Any number of threads and processes can read a repository while one of them writes.
-/// Other writers wait; see [`set_wait`](Self::set_wait).
+/// Other writers wait; see [`set_wait`](Self::set_wait). Pushes, pulls and [`verify`](Self::verify) run at the same time as
+/// a writer, except [`collect`](Self::collect) and [`repair`](Self::repair).
 ///
 /// # Examples
 ///
@@ -143,7 +144,7 @@ impl Repository {
         for folder in FOLDERS {
             inner.storage.create_folder(folder).map_err(failed())?;
         }
-        for lock in [INDEX, TURN] {
+        for lock in [INDEX, TURN, FILES] {
             inner.storage.lock(lock, Lock::Exclusive, inner.wait).map_err(failed())?;
         }
         let _lock = inner.lock_writer()?;
@@ -205,7 +206,8 @@ impl Repository {
 
     /// Sets how long an operation waits for others that use the repository. The default is one minute.
     ///
-    /// After this time, the operation fails with [`Error::Busy`].
+    /// After this time, the operation fails with [`Error::Busy`]. A pull that has received blocks waits for other writers
+    /// at least as long as it has run.
     ///
     /// # Examples
     ///
@@ -476,7 +478,7 @@ fn has_only_left_overs(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(path)? {
         let (entry, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
         let name = name.to_str().unwrap_or_default();
-        let mut left_over = [WRITER, INDEX, TURN, index::PATH].contains(&name);
+        let mut left_over = [WRITER, FILES, INDEX, TURN, index::PATH].contains(&name);
         if FOLDERS.contains(&name) && entry.is_dir() {
             let files: Vec<_> = fs::read_dir(&entry)?.collect::<io::Result<_>>()?;
             let is_ours = |file: &fs::DirEntry| file.file_name().to_str().is_some_and(is_temporary);
@@ -509,14 +511,16 @@ impl Repository {
     ///
     /// The call reads all manifests that are needed, and the lists of blocks of the packs with blocks of these. If
     /// less than half of the blocks of a pack are needed, the call writes them to a new pack and deletes the old one.
-    /// Other writers wait meanwhile. Readers do not.
+    /// Writers, pushes, pulls and verifications wait meanwhile. Readers do not. The call waits for the end of all
+    /// pushes, pulls and verifications. If it waits for longer than [`set_wait`](Self::set_wait) allows, it fails with
+    /// [`Error::Busy`]. So it should not be called from a function that is told the progress of a push or a pull.
     ///
     /// # Errors
     ///
     /// - [`Error::Damaged`] if a manifest, the index or a block is damaged. In this case, nothing is deleted.
     /// - [`Error::File`] if a file cannot be read, written or deleted. In this case, some files may have been deleted,
     ///   but none that a snapshot needs. The next call deletes the rest.
-    /// - [`Error::Index`], [`Error::Busy`].
+    /// - [`Error::Busy`] if a push, a pull, a verification or a writer does not end in time; [`Error::Index`].
     pub fn collect(&self, options: &Collect) -> Result<Collected> {
         collect(&self.inner, options)
     }
@@ -524,12 +528,12 @@ impl Repository {
     /// Checks the repository. The result lists all problems.
     ///
     /// [`Depth::Structure`] reads all manifests, and the lists of blocks of all packs. [`Depth::Data`] also reads all
-    /// blocks. Writers wait meanwhile.
+    /// blocks. Snapshots that are saved or pulled meanwhile may be left out. Collections and repairs wait; saves do not.
     ///
     /// # Errors
     ///
     /// - [`Error::Index`] or [`Error::Damaged`] if the index cannot be read at all.
-    /// - [`Error::Busy`] if a writer does not finish in time.
+    /// - [`Error::Busy`] if a collection or a repair does not end in time.
     pub fn verify(&self, depth: Depth) -> Result<Verified> {
         verify(&self.inner, depth)
     }
@@ -549,7 +553,8 @@ impl Repository {
     /// - [`Error::NoRepository`] if the folder is not a repository.
     /// - [`Error::File`] if a file cannot be read, or [`Error::Newer`] if a newer version wrote it. In this case, the old
     ///   index stays, because the new one would lack the file. Damaged files are no error: the result lists them.
-    /// - [`Error::Index`] if the new index cannot be written; [`Error::Busy`] if another process does not finish in time.
+    /// - [`Error::Index`] if the new index cannot be written; [`Error::Busy`] if an operation that excludes a repair does
+    ///   not end in time: a push, a pull, a verification or a writer.
     pub fn repair(path: impl AsRef<Path>) -> Result<Repaired> {
         Self::repair_in(Arc::new(Folder::new(path.as_ref())))
     }

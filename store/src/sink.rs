@@ -148,10 +148,18 @@ impl Pending {
         if self.is_empty() {
             return Ok(());
         }
-        let first = index.next_pack()?;
+        let mut next = index.next_pack()?;
         let mut packs = Vec::with_capacity(self.0.len());
         let mut entries = Vec::new();
-        for (number, (row, contents)) in (first..).zip(&self.0) {
+        for (row, contents) in &self.0 {
+            // Two pulls of the same blocks write the same pack, and so does a save that stores lost blocks again.
+            let number = match index.pack_number(&row.id)? {
+                Some(number) => number,
+                None => {
+                    next += 1;
+                    next - 1
+                }
+            };
             packs.push((number, *row));
             entries.extend(places(number, contents));
         }

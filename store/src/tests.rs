@@ -8,6 +8,7 @@ mod folders;
 mod format;
 mod healing;
 mod hostile;
+mod locks;
 mod names;
 
 use std::collections::BTreeMap;

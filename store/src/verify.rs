@@ -23,7 +23,7 @@ pub enum Depth {
     /// Checks manifests, the index, and the lists of blocks of the packs.
     ///
     /// The hash of each manifest has to be its id, the index has to have all blocks that the manifests list, and the
-    /// lists of blocks of the packs have to agree with the index.
+    /// places in the index have to agree with the lists of blocks of the packs.
     Structure,
     /// Checks the structure, and compares every pack and every block with its hash.
     Data,
@@ -56,9 +56,11 @@ pub struct Verified {
 }
 
 pub(crate) fn verify(inner: &Inner, depth: Depth) -> Result<Verified> {
-    // A writer could replace packs after they were listed.
-    let _lock = inner.lock_reader()?;
-    let (manifests, packs) = inner.read(|index| Ok((index.manifests()?, index.packs()?)))?;
+    // A collection could delete packs after they were listed.
+    let _files = inner.keep_files()?;
+    // A save can add a snapshot and its name meanwhile, so all of these are from the same time.
+    let (manifests, packs, names) =
+        inner.read(|index| Ok((index.manifests()?, index.packs()?, index.names()?)))?;
     let mut found = Verified::default();
     let rows: HashMap<Id, &ManifestRow> = manifests.iter().map(|(id, row)| (*id, row)).collect();
     let mut places = Places::new(inner, &packs);
@@ -78,7 +80,7 @@ pub(crate) fn verify(inner: &Inner, depth: Depth) -> Result<Verified> {
             Err(error) => found.problems.push(error.to_string()),
         }
     }
-    for (name, id) in inner.read(|index| index.names())? {
+    for (name, id) in names {
         if !rows.get(&id).is_some_and(|row| row.listed) {
             found.problems.push(format!("index.redb is damaged: the name {name} stands for no snapshot"));
         }
@@ -143,8 +145,12 @@ impl<'a> Places<'a> {
         for (hash, place) in &blocks {
             let wrong = || Error::damaged("index.redb", format!("the place of the block {hash} is wrong"));
             if !self.contents.contains_key(&place.pack) {
-                let row = self.rows.get(&place.pack).ok_or_else(wrong)?;
-                let contents = pack_contents(self.inner, &row.id)?;
+                let pack = match self.rows.get(&place.pack) {
+                    Some(row) => row.id,
+                    // A save or a pull has added the pack since the packs were listed.
+                    None => self.inner.read(|index| index.pack(place.pack))?.ok_or_else(wrong)?.id,
+                };
+                let contents = pack_contents(self.inner, &pack)?;
                 if self.contents.len() >= KEPT {
                     self.contents.clear();
                 }
@@ -179,19 +185,32 @@ fn check_pack(inner: &Inner, number: u32, row: &PackRow, depth: Depth) -> Result
             format!("it has {} blocks instead of {}", contents.hashes.len(), row.blocks),
         ));
     }
-    let mut entries: Vec<_> = places(number, &contents).collect();
-    entries.sort_unstable_by_key(|entry| entry.0);
-    let hashes: Vec<Id> = entries.iter().map(|entry| entry.0).collect();
-    for ((hash, place), found) in entries.iter().zip(inner.read(|index| index.find(&hashes))?) {
-        let agrees = found.is_some_and(|found| found.pack != number || found.offset == place.offset);
-        if !agrees {
-            return Err(Error::damaged("index.redb", format!("it does not have the block {hash} of {path}")));
-        }
-    }
+    check_places(inner, number, &contents)?;
     if depth == Depth::Data {
         check_data(inner, &*file, row.id)?;
     }
     Ok(contents.hashes.len() as u64)
+}
+
+/// Checks that the places of blocks in a pack agree with the list of its blocks.
+///
+/// A block may have its place in another pack, or no place. The index loses the place of a block that nothing needs if
+/// the block was stored a second time and a collection deletes the second pack. [`check_manifest`] checks that each
+/// needed block has a place.
+fn check_places(inner: &Inner, number: u32, contents: &Contents) -> Result<()> {
+    let mut entries: Vec<_> = places(number, contents).collect();
+    entries.sort_unstable_by_key(|entry| entry.0);
+    // A pull copies whole frames, so a pack can have a block twice.
+    let blocks: Vec<&[(Id, Place)]> = entries.chunk_by(|a, b| a.0 == b.0).collect();
+    let hashes: Vec<Id> = blocks.iter().map(|same| same[0].0).collect();
+    for (same, found) in blocks.iter().zip(inner.read(|index| index.find(&hashes))?) {
+        let Some(found) = found.filter(|found| found.pack == number) else { continue };
+        if !same.iter().any(|(_, place)| *place == found) {
+            let what = format!("the place of the block {} is wrong", same[0].0);
+            return Err(Error::damaged("index.redb", what));
+        }
+    }
+    Ok(())
 }
 
 /// Reads all of a pack, and compares it with its name, and its blocks with their hashes.

@@ -184,7 +184,8 @@ fn a_busy_repository_is_an_error_after_the_wait() {
     folder.repository.set_wait(Duration::from_millis(50));
     let error = folder.repository.save(&noise(2, 5000)).run().unwrap_err();
     assert!(matches!(error, Error::Busy { .. }), "{error}");
-    assert!(error.to_string().contains("try again"), "{error}");
+    let message = error.to_string();
+    assert!(message.contains("which a save") && message.contains("try again"), "{error}");
     // Readers go on.
     folder.repository.load("base").run().unwrap();
     drop(lock);
@@ -231,7 +232,7 @@ fn a_folder_that_cannot_be_written_can_be_read() {
                     .unwrap();
             }
         }
-        for name in ["config", "index.redb", "lock", "index.lock"] {
+        for name in ["config", "index.redb", "lock", "files.lock", "index.lock"] {
             let mode = PermissionsExt::from_mode(if writable { 0o600 } else { 0o444 });
             fs::set_permissions(folder.path.join(name), mode).unwrap();
         }

@@ -1,6 +1,6 @@
 //! Random operations on two repositories and a remote, compared with byte vectors.
 //!
-//! `MEMSNAP_STORE_CASES` sets the number of cases.
+//! `MEMSNAP_STORE_CASES` sets the number of cases, and `MEMSNAP_STORE_FIRST_SEED` the seed of the first one.
 #![cfg(feature = "remote")]
 
 mod common;
@@ -31,6 +31,10 @@ struct Model {
     remote: Side,
     /// The bytes of all snapshots that were ever saved.
     bytes: BTreeMap<Id, Vec<u8>>,
+    /// The ids of these snapshots, in the order in which they were saved.
+    ///
+    /// An id depends on the time of the save. So that the operations depend only on the seed, they pick from this list.
+    saved: Vec<Id>,
 }
 
 impl Model {
@@ -42,6 +46,7 @@ impl Model {
             store: Arc::default(),
             remote: Side::default(),
             bytes: BTreeMap::new(),
+            saved: Vec::new(),
         }
     }
 
@@ -51,7 +56,8 @@ impl Model {
 
     fn pick(&mut self, ids: &BTreeSet<Id>) -> Option<Id> {
         let count = ids.len();
-        (count > 0).then(|| *ids.iter().nth(self.random.random_range(0..count)).unwrap())
+        let mut in_order = self.saved.iter().filter(|id| ids.contains(id));
+        (count > 0).then(|| *in_order.nth(self.random.random_range(0..count)).unwrap())
     }
 
     fn name(&mut self) -> Option<String> {
@@ -70,8 +76,8 @@ impl Model {
                 0 => bytes[at..end].fill(0),
                 1 => self.random.fill(&mut bytes[at..end]),
                 _ => {
-                    let number = self.random.random_range(0..=self.bytes.len());
-                    let Some(other) = self.bytes.values().nth(number) else { continue };
+                    let number = self.random.random_range(0..=self.saved.len());
+                    let Some(other) = self.saved.get(number).map(|id| &self.bytes[id]) else { continue };
                     let from = self.random.random_range(0..=other.len() / BLOCK) * BLOCK;
                     let len = (end - at).min(other.len() - from);
                     bytes[at..at + len].copy_from_slice(&other[from..from + len]);
@@ -96,7 +102,9 @@ impl Model {
             save = save.name(name);
         }
         let id = save.run().unwrap().id();
-        self.bytes.insert(id, bytes);
+        if self.bytes.insert(id, bytes).is_none() {
+            self.saved.push(id);
+        }
         self.sides[machine].listed.insert(id);
         if let Some(name) = name {
             self.sides[machine].names.insert(name, id);
@@ -206,8 +214,9 @@ fn check_side(repository: &Repository, side: &Side) {
 
 #[test]
 fn random_operations_on_two_repositories_and_a_remote_agree_with_byte_vectors() {
-    let cases = std::env::var("MEMSNAP_STORE_CASES").map_or(12, |cases| cases.parse().unwrap());
-    for seed in 0..cases {
+    let number = |variable, default| std::env::var(variable).map_or(default, |value| value.parse().unwrap());
+    let first: u64 = number("MEMSNAP_STORE_FIRST_SEED", 0);
+    for seed in first..first + number("MEMSNAP_STORE_CASES", 12) {
         println!("seed {seed}");
         let mut model = Model::new(seed);
         for _ in 0..80 {

@@ -166,3 +166,67 @@ fn packs_that_arrived_are_used() {
     there.repository.pull(&remote, id).run().unwrap();
     assert!(there.bytes(id) == bytes);
 }
+
+/// A verification reported damage of an index that had all needed blocks.
+///
+/// A pull copies a frame whole, with a block that the repository has already. The block then has its place in the new
+/// pack. Once a collection has deleted this pack, the index has no place of the block, and the old pack still has it.
+#[test]
+fn a_block_that_nothing_needs_may_lose_its_place() {
+    let (here, there) = (Machine::new(), Machine::new());
+    let (common, own) = (noise(1, 1), noise(2, 9));
+    let pulled = there.save(&[&common[..], &noise(3, 9)].concat(), None, "pulled").id();
+    let remote = open(&Arc::default());
+    there.repository.push(&remote, pulled).run().unwrap();
+
+    // One pack with the common block and nine others.
+    let both_bytes = [&common[..], &own].concat();
+    let both = here.save(&both_bytes, None, "both").id();
+    here.repository.pull(&remote, pulled).run().unwrap();
+    // Four lists of places of about the same length become one, which has one place of each block.
+    here.save(&noise(4, 9), None, "third");
+    here.save(&noise(5, 9), None, "fourth");
+    let own = here.save(&own, None, "own").id();
+    for id in [pulled, both] {
+        here.repository.remove(id).unwrap();
+    }
+    let collected = here.repository.collect(&at_once()).unwrap();
+    assert_eq!((collected.packs, collected.repacked), (1, 0));
+    here.check();
+
+    // The next save that has the block stores it again.
+    let snapshot = memsnap::Snapshot::from_slice(&both_bytes).unwrap();
+    let packs = || std::fs::read_dir(here.path().join("packs")).unwrap().count();
+    let before = packs();
+    let again = here.repository.save(&snapshot).run().unwrap().id();
+    assert_eq!(packs(), before + 1);
+    assert!(here.bytes(again) == both_bytes);
+    here.check();
+    assert!(here.bytes(own) == both_bytes[BLOCK..]);
+}
+
+/// A verification reported damage of a pack that had a block twice.
+///
+/// A pull copies two frames that have a block in common to one pack. The block has its place in one of them.
+#[test]
+fn a_pack_may_have_a_block_twice() {
+    let (one, two, three) = (Machine::new(), Machine::new(), Machine::new());
+    let (common, first, second) = (noise(1, 1), noise(2, 9), noise(3, 9));
+    let remote = open(&Arc::default());
+    let base = one.save(&[&common[..], &first].concat(), None, "base").id();
+    one.repository.push(&remote, base).run().unwrap();
+
+    // The other machine has the common block in a pack of its own, which it sends whole.
+    two.save(&[&common[..], &second].concat(), None, "other");
+    two.repository.pull(&remote, base).run().unwrap();
+    let bytes = [&common[..], &first, &second].concat();
+    let snapshot = memsnap::Snapshot::from_slice(&bytes).unwrap();
+    let child = two.repository.save(&snapshot).parent_id(base).run().unwrap().id();
+    two.check();
+    two.repository.push(&remote, child).run().unwrap();
+
+    three.repository.pull(&remote, child).run().unwrap();
+    assert!(three.bytes(child) == bytes);
+    assert_eq!(std::fs::read_dir(three.path().join("packs")).unwrap().count(), 1);
+    three.check();
+}

@@ -4,8 +4,8 @@
 mod common;
 
 use std::alloc::{GlobalAlloc, Layout, System};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use common::{BLOCK, Machine, noise};
 use memsnap::Snapshot;
@@ -37,6 +37,9 @@ unsafe impl GlobalAlloc for Counting {
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
+/// The tests of this file run one after the other, because they measure all allocations of the process.
+static ALONE: Mutex<()> = Mutex::new(());
+
 /// Returns the most bytes that were allocated during a call, beside those that were before.
 fn most(call: impl FnOnce()) -> usize {
     let before = NOW.load(Ordering::Relaxed);
@@ -47,6 +50,7 @@ fn most(call: impl FnOnce()) -> usize {
 
 #[test]
 fn memory_is_in_proportion_to_a_pack() {
+    let _alone = ALONE.lock().unwrap();
     let (here, there) = (Machine::new(), Machine::new());
     let folder = tempfile::tempdir().unwrap();
     let store = Arc::new(LocalFileSystem::new_with_prefix(folder.path()).unwrap());
@@ -70,4 +74,29 @@ fn memory_is_in_proportion_to_a_pack() {
     assert!(push < limit && pull < limit, "push: {push}, pull: {pull}");
     let loaded = there.repository.load(id).run().unwrap();
     assert!(*loaded.snapshot().view().unwrap() == *snapshot.view().unwrap());
+}
+
+/// A pull kept the attachments of all manifests of a chain until its end: up to 64 MiB for each of them.
+#[test]
+fn attachments_of_a_chain_are_not_in_memory_at_once() {
+    const LEN: usize = 4 << 20;
+    let _alone = ALONE.lock().unwrap();
+    let (here, there) = (Machine::new(), Machine::new());
+    let folder = tempfile::tempdir().unwrap();
+    let store = Arc::new(LocalFileSystem::new_with_prefix(folder.path()).unwrap());
+    let remote = Remote::with_store(store, "", &RemoteOptions::new()).unwrap();
+    let mut bytes = noise(1, 20);
+    let mut saved = here.save(&bytes, None, "base");
+    for number in 0..25_u64 {
+        bytes[..BLOCK].copy_from_slice(&noise(2 + number, 1));
+        let next = common::changed(saved.snapshot(), &bytes);
+        let save = here.repository.save(&next).parent(&saved);
+        saved = save.attach("registers", noise(100 + number, LEN / BLOCK)).run().unwrap();
+    }
+    let id = saved.id();
+    let push = most(|| assert_eq!(here.repository.push(&remote, id).run().unwrap().id, id));
+    let pull = most(|| assert_eq!(there.repository.pull(&remote, id).run().unwrap().id, id));
+    println!("push: {} MiB, pull: {} MiB", push >> 20, pull >> 20);
+    assert!(push < 10 * LEN && pull < 10 * LEN, "push: {push}, pull: {pull}");
+    assert!(there.bytes(id) == bytes);
 }

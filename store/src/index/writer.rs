@@ -46,6 +46,15 @@ impl<'i> Writer<'i> {
         })
     }
 
+    /// Returns the number of a pack.
+    pub(crate) fn pack_number(&self, id: &Id) -> Result<Option<u32>> {
+        self.run(|transaction| {
+            let ids = transaction.open_table(PACK_IDS)?;
+            let value = ids.get(id.as_bytes())?;
+            Ok(value.map(|value| u32::from_value("pack_ids", id.as_bytes(), value.value())).transpose()?)
+        })
+    }
+
     /// Adds packs, and places of blocks in them. `entries` need not be sorted.
     ///
     /// If the index already has a place of a block, the new place replaces it.
@@ -67,7 +76,8 @@ impl<'i> Writer<'i> {
 
     /// Removes packs, and all places in them.
     ///
-    /// If a block was also in another pack, the index may not have its place there any more, and so lack the block.
+    /// A block that had its place in one of these packs can also be in another pack. The index may then have no place of
+    /// it. So the caller adds new places of the blocks that are needed, in the same transaction.
     pub(crate) fn remove_packs(&mut self, packs: &BTreeSet<u32>) -> Result<()> {
         if packs.is_empty() {
             return Ok(());

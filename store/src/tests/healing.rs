@@ -8,8 +8,11 @@ use memsnap::Snapshot;
 use rayon::prelude::*;
 
 use super::{content, noise};
+use crate::collect::pack_contents;
 use crate::format::BLOCK;
-use crate::{Collect, Depth, Error, Repository};
+use crate::index::Place;
+use crate::sink::places;
+use crate::{Collect, Depth, Error, Id, Repository};
 
 fn new() -> (tempfile::TempDir, Repository) {
     let folder = tempfile::tempdir().unwrap();
@@ -32,6 +35,90 @@ fn flip(path: &Path, at: usize) {
     bytes[at] ^= 1;
     fs::remove_file(path).unwrap();
     fs::write(path, bytes).unwrap();
+}
+
+/// Changes the places of the blocks in the only pack of a repository, or removes some of them.
+fn change_places(repository: &Repository, change: impl Fn(&Id, Place) -> Option<Place>) {
+    let inner = &repository.inner;
+    let packs = inner.read(|index| index.packs()).unwrap();
+    let [(number, row)] = packs[..] else { panic!("the repository has {} packs", packs.len()) };
+    let contents = pack_contents(inner, &row.id).unwrap();
+    let entries = places(number, &contents).filter_map(|(hash, place)| Some((hash, change(&hash, place)?)));
+    inner
+        .change(|index| {
+            index.remove_packs(&[number].into())?;
+            index.add_packs(&[(number, row)], entries.collect())
+        })
+        .unwrap();
+}
+
+/// Returns a repository with one pack, in which a snapshot needs all blocks but the first one.
+fn with_unneeded_block() -> (tempfile::TempDir, Repository) {
+    let (folder, repository) = new();
+    repository.save(&image(0..20)).name("all").run().unwrap();
+    repository.save(&image(1..20)).name("rest").run().unwrap();
+    repository.remove("all").unwrap();
+    let collected = repository.collect(&Collect::new().grace(Duration::ZERO)).unwrap();
+    assert_eq!((collected.manifests, collected.packs, collected.repacked), (1, 0, 0));
+    (folder, repository)
+}
+
+/// A block that nothing needs may have no place in the index. The next save that has the block stores it again.
+#[test]
+fn a_block_without_a_place_is_stored_again() {
+    let (_folder, repository) = with_unneeded_block();
+    change_places(&repository, |hash, place| (*hash != Id::of(&noise(0))).then_some(place));
+    assert_eq!(repository.verify(Depth::Data).unwrap().problems, [""; 0]);
+
+    let again = repository.save(&image(0..20)).run().unwrap();
+    assert_eq!(packs(&repository).len(), 2);
+    assert_eq!(content(repository.load(again.id()).run().unwrap().snapshot()), content(&image(0..20)));
+    assert_eq!(repository.verify(Depth::Data).unwrap().problems, [""; 0]);
+}
+
+/// A repair adds the places of all blocks. The next save uses the block in the old pack.
+#[test]
+fn a_repair_adds_places_that_are_missing() {
+    let (_folder, mut repository) = with_unneeded_block();
+    change_places(&repository, |hash, place| (*hash != Id::of(&noise(0))).then_some(place));
+    let repaired = Repository::repair(repository.path()).unwrap();
+    assert_eq!(repaired.problems, [""; 0]);
+    repository = Repository::open(repository.path()).unwrap();
+
+    let again = repository.save(&image(0..20)).run().unwrap();
+    assert_eq!(packs(&repository).len(), 1);
+    assert_eq!(content(repository.load(again.id()).run().unwrap().snapshot()), content(&image(0..20)));
+}
+
+/// A block that a snapshot needs must have a place. A save that stores the block again completes the snapshot.
+#[test]
+fn a_needed_block_without_a_place_is_damage() {
+    let (_folder, repository) = with_unneeded_block();
+    let lost = Id::of(&noise(7));
+    change_places(&repository, |hash, place| (*hash != lost).then_some(place));
+    let problems = repository.verify(Depth::Structure).unwrap().problems;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains(&format!("its block {lost} is in no pack")), "{problems:?}");
+    assert!(matches!(repository.load("rest").run(), Err(Error::Damaged { .. })));
+    let collected = repository.collect(&Collect::new().grace(Duration::ZERO));
+    assert!(matches!(collected, Err(Error::Damaged { .. })));
+
+    repository.save(&image(7..8)).run().unwrap();
+    assert_eq!(repository.verify(Depth::Data).unwrap().problems, [""; 0]);
+    assert_eq!(content(repository.load("rest").run().unwrap().snapshot()), content(&image(1..20)));
+}
+
+/// A wrong place is damage, also if nothing needs the block: the next save that has the block would rely on the place.
+#[test]
+fn a_wrong_place_of_a_block_that_nothing_needs_is_damage() {
+    let (_folder, repository) = with_unneeded_block();
+    let wrong = Id::of(&noise(0));
+    change_places(&repository, |hash, place| {
+        Some(if *hash == wrong { Place { number: place.number + 1, ..place } } else { place })
+    });
+    let problems = repository.verify(Depth::Structure).unwrap().problems;
+    assert_eq!(problems.len(), 1, "{problems:?}");
+    assert!(problems[0].contains(&format!("the place of the block {wrong} is wrong")), "{problems:?}");
 }
 
 /// A damaged block stayed in the index after a repair. Saves found it there and did not store it again, so each later

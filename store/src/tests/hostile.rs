@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use memsnap::Snapshot;
 
 use super::{BLOCK, Small, content, noise, open, small, text};
-use crate::chain::manifest_path;
+use crate::chain::{KEPT, above_common, manifest_path};
 use crate::format::manifest::{self, Header};
 use crate::format::pack::{Encoding, Frame, PackWriter};
 use crate::format::runs::Entry;
@@ -380,6 +380,13 @@ fn bases_of_other_lengths_are_read_as_the_format_says() {
             assert!(content(loaded.snapshot()) == model.concat(), "{lens:?} at {depth}, onto");
             let back = repository.load(small.base).onto(&loaded).run().unwrap();
             assert!(content(back.snapshot()) == first.concat(), "{lens:?} at {depth}, back");
+            // The second reading of a long list returns what the first one found.
+            for (from, to) in [(small.base, base), (base, small.base)] {
+                let above = |kept| above_common(&small.storage, from, to, kept).unwrap();
+                let blocks =
+                    |found: Box<dyn Iterator<Item = _>>| found.map(Result::unwrap).collect::<Vec<_>>();
+                assert_eq!(above(0).map(blocks), above(KEPT).map(blocks), "{lens:?} at {depth}");
+            }
         }
     }
 }

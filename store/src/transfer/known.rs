@@ -6,6 +6,7 @@ use std::io::{BufReader, Read, Write};
 use super::places::PlacesReader;
 use super::{ids_below, places_path};
 use crate::blocks::BATCH;
+use crate::cache::CACHE;
 use crate::chain::manifest_path;
 use crate::collect::REMOTE;
 use crate::error::{Error, Result};
@@ -17,7 +18,7 @@ use crate::index::{Index, ManifestRow, PackRow, Place, Reader, Writer};
 use crate::inner::{Inner, now};
 use crate::remote::Remote;
 use crate::sink::places;
-use crate::storage::{DatabaseMode, ReadFile};
+use crate::storage::{DatabaseMode, Lock, Locked, ReadFile};
 
 /// The number of bytes of an object that are requested at a time.
 const PART: u64 = 8 << 20;
@@ -42,13 +43,23 @@ pub(super) struct Known<'a> {
 }
 
 impl<'a> Known<'a> {
+    /// Locks the index of a remote against other pushes to it from this repository.
+    ///
+    /// The caller keeps the files of the repository, because a collection can delete the file of the lock.
+    pub(super) fn lock(inner: &Inner, remote: &Remote) -> Result<Box<dyn Locked>> {
+        let failed = || Error::file("cannot make", inner.path(CACHE));
+        inner.storage.create_folder(CACHE).map_err(failed())?;
+        let path = format!("{CACHE}/{REMOTE}{}.lock", remote.repository());
+        let what =
+            "the lock of the remote in `cache`, which another push from this repository to this remote holds";
+        inner.lock(&path, Lock::Exclusive, what)
+    }
+
     /// Opens the index, and removes the packs that the remote does not have any more.
     ///
-    /// The caller holds the lock of the writer, and a lease if it relies on packs of the remote.
+    /// The caller holds the [lock](Self::lock) of the index, and a lease if it relies on packs of the remote.
     pub(super) fn open(inner: &'a Inner, remote: &'a Remote) -> Result<Self> {
         let packs = ids_below(remote, "packs", |_, _| Ok(()))?;
-        let failed = || Error::file("cannot make", inner.path("cache"));
-        inner.storage.create_folder("cache").map_err(failed())?;
         let known = Self { inner, remote, path: path(remote), packs };
         if known.forget_deleted().is_err() {
             // The file does not exist or is damaged.
@@ -251,7 +262,7 @@ fn forget(index: &Index, packs: &BTreeSet<u32>) -> Result<()> {
 
 /// Returns the path of the index of a remote.
 fn path(remote: &Remote) -> String {
-    format!("cache/{REMOTE}{}.redb", remote.repository())
+    format!("{CACHE}/{REMOTE}{}.redb", remote.repository())
 }
 
 /// Notes that the places of a manifest are known.

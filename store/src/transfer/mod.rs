@@ -83,6 +83,9 @@ impl<'a> Transfer<'a> {
 
     /// Copies the snapshot. When the call returns, the destination has all of it.
     ///
+    /// Snapshots can be saved and pulled meanwhile. [`Repository::collect`] waits for the end of the call. A second push
+    /// to the same remote also waits.
+    ///
     /// The number of requests depends on the number of packs and manifests, not on the number of blocks. A push that was
     /// interrupted can be started again. It then uses the packs that were already sent.
     ///
@@ -93,8 +96,10 @@ impl<'a> Transfer<'a> {
     /// - [`Error::Invalid`] if the name is not valid.
     /// - [`Error::Remote`] if the store does not answer or refuses a request, also when it is repeated.
     /// - [`Error::Conflict`] if another machine moved the name at the same time. The snapshot itself was copied.
-    /// - [`Error::Busy`] if a collection of the remote is running; [`Error::Expired`] if the lease of a push ended,
-    ///   because the connection was slow or the machine was stopped. The snapshot is then not listed.
+    /// - [`Error::Busy`] if a collection of the repository or of the remote does not end in time, or, in a push, another
+    ///   push to the remote, or, in a pull, a writer.
+    /// - [`Error::Expired`] if the lease of a push ended, because the connection was slow or the machine was stopped. The
+    ///   snapshot is then not listed.
     /// - [`Error::Damaged`] if an object is not what its name promises. Nothing of it is used.
     /// - [`Error::File`], [`Error::Index`].
     pub fn run(mut self) -> Result<Transferred> {

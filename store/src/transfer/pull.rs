@@ -2,6 +2,7 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
+use std::time::Instant;
 
 use bytes::Bytes;
 use rayon::prelude::*;
@@ -23,6 +24,7 @@ use crate::progress::{Observer, Progress};
 use crate::remote::Remote;
 use crate::save::write_name;
 use crate::sink::{Sink, write_file};
+use crate::storage::Locked;
 
 /// The number of blocks that are looked up at a time.
 ///
@@ -62,7 +64,9 @@ fn pull_id(
     name: Option<&str>,
     observer: &mut Observer<'_>,
 ) -> Result<u64> {
-    let _lock = inner.lock_writer()?;
+    // Saves run meanwhile. They only add packs and manifests, so what the pull finds in the index stays there.
+    let _files = inner.keep_files()?;
+    let started = Instant::now();
     if let Some(name) = name {
         inner.read(|index| index.check_case(name))?;
     }
@@ -72,8 +76,8 @@ fn pull_id(
         .map(|(_, _, header)| header.entries.saturating_mul(BLOCK as u64))
         .fold(0, u64::saturating_add);
     let progress = Progress { total, ..Progress::default() };
-    let mut pull =
-        Pull { inner, remote, sink: Sink::new(inner), blocks: 0, observer, progress, seen: HashSet::new() };
+    let (sink, seen) = (Sink::new(inner), HashSet::new());
+    let mut pull = Pull { inner, remote, started, sink, blocks: 0, observer, progress, seen };
     for (id, manifest, _) in missing.iter().rev() {
         pull.blocks_of(*id, manifest)?;
     }
@@ -85,25 +89,62 @@ fn pull_id(
             Ok((id.to_string(), ()))
         })?;
     }
+    let _writer = lock_writer(inner, started)?;
+    let rows = rows(inner, id, &missing, bytes)?;
     if let Some(name) = name {
+        // Another writer may have made a name meanwhile that differs only in case.
+        inner.read(|index| index.check_case(name))?;
         write_name(inner, name, id)?;
     }
-    // The repository may already have the manifest, possibly not listed, as the base of another one.
-    let existing = inner.read(|index| index.manifest(&id))?;
     inner.change(|index| {
         pending.add_to(index)?;
-        for (number, (id, _, header)) in missing.iter().enumerate() {
-            index.put_manifest(
-                id,
-                &ManifestRow::new(header, number == 0, if number == 0 { bytes } else { 0 }),
-            )?;
-        }
-        if let Some(row) = &existing {
-            index.put_manifest(&id, &ManifestRow { listed: true, ..*row })?;
+        for (id, row) in &rows {
+            index.put_manifest(id, row)?;
         }
         name.map_or(Ok(()), |name| index.set_name(name, Some(&id)))
     })?;
     Ok(blocks)
+}
+
+/// Locks the repository against other writers for one transaction.
+///
+/// A pull that has received much should not be lost because of a long save.
+fn lock_writer(inner: &Inner, started: Instant) -> Result<Box<dyn Locked>> {
+    inner.lock_writer_within(inner.wait.max(started.elapsed()))
+}
+
+/// Returns the rows of the manifests that a pull adds or lists. The caller holds the lock of the writer.
+///
+/// Another pull or a save may have added some of the manifests meanwhile, and may have listed them.
+fn rows(
+    inner: &Inner,
+    id: Id,
+    missing: &[(Id, Fetched<'_>, Header)],
+    stored: u64,
+) -> Result<Vec<(Id, ManifestRow)>> {
+    inner.read(|index| {
+        let mut rows = Vec::with_capacity(missing.len() + 1);
+        for (missing, _, header) in missing {
+            let stored = if *missing == id { stored } else { 0 };
+            let row = index.manifest(missing)?;
+            rows.push((*missing, row.unwrap_or_else(|| ManifestRow::new(header, false, stored))));
+        }
+        // The base of the last one, or the snapshot itself, was in the index when the pull began.
+        let below = missing.last().map_or(Some(id), |(_, _, header)| header.base);
+        if let Some(below) = below {
+            let gone =
+                || Error::damaged("index.redb", format!("the manifest {below} was removed during the pull"));
+            let row = index.manifest(&below)?.ok_or_else(gone)?;
+            if below == id {
+                rows.push((id, row));
+            }
+        }
+        // The manifest of the snapshot is the first one.
+        if let Some((_, row)) = rows.first_mut() {
+            row.listed = true;
+        }
+        Ok(rows)
+    })
 }
 
 /// Fetches the manifests of a chain that the repository lacks, from the top down.
@@ -128,8 +169,11 @@ fn missing_manifests<'a>(
             let what = format!("its depth is {}, which does not fit that of its base {id}", header.depth);
             return Err(Error::damaged(remote.objects().full(&manifest_path(above)), what));
         }
-        let Some((fetched, header)) = fetched else { break };
+        let Some((fetched, mut header)) = fetched else { break };
         next = header.base;
+        // They may be long, and a chain has many manifests. The manifest itself is in a file.
+        header.labels.clear();
+        header.attachments.clear();
         missing.push((id, fetched, header));
     }
     Ok(missing)
@@ -156,6 +200,8 @@ fn longest_manifest(first: &[u8]) -> u64 {
 struct Pull<'a, 'o> {
     inner: &'a Inner,
     remote: &'a Remote,
+    /// When the pull began.
+    started: Instant,
     sink: Sink<'a>,
     blocks: u64,
     observer: &'a mut Observer<'o>,
@@ -271,6 +317,7 @@ impl Pull<'_, '_> {
     fn index_many(&mut self) -> Result<()> {
         if self.sink.pending() >= 1 << 20 {
             let pending = self.sink.sync()?;
+            let _writer = lock_writer(self.inner, self.started)?;
             self.inner.change(|index| pending.add_to(index))?;
             self.seen.clear();
         }

@@ -1,6 +1,7 @@
 //! Pushing: sends packs, places and manifests, and then makes the snapshot visible.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::io::BufWriter;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -38,8 +39,8 @@ pub(super) fn push(
     name: Option<&str>,
     observer: &mut Observer<'_>,
 ) -> Result<(Id, u64)> {
-    // The lock keeps a local collection from deleting packs, and gives the index of the remote one writer.
-    let _lock = inner.lock_writer()?;
+    let _files = inner.keep_files()?;
+    let _known = Known::lock(inner, remote)?;
     let (id, row) = inner.resolve(id)?;
     let lease = lease(inner, remote)?;
     let known = Known::open(inner, remote)?;
@@ -185,8 +186,7 @@ impl Push<'_, '_> {
 
     /// Marks the blocks in local packs that the manifests list and the remote lacks.
     fn mark(&self, manifests: &[Id]) -> Result<(BTreeMap<u32, Marks>, BTreeMap<u32, PackRow>)> {
-        let rows: BTreeMap<u32, PackRow> = self.inner.read(|index| index.packs())?.into_iter().collect();
-        let mut marks = BTreeMap::new();
+        let (mut marks, mut rows) = (BTreeMap::new(), BTreeMap::new());
         for id in manifests {
             self.hashes(*id, |hashes| {
                 let known = self.known.find(hashes)?;
@@ -196,7 +196,18 @@ impl Push<'_, '_> {
                     .filter(|(_, place)| place.is_none())
                     .map(|(hash, _)| *hash)
                     .collect();
-                let places = self.inner.read(|index| index.find(&lacking))?;
+                // A save or a pull may add packs and move blocks to them meanwhile.
+                let places = self.inner.read(|index| {
+                    let places = index.find(&lacking)?;
+                    for number in places.iter().flatten().map(|place| place.pack) {
+                        if let Entry::Vacant(row) = rows.entry(number)
+                            && let Some(found) = index.pack(number)?
+                        {
+                            row.insert(found);
+                        }
+                    }
+                    Ok(places)
+                })?;
                 for (hash, place) in lacking.iter().zip(places) {
                     let place = place.ok_or_else(|| {
                         Error::damaged("index.redb", format!("it does not contain the block {hash} of {id}"))

@@ -12,7 +12,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use memsnap::Snapshot;
-use memsnap_store::{Collect, Error, Id, Remote, Repository, Result, Saved};
+use memsnap_store::{Collect, Depth, Error, Id, Remote, Repository, Result, Saved};
 use rand::RngExt;
 
 use super::{Machine, change, changed, content, noise, random};
@@ -87,10 +87,19 @@ impl Told {
 
     /// Checks that a repository has all acknowledged snapshots.
     pub fn check(&self, repository: &Repository) {
-        for (id, (seed, step)) in &self.saved {
-            let loaded = repository.load(*id).run().unwrap_or_else(|error| panic!("{id} was saved: {error}"));
-            assert!(content(loaded.snapshot()) == bytes(*seed, *step), "{id} has other bytes");
-        }
+        check(repository, &self.saved);
+    }
+
+    /// Checks that a repository has all snapshots that are in the remote.
+    pub fn check_pushed(&self, repository: &Repository) {
+        check(repository, &self.pushed);
+    }
+}
+
+fn check(repository: &Repository, snapshots: &BTreeMap<Id, (u64, u64)>) {
+    for (id, (seed, step)) in snapshots {
+        let loaded = repository.load(*id).run().unwrap_or_else(|error| panic!("{id} is missing: {error}"));
+        assert!(content(loaded.snapshot()) == bytes(*seed, *step), "{id} has other bytes");
     }
 }
 
@@ -154,6 +163,7 @@ pub fn run(open_remote: OpenRemote) {
         "save" => process.save(),
         "read" => process.read(),
         "collect" => process.collect(),
+        "verify" => process.verify(),
         "save and collect" => process.save_and_collect(),
         "push" => remote().and_then(|remote| process.push(&remote, false)),
         "push and collect" => remote().and_then(|remote| process.push(&remote, true)),
@@ -265,6 +275,18 @@ impl Process {
         while self.is_time_left() {
             self.collect_once()?;
             self.pause(30);
+        }
+        Ok(())
+    }
+
+    fn verify(&self) -> Result<()> {
+        while self.is_time_left() {
+            if let Some(verified) = unless_busy(self.repository.verify(Depth::Data))? {
+                assert_eq!(verified.problems, [""; 0]);
+                tell(format_args!("read"));
+            }
+            // Otherwise, a collection would wait for its end too often.
+            self.pause(50);
         }
         Ok(())
     }
