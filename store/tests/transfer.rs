@@ -176,7 +176,7 @@ fn a_block_that_nothing_needs_may_lose_its_place() {
     let (here, there) = (Machine::new(), Machine::new());
     let (common, own) = (noise(1, 1), noise(2, 9));
     let pulled = there.save(&[&common[..], &noise(3, 9)].concat(), None, "pulled").id();
-    let remote = open(&Arc::default());
+    let remote = open(&Arc::<InMemory>::default());
     there.repository.push(&remote, pulled).run().unwrap();
 
     // One pack with the common block and nine others.
@@ -212,7 +212,7 @@ fn a_block_that_nothing_needs_may_lose_its_place() {
 fn a_pack_may_have_a_block_twice() {
     let (one, two, three) = (Machine::new(), Machine::new(), Machine::new());
     let (common, first, second) = (noise(1, 1), noise(2, 9), noise(3, 9));
-    let remote = open(&Arc::default());
+    let remote = open(&Arc::<InMemory>::default());
     let base = one.save(&[&common[..], &first].concat(), None, "base").id();
     one.repository.push(&remote, base).run().unwrap();
 
