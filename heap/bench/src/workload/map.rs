@@ -39,11 +39,11 @@ pub(crate) fn run(size: &Size, results: &mut Results) -> Result<()> {
     // `fork` comes first, while this process is small.
     #[cfg(unix)]
     players.push(Player::new(Forked::new(entries)?, entries));
-    let contenders: [fn(u64, usize, &mut Results) -> Result<Player>; 5] =
-        [player::<InHeap>, player::<Cloned>, player::<Im>, player::<Imbl>, player::<Rpds>];
-    for contender in contenders {
-        players.push(contender(entries, size.changes, results)?);
-    }
+    players.push(player::<InHeap>(entries, size.changes, results)?);
+    players.push(player::<Cloned>(entries, size.changes, results)?);
+    players.push(player::<Im>(entries, size.changes, results)?);
+    players.push(player::<Imbl>(entries, size.changes, results)?);
+    players.push(player::<Rpds>(entries, size.changes, results)?);
     for turn in 0..size.turns {
         for player in &mut players {
             take_turn(player, turn, size.changes, results)?;
