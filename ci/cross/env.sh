@@ -41,7 +41,7 @@ use_cross_tools() {
         flags "$target"
     done
 
-    flags x86_64-pc-windows-gnu
+    flags x86_64-pc-windows-gnu --cfg=memsnap_no_examples
     linker x86_64-pc-windows-gnu "$cache/bin/x86_64-w64-mingw32-gcc"
     runner x86_64-pc-windows-gnu "$here/wine-runner"
     # Compiles the C code of zstd and BLAKE3.

@@ -118,3 +118,33 @@ impl<W: World> Game<W> {
         &mut self.world
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use memsnap_heap::Router;
+
+    use super::*;
+    use crate::game::{self, ClonedComponents, Movers};
+    use crate::physics::{self, Serialized};
+
+    #[global_allocator]
+    static ALLOCATOR: Router = Router::system();
+
+    fn plays_the_same_frames_again<W: World>(world: W) {
+        let mut game = Game::new(world).unwrap();
+        (0..2).try_for_each(|_| game.play(true)).unwrap();
+        assert_eq!((game.exact, game.played), (2, 2), "{}", W::NAME);
+        // The frames change the state, so a world that does not go back is noticed.
+        let before = game.world.hash();
+        game.world.step(100);
+        assert_ne!(game.world.hash(), before, "{}", W::NAME);
+    }
+
+    #[test]
+    fn all_worlds_are_the_same_after_they_went_back() {
+        plays_the_same_frames_again(game::InRealm::new(Movers::RandomTenth).unwrap());
+        plays_the_same_frames_again(ClonedComponents::new(Movers::RandomTenth));
+        plays_the_same_frames_again(physics::InRealm::new().unwrap());
+        plays_the_same_frames_again(Serialized::new());
+    }
+}

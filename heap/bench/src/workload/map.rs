@@ -35,18 +35,20 @@ const KEYS: usize = 50_000;
 
 pub(crate) fn run(size: &Size, results: &mut Results) -> Result<()> {
     let entries = size.entries;
-    let mut players = Vec::new();
-    // `fork` comes first, while this process is small.
-    #[cfg(unix)]
-    players.push(Player::new(Forked::new(entries)?, entries));
-    let contenders: [fn(u64, usize, &mut Results) -> Result<Player>; 5] =
-        [player::<InHeap>, player::<Cloned>, player::<Im>, player::<Imbl>, player::<Rpds>];
-    for contender in contenders {
-        players.push(contender(entries, size.changes, results)?);
-    }
+    let changes = size.changes;
+    let mut players = vec![
+        // `fork` comes first, while this process is small.
+        #[cfg(unix)]
+        Player::new(Forked::new(entries)?, entries),
+        player::<InHeap>(entries, changes, results)?,
+        player::<Cloned>(entries, changes, results)?,
+        player::<Im>(entries, changes, results)?,
+        player::<Imbl>(entries, changes, results)?,
+        player::<Rpds>(entries, changes, results)?,
+    ];
     for turn in 0..size.turns {
         for player in &mut players {
-            take_turn(player, turn, size.changes, results)?;
+            take_turn(player, turn, changes, results)?;
         }
     }
     let hashes: Vec<_> = players.iter().filter_map(|player| player.contender.hash()).collect();
