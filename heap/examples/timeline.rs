@@ -104,6 +104,8 @@ impl<C: Contender + ?Sized> Way<C> {
     fn undo_and_read(&mut self, counted: bool, keys: &[String]) -> Result<()> {
         let mut script = self.script.clone();
         let back = self.contender.undo(&script.changes(CHANGES))?;
+        // The first time, the keys are not in the processor's cache.
+        self.contender.read(keys);
         let read = self.contender.read(keys);
         if counted {
             back.into_iter().for_each(|time| self.backs.push(time));

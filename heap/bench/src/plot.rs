@@ -99,6 +99,7 @@ fn draw_panel(area: &Area<'_>, panel: &Panel<'_>) -> Drawn {
         .configure_mesh()
         .x_desc(panel.x)
         .y_desc("time")
+        .x_label_formatter(&|step| format!("{step:.0}"))
         .y_label_formatter(&|value| seconds(*value).replace(".00", "").replace(".0", ""))
         .axis_desc_style((TEXT, 14))
         .label_style((TEXT, 12))

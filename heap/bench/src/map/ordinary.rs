@@ -13,7 +13,7 @@ impl Map for Cloned {
     type Mark = HashMap<String, Vec<u64>, Hasher>;
 
     const NAME: &'static str = "clone of std's HashMap";
-    const KEPT: usize = 1;
+    const KEPT: usize = 9;
 
     fn build(entries: u64) -> Result<Self> {
         let mut map = HashMap::default();

@@ -26,8 +26,8 @@ pub(crate) const MEMORY: &str = "memory of a mark";
 /// The steps of a turn, of which the first [`WARM`] are not counted.
 const STEPS: usize = 6;
 const WARM: usize = 2;
-/// The marks that each way keeps.
-const KEPT: usize = 50;
+/// The marks that each way keeps: as many as are needed to measure their memory. Later marks use the memory of dropped ones.
+const KEPT: usize = 9;
 /// The marks by which their memory is measured.
 const MARKS: u32 = 8;
 /// The keys that are looked up in a turn.
@@ -58,30 +58,15 @@ pub(crate) fn run(size: &Size, results: &mut Results) -> Result<()> {
 
 /// Makes a map, and measures the memory of its first marks.
 fn player<M: Map + 'static>(entries: u64, changes: usize, results: &mut Results) -> Result<Player> {
-    let mut map = Timed::<M>::new(entries, KEPT)?;
+    let mut player = Player::new(Timed::<M>::new(entries, KEPT)?, entries);
     let before = resident();
-    let mut player = if M::KEPT == 1 {
-        // The map replaces its mark in each step, so the memory of another one is measured.
-        let mark = map.map().mark()?;
-        add_memory::<M>(before, 1, results);
-        drop(mark);
-        Player::new(map, entries)
-    } else {
-        Player::new(map, entries)
-    };
     for _ in 0..MARKS {
         player.contender.step(&player.script.changes(changes))?;
     }
-    if M::KEPT > 1 {
-        add_memory::<M>(before, MARKS, results);
+    if let (Some(before), Some(after)) = (before, resident()) {
+        results.bytes([NAME, M::NAME, MEMORY], (after - before).max(0.0) / f64::from(MARKS));
     }
     Ok(player)
-}
-
-fn add_memory<M: Map>(before: Option<f64>, marks: u32, results: &mut Results) {
-    if let (Some(before), Some(after)) = (before, resident()) {
-        results.bytes([NAME, M::NAME, MEMORY], (after - before).max(0.0) / f64::from(marks));
-    }
 }
 
 fn take_turn(player: &mut Player, turn: usize, changes: usize, results: &mut Results) -> Result<()> {
