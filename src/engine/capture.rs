@@ -27,7 +27,9 @@ impl State {
         if self.log.is_some() {
             return Ok((self.collect_and_check_log()?, 0));
         }
-        let protects = self.tracker.is_armed() && self.ledger.should_write_protect(self.mapping.pages());
+        let pages = self.mapping.pages();
+        let protects = self.tracker.is_armed()
+            && (self.ledger.should_write_protect(pages) || self.ledger.should_write_protect_at_once(pages));
         // In a sparse view, pages that were never resident are not write-protected. A search that write-protects all
         // pages in the same step would list them too. So a view that stops being sparse is first searched, and then
         // write-protected.

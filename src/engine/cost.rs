@@ -56,6 +56,9 @@ const DISCARD: u64 = 120;
 /// It consists of system calls, the check for pinned memory and a few cache misses.
 const CALLS: u64 = 10_000;
 
+/// How many times in a row a view is write-protected at once, before it is observed again whether that saves time.
+const MOST_AT_ONCE: u32 = 31;
+
 /// The number of entries in a kernel page table.
 const TABLE: usize = 512;
 
@@ -209,6 +212,12 @@ pub(crate) struct Ledger {
     unprotected: usize,
     /// By how much `unprotected` grew in that search. These pages took a write fault.
     newly_unprotected: usize,
+    /// How many of the pages that were not write-protected were written again.
+    ///
+    /// As of the last snapshot or restore that observed this.
+    reused: Option<usize>,
+    /// How many times the view was write-protected at once since `reused` was observed.
+    at_once: u32,
     recurrence: Recurrence,
     /// Whether the view has started over.
     started_over: bool,
@@ -315,6 +324,9 @@ impl Ledger {
         if self.unprotected > 0 {
             let reused = written.saturating_sub(self.newly_unprotected);
             self.spent_comparing = self.spent_comparing.saturating_sub(times(reused, WRITE_FAULT));
+            if self.unprotected - self.newly_unprotected >= OBSERVED {
+                (self.reused, self.at_once) = (Some(reused), 0);
+            }
         }
     }
 
@@ -343,6 +355,22 @@ impl Ledger {
             self.spent_looking + self.spent_comparing
                 > self.costs.write_protect(pages) + times(self.written, WRITE_FAULT),
         )
+    }
+
+    /// Whether to write-protect all pages of an armed view of `pages` pages again, although not doing so has wasted no time
+    /// yet.
+    ///
+    /// If other pages are written each time, write-protection saves comparing the pages that were written last, and adds
+    /// few write faults. As long as all pages are write-protected, nothing shows whether the same pages are written again.
+    /// So some calls do not write-protect them, to observe it.
+    pub(crate) fn should_write_protect_at_once(&mut self, pages: usize) -> bool {
+        let Some(reused) = self.reused else { return false };
+        let again = reused.min(self.written);
+        let cost = self.costs.write_protect(pages) + times(again, WRITE_FAULT);
+        let saves = times(self.written - again, self.costs.compare) > cost;
+        let at_once = self.at_once < MOST_AT_ONCE && decide(saves);
+        self.at_once += u32::from(at_once);
+        at_once
     }
 
     /// Whether to start over, to unmap pages that were only read once.

@@ -103,6 +103,45 @@ fn pages_that_are_written_now_and_then_are_not_write_protected() {
     assert!(ledger.should_write_protect(250));
 }
 
+/// Snapshots of a map with a million entries, of which other ones change each time, once compared four times as many pages
+/// as had changed.
+#[test]
+fn pages_are_write_protected_at_once_if_other_ones_are_written_each_time() {
+    // Returns how many of the calls that each write `written` pages, `reused` of them as before, write-protect at once.
+    let at_once = |ledger: &mut Ledger, written: usize, reused: usize| {
+        let calls = |_: &usize| {
+            let protects = ledger.should_write_protect(1 << 16);
+            let at_once = !protects && ledger.should_write_protect_at_once(1 << 16);
+            let before = ledger.unprotected;
+            let found = written + before - reused.min(before);
+            ledger.searched_unprotected(found);
+            if protects || at_once {
+                ledger.write_protected(found);
+            }
+            ledger.found(written, found - written, 0);
+            ledger.found_written(written);
+            at_once
+        };
+        (0..200_usize).filter(calls).count()
+    };
+    let new = || {
+        let mut ledger = Ledger::new(0);
+        ledger.costs.write_protected(false, ns(300_000));
+        ledger
+    };
+    let mut ledger = new();
+    assert!((180..195).contains(&at_once(&mut ledger, 2_000, 50)));
+    // The view notices when the same pages are written each time, and when that ends.
+    assert!(at_once(&mut ledger, 2_000, 2_000) < 40);
+    assert_eq!(at_once(&mut ledger, 2_000, 2_000), 0);
+    at_once(&mut ledger, 2_000, 50);
+    assert!((180..195).contains(&at_once(&mut ledger, 2_000, 50)));
+    // Comparing few pages takes less time than write-protecting all.
+    assert_eq!(at_once(&mut new(), 20, 1), 0);
+    // If most pages are written again, write faults take longer than comparing the others.
+    assert_eq!(at_once(&mut new(), 2_000, 1_500), 0);
+}
+
 /// After the first write to a huge page, its pages get entries of their own.
 ///
 /// A view that had last counted its pages when they were in huge pages once kept the tracking method `scan`,
