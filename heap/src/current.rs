@@ -8,6 +8,22 @@ thread_local! {
     static CURRENT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
 }
 
+thread_local! {
+    /// How many allocations of this thread went to the usual allocator because the thread was panicking in a closure.
+    static DIVERTED: Cell<u64> = const { Cell::new(0) };
+}
+
+/// How many allocations in closures went to the usual allocator because the thread was panicking.
+pub(crate) fn diverted() -> u64 {
+    DIVERTED.get()
+}
+
+/// Notes such an allocation.
+#[cold]
+pub(crate) fn divert() {
+    DIVERTED.set(DIVERTED.get().wrapping_add(1));
+}
+
 /// The arena that allocations of this thread go to.
 #[inline]
 pub(crate) fn current() -> Option<NonNull<u8>> {

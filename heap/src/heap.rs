@@ -77,7 +77,8 @@ pub trait Root: 'static {
 /// ```
 pub struct Heap<R: Root> {
     pub(crate) state: State,
-    pub(crate) root: PhantomData<R>,
+    /// The value is in the arena. The type `R` only names its type.
+    pub(crate) root: PhantomData<fn() -> R>,
 }
 
 // SAFETY: the value implements `Snap`, which promises that it may be used on another thread together with everything that

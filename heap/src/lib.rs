@@ -127,6 +127,10 @@ pub use snap::Snap;
 pub use stats::HeapStats;
 pub use string::String;
 
+// The collections of these crates are part of the interface, so programs need the same versions.
+pub use allocator_api2;
+pub use hashbrown;
+
 /// A vector in a heap: [`allocator_api2::vec::Vec`] with the allocator [`In`].
 pub type Vec<'h, T> = allocator_api2::vec::Vec<T, In<'h>>;
 /// A box in a heap: [`allocator_api2::boxed::Box`] with the allocator [`In`].

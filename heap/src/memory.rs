@@ -116,7 +116,7 @@ impl Memory {
     /// The statistics of the view, if there is one.
     pub(crate) fn stats(&self) -> Option<ViewStats> {
         match self {
-            Self::Mapped(view) => Some(view.stats()),
+            Self::Mapped(view) => Some(outside(|| view.stats())),
             Self::Boxed(_) => None,
         }
     }

@@ -115,6 +115,8 @@ impl HeapOptions {
     /// The most bytes that an arena of these options can have.
     pub(crate) fn most(&self) -> usize {
         let most = self.address_space.max(Segments::FIRST);
+        // If this overflows, there are not so many addresses, and making the view fails.
+        let most = most.checked_next_multiple_of(Segments::FIRST).unwrap_or(most);
         // In Miri, the default would take all memory.
         if cfg!(miri) { most.min(32 << 20) } else { most }
     }

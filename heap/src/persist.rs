@@ -12,6 +12,7 @@ use memsnap::Snapshot;
 
 use crate::allocator::HEADER;
 use crate::arena::{Arena, Origin};
+use crate::current::outside;
 use crate::handle::In;
 use crate::heap::{Heap, Root};
 use crate::options::HeapOptions;
@@ -143,7 +144,7 @@ where
 {
     /// Makes a heap of a snapshot that [`Mark::snapshot`](crate::Mark::snapshot) returned, also in an earlier process.
     ///
-    /// The heap is at the address where it was made. [`HeapOptions::address`] is ignored.
+    /// The heap is at the address where it was made. [`HeapOptions::address`] and [`HeapOptions::boxed`] are ignored.
     ///
     /// # Errors
     ///
@@ -193,7 +194,7 @@ where
             )
         };
         let mut start = [0; HEADER];
-        snapshot.read_at(&mut start, 0)?;
+        outside(|| snapshot.read_at(&mut start, 0))?;
         let Some(origin) = Origin::read(&start) else {
             return Err(refused("the snapshot is not one of a heap of this version of memsnap-heap"));
         };

@@ -1,9 +1,11 @@
 //! `Snap`: the values that may be in a heap.
 
 use std::cell::{Cell, OnceCell, RefCell};
+use std::cmp::Reverse;
 use std::marker::PhantomData;
 use std::num::{NonZero, Saturating, Wrapping};
 use std::ops::{Bound, ControlFlow, Range, RangeFrom, RangeFull, RangeInclusive, RangeTo, RangeToInclusive};
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use crate::handle::In;
@@ -101,7 +103,7 @@ macro_rules! of_parts {
     };
 }
 
-of_parts!(Option<T>, Result<T, E>, ControlFlow<B, C>, Cell<T>, RefCell<T>, OnceCell<T>, Wrapping<T>, Saturating<T>);
+of_parts!(Reverse<T>, Poll<T>, Option<T>, Result<T, E>, ControlFlow<B, C>, Cell<T>, RefCell<T>, OnceCell<T>, Wrapping<T>, Saturating<T>);
 of_parts!(Range<T>, RangeFrom<T>, RangeInclusive<T>, RangeTo<T>, RangeToInclusive<T>, Bound<T>);
 
 macro_rules! tuples {

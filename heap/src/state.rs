@@ -72,6 +72,7 @@ impl State {
                 "marking a heap: going back to a mark failed before, so the heap has no state; go back to a mark first",
             ));
         }
+        self.broken = true; // in case of a panic
         let marked = self.arena.mark();
         // On Windows, returning free memory to the system can fail and leave no bytes.
         self.broken = self.arena.memory().len() == 0;
@@ -85,6 +86,7 @@ impl State {
                 "going back to a mark: it is of another heap; use a mark that this heap made",
             ));
         }
+        self.broken = true; // in case of a panic
         let result = self.arena.back_to(&mark.image);
         self.broken = result.is_err();
         result
@@ -100,6 +102,9 @@ impl State {
     }
 
     pub(crate) fn check(&self) -> Result<crate::allocator::Usage, String> {
+        if self.broken {
+            return Err("going back to a mark failed, so the heap has no state".to_owned());
+        }
         self.arena.check()
     }
 }
@@ -129,6 +134,7 @@ mod tests {
         let bad = Mark { heap: heap.number, ..other.mark::<()>().unwrap() };
         assert!(heap.back_to(&bad).is_err());
         assert!(panic::catch_unwind(AssertUnwindSafe(|| heap.root())).is_err());
+        assert!(heap.check().is_err());
         let refused = heap.mark::<()>().unwrap_err().to_string();
         assert!(refused.contains("go back to a mark first"), "{refused}");
         // A mark of another heap changes nothing.

@@ -61,10 +61,10 @@ impl<'h> String<'h> {
         copy
     }
 
-    /// Makes a copy of this string in the same heap.
+    /// Returns the allocator of the heap that the string is in.
     #[must_use]
-    pub fn duplicate(&self) -> Self {
-        Self::from_str_in(self, *self.bytes.allocator())
+    pub fn allocator(&self) -> In<'h> {
+        *self.bytes.allocator()
     }
 
     /// Returns the text.
@@ -125,6 +125,13 @@ impl<'h> String<'h> {
     }
 }
 
+/// The copy is in the same heap.
+impl Clone for String<'_> {
+    fn clone(&self) -> Self {
+        Self { bytes: self.bytes.clone() }
+    }
+}
+
 impl Deref for String<'_> {
     type Target = str;
 
@@ -177,6 +184,18 @@ impl<T: AsRef<str> + ?Sized> PartialEq<T> for String<'_> {
     }
 }
 
+impl PartialEq<String<'_>> for str {
+    fn eq(&self, other: &String<'_>) -> bool {
+        self == other.as_str()
+    }
+}
+
+impl PartialEq<String<'_>> for &str {
+    fn eq(&self, other: &String<'_>) -> bool {
+        *self == other.as_str()
+    }
+}
+
 impl Eq for String<'_> {}
 
 impl PartialOrd for String<'_> {
@@ -194,5 +213,11 @@ impl Ord for String<'_> {
 impl Extend<char> for String<'_> {
     fn extend<I: IntoIterator<Item = char>>(&mut self, characters: I) {
         characters.into_iter().for_each(|character| self.push(character));
+    }
+}
+
+impl<'a> Extend<&'a str> for String<'_> {
+    fn extend<I: IntoIterator<Item = &'a str>>(&mut self, texts: I) {
+        texts.into_iter().for_each(|text| self.push_str(text));
     }
 }

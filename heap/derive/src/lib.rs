@@ -1,8 +1,9 @@
 //! The derive macros of the crate [`memsnap-heap`](https://docs.rs/memsnap-heap).
 
 use proc_macro2::TokenStream;
-use quote::{format_ident, quote};
-use syn::{Data, DeriveInput, Error, GenericParam, Lifetime, Type, parse_macro_input, parse_quote};
+use quote::{format_ident, quote, quote_spanned};
+use syn::spanned::Spanned;
+use syn::{Data, DeriveInput, Error, Fields, GenericParam, Lifetime, parse_macro_input, parse_quote};
 
 /// Implements `memsnap_heap::Snap` for a struct or an enum.
 ///
@@ -26,7 +27,6 @@ pub fn derive_persist(input: proc_macro::TokenStream) -> proc_macro::TokenStream
 fn expand(input: &DeriveInput, name_of_trait: &str) -> syn::Result<TokenStream> {
     let marker = format_ident!("{name_of_trait}");
     let name = &input.ident;
-    let fields = field_types(input, name_of_trait)?;
     let mut lifetimes = input.generics.lifetimes();
     let brand = lifetimes.next().map(|parameter| parameter.lifetime.clone());
     if let Some(second) = lifetimes.next() {
@@ -50,6 +50,7 @@ fn expand(input: &DeriveInput, name_of_trait: &str) -> syn::Result<TokenStream> 
             parameter.bounds.push(parse_quote!(::memsnap_heap::#marker<#brand>));
         }
     }
+    let arms = arms(input, &brand, name_of_trait)?;
     let (impl_generics, _, where_clause) = generics.split_for_impl();
     let (own_impl_generics, type_generics, own_where_clause) = input.generics.split_for_impl();
     let no_drop = format_ident!("{name}ImplementsDropAndCannotDerive{name_of_trait}");
@@ -59,10 +60,11 @@ fn expand(input: &DeriveInput, name_of_trait: &str) -> syn::Result<TokenStream> 
             #[automatically_derived]
             unsafe impl #impl_generics ::memsnap_heap::#marker<#brand> for #name #type_generics #where_clause {}
 
-            #[allow(dead_code, non_snake_case)]
-            fn check #impl_generics () #where_clause {
-                fn field<'field, T: ::memsnap_heap::#marker<'field> + ?::core::marker::Sized>() {}
-                #(field::<#brand, #fields>();)*
+            // The patterns have all fields, also those that another macro has added to the type.
+            #[allow(dead_code, non_snake_case, unused_variables, clippy::all)]
+            fn check #impl_generics (value: &#name #type_generics) #where_clause {
+                fn field<'field, T: ::memsnap_heap::#marker<'field> + ?::core::marker::Sized>(_: *const T) {}
+                match *value { #(#arms)* }
             }
 
             // Two implementations apply to a type that implements `Drop`, which the compiler refuses.
@@ -75,19 +77,36 @@ fn expand(input: &DeriveInput, name_of_trait: &str) -> syn::Result<TokenStream> 
     })
 }
 
-fn field_types<'a>(input: &'a DeriveInput, name_of_trait: &str) -> syn::Result<Vec<&'a Type>> {
+/// Returns an arm for each variant, which demands the trait of all its fields.
+fn arms(input: &DeriveInput, brand: &Lifetime, name_of_trait: &str) -> syn::Result<Vec<TokenStream>> {
+    let name = &input.ident;
     match &input.data {
-        Data::Struct(data) => Ok(data.fields.iter().map(|field| &field.ty).collect()),
+        Data::Struct(data) => Ok(vec![arm(&quote!(#name), &data.fields, brand)]),
+        Data::Enum(data) if data.variants.is_empty() => Ok(vec![quote!(_ => {})]),
         Data::Enum(data) => Ok(data
             .variants
             .iter()
-            .flat_map(|variant| variant.fields.iter().map(|field| &field.ty))
+            .map(|variant| {
+                let variant_name = &variant.ident;
+                arm(&quote!(#name::#variant_name), &variant.fields, brand)
+            })
             .collect()),
         Data::Union(_) => Err(Error::new_spanned(
-            &input.ident,
+            name,
             format!(
                 "`{name_of_trait}` cannot be derived for unions; implement it with `unsafe impl` if the type keeps its promises"
             ),
         )),
     }
+}
+
+fn arm(path: &TokenStream, fields: &Fields, brand: &Lifetime) -> TokenStream {
+    let members = fields.members();
+    let bindings: Vec<_> = (0..fields.len()).map(|index| format_ident!("field_{index}")).collect();
+    // Errors are shown at the type of the field.
+    let demands = fields
+        .iter()
+        .zip(&bindings)
+        .map(|(field, binding)| quote_spanned!(field.ty.span() => field::<#brand, _>(#binding);));
+    quote!(#path { #(#members: ref #bindings,)* } => { #(#demands)* })
 }

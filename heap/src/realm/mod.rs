@@ -5,6 +5,8 @@ mod registry;
 mod router;
 
 use std::alloc::Layout;
+use std::any::Any;
+use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
@@ -15,7 +17,7 @@ pub use escapes::Escape;
 pub use router::Router;
 
 use crate::allocator::Usage;
-use crate::current::inside;
+use crate::current::{diverted, inside};
 use crate::mark::Mark;
 use crate::options::HeapOptions;
 use crate::state::State;
@@ -65,18 +67,23 @@ use registry::Registration;
 ///    the closure captured, no other thread, no returned value.
 ///    - The danger is whatever is allocated on first use and then kept: lazy statics and thread-locals (caches, interners,
 ///      random generators, loggers, runtimes, the buffer of `stdout`). Use them once before the first closure.
-///      [`Realm::new`] does so for the standard library's `stdout`, `stderr` and thread handle.
+///      [`with`](Self::with) does so for the standard library's `stdout`, `stderr` and thread handle. It does not for
+///      others, such as the context of a thread that blocks on a channel of `std::sync::mpsc`.
+///    - The value of `panic_any` or `resume_unwind` may own such memory. `with` replaces it, unless it is a message.
 /// 2. **Nothing from outside gets inside.** The value does not own memory that was allocated outside, and nothing outside is
 ///    freed inside, or the other way round. (References to statics, and numbers, are no memory.)
 /// 3. **No handles with identity.** The value contains nothing of which a second copy, or one that vanishes without a
 ///    destructor, does harm: files, sockets, locks that are held, threads, `Arc`s that are shared with the outside.
 /// 4. **One thread.** The closure starts no thread that allocates, frees or refers to memory of the realm after the closure
-///    has returned, and no other thread allocates or frees memory of the realm while it runs.
+///    has returned, and no other thread allocates or frees memory of the realm while it runs. This excludes `thread::scope`
+///    and pools of threads: the other thread frees what it was started with.
 ///
 /// [`escapes`](Self::escapes) finds some violations of the first promise: its documentation lists which.
 pub struct Realm<T> {
-    state: State,
+    /// It is dropped first. While the addresses are registered, no other code can have them: a block at such an address
+    /// is freed in the realm.
     registration: Registration,
+    state: State,
     value: PhantomData<T>,
 }
 
@@ -110,11 +117,10 @@ impl<T> Realm<T> {
     ///
     /// The [promises](Self#safety-of-new-and-with) hold for `init`.
     pub unsafe fn with_options(options: &HeapOptions, init: impl FnOnce() -> T) -> io::Result<Self> {
-        // These allocate on first use, and keep what they allocate.
-        let _ = (io::stdout().lock(), io::stderr().lock(), thread::current().id());
+        warm_up();
         let state = State::new(options.arena()?, Layout::new::<T>(), 0)?;
         let registration = Registration::new(state.base(), options.most())?;
-        let realm = Self { state, registration, value: PhantomData };
+        let realm = Self { registration, state, value: PhantomData };
         if !inside(realm.state.base(), routed) {
             return Err(io::Error::new(
                 io::ErrorKind::Unsupported,
@@ -134,8 +140,11 @@ impl<T> Realm<T> {
     ///
     /// # Panics
     ///
-    /// - If `f` panics. The value cannot be used then until the realm goes back to a mark. What the thread allocated during
-    ///   the panic is not in the realm.
+    /// - If `f` panics. The value cannot be used then until the realm goes back to a mark. The panic continues with a copy
+    ///   of its message. A payload of another type than `&'static str` or `String` is replaced by a message, because it
+    ///   may own memory of the realm.
+    /// - If `f` catches a panic during which memory was allocated. That memory is outside of the realm, and a destructor
+    ///   may have given it to the value.
     /// - If this thread is panicking already.
     /// - If the realm has no state, because a call of `f` panicked or going back to a mark failed.
     ///
@@ -146,12 +155,27 @@ impl<T> Realm<T> {
         assert!(!thread::panicking(), "a realm cannot be used while its thread panics");
         // SAFETY: the root holds a value of this type. The realm is borrowed exclusively.
         let value = unsafe { self.state.root().cast::<T>().as_mut() };
+        warm_up();
+        let (base, before) = (self.state.base(), diverted());
         // The value cannot be used after a panic, so nobody sees what it left half done.
-        match panic::catch_unwind(AssertUnwindSafe(|| inside(self.state.base(), || f(value)))) {
-            Ok(result) => result,
-            Err(panic) => {
+        let result = panic::catch_unwind(AssertUnwindSafe(|| inside(base, || f(value))));
+        // The closure may have caught a panic. Destructors that ran meanwhile may have allocated for the value outside.
+        let was_diverted = diverted() != before;
+        match result {
+            Ok(result) if !was_diverted => result,
+            Ok(_) => {
                 self.state.give_up();
-                panic::resume_unwind(panic)
+                panic!(
+                    "a closure of a realm caught a panic, during which memory was allocated, so the realm has to go back to \
+                     a mark; catch panics outside of the closure"
+                )
+            }
+            Err(payload) => {
+                self.state.give_up();
+                let message = message(&*payload);
+                // Its memory may be in the realm.
+                inside(base, || drop(payload));
+                panic::resume_unwind(message)
             }
         }
     }
@@ -197,6 +221,27 @@ impl<T> Realm<T> {
     #[must_use]
     pub fn freed_outside(&self) -> usize {
         self.registration.freed_outside()
+    }
+}
+
+/// Copies the message of a panic to memory outside of all realms.
+fn message(payload: &(dyn Any + Send)) -> Box<dyn Any + Send> {
+    if let Some(text) = payload.downcast_ref::<&'static str>() {
+        Box::new(*text)
+    } else if let Some(text) = payload.downcast_ref::<String>() {
+        Box::new(text.clone())
+    } else {
+        Box::new("a closure of a realm panicked, and the value that it panicked with cannot leave the realm")
+    }
+}
+
+/// Makes the standard library allocate what it keeps for each thread, and for the process.
+fn warm_up() {
+    thread_local! {
+        static DONE: Cell<bool> = const { Cell::new(false) };
+    }
+    if !DONE.replace(true) {
+        let _ = (io::stdout().lock(), io::stderr().lock(), thread::current().id());
     }
 }
 

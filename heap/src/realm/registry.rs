@@ -41,7 +41,7 @@ impl Registration {
             let claimed =
                 slot.base.compare_exchange(ptr::null_mut(), claim, Ordering::Acquire, Ordering::Relaxed);
             if claimed.is_ok() {
-                slot.end.store(end, Ordering::Relaxed);
+                slot.end.store(end, Ordering::Release);
                 slot.freed_outside.store(0, Ordering::Relaxed);
                 slot.base.store(base.as_ptr(), Ordering::Release);
                 LOWEST.fetch_min(base.addr().get(), Ordering::Release);
@@ -60,7 +60,7 @@ impl Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        SLOTS[self.0].end.store(0, Ordering::Relaxed);
+        SLOTS[self.0].end.store(0, Ordering::Release);
         SLOTS[self.0].base.store(ptr::null_mut(), Ordering::Release);
     }
 }
@@ -72,21 +72,26 @@ pub(super) fn arena_of(block: *mut u8) -> Option<NonNull<u8>> {
     if address < LOWEST.load(Ordering::Acquire) || address >= HIGHEST.load(Ordering::Acquire) {
         return None;
     }
-    slot_of(address).and_then(|slot| NonNull::new(slot.base.load(Ordering::Acquire)))
+    find(address).map(|(base, _)| base)
 }
 
+/// Finds the slot of an address, and the base of its arena.
 #[cold]
-fn slot_of(address: usize) -> Option<&'static Slot> {
-    SLOTS.iter().find(|slot| {
-        let base = slot.base.load(Ordering::Acquire);
-        !base.is_null() && (base.addr()..slot.end.load(Ordering::Relaxed)).contains(&address)
+fn find(address: usize) -> Option<(NonNull<u8>, &'static Slot)> {
+    SLOTS.iter().find_map(|slot| {
+        let base = NonNull::new(slot.base.load(Ordering::Acquire))?;
+        let end = slot.end.load(Ordering::Acquire);
+        // The slot may get another realm between the two reads. A realm that contains `address` stays, because the caller
+        // has a block of it.
+        let same = slot.base.load(Ordering::Acquire) == base.as_ptr();
+        (same && (base.addr().get()..end).contains(&address)).then_some((base, slot))
     })
 }
 
 /// Counts a block that is freed while no closure of its realm runs.
 #[cold]
 pub(super) fn count_freed_outside(block: *mut u8) {
-    if let Some(slot) = slot_of(block.addr()) {
+    if let Some((_, slot)) = find(block.addr()) {
         slot.freed_outside.fetch_add(1, Ordering::Relaxed);
     }
 }

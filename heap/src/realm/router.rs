@@ -6,7 +6,7 @@ use std::thread;
 
 use super::registry;
 use crate::arena;
-use crate::current::current;
+use crate::current::{current, divert};
 
 /// A global allocator that allocates in the [`Realm`](crate::Realm) whose closure runs on this thread.
 ///
@@ -40,10 +40,15 @@ impl<A> Router<A> {
     }
 }
 
-/// The arena that this thread allocates in now. The payload and the message of a panic outlive the realm's closure.
+/// The arena that this thread allocates in now. What a panic allocates, such as its message, outlives the closure.
 #[inline]
 fn destination() -> Option<NonNull<u8>> {
-    current().filter(|_| !thread::panicking())
+    let base = current()?;
+    if thread::panicking() {
+        divert();
+        return None;
+    }
+    Some(base)
 }
 
 /// The arena that `block` is in, to free it or change its size.

@@ -6,7 +6,7 @@
 use super::super::Grow;
 use super::runs;
 use super::state::{
-    Arena, CLEAN, DIRTY, MAX_SEGMENTS, PREFIX, PREFIX_UNITS, ROW_BINS, SEGMENT, Segment, Span, UNITS,
+    Arena, CLEAN, DIRTY, Head, MAX_SEGMENTS, PREFIX, PREFIX_UNITS, ROW_BINS, SEGMENT, Segment, Span, UNITS,
     offset_of, put, unit_at,
 };
 use std::io;
@@ -69,13 +69,13 @@ fn set_before(arena: Arena<'_>, segment: u32, free: u32) {
     }
 }
 
-/// Returns a free row of at least `len` segments.
-fn find(arena: Arena<'_>, len: u32) -> Option<u32> {
+/// Returns a free row of at least `len` segments. Looks at up to `tries` rows that may be too short.
+fn find(arena: Arena<'_>, len: u32, tries: u32) -> Option<u32> {
     let (head, bin) = (arena.head(), bin_of(len));
     [DIRTY, CLEAN].into_iter().find_map(|set| {
         let bits = head.row_bits[set].get() >> bin;
         let mut at = if bits & 1 == 1 { head.rows[set][bin].get() } else { 0 };
-        for _ in 0..TRIES {
+        for _ in 0..tries {
             if at == 0 {
                 break;
             }
@@ -91,10 +91,17 @@ fn find(arena: Arena<'_>, len: u32) -> Option<u32> {
 }
 
 fn find_or_grow(arena: Arena<'_>, len: u32, more: &impl Grow) -> Option<u32> {
-    find(arena, len).or_else(|| {
-        grow(arena, len - arena.head().last_free.get(), more)?;
-        Some(arena.head().segments.get() - arena.head().last_free.get())
-    })
+    let last = |head: &Head| head.segments.get() - head.last_free.get();
+    if let Some(row) = find(arena, len, TRIES) {
+        return Some(row);
+    }
+    let head = arena.head();
+    // The search may have left out the row at the end of the arena.
+    let missing = len.saturating_sub(head.last_free.get());
+    if missing == 0 || grow(arena, missing, more).is_some() {
+        return Some(last(head));
+    }
+    find(arena, len, u32::MAX)
 }
 
 /// Makes the arena longer by an eighth, or by `least` segments if that is more, or if growing by an eighth fails.

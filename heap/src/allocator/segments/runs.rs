@@ -71,12 +71,14 @@ fn set_before(arena: Arena<'_>, unit: u32, free: u32) {
 }
 
 /// Returns a free run of at least `units`: one with dirty units rather than a clean one, then a short one.
-fn find(arena: Arena<'_>, units: u32) -> Option<u32> {
+///
+/// Looks at up to `tries` runs that may be too short.
+fn find(arena: Arena<'_>, units: u32, tries: u32) -> Option<u32> {
     let (head, bin) = (arena.head(), bin_of(units));
     [DIRTY, CLEAN].into_iter().find_map(|set| {
         let bits = head.run_bits[set].get() >> bin;
         let mut unit = if bits & 1 == 1 { head.runs[set][bin].get() } else { 0 };
-        for _ in 0..TRIES {
+        for _ in 0..tries {
             if unit == 0 {
                 break;
             }
@@ -93,10 +95,12 @@ fn find(arena: Arena<'_>, units: u32) -> Option<u32> {
 
 /// Returns a free run of at least `units`, in a segment that is divided for it if necessary.
 fn find_or_divide(arena: Arena<'_>, units: u32, more: &impl Grow) -> Option<u32> {
-    if let Some(unit) = find(arena, units) {
+    if let Some(unit) = find(arena, units, TRIES) {
         return Some(unit);
     }
-    let (segment, dirty) = rows::take_one(arena, more)?;
+    let Some((segment, dirty)) = rows::take_one(arena, more) else {
+        return find(arena, units, u32::MAX);
+    };
     divide(arena, segment, dirty);
     Some(first_unit(segment))
 }

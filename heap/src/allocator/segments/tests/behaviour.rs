@@ -303,3 +303,25 @@ fn foreign_block_aborts() {
         arena.free(NonNull::from(&mut 0u64).cast(), bytes(8));
     }
 }
+
+/// The search for a row gives up after some rows of a bin. The row at the end of the arena, which it had not seen, was then
+/// longer than what was missing, and a subtraction overflowed.
+#[test]
+#[cfg_attr(miri, ignore = "many segments")]
+fn a_row_that_the_search_left_out_is_found() {
+    let row = |segments: usize| bytes(segments * SEGMENT - 64 * KIB);
+    let arena = Fixture::new(400);
+    let fours: Vec<_> =
+        (0..40).map(|_| (arena.allocate(row(4)).unwrap(), arena.allocate(row(1)).unwrap()).0).collect();
+    let left = |block: NonNull<u8>| (arena.len.get() - arena.offset(block)).div_ceil(SEGMENT) - 1;
+    // Seven segments are left at the end. They are in the same bin as the rows of four.
+    while left(arena.allocate(row(1)).unwrap()) != 7 {}
+    let seven = arena.allocate(row(7)).unwrap();
+    arena.free(seven, row(7));
+    fours.into_iter().for_each(|four| arena.free(four, row(4)));
+    arena.grows.set(0);
+    assert!(arena.allocate(row(5)).is_some());
+    // Now only the rows of four are left, and a search through all of them finds one.
+    assert!(arena.allocate(row(3)).is_some());
+    arena.check();
+}
