@@ -532,8 +532,11 @@ impl Repository {
     ///
     /// # Errors
     ///
+    /// An error says nothing about the files that were not checked yet.
+    ///
     /// - [`Error::Index`] or [`Error::Damaged`] if the index cannot be read at all.
-    /// - [`Error::Busy`] if a collection or a repair does not end in time.
+    /// - [`Error::Busy`] if a collection, a repair or a change of the index does not end in time.
+    /// - [`Error::File`] if a file exists and cannot be read; [`Error::Memory`].
     pub fn verify(&self, depth: Depth) -> Result<Verified> {
         verify(&self.inner, depth)
     }

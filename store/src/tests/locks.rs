@@ -6,8 +6,9 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use memsnap::Snapshot;
@@ -18,15 +19,16 @@ use crate::id::Id;
 use crate::repair::repair;
 use crate::repository::Repository;
 use crate::sink::Sink;
-use crate::storage::simulated::Simulated;
+use crate::storage::simulated::{Fault, Simulated};
 use crate::storage::{DatabaseMode, Listed, Lock, Locked, ReadFile, Storage, WriteFile};
 use crate::{Collect, Depth, Error, Result};
 
 type Hook = Box<dyn FnMut() + Send>;
 
-/// A storage that calls a function before a manifest is opened.
+/// A storage that calls a function before a file of some folders is opened.
 struct Hooked {
     inner: Simulated,
+    folders: &'static [&'static str],
     hook: Mutex<Hook>,
 }
 
@@ -38,7 +40,7 @@ impl fmt::Debug for Hooked {
 
 impl Storage for Hooked {
     fn open(&self, path: &str) -> io::Result<Box<dyn ReadFile>> {
-        if path.starts_with("manifests/") {
+        if self.folders.iter().any(|folder| path.starts_with(folder)) {
             (self.hook.lock().unwrap())();
         }
         self.inner.open(path)
@@ -83,7 +85,15 @@ impl Storage for Hooked {
 
 /// Opens a repository that calls `hook` before it opens a manifest.
 fn hooked(storage: &Simulated, hook: impl FnMut() + Send + 'static) -> Repository {
-    let hooked = Hooked { inner: storage.clone(), hook: Mutex::new(Box::new(hook)) };
+    hooked_at(storage, &["manifests/"], hook)
+}
+
+fn hooked_at(
+    storage: &Simulated,
+    folders: &'static [&'static str],
+    hook: impl FnMut() + Send + 'static,
+) -> Repository {
+    let hooked = Hooked { inner: storage.clone(), folders, hook: Mutex::new(Box::new(hook)) };
     let mut repository = Repository::open_in(Arc::new(hooked)).unwrap();
     repository.set_wait(Duration::ZERO);
     repository
@@ -158,6 +168,82 @@ fn a_save_does_not_wait_for_a_verification() {
     check(&open(&small.storage).unwrap());
 }
 
+/// `verify` reported as damage that `index.lock` was not free in time. A program that believes it repairs an intact
+/// repository.
+#[test]
+fn a_lock_that_is_not_free_is_no_damage() {
+    let small = small();
+    let mut busy = 0;
+    for at in 0.. {
+        // Another process begins to write the index when the file with this number is opened.
+        let (other, mut number, mut held) = (open(&small.storage).unwrap(), 0, Vec::new());
+        let opened = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&opened);
+        let repository = hooked_at(&small.storage, &["manifests/", "packs/"], move || {
+            if number == at {
+                held.push(other.inner.lock_index().unwrap());
+            }
+            number += 1;
+            count.store(number, Ordering::Relaxed);
+        });
+        match repository.verify(Depth::Data) {
+            Ok(verified) => assert_eq!(verified.problems, [""; 0], "{at}"),
+            Err(error) => {
+                assert!(matches!(error, Error::Busy { .. }), "{at}: {error}");
+                busy += 1;
+            }
+        }
+        if opened.load(Ordering::Relaxed) <= at {
+            break;
+        }
+    }
+    assert!(busy > 3, "{busy}");
+}
+
+/// The same with threads and a folder.
+#[test]
+fn a_verification_during_saves_finds_no_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let saver = Repository::create(folder.path()).unwrap();
+    let mut repository = Repository::open(folder.path()).unwrap();
+    repository.set_wait(Duration::from_millis(1));
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for seed in 0..10_000 {
+                if ended.load(Ordering::Relaxed) {
+                    break;
+                }
+                save_another(&saver, seed);
+            }
+        });
+        for _ in 0..30 {
+            match repository.verify(Depth::Structure) {
+                Ok(verified) => assert_eq!(verified.problems, [""; 0]),
+                Err(error) => assert!(matches!(error, Error::Busy { .. }), "{error}"),
+            }
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+}
+
+/// An operation that failed once, for example because too many files were open, was reported as damage.
+#[test]
+fn an_operation_that_fails_is_no_damage() {
+    let small = small();
+    let repository = open(&small.storage).unwrap();
+    small.storage.set_fault(Fault::Never);
+    repository.verify(Depth::Data).unwrap();
+    let operations = small.storage.operations();
+    assert!(operations > 20, "{operations}");
+    for at in 0..operations {
+        small.storage.set_fault(Fault::At(at));
+        if let Ok(verified) = repository.verify(Depth::Data) {
+            assert_eq!(verified.problems, [""; 0], "operation {at}");
+        }
+    }
+}
+
 /// An operation that needs that files stay waits for a collection, and its error names it.
 #[test]
 fn a_verification_waits_for_a_collection() {
@@ -174,8 +260,6 @@ fn a_verification_waits_for_a_collection() {
 
 #[cfg(feature = "remote")]
 mod transfer {
-    use std::thread;
-
     use object_store::memory::InMemory;
 
     use super::*;
