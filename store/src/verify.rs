@@ -59,6 +59,7 @@ pub struct Verified {
 pub(crate) fn verify(inner: &Inner, depth: Depth) -> Result<Verified> {
     // A collection could delete packs after they were listed.
     let _files = inner.keep_files()?;
+    let inner = &inner.patient();
     // A save can add a snapshot and its name meanwhile, so all of these are from the same time.
     let (manifests, packs, names) =
         inner.read(|index| Ok((index.manifests()?, index.packs()?, index.names()?)))?;

@@ -94,6 +94,10 @@ fn hooked_at(
     hook: impl FnMut() + Send + 'static,
 ) -> Repository {
     let hooked = Hooked { inner: storage.clone(), folders, hook: Mutex::new(Box::new(hook)) };
+    open_hooked(hooked)
+}
+
+fn open_hooked(hooked: Hooked) -> Repository {
     let mut repository = Repository::open_in(Arc::new(hooked)).unwrap();
     repository.set_wait(Duration::ZERO);
     repository
@@ -244,6 +248,44 @@ fn an_operation_that_fails_is_no_damage() {
     }
 }
 
+/// Calls `wait` several times while another thread saves again and again in a folder.
+///
+/// Each call has to get in before many saves have ended.
+fn get_in_between_saves(wait: impl Fn(&Repository)) {
+    let folder = tempfile::tempdir().unwrap();
+    let saver = Repository::create(folder.path()).unwrap();
+    let mut repository = Repository::open(folder.path()).unwrap();
+    repository.set_wait(Duration::from_secs(20));
+    let (ended, saves) = (AtomicBool::new(false), AtomicU64::new(0));
+    let small = image(&[noise(1)]);
+    let counts: Vec<u64> = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) && saves.load(Ordering::Relaxed) < 20_000 {
+                saver.save(&small).run().unwrap();
+                saves.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let count = || {
+            let before = saves.load(Ordering::Relaxed);
+            wait(&repository);
+            saves.load(Ordering::Relaxed) - before
+        };
+        let counts = (0..5).map(|_| count()).collect();
+        ended.store(true, Ordering::Relaxed);
+        counts
+    });
+    println!("saves while others waited: {counts:?}");
+    assert!(counts.iter().all(|count| *count < 100), "{counts:?}");
+}
+
+/// A process that saved again and again locked `lock` between the attempts of a collection, which never got in.
+#[test]
+fn a_collection_gets_in_between_saves() {
+    get_in_between_saves(|repository| {
+        repository.collect(&Collect::new()).unwrap();
+    });
+}
+
 /// An operation that needs that files stay waits for a collection, and its error names it.
 #[test]
 fn a_verification_waits_for_a_collection() {
@@ -340,9 +382,29 @@ mod transfer {
         check(&repository);
     }
 
+    /// As the collection.
+    #[test]
+    fn a_pull_gets_in_between_saves() {
+        let (small, remote) = pushed();
+        get_in_between_saves(|repository| {
+            repository.pull(&remote, small.child).run().unwrap();
+        });
+    }
+
     /// A pull that has received blocks does not lose them because a save runs longer than others wait.
     #[test]
     fn a_pull_waits_for_a_save_as_long_as_it_has_run() {
+        pull_during(|other| other.inner.lock_writer().unwrap());
+    }
+
+    /// A pull lost what it had received because the index was not free in time.
+    #[test]
+    fn a_pull_waits_for_the_index_as_long_as_it_has_run() {
+        pull_during(|other| other.inner.lock_index().unwrap());
+    }
+
+    /// Pulls a snapshot, and holds a lock for a time after the pull has received blocks.
+    fn pull_during(lock: fn(&Repository) -> Box<dyn Locked>) {
         let (small, remote) = pushed();
         let storage = Simulated::new();
         let (repository, other) = (create(&storage), open(&storage).unwrap());
@@ -351,7 +413,7 @@ mod transfer {
             let pull = repository.pull(&remote, small.base).progress(|_| {
                 saver.get_or_insert_with(|| {
                     thread::sleep(Duration::from_millis(2000));
-                    let lock = other.inner.lock_writer().unwrap();
+                    let lock = lock(&other);
                     scope.spawn(move || {
                         thread::sleep(Duration::from_millis(100));
                         drop(lock);
