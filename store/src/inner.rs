@@ -1,5 +1,6 @@
 //! `Inner`: the files, the locks and the index of a repository, which all operations use.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -7,6 +8,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use crate::error::{Error, Result};
 use crate::id::{Id, Reference};
 use crate::index::{self, Index, ManifestRow, Reader, Writer};
+use crate::storage::folder::is_read_only;
 use crate::storage::{DatabaseMode, Lock, Locked, Storage};
 
 /// The lock of a writer: of a save, a removal, a change of a name, a collection, and of each transaction of a pull.
@@ -85,7 +87,18 @@ impl Inner {
     /// Others may add packs and manifests meanwhile, and new places of blocks may replace those in the index. The numbers
     /// of packs stay the same.
     pub(crate) fn keep_files(&self) -> Result<Box<dyn Locked>> {
-        self.lock(FILES, Lock::Shared, "`files.lock`, which a collection or a repair holds")
+        match self.lock(FILES, Lock::Shared, "`files.lock`, which a collection or a repair holds") {
+            // A version before this lock made the repository, and this process cannot make the file. Collections and
+            // repairs of all versions also hold the lock of the writer. The cost is that saves wait, too.
+            Err(Error::File { source, .. }) if is_read_only(&source) && !self.exists(FILES) => {
+                self.lock(WRITER, Lock::Shared, WRITER_HOLDERS)
+            }
+            locked => locked,
+        }
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        !self.storage.open(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
     }
 
     /// Locks the files against pushes, pulls, verifications, and other collections and repairs.

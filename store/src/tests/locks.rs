@@ -29,6 +29,8 @@ type Hook = Box<dyn FnMut() + Send>;
 struct Hooked {
     inner: Simulated,
     folders: &'static [&'static str],
+    /// Whether locks whose files do not exist cannot be made.
+    read_only: bool,
     hook: Mutex<Hook>,
 }
 
@@ -75,6 +77,9 @@ impl Storage for Hooked {
     }
 
     fn lock(&self, path: &str, kind: Lock, wait: Duration) -> io::Result<Option<Box<dyn Locked>>> {
+        if self.read_only && self.inner.bytes(path).is_none() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         self.inner.lock(path, kind, wait)
     }
 
@@ -93,7 +98,8 @@ fn hooked_at(
     folders: &'static [&'static str],
     hook: impl FnMut() + Send + 'static,
 ) -> Repository {
-    let hooked = Hooked { inner: storage.clone(), folders, hook: Mutex::new(Box::new(hook)) };
+    let hooked =
+        Hooked { inner: storage.clone(), folders, read_only: false, hook: Mutex::new(Box::new(hook)) };
     open_hooked(hooked)
 }
 
@@ -246,6 +252,31 @@ fn an_operation_that_fails_is_no_damage() {
             assert_eq!(verified.problems, [""; 0], "operation {at}");
         }
     }
+}
+
+/// A verification failed if a version before `files.lock` made the repository, and the folder is read-only.
+#[test]
+fn a_read_only_repository_without_a_lock_of_the_files_is_verified() {
+    let small = small();
+    small.storage.remove("files.lock").unwrap();
+    let other = open(&small.storage).unwrap();
+    let called = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&called);
+    let hook = move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        is_busy(other.collect(&at_once()), "`lock`");
+        // The collection has made it. A verification that began before keeps the files all the same.
+        other.inner.storage.remove("files.lock").unwrap();
+    };
+    let repository = open_hooked(Hooked {
+        inner: small.storage.clone(),
+        folders: &["manifests/"],
+        read_only: true,
+        hook: Mutex::new(Box::new(hook)),
+    });
+    assert_eq!(repository.verify(Depth::Data).unwrap().problems, [""; 0]);
+    assert_eq!(called.load(Ordering::Relaxed), 2);
+    check(&open(&small.storage).unwrap());
 }
 
 /// Calls `wait` several times while another thread saves again and again in a folder.
