@@ -43,6 +43,10 @@ pub(super) fn push(
     let _known = Known::lock(inner, remote)?;
     let inner = &inner.patient();
     let (id, row) = inner.resolve(id)?;
+    if let Some(name) = name {
+        // Before anything is sent. It is checked again before the name moves.
+        remote.check_case(name)?;
+    }
     let lease = lease(inner, remote)?;
     let known = Known::open(inner, remote)?;
     let progress = Progress::default();
