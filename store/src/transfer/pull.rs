@@ -81,7 +81,8 @@ fn pull_id(
     }
     let pending = pull.sink.sync()?;
     let (blocks, bytes) = (pull.blocks, pull.sink.bytes);
-    for (id, manifest, _) in &missing {
+    // From the base up, so that a crash leaves no manifest without its base.
+    for (id, manifest, _) in missing.iter().rev() {
         write_file(inner, "manifests", |out| {
             manifest.copy_to(out)?;
             Ok((id.to_string(), ()))
