@@ -1,22 +1,36 @@
 //! `Inner`: the files, the locks and the index of a repository, which all operations use.
 
+use std::io::ErrorKind;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::error::{Error, Result};
 use crate::id::{Id, Reference};
 use crate::index::{self, Index, ManifestRow, Reader, Writer};
+use crate::storage::folder::is_read_only;
 use crate::storage::{DatabaseMode, Lock, Locked, Storage};
 
 /// The lock of a writer: of a save, a removal, a change of a name, a collection, and of each transaction of a pull.
 pub(crate) const WRITER: &str = "lock";
+
+/// The lock of the next writer. It is held while waiting for [`WRITER`].
+///
+/// Without it, a process that writes again and again would unlock and lock [`WRITER`] between two attempts of a process
+/// that waits.
+pub(crate) const WRITER_TURN: &str = "lock.turn";
 
 /// The lock of the files. A push, a pull and a verification hold it shared, so that no file that they read or have
 /// written is deleted. A collection and a repair hold it exclusively.
 ///
 /// An operation that holds this lock and that of the writer has locked this one first.
 pub(crate) const FILES: &str = "files.lock";
+
+/// What the error of a process says that waited for [`WRITER`].
+const WRITER_HOLDERS: &str = "`lock`, which a save, a collection or another writer holds";
+
+/// What the error of a process says that waited for [`INDEX`].
+const INDEX_HOLDERS: &str = "`index.lock`, which another reader or writer of the index holds";
 
 /// The lock of the index. It is held while the index is open.
 pub(crate) const INDEX: &str = "index.lock";
@@ -40,6 +54,8 @@ pub(crate) struct Inner {
     /// The id of the repository.
     pub(crate) id: String,
     pub(crate) wait: Duration,
+    /// When a long operation began, or `None`. See [`patient`](Self::patient).
+    pub(crate) began: Option<Instant>,
 }
 
 impl Inner {
@@ -48,15 +64,22 @@ impl Inner {
         self.storage.path(path)
     }
 
-    /// Locks the repository against other writers, in this process and in others.
-    pub(crate) fn lock_writer(&self) -> Result<Box<dyn Locked>> {
-        self.lock_writer_within(self.wait)
+    /// Returns this for an operation that begins now and may run for a long time.
+    ///
+    /// It waits for a lock for as long as it has run, if that is longer than the time that the user has set. Otherwise,
+    /// a long save would make a pull lose what it has received.
+    pub(crate) fn patient(&self) -> Self {
+        Self { began: Some(Instant::now()), ..self.clone() }
     }
 
-    /// Does the same as [`lock_writer`](Self::lock_writer), but waits for another time.
-    pub(crate) fn lock_writer_within(&self, wait: Duration) -> Result<Box<dyn Locked>> {
-        let what = "`lock`, which a save, a collection or another writer holds";
-        self.lock_within(WRITER, Lock::Exclusive, wait, what)
+    /// Returns how long the operation waits for a lock now.
+    fn patience(&self) -> Duration {
+        self.began.map_or(self.wait, |began| self.wait.max(began.elapsed()))
+    }
+
+    /// Locks the repository against other writers, in this process and in others.
+    pub(crate) fn lock_writer(&self) -> Result<Box<dyn Locked>> {
+        self.lock_in_turn(WRITER_TURN, WRITER, Lock::Exclusive, WRITER_HOLDERS)
     }
 
     /// Makes collections and repairs wait, so that the packs and manifests in the index stay there.
@@ -64,7 +87,18 @@ impl Inner {
     /// Others may add packs and manifests meanwhile, and new places of blocks may replace those in the index. The numbers
     /// of packs stay the same.
     pub(crate) fn keep_files(&self) -> Result<Box<dyn Locked>> {
-        self.lock(FILES, Lock::Shared, "`files.lock`, which a collection or a repair holds")
+        match self.lock(FILES, Lock::Shared, "`files.lock`, which a collection or a repair holds") {
+            // A version before this lock made the repository, and this process cannot make the file. Collections and
+            // repairs of all versions also hold the lock of the writer. The cost is that saves wait, too.
+            Err(Error::File { source, .. }) if is_read_only(&source) && !self.exists(FILES) => {
+                self.lock(WRITER, Lock::Shared, WRITER_HOLDERS)
+            }
+            locked => locked,
+        }
+    }
+
+    fn exists(&self, path: &str) -> bool {
+        !self.storage.open(path).is_err_and(|error| error.kind() == ErrorKind::NotFound)
     }
 
     /// Locks the files against pushes, pulls, verifications, and other collections and repairs.
@@ -78,7 +112,7 @@ impl Inner {
     /// `read` must not call this function again: if a writer waits for the lock, the inner call would wait for the
     /// writer, and the writer for the outer call.
     pub(crate) fn read<T>(&self, read: impl FnOnce(&Reader) -> Result<T>) -> Result<T> {
-        let _lock = self.lock_in_turn(Lock::Shared)?;
+        let _lock = self.lock_in_turn(TURN, INDEX, Lock::Shared, INDEX_HOLDERS)?;
         let index = Index::open(&*self.storage, index::PATH, DatabaseMode::Read, &self.id)?;
         read(&index.read()?)
     }
@@ -100,27 +134,27 @@ impl Inner {
 
     /// Locks the index against all readers and writers.
     pub(crate) fn lock_index(&self) -> Result<Box<dyn Locked>> {
-        self.lock_in_turn(Lock::Exclusive)
+        self.lock_in_turn(TURN, INDEX, Lock::Exclusive, INDEX_HOLDERS)
     }
 
-    fn lock_in_turn(&self, kind: Lock) -> Result<Box<dyn Locked>> {
-        let what = "`index.lock`, which another reader or writer of the index holds";
-        let _turn = self.lock(TURN, kind, what)?;
-        self.lock(INDEX, kind, what)
+    /// Locks a file, and holds the lock `turn` while waiting for it. So only one process waits for the file at a time, and
+    /// those that come later wait for `turn`.
+    ///
+    /// Whoever holds `turn` waits for nothing but the file, so this adds no deadlock.
+    fn lock_in_turn(
+        &self,
+        turn: &str,
+        path: &str,
+        kind: Lock,
+        what: &'static str,
+    ) -> Result<Box<dyn Locked>> {
+        let _turn = self.lock(turn, kind, what)?;
+        self.lock(path, kind, what)
     }
 
     /// Locks a file of the repository. `what` is what an error says was waited for.
     pub(crate) fn lock(&self, path: &str, kind: Lock, what: &'static str) -> Result<Box<dyn Locked>> {
-        self.lock_within(path, kind, self.wait, what)
-    }
-
-    fn lock_within(
-        &self,
-        path: &str,
-        kind: Lock,
-        wait: Duration,
-        what: &'static str,
-    ) -> Result<Box<dyn Locked>> {
+        let wait = self.patience();
         let locked = self.storage.lock(path, kind, wait);
         locked.map_err(Error::file("cannot lock", self.path(path)))?.ok_or_else(|| Error::Busy {
             place: self.path("").display().to_string(),

@@ -17,7 +17,7 @@ use crate::extract::Extract;
 use crate::format::BLOCK;
 use crate::id::{Id, Reference};
 use crate::index::{self, Index, ManifestRow};
-use crate::inner::{FILES, INDEX, Inner, TURN, WAIT, WRITER, is_temporary, resolve, time};
+use crate::inner::{FILES, INDEX, Inner, TURN, WAIT, WRITER, WRITER_TURN, is_temporary, resolve, time};
 use crate::load::Load;
 use crate::manifest::{Manifest, Summary};
 use crate::map;
@@ -139,12 +139,12 @@ impl Repository {
     pub(crate) fn create_in(storage: Arc<dyn Storage>) -> Result<Self> {
         let path = storage.path("");
         let id = format!("{:032x}", rand::random::<u128>());
-        let inner = Inner { storage, id, wait: WAIT };
+        let inner = Inner { storage, id, wait: WAIT, began: None };
         let failed = || Error::file("cannot make a repository in", &path);
         for folder in FOLDERS {
             inner.storage.create_folder(folder).map_err(failed())?;
         }
-        for lock in [INDEX, TURN, FILES] {
+        for lock in [INDEX, TURN, FILES, WRITER_TURN] {
             inner.storage.lock(lock, Lock::Exclusive, inner.wait).map_err(failed())?;
         }
         let _lock = inner.lock_writer()?;
@@ -195,7 +195,7 @@ impl Repository {
             return Err(Error::Newer { object: CONFIG.to_owned(), found: format, known: FORMAT });
         }
         let config: Config = serde_json::from_slice(&bytes).map_err(damaged)?;
-        Ok(Inner { storage, id: config.repository, wait: WAIT })
+        Ok(Inner { storage, id: config.repository, wait: WAIT, began: None })
     }
 
     /// Returns the path of the folder.
@@ -206,8 +206,8 @@ impl Repository {
 
     /// Sets how long an operation waits for others that use the repository. The default is one minute.
     ///
-    /// After this time, the operation fails with [`Error::Busy`]. A pull that has received blocks waits for other writers
-    /// at least as long as it has run.
+    /// After this time, the operation fails with [`Error::Busy`]. A push, a pull or a verification that has run for longer
+    /// waits for as long as it has run, so that it does not lose what it has done.
     ///
     /// # Examples
     ///
@@ -478,7 +478,7 @@ fn has_only_left_overs(path: &Path) -> io::Result<bool> {
     for entry in fs::read_dir(path)? {
         let (entry, name) = entry.map(|entry| (entry.path(), entry.file_name()))?;
         let name = name.to_str().unwrap_or_default();
-        let mut left_over = [WRITER, FILES, INDEX, TURN, index::PATH].contains(&name);
+        let mut left_over = [WRITER, WRITER_TURN, FILES, INDEX, TURN, index::PATH].contains(&name);
         if FOLDERS.contains(&name) && entry.is_dir() {
             let files: Vec<_> = fs::read_dir(&entry)?.collect::<io::Result<_>>()?;
             let is_ours = |file: &fs::DirEntry| file.file_name().to_str().is_some_and(is_temporary);
@@ -532,8 +532,11 @@ impl Repository {
     ///
     /// # Errors
     ///
+    /// An error says nothing about the files that were not checked yet.
+    ///
     /// - [`Error::Index`] or [`Error::Damaged`] if the index cannot be read at all.
-    /// - [`Error::Busy`] if a collection or a repair does not end in time.
+    /// - [`Error::Busy`] if a collection, a repair or a change of the index does not end in time.
+    /// - [`Error::File`] if a file exists and cannot be read; [`Error::Memory`].
     pub fn verify(&self, depth: Depth) -> Result<Verified> {
         verify(&self.inner, depth)
     }

@@ -117,6 +117,10 @@ impl<'a, S> Save<'a, S> {
     }
 
     /// Sets a function that is called with the progress.
+    ///
+    /// The save holds the lock of the writer meanwhile. So the function must not save, remove or name a snapshot of this
+    /// repository, and must not call [`collect`](crate::Repository::collect), [`repair`](crate::Repository::repair) or the
+    /// end of a pull into it: these would wait for the save, and fail with [`Error::Busy`]. It can read.
     pub fn progress(mut self, tell: impl FnMut(Progress) + Send + 'a) -> Self {
         self.observer = Observer::new(tell);
         self

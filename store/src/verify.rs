@@ -1,6 +1,7 @@
 //! Verification: checks the files of a repository.
 
 use std::collections::HashMap;
+use std::io::ErrorKind;
 
 use rayon::prelude::*;
 
@@ -58,6 +59,7 @@ pub struct Verified {
 pub(crate) fn verify(inner: &Inner, depth: Depth) -> Result<Verified> {
     // A collection could delete packs after they were listed.
     let _files = inner.keep_files()?;
+    let inner = &inner.patient();
     // A save can add a snapshot and its name meanwhile, so all of these are from the same time.
     let (manifests, packs, names) =
         inner.read(|index| Ok((index.manifests()?, index.packs()?, index.names()?)))?;
@@ -67,17 +69,20 @@ pub(crate) fn verify(inner: &Inner, depth: Depth) -> Result<Verified> {
     for (id, row) in &manifests {
         found.manifests += 1;
         if let Err(error) = check_manifest(inner, *id, row, &rows, &mut places) {
-            found.problems.push(error.to_string());
+            found.problems.push(problem(error)?);
         }
     }
-    let checked: Vec<Result<u64>> = on_all_cores(|| {
-        packs.par_iter().map(|(number, row)| check_pack(inner, *number, row, depth)).collect()
-    });
+    let check = |(number, row): &(u32, PackRow)| match check_pack(inner, *number, row, depth) {
+        Ok(blocks) => Ok(Ok(blocks)),
+        Err(error) => problem(error).map(Err),
+    };
+    let checked: Vec<Result<u64, String>> =
+        on_all_cores(|| packs.par_iter().map(check).collect::<Result<_>>())?;
     for result in checked {
         found.packs += 1;
         match result {
             Ok(blocks) => found.blocks += blocks,
-            Err(error) => found.problems.push(error.to_string()),
+            Err(problem) => found.problems.push(problem),
         }
     }
     for (name, id) in names {
@@ -86,6 +91,22 @@ pub(crate) fn verify(inner: &Inner, depth: Depth) -> Result<Verified> {
         }
     }
     Ok(found)
+}
+
+/// Returns the message of an error about the files of the repository. Returns other errors as errors.
+///
+/// A lock that was not free in time, for example, says nothing about the files. A program that is told of damage may
+/// remove the snapshot, or repair the repository.
+fn problem(error: Error) -> Result<String> {
+    let is_about_files = match &error {
+        Error::Damaged { .. } | Error::Newer { .. } | Error::Mixed { .. } => true,
+        // A file is missing or too short, or the storage refuses it, for example because it is a link.
+        Error::File { source, .. } => {
+            matches!(source.kind(), ErrorKind::NotFound | ErrorKind::UnexpectedEof | ErrorKind::InvalidInput)
+        }
+        _ => false,
+    };
+    if is_about_files { Ok(error.to_string()) } else { Err(error) }
 }
 
 /// Checks that a manifest agrees with its id and the index, and that the index has its base and blocks.

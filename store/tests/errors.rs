@@ -232,7 +232,7 @@ fn a_folder_that_cannot_be_written_can_be_read() {
                     .unwrap();
             }
         }
-        for name in ["config", "index.redb", "lock", "files.lock", "index.lock"] {
+        for name in ["config", "index.redb", "lock", "lock.turn", "files.lock", "index.lock"] {
             let mode = PermissionsExt::from_mode(if writable { 0o600 } else { 0o444 });
             fs::set_permissions(folder.path.join(name), mode).unwrap();
         }

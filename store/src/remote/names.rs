@@ -172,7 +172,7 @@ impl Remote {
     /// Fails if the remote is a folder, and the name is new and differs only in case from another one.
     ///
     /// Some systems would keep the entries of both in one folder. An object store tells them apart.
-    fn check_case(&self, name: &str) -> Result<()> {
+    pub(crate) fn check_case(&self, name: &str) -> Result<()> {
         if !self.url().starts_with("file:") {
             return Ok(());
         }
@@ -186,6 +186,12 @@ impl Remote {
             Ok(())
         })?;
         match other {
+            Some(other) if !exists && self.name(&other)?.is_none() => Err(Error::invalid(format!(
+                "{name:?} cannot be a new name in {}: the name {other:?} was removed, but the remote still has its \
+                 entries, and Windows and macOS keep those of both in one folder; use {other:?} or a name that differs in \
+                 more than case",
+                self.url()
+            ))),
             Some(other) if !exists => Err(same_but_for_case(name, &other)),
             _ => Ok(()),
         }

@@ -231,7 +231,7 @@ fn regular(file: File) -> io::Result<File> {
 }
 
 /// Returns whether a file could not be opened because it, its folder or its file system is read-only.
-fn is_read_only(error: &io::Error) -> bool {
+pub(crate) fn is_read_only(error: &io::Error) -> bool {
     matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem)
 }
 

@@ -227,3 +227,28 @@ fn a_crash_while_a_repository_is_made_leaves_a_whole_one_or_none() {
     }
     assert!(whole > 0 && none > 0, "{whole} {none}");
 }
+
+/// A pull wrote the manifest of a snapshot before that of its base. After a crash, `repair` found one without the other.
+#[cfg(feature = "remote")]
+#[test]
+fn a_crash_during_a_pull_leaves_no_manifest_without_its_base() {
+    use crate::{Remote, RemoteOptions};
+    let small = super::small();
+    let remote = Remote::create("memory:///", &RemoteOptions::new()).unwrap();
+    open(&small.storage).unwrap().push(&remote, small.child).run().unwrap();
+    let (mut only_base, mut done) = (0, false);
+    for from in 0.. {
+        let storage = Simulated::new();
+        let repository = create(&storage);
+        storage.set_fault(Fault::From(from));
+        done |= repository.pull(&remote, small.child).run().is_ok();
+        let killed = storage.kill();
+        let has = |id| killed.bytes(&crate::chain::manifest_path(&id)).is_some();
+        assert!(has(small.base) || !has(small.child), "operation {from}");
+        only_base += u32::from(has(small.base) && !has(small.child));
+        if done {
+            break;
+        }
+    }
+    assert!(only_base > 0);
+}

@@ -142,13 +142,17 @@ fn folders_that_are_links_are_refused() {
 #[cfg(unix)]
 #[test]
 fn files_that_are_links_are_refused() {
-    for name in ["config", "index.redb", "lock", "index.lock", "index.turn"] {
+    for name in ["config", "index.redb", "lock", "lock.turn", "files.lock", "index.lock", "index.turn"] {
         let setup = Setup::new();
         let link = setup.path().join(name);
         let moved = folder_of(folder_of(&setup.outside())).join("moved");
         fs::rename(&link, &moved).unwrap();
         std::os::unix::fs::symlink(&moved, &link).unwrap();
-        let opened = Repository::open(setup.path()).and_then(|repository| repository.remove(setup.id));
+        let opened = Repository::open(setup.path()).and_then(|repository| {
+            // This locks all files.
+            repository.collect(&Collect::new())?;
+            repository.remove(setup.id)
+        });
         let error = opened.unwrap_err().to_string();
         assert!(error.contains(&format!("{} is a symbolic link", link.display())), "{name}: {error}");
     }

@@ -6,8 +6,9 @@
 use std::fmt;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::thread;
 use std::time::Duration;
 
 use memsnap::Snapshot;
@@ -18,15 +19,18 @@ use crate::id::Id;
 use crate::repair::repair;
 use crate::repository::Repository;
 use crate::sink::Sink;
-use crate::storage::simulated::Simulated;
+use crate::storage::simulated::{Fault, Simulated};
 use crate::storage::{DatabaseMode, Listed, Lock, Locked, ReadFile, Storage, WriteFile};
 use crate::{Collect, Depth, Error, Result};
 
 type Hook = Box<dyn FnMut() + Send>;
 
-/// A storage that calls a function before a manifest is opened.
+/// A storage that calls a function before a file of some folders is opened.
 struct Hooked {
     inner: Simulated,
+    folders: &'static [&'static str],
+    /// Whether locks whose files do not exist cannot be made.
+    read_only: bool,
     hook: Mutex<Hook>,
 }
 
@@ -38,7 +42,7 @@ impl fmt::Debug for Hooked {
 
 impl Storage for Hooked {
     fn open(&self, path: &str) -> io::Result<Box<dyn ReadFile>> {
-        if path.starts_with("manifests/") {
+        if self.folders.iter().any(|folder| path.starts_with(folder)) {
             (self.hook.lock().unwrap())();
         }
         self.inner.open(path)
@@ -73,6 +77,9 @@ impl Storage for Hooked {
     }
 
     fn lock(&self, path: &str, kind: Lock, wait: Duration) -> io::Result<Option<Box<dyn Locked>>> {
+        if self.read_only && self.inner.bytes(path).is_none() {
+            return Err(io::ErrorKind::PermissionDenied.into());
+        }
         self.inner.lock(path, kind, wait)
     }
 
@@ -83,7 +90,20 @@ impl Storage for Hooked {
 
 /// Opens a repository that calls `hook` before it opens a manifest.
 fn hooked(storage: &Simulated, hook: impl FnMut() + Send + 'static) -> Repository {
-    let hooked = Hooked { inner: storage.clone(), hook: Mutex::new(Box::new(hook)) };
+    hooked_at(storage, &["manifests/"], hook)
+}
+
+fn hooked_at(
+    storage: &Simulated,
+    folders: &'static [&'static str],
+    hook: impl FnMut() + Send + 'static,
+) -> Repository {
+    let hooked =
+        Hooked { inner: storage.clone(), folders, read_only: false, hook: Mutex::new(Box::new(hook)) };
+    open_hooked(hooked)
+}
+
+fn open_hooked(hooked: Hooked) -> Repository {
     let mut repository = Repository::open_in(Arc::new(hooked)).unwrap();
     repository.set_wait(Duration::ZERO);
     repository
@@ -158,6 +178,153 @@ fn a_save_does_not_wait_for_a_verification() {
     check(&open(&small.storage).unwrap());
 }
 
+/// `verify` reported as damage that `index.lock` was not free in time. A program that believes it repairs an intact
+/// repository.
+#[test]
+fn a_lock_that_is_not_free_is_no_damage() {
+    let small = small();
+    let mut busy = 0;
+    for at in 0.. {
+        // Another process begins to write the index when the file with this number is opened.
+        let (other, mut number, mut held) = (open(&small.storage).unwrap(), 0, Vec::new());
+        let opened = Arc::new(AtomicU64::new(0));
+        let count = Arc::clone(&opened);
+        let repository = hooked_at(&small.storage, &["manifests/", "packs/"], move || {
+            if number == at {
+                held.push(other.inner.lock_index().unwrap());
+            }
+            number += 1;
+            count.store(number, Ordering::Relaxed);
+        });
+        match repository.verify(Depth::Data) {
+            Ok(verified) => assert_eq!(verified.problems, [""; 0], "{at}"),
+            Err(error) => {
+                assert!(matches!(error, Error::Busy { .. }), "{at}: {error}");
+                busy += 1;
+            }
+        }
+        if opened.load(Ordering::Relaxed) <= at {
+            break;
+        }
+    }
+    assert!(busy > 3, "{busy}");
+}
+
+/// The same with threads and a folder.
+#[test]
+fn a_verification_during_saves_finds_no_damage() {
+    let folder = tempfile::tempdir().unwrap();
+    let saver = Repository::create(folder.path()).unwrap();
+    let mut repository = Repository::open(folder.path()).unwrap();
+    repository.set_wait(Duration::from_millis(1));
+    let ended = AtomicBool::new(false);
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            for seed in 0..10_000 {
+                if ended.load(Ordering::Relaxed) {
+                    break;
+                }
+                save_another(&saver, seed);
+            }
+        });
+        for _ in 0..30 {
+            match repository.verify(Depth::Structure) {
+                Ok(verified) => assert_eq!(verified.problems, [""; 0]),
+                Err(error) => assert!(matches!(error, Error::Busy { .. }), "{error}"),
+            }
+        }
+        ended.store(true, Ordering::Relaxed);
+    });
+}
+
+/// An operation that failed once, for example because too many files were open, was reported as damage.
+#[test]
+fn an_operation_that_fails_is_no_damage() {
+    let small = small();
+    let repository = open(&small.storage).unwrap();
+    small.storage.set_fault(Fault::Never);
+    repository.verify(Depth::Data).unwrap();
+    let operations = small.storage.operations();
+    assert!(operations > 20, "{operations}");
+    for at in 0..operations {
+        small.storage.set_fault(Fault::At(at));
+        if let Ok(verified) = repository.verify(Depth::Data) {
+            assert_eq!(verified.problems, [""; 0], "operation {at}");
+        }
+    }
+}
+
+/// A verification failed if a version before `files.lock` made the repository, and the folder is read-only.
+#[test]
+fn a_read_only_repository_without_a_lock_of_the_files_is_verified() {
+    let small = small();
+    small.storage.remove("files.lock").unwrap();
+    let other = open(&small.storage).unwrap();
+    let called = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&called);
+    let hook = move || {
+        count.fetch_add(1, Ordering::Relaxed);
+        is_busy(other.collect(&at_once()), "`lock`");
+        // The collection has made it. A verification that began before keeps the files all the same.
+        other.inner.storage.remove("files.lock").unwrap();
+    };
+    let repository = open_hooked(Hooked {
+        inner: small.storage.clone(),
+        folders: &["manifests/"],
+        read_only: true,
+        hook: Mutex::new(Box::new(hook)),
+    });
+    assert_eq!(repository.verify(Depth::Data).unwrap().problems, [""; 0]);
+    assert_eq!(called.load(Ordering::Relaxed), 2);
+    check(&open(&small.storage).unwrap());
+}
+
+const ROUNDS: usize = 21;
+
+/// Calls `wait` several times while another thread saves again and again in a folder.
+///
+/// Most calls have to get in before many saves have ended.
+fn get_in_between_saves(wait: impl Fn(&Repository) -> Result<()>) {
+    let folder = tempfile::tempdir().unwrap();
+    let saver = Repository::create(folder.path()).unwrap();
+    let mut repository = Repository::open(folder.path()).unwrap();
+    repository.set_wait(Duration::from_secs(10));
+    let (ended, saves) = (AtomicBool::new(false), AtomicU64::new(0));
+    let small = image(&[noise(1)]);
+    let counts: Result<Vec<u64>> = thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                saver.save(&small).run().unwrap();
+                saves.fetch_add(1, Ordering::Relaxed);
+            }
+        });
+        let count = || {
+            // Otherwise, this thread could be the one that lets no other in.
+            let before = saves.load(Ordering::Relaxed);
+            while saves.load(Ordering::Relaxed) < before + 3 {
+                thread::sleep(Duration::from_millis(1));
+            }
+            let before = saves.load(Ordering::Relaxed);
+            wait(&repository)?;
+            Ok(saves.load(Ordering::Relaxed) - before)
+        };
+        let counts = (0..ROUNDS).map(|_| count()).collect();
+        ended.store(true, Ordering::Relaxed);
+        counts
+    });
+    let mut counts = counts.unwrap();
+    counts.sort_unstable();
+    println!("saves while others waited: {counts:?}");
+    // On a machine that is busy, a thread may not run for a time.
+    assert!(counts[ROUNDS / 2] < 20, "{counts:?}");
+}
+
+/// A process that saved again and again locked `lock` between the attempts of a collection, which never got in.
+#[test]
+fn a_collection_gets_in_between_saves() {
+    get_in_between_saves(|repository| repository.collect(&Collect::new()).map(|_| ()));
+}
+
 /// An operation that needs that files stay waits for a collection, and its error names it.
 #[test]
 fn a_verification_waits_for_a_collection() {
@@ -174,8 +341,6 @@ fn a_verification_waits_for_a_collection() {
 
 #[cfg(feature = "remote")]
 mod transfer {
-    use std::thread;
-
     use object_store::memory::InMemory;
 
     use super::*;
@@ -256,9 +421,27 @@ mod transfer {
         check(&repository);
     }
 
+    /// As the collection.
+    #[test]
+    fn a_pull_gets_in_between_saves() {
+        let (small, remote) = pushed();
+        get_in_between_saves(|repository| repository.pull(&remote, small.child).run().map(|_| ()));
+    }
+
     /// A pull that has received blocks does not lose them because a save runs longer than others wait.
     #[test]
     fn a_pull_waits_for_a_save_as_long_as_it_has_run() {
+        pull_during(|other| other.inner.lock_writer().unwrap());
+    }
+
+    /// A pull lost what it had received because the index was not free in time.
+    #[test]
+    fn a_pull_waits_for_the_index_as_long_as_it_has_run() {
+        pull_during(|other| other.inner.lock_index().unwrap());
+    }
+
+    /// Pulls a snapshot, and holds a lock for a time after the pull has received blocks.
+    fn pull_during(lock: fn(&Repository) -> Box<dyn Locked>) {
         let (small, remote) = pushed();
         let storage = Simulated::new();
         let (repository, other) = (create(&storage), open(&storage).unwrap());
@@ -267,7 +450,7 @@ mod transfer {
             let pull = repository.pull(&remote, small.base).progress(|_| {
                 saver.get_or_insert_with(|| {
                     thread::sleep(Duration::from_millis(2000));
-                    let lock = other.inner.lock_writer().unwrap();
+                    let lock = lock(&other);
                     scope.spawn(move || {
                         thread::sleep(Duration::from_millis(100));
                         drop(lock);

@@ -133,9 +133,19 @@ mod remote {
         let url = format!("file://{}", folder.path().display());
         let repository = open(&small().storage).unwrap();
         let remote = Remote::create(&url, &RemoteOptions::new()).unwrap();
-        repository.push(&remote, "base").name("vm").run().unwrap();
-        refused(repository.push(&remote, "child").name("VM").run().unwrap_err(), &["\"VM\"", "\"vm\""]);
-        assert_eq!(remote.names().unwrap().len(), 1);
+        let base = repository.push(&remote, "base").name("vm").run().unwrap().id;
+        // A push sent everything before it was refused.
+        let sent = || std::fs::read_dir(folder.path().join("packs")).unwrap().count();
+        let before = sent();
+        refused(
+            repository.push(&remote, "child").name("VM").run().unwrap_err(),
+            &["\"VM\"", "\"vm\" exists"],
+        );
+        assert_eq!((remote.names().unwrap().len(), sent()), (1, before));
+        // The error said that a name exists which `list` does not show.
+        assert!(remote.remove_name_of("vm", base).unwrap());
+        refused(repository.push(&remote, "child").name("VM").run().unwrap_err(), &["\"vm\" was removed"]);
+        assert_eq!((remote.names().unwrap().len(), sent()), (0, before));
         repository.push(&remote, "child").name("vm").run().unwrap();
     }
 }

@@ -2,7 +2,6 @@
 
 use std::collections::HashSet;
 use std::ops::Range;
-use std::time::Instant;
 
 use bytes::Bytes;
 use rayon::prelude::*;
@@ -24,7 +23,6 @@ use crate::progress::{Observer, Progress};
 use crate::remote::Remote;
 use crate::save::write_name;
 use crate::sink::{Sink, write_file};
-use crate::storage::Locked;
 
 /// The number of blocks that are looked up at a time.
 ///
@@ -66,7 +64,7 @@ fn pull_id(
 ) -> Result<u64> {
     // Saves run meanwhile. They only add packs and manifests, so what the pull finds in the index stays there.
     let _files = inner.keep_files()?;
-    let started = Instant::now();
+    let inner = &inner.patient();
     if let Some(name) = name {
         inner.read(|index| index.check_case(name))?;
     }
@@ -77,19 +75,20 @@ fn pull_id(
         .fold(0, u64::saturating_add);
     let progress = Progress { total, ..Progress::default() };
     let (sink, seen) = (Sink::new(inner), HashSet::new());
-    let mut pull = Pull { inner, remote, started, sink, blocks: 0, observer, progress, seen };
+    let mut pull = Pull { inner, remote, sink, blocks: 0, observer, progress, seen };
     for (id, manifest, _) in missing.iter().rev() {
         pull.blocks_of(*id, manifest)?;
     }
     let pending = pull.sink.sync()?;
     let (blocks, bytes) = (pull.blocks, pull.sink.bytes);
-    for (id, manifest, _) in &missing {
+    // From the base up, so that a crash leaves no manifest without its base.
+    for (id, manifest, _) in missing.iter().rev() {
         write_file(inner, "manifests", |out| {
             manifest.copy_to(out)?;
             Ok((id.to_string(), ()))
         })?;
     }
-    let _writer = lock_writer(inner, started)?;
+    let _writer = inner.lock_writer()?;
     let rows = rows(inner, id, &missing, bytes)?;
     if let Some(name) = name {
         // Another writer may have made a name meanwhile that differs only in case.
@@ -104,13 +103,6 @@ fn pull_id(
         name.map_or(Ok(()), |name| index.set_name(name, Some(&id)))
     })?;
     Ok(blocks)
-}
-
-/// Locks the repository against other writers for one transaction.
-///
-/// A pull that has received much should not be lost because of a long save.
-fn lock_writer(inner: &Inner, started: Instant) -> Result<Box<dyn Locked>> {
-    inner.lock_writer_within(inner.wait.max(started.elapsed()))
 }
 
 /// Returns the rows of the manifests that a pull adds or lists. The caller holds the lock of the writer.
@@ -200,8 +192,6 @@ fn longest_manifest(first: &[u8]) -> u64 {
 struct Pull<'a, 'o> {
     inner: &'a Inner,
     remote: &'a Remote,
-    /// When the pull began.
-    started: Instant,
     sink: Sink<'a>,
     blocks: u64,
     observer: &'a mut Observer<'o>,
@@ -317,7 +307,7 @@ impl Pull<'_, '_> {
     fn index_many(&mut self) -> Result<()> {
         if self.sink.pending() >= 1 << 20 {
             let pending = self.sink.sync()?;
-            let _writer = lock_writer(self.inner, self.started)?;
+            let _writer = self.inner.lock_writer()?;
             self.inner.change(|index| pending.add_to(index))?;
             self.seen.clear();
         }

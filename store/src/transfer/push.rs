@@ -41,7 +41,12 @@ pub(super) fn push(
 ) -> Result<(Id, u64)> {
     let _files = inner.keep_files()?;
     let _known = Known::lock(inner, remote)?;
+    let inner = &inner.patient();
     let (id, row) = inner.resolve(id)?;
+    if let Some(name) = name {
+        // Before anything is sent. It is checked again before the name moves.
+        remote.check_case(name)?;
+    }
     let lease = lease(inner, remote)?;
     let known = Known::open(inner, remote)?;
     let progress = Progress::default();
@@ -185,10 +190,12 @@ impl Push<'_, '_> {
     }
 
     /// Marks the blocks in local packs that the manifests list and the remote lacks.
-    fn mark(&self, manifests: &[Id]) -> Result<(BTreeMap<u32, Marks>, BTreeMap<u32, PackRow>)> {
+    fn mark(&mut self, manifests: &[Id]) -> Result<(BTreeMap<u32, Marks>, BTreeMap<u32, PackRow>)> {
         let (mut marks, mut rows) = (BTreeMap::new(), BTreeMap::new());
         for id in manifests {
-            self.hashes(*id, |hashes| {
+            for_each_hashes(&mut open_manifest(&*self.inner.storage, *id)?, |hashes| {
+                // A batch can wait for a writer of the index.
+                self.lease.keep()?;
                 let known = self.known.find(hashes)?;
                 let lacking: Vec<Id> = hashes
                     .iter()
