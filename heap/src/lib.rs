@@ -90,7 +90,7 @@
 //! - A heap grows within addresses that it reserves when it is made ([`HeapOptions::address_space`]). If they are used up,
 //!   an allocation fails. A collection then aborts the process unless a method such as `try_reserve` is used.
 //! - A heap does not become shorter, except by going back. Long free ranges are returned to the system at the next mark.
-//! - There is no ordered map in this crate. Use a sorted [`Vec`], or a `BTreeMap` in a realm.
+//! - Ordered maps and sets need the feature `btree`, which adds the types `BTreeMap` and `BTreeSet`.
 //! - The value of a heap is never dropped. Its memory is freed with the heap.
 //! - A mark belongs to the heap that made it. Another heap refuses it.
 //! - State outside of the heap does not go back, such as files, random generators in statics, or the time.
@@ -99,6 +99,8 @@
 pub mod allocator;
 mod arena;
 mod boxed_memory;
+#[cfg(feature = "btree")]
+mod btree;
 mod current;
 mod handle;
 mod heap;
@@ -115,6 +117,8 @@ mod string;
 extern crate self as memsnap_heap;
 
 pub use allocator::Usage;
+#[cfg(feature = "btree")]
+pub use btree::{BTreeMap, BTreeSet};
 pub use handle::In;
 pub use heap::{Heap, Root};
 pub use mark::Mark;

@@ -33,7 +33,7 @@ use crate::state::State;
 /// # What does not implement it
 ///
 /// [`HashMap`](crate::HashMap) and [`HashSet`](crate::HashSet): a map of `hashbrown` that has not allocated yet refers to a
-/// static of the program. Use a sorted [`Vec`](crate::Vec).
+/// static of the program. Use the `BTreeMap` of the feature `btree`, or a sorted [`Vec`](crate::Vec).
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not valid in another process",
     note = "derive `Persist`; function pointers, references to statics and hash maps cannot be in a heap that is opened again"
