@@ -148,8 +148,3 @@ pub type HashSet<'h, T, S = hashbrown::DefaultHashBuilder> = hashbrown::HashSet<
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
-
-/// Tests the programs in the chapter of memsnap's guide about this crate.
-#[cfg(doctest)]
-#[doc = include_str!("../../src/guide/heaps.md")]
-struct Guide;

@@ -63,3 +63,8 @@ mod tests;
 #[cfg(doctest)]
 #[doc = include_str!("../../src/guide/saving.md")]
 struct Guide;
+
+/// Tests the programs in the chapter of the guide about heaps, some of which save a heap.
+#[cfg(doctest)]
+#[doc = include_str!("../../src/guide/heaps.md")]
+struct Heaps;
