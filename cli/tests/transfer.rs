@@ -82,3 +82,20 @@ fn an_object_store_that_cannot_be_used_is_named() {
     let message = bench.refused(&["push", "repo", "gopher://host/path", "base"]);
     assert!(message.contains("gopher"), "{message}");
 }
+
+/// The error told the user to choose another name, which `pull` does not allow.
+#[test]
+fn a_name_that_the_destination_cannot_have_is_no_obstacle() {
+    let (bench, base, child) = with_two();
+    let url = url(&bench, "bucket");
+    bench.ok(&["push", "repo", &url, "base", "child"]);
+    bench.ok(&["pull", "other", &url, &child]);
+    bench.ok(&["name", "other", &child, "Base"]);
+    let message = bench.refused(&["pull", "other", &url, "base"]);
+    assert!(message.contains("\"Base\"") && message.contains(&format!("give its id: {base}")), "{message}");
+    bench.ok(&["pull", "other", &url, &base]);
+    // The name in the object store is one that the other repository's name differs from in case.
+    let message = bench.refused(&["push", "other", &url, "Base"]);
+    assert!(message.contains(&format!("give its id: {child}")), "{message}");
+    bench.ok(&["push", "other", &url, &child]);
+}
