@@ -279,42 +279,51 @@ fn a_read_only_repository_without_a_lock_of_the_files_is_verified() {
     check(&open(&small.storage).unwrap());
 }
 
+const ROUNDS: usize = 21;
+
 /// Calls `wait` several times while another thread saves again and again in a folder.
 ///
-/// Each call has to get in before many saves have ended.
-fn get_in_between_saves(wait: impl Fn(&Repository)) {
+/// Most calls have to get in before many saves have ended.
+fn get_in_between_saves(wait: impl Fn(&Repository) -> Result<()>) {
     let folder = tempfile::tempdir().unwrap();
     let saver = Repository::create(folder.path()).unwrap();
     let mut repository = Repository::open(folder.path()).unwrap();
-    repository.set_wait(Duration::from_secs(20));
+    repository.set_wait(Duration::from_secs(10));
     let (ended, saves) = (AtomicBool::new(false), AtomicU64::new(0));
     let small = image(&[noise(1)]);
-    let counts: Vec<u64> = thread::scope(|scope| {
-        scope.spawn(|| {
-            while !ended.load(Ordering::Relaxed) && saves.load(Ordering::Relaxed) < 20_000 {
+    let counts: Result<Vec<u64>> = thread::scope(|scope| {
+        let saving = scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
                 saver.save(&small).run().unwrap();
                 saves.fetch_add(1, Ordering::Relaxed);
             }
         });
         let count = || {
+            // Otherwise, this thread could be the one that lets no other in.
             let before = saves.load(Ordering::Relaxed);
-            wait(&repository);
-            saves.load(Ordering::Relaxed) - before
+            while saves.load(Ordering::Relaxed) < before + 3 {
+                assert!(!saving.is_finished(), "a save failed");
+                thread::sleep(Duration::from_millis(1));
+            }
+            let before = saves.load(Ordering::Relaxed);
+            wait(&repository)?;
+            Ok(saves.load(Ordering::Relaxed) - before)
         };
-        let counts = (0..5).map(|_| count()).collect();
+        let counts = (0..ROUNDS).map(|_| count()).collect();
         ended.store(true, Ordering::Relaxed);
         counts
     });
+    let mut counts = counts.unwrap();
+    counts.sort_unstable();
     println!("saves while others waited: {counts:?}");
-    assert!(counts.iter().all(|count| *count < 100), "{counts:?}");
+    // On a machine that is busy, a thread may not run for a time.
+    assert!(counts[ROUNDS / 2] < 20, "{counts:?}");
 }
 
 /// A process that saved again and again locked `lock` between the attempts of a collection, which never got in.
 #[test]
 fn a_collection_gets_in_between_saves() {
-    get_in_between_saves(|repository| {
-        repository.collect(&Collect::new()).unwrap();
-    });
+    get_in_between_saves(|repository| repository.collect(&Collect::new()).map(|_| ()));
 }
 
 /// An operation that needs that files stay waits for a collection, and its error names it.
@@ -417,9 +426,7 @@ mod transfer {
     #[test]
     fn a_pull_gets_in_between_saves() {
         let (small, remote) = pushed();
-        get_in_between_saves(|repository| {
-            repository.pull(&remote, small.child).run().unwrap();
-        });
+        get_in_between_saves(|repository| repository.pull(&remote, small.child).run().map(|_| ()));
     }
 
     /// A pull that has received blocks does not lose them because a save runs longer than others wait.
