@@ -34,8 +34,11 @@ pub(super) fn push(args: &args::Push, output: &mut Output) -> Result<(), Failure
     let names = repository.names()?;
     let remote = remote::open_or_create(&args.url)?;
     let is_name = |id: &str| Ok(names.iter().any(|(name, _)| name == id));
-    let ways =
-        Ways { is_name, resolve: |id| repository.resolve(id), begin: |id| repository.push(&remote, id) };
+    let ways = Ways {
+        is_name,
+        resolve: |id: &str| repository.resolve(id),
+        begin: |id| repository.push(&remote, id),
+    };
     transfer(&args.ids, "pushing", "sent", &ways, output)
 }
 
@@ -43,7 +46,8 @@ pub(super) fn pull(args: &args::Pull, output: &mut Output) -> Result<(), Failure
     let repository = Repository::open(&args.repo)?;
     let remote = remote::open(&args.url)?;
     let is_name = |id: &str| remote::has_name(&remote, id);
-    let ways = Ways { is_name, resolve: |id| remote.resolve(id), begin: |id| repository.pull(&remote, id) };
+    let ways =
+        Ways { is_name, resolve: |id: &str| remote.resolve(id), begin: |id| repository.pull(&remote, id) };
     transfer(&args.ids, "pulling", "received", &ways, output)
 }
 

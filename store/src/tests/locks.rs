@@ -292,7 +292,7 @@ fn get_in_between_saves(wait: impl Fn(&Repository) -> Result<()>) {
     let (ended, saves) = (AtomicBool::new(false), AtomicU64::new(0));
     let small = image(&[noise(1)]);
     let counts: Result<Vec<u64>> = thread::scope(|scope| {
-        scope.spawn(|| {
+        let saving = scope.spawn(|| {
             while !ended.load(Ordering::Relaxed) {
                 saver.save(&small).run().unwrap();
                 saves.fetch_add(1, Ordering::Relaxed);
@@ -302,6 +302,7 @@ fn get_in_between_saves(wait: impl Fn(&Repository) -> Result<()>) {
             // Otherwise, this thread could be the one that lets no other in.
             let before = saves.load(Ordering::Relaxed);
             while saves.load(Ordering::Relaxed) < before + 3 {
+                assert!(!saving.is_finished(), "a save failed");
                 thread::sleep(Duration::from_millis(1));
             }
             let before = saves.load(Ordering::Relaxed);
