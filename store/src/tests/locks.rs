@@ -186,7 +186,9 @@ fn a_lock_that_is_not_free_is_no_damage() {
     let mut busy = 0;
     for at in 0.. {
         // Another process begins to write the index when the file with this number is opened.
-        let (other, mut number, mut held) = (open(&small.storage).unwrap(), 0, Vec::new());
+        let (mut other, mut number, mut held) = (open(&small.storage).unwrap(), 0, Vec::new());
+        // Another thread of the verification may read the index.
+        other.set_wait(Duration::from_secs(60));
         let opened = Arc::new(AtomicU64::new(0));
         let count = Arc::clone(&opened);
         let repository = hooked_at(&small.storage, &["manifests/", "packs/"], move || {
