@@ -44,8 +44,8 @@
 //!
 //! # Figures
 //!
-//! The figures in this guide come from records in the repository: `bench/record/results.md` and
-//! `showcase/src/kvm/results.md` (2026-11-29), and `results.md` in `showcase/src/sqlite` and `showcase/src/wasm`
+//! The figures in this guide come from records in the repository: `bench/record/results.md`, `heap/record/results.md`
+//! and `showcase/src/kvm/results.md` (2026-11-29), and `results.md` in `showcase/src/sqlite` and `showcase/src/wasm`
 //! (2026-11-23). All were measured on Linux 6.18 with 2 virtual cores and pages of 4 KiB. Each record names its
 //! processor and the command that made it. [`tuning`] describes how to measure on your machine.
 
