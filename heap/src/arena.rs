@@ -1,7 +1,6 @@
 //! An arena: memory with a header, divided by an allocator whose state is in the arena too.
 
 use std::alloc::Layout;
-use std::arch::asm;
 use std::io;
 use std::mem;
 use std::ptr::NonNull;
@@ -111,8 +110,8 @@ impl Arena {
 
     pub(crate) fn memory(&self) -> &Memory {
         // SAFETY: `memory` is valid until `self` is dropped. It is changed by methods that borrow `self` exclusively, and
-        // by allocations, which do not run during the life of this reference: the arena is not `Sync`, and the callers of
-        // this private method do not allocate in the arena meanwhile.
+        // by allocations, which do not run during the life of this reference: the arena is not `Sync`, and the callers, all
+        // in `state.rs`, do not allocate in the arena meanwhile.
         unsafe { self.memory.as_ref() }
     }
 
@@ -168,7 +167,7 @@ impl Arena {
         ))]
         if !cfg!(miri) {
             // SAFETY: there are no instructions.
-            unsafe { asm!("/* {0} */", in(reg) base, options(nostack, preserves_flags)) };
+            unsafe { std::arch::asm!("/* {0} */", in(reg) base, options(nostack, preserves_flags)) };
         }
         std::hint::black_box(base);
     }

@@ -6,9 +6,7 @@ use std::ptr::{self, NonNull};
 thread_local! {
     /// The base of the arena. Null: allocations go to the usual allocator.
     static CURRENT: Cell<*mut u8> = const { Cell::new(ptr::null_mut()) };
-}
 
-thread_local! {
     /// How many allocations of this thread went to the usual allocator because the thread was panicking in a closure.
     static DIVERTED: Cell<u64> = const { Cell::new(0) };
 }

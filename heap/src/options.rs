@@ -5,7 +5,6 @@ use std::io;
 use memsnap::{HugePages, Snapshot, Tracking, ViewOptions};
 
 use crate::allocator::{ArenaAllocator, Segments};
-
 use crate::arena::Arena;
 use crate::current::outside;
 use crate::memory::Memory;

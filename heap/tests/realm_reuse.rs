@@ -134,3 +134,29 @@ fn what_a_closure_panics_with_is_copied() {
     assert!(other.downcast::<&'static str>().unwrap().contains("cannot leave the realm"));
     assert_eq!(realm.freed_outside(), 0);
 }
+
+/// The realm that is being made ends with a panic of its first closure, and its memory with it. What the closure panicked
+/// with was in that memory.
+#[test]
+fn what_the_first_closure_panics_with_outlives_the_realm() {
+    let caught = panic::catch_unwind(AssertUnwindSafe(|| {
+        // SAFETY: as above. What the closure panics with does not leave the realm.
+        let realm = unsafe { Realm::<Vec<u8>>::new(|| panic::panic_any("payload ".repeat(40_000))) };
+        drop(realm);
+    }));
+    assert_eq!(*caught.unwrap_err().downcast::<String>().unwrap(), "payload ".repeat(40_000));
+
+    let caught = panic::catch_unwind(AssertUnwindSafe(|| {
+        let first = || {
+            let mut log = Vec::new();
+            let _ = panic::catch_unwind(AssertUnwindSafe(|| {
+                let _guard = Guard(&mut log);
+                panic!("on purpose");
+            }));
+            log
+        };
+        // SAFETY: as above.
+        drop(unsafe { Realm::new(first) });
+    }));
+    assert!(caught.is_err());
+}

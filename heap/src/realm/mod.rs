@@ -10,7 +10,9 @@ use std::cell::Cell;
 use std::fmt;
 use std::io;
 use std::marker::PhantomData;
+use std::mem;
 use std::panic::{self, AssertUnwindSafe};
+use std::ptr::NonNull;
 use std::thread;
 
 pub use escapes::Escape;
@@ -99,6 +101,10 @@ impl<T> Realm<T> {
     /// - If the process has 64 realms already.
     /// - Those of the operating system: no memory, no address space.
     ///
+    /// # Panics
+    ///
+    /// If `init` panics, or catches a panic, as for [`with`](Self::with).
+    ///
     /// # Safety
     ///
     /// The [promises](Self#safety-of-new-and-with) hold for `init`.
@@ -113,11 +119,14 @@ impl<T> Realm<T> {
     ///
     /// Those of [`new`](Self::new) and of the options.
     ///
+    /// # Panics
+    ///
+    /// If `init` panics, or catches a panic, as for [`with`](Self::with).
+    ///
     /// # Safety
     ///
     /// The [promises](Self#safety-of-new-and-with) hold for `init`.
     pub unsafe fn with_options(options: &HeapOptions, init: impl FnOnce() -> T) -> io::Result<Self> {
-        warm_up();
         let state = State::new(options.arena()?, Layout::new::<T>(), 0)?;
         let registration = Registration::new(state.base(), options.most())?;
         let realm = Self { registration, state, value: PhantomData };
@@ -128,7 +137,7 @@ impl<T> Realm<T> {
                  `#[global_allocator] static ALLOCATOR: memsnap_heap::Router = memsnap_heap::Router::system();`",
             ));
         }
-        let value = inside(realm.state.base(), init);
+        let value = call(realm.state.base(), init, || ());
         // SAFETY: the root has room for the value, and nothing refers to it.
         unsafe { realm.state.root().cast::<T>().write(value) };
         Ok(realm)
@@ -155,29 +164,7 @@ impl<T> Realm<T> {
         assert!(!thread::panicking(), "a realm cannot be used while its thread panics");
         // SAFETY: the root holds a value of this type. The realm is borrowed exclusively.
         let value = unsafe { self.state.root().cast::<T>().as_mut() };
-        warm_up();
-        let (base, before) = (self.state.base(), diverted());
-        // The value cannot be used after a panic, so nobody sees what it left half done.
-        let result = panic::catch_unwind(AssertUnwindSafe(|| inside(base, || f(value))));
-        // The closure may have caught a panic. Destructors that ran meanwhile may have allocated for the value outside.
-        let was_diverted = diverted() != before;
-        match result {
-            Ok(result) if !was_diverted => result,
-            Ok(_) => {
-                self.state.give_up();
-                panic!(
-                    "a closure of a realm caught a panic, during which memory was allocated, so the realm has to go back to \
-                     a mark; catch panics outside of the closure"
-                )
-            }
-            Err(payload) => {
-                self.state.give_up();
-                let message = message(&*payload);
-                // Its memory may be in the realm.
-                inside(base, || drop(payload));
-                panic::resume_unwind(message)
-            }
-        }
+        call(self.state.base(), || f(value), || self.state.give_up())
     }
 
     /// Keeps the current state, to which the realm can go back.
@@ -224,7 +211,38 @@ impl<T> Realm<T> {
     }
 }
 
-/// Copies the message of a panic to memory outside of all realms.
+/// Calls a closure of a realm, whose allocations go to the arena at `base`.
+///
+/// If the closure panics, or catches a panic, calls `give_up` and panics. The value that it panics with is not in the arena.
+fn call<O>(base: NonNull<u8>, f: impl FnOnce() -> O, give_up: impl FnOnce()) -> O {
+    warm_up();
+    let before = diverted();
+    // The value of the realm cannot be used after a panic, so nobody sees what the closure left half done.
+    let result = panic::catch_unwind(AssertUnwindSafe(|| inside(base, f)));
+    // The closure may have caught a panic. Destructors that ran meanwhile may have allocated for the value outside.
+    let was_diverted = diverted() != before;
+    match result {
+        Ok(result) if !was_diverted => result,
+        Ok(result) => {
+            // Its memory may be in both places, so no destructor runs.
+            mem::forget(result);
+            give_up();
+            panic!(
+                "a closure of a realm caught a panic, during which memory was allocated, so the realm has to go back to a \
+                 mark; catch panics outside of the closure"
+            )
+        }
+        Err(payload) => {
+            give_up();
+            let message = message(&*payload);
+            // Its memory may be in the realm.
+            inside(base, || drop(payload));
+            panic::resume_unwind(message)
+        }
+    }
+}
+
+/// Copies the message of a panic to memory outside of the arena that the panic came from.
 fn message(payload: &(dyn Any + Send)) -> Box<dyn Any + Send> {
     if let Some(text) = payload.downcast_ref::<&'static str>() {
         Box::new(*text)
